@@ -1,0 +1,283 @@
+//! The event record: what a publisher may set, and the wire JSON that is stored and sent.
+
+use serde::{Deserialize, Serialize, ser::SerializeMap};
+use serde_json::value::RawValue;
+
+use crate::{
+    ProtocolError, Text,
+    fields::{Field, TextMap, check_text, raw_fields},
+    limits,
+};
+
+/// Headers of an event: names and values in the order the publisher wrote them.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Headers<'a>(TextMap<'a>);
+
+impl<'a> Headers<'a> {
+    /// Names and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The value of `name`.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.0.is_empty()
+    }
+
+    /// The same headers, owned.
+    pub fn into_owned(self) -> Headers<'static> {
+        self.0.0.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
+    }
+
+    pub(crate) fn from_field(field: Field<'a>, name: &str) -> Result<Self, ProtocolError> {
+        let headers = Self(field.parse(name, "an object of strings, each name once")?.unwrap_or_default());
+        if headers.0.0.len() > limits::HEADERS {
+            return Err(ProtocolError::bad_frame(format!("{name} may hold at most {} headers", limits::HEADERS)));
+        }
+        for (key, value) in headers.iter() {
+            check_text(&format!("a name in {name}"), key, limits::HEADER_NAME_BYTES)?;
+            if value.len() > limits::HEADER_VALUE_BYTES {
+                return Err(ProtocolError::bad_frame(format!("{name}.{key} must be at most {} bytes", limits::HEADER_VALUE_BYTES)));
+            }
+        }
+        Ok(headers)
+    }
+}
+
+impl<'a> FromIterator<(Text<'a>, Text<'a>)> for Headers<'a> {
+    fn from_iter<I: IntoIterator<Item = (Text<'a>, Text<'a>)>>(entries: I) -> Self {
+        Self(TextMap(entries.into_iter().collect()))
+    }
+}
+
+impl<'a> Extend<(Text<'a>, Text<'a>)> for Headers<'a> {
+    fn extend<I: IntoIterator<Item = (Text<'a>, Text<'a>)>>(&mut self, entries: I) {
+        self.0.0.extend(entries);
+    }
+}
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.0.len()))?;
+        for (name, value) in self.iter() {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Headers<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        TextMap::deserialize(deserializer).map(Self)
+    }
+}
+
+/// What a publisher may say about an event: the `opts` of a PUBLISH. All optional.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct EventOptions<'a> {
+    /// The event's id, 1..=128 bytes; publishing it again is answered with the first commit. Default: made by the hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<Text<'a>>,
+    /// Milliseconds since the Unix epoch. Default: the hub's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ts: Option<u64>,
+    /// What the event is about, 1..=512 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Text<'a>>,
+    /// The publisher's session or stream, 1..=128 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sid: Option<Text<'a>>,
+    /// At most 32 headers.
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    pub headers: Headers<'a>,
+    /// At most 32 tags of 1..=64 bytes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Text<'a>>,
+    /// Id of the event that led to this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caused_by: Option<Text<'a>>,
+}
+
+raw_fields! {
+    RawOptions {
+        id = "id",
+        ts = "ts",
+        key = "key",
+        sid = "sid",
+        headers = "headers",
+        tags = "tags",
+        caused_by = "caused_by",
+    }
+}
+
+impl<'a> EventOptions<'a> {
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks lengths and counts, as the hub does.
+    ///
+    /// # Errors
+    /// `bad_frame`, naming the option and the limit.
+    pub fn check(&self) -> Result<(), ProtocolError> {
+        let json = serde_json::to_string(self).map_err(|e| ProtocolError::bad_frame(e.to_string()))?;
+        let raw: RawOptions<'_> = serde_json::from_str(&json).map_err(|e| ProtocolError::bad_frame(e.to_string()))?;
+        Self::from_raw(&raw).map(|_: EventOptions<'_>| ())
+    }
+
+    pub(crate) fn from_field(field: Field<'a>) -> Result<Self, ProtocolError> {
+        match field.parse::<RawOptions<'a>>("opts", "an object without repeated fields")? {
+            Some(raw) => EventOptions::from_raw(&raw),
+            None => Ok(Self::default()),
+        }
+    }
+
+    fn from_raw<'b>(raw: &RawOptions<'b>) -> Result<EventOptions<'b>, ProtocolError> {
+        Ok(EventOptions {
+            id: raw.id.bounded("opts.id", limits::ID_BYTES)?,
+            ts: raw.ts.integer("opts.ts", 0..=limits::TS_MAX)?,
+            key: raw.key.bounded("opts.key", limits::KEY_BYTES)?,
+            sid: raw.sid.bounded("opts.sid", limits::ID_BYTES)?,
+            headers: Headers::from_field(raw.headers, "opts.headers")?,
+            tags: raw.tags.list("opts.tags", limits::TAGS, limits::TAG_BYTES)?,
+            caused_by: raw.caused_by.bounded("opts.caused_by", limits::ID_BYTES)?,
+        })
+    }
+
+    /// The same options, owned.
+    pub fn into_owned(self) -> EventOptions<'static> {
+        EventOptions {
+            id: self.id.map(Text::into_owned),
+            ts: self.ts,
+            key: self.key.map(Text::into_owned),
+            sid: self.sid.map(Text::into_owned),
+            headers: self.headers.into_owned(),
+            tags: self.tags.into_iter().map(Text::into_owned).collect(),
+            caused_by: self.caused_by.map(Text::into_owned),
+        }
+    }
+}
+
+/// An event as stored and sent, parsed. Borrows from its JSON; the payload stays raw.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Event<'a> {
+    /// Unique in the hub.
+    #[serde(borrow)]
+    pub id: Text<'a>,
+    /// Position in its topic, from 1.
+    pub seq: u64,
+    /// Milliseconds since the Unix epoch.
+    pub ts: u64,
+    /// The topic it stands on.
+    #[serde(borrow)]
+    pub topic: Text<'a>,
+    /// What it is about.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Text<'a>>,
+    /// The publisher's session or stream.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<Text<'a>>,
+    /// Headers.
+    #[serde(borrow, default, skip_serializing_if = "Headers::is_empty")]
+    pub headers: Headers<'a>,
+    /// Tags.
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Text<'a>>,
+    /// Id of the event that led to it.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub caused_by: Option<Text<'a>>,
+    /// The payload's JSON.
+    #[serde(borrow)]
+    pub payload: &'a RawValue,
+}
+
+impl<'a> Event<'a> {
+    /// Parses an event's wire JSON.
+    ///
+    /// # Errors
+    /// `bad_frame` with the parser's message.
+    pub fn parse(json: &'a str) -> Result<Self, ProtocolError> {
+        serde_json::from_str(json).map_err(|e| ProtocolError::bad_frame(format!("event: {e}")))
+    }
+}
+
+/// Appends an event's wire JSON to `out`. `options.id` and `options.ts` are not read: the store has decided them.
+pub fn encode_event(out: &mut Vec<u8>, id: &str, seq: u64, ts: u64, topic: &str, options: &EventOptions<'_>, payload: &str) {
+    out.extend_from_slice(b"{\"id\":");
+    json(out, id);
+    out.extend_from_slice(b",\"seq\":");
+    json(out, &seq);
+    out.extend_from_slice(b",\"ts\":");
+    json(out, &ts);
+    out.extend_from_slice(b",\"topic\":\"");
+    out.extend_from_slice(topic.as_bytes()); // a topic needs no escaping
+    out.push(b'"');
+    for (name, value) in [(",\"key\":", &options.key), (",\"sid\":", &options.sid)] {
+        if let Some(value) = value {
+            out.extend_from_slice(name.as_bytes());
+            json(out, value);
+        }
+    }
+    if !options.headers.is_empty() {
+        out.extend_from_slice(b",\"headers\":");
+        json(out, &options.headers);
+    }
+    if !options.tags.is_empty() {
+        out.extend_from_slice(b",\"tags\":");
+        json(out, &options.tags);
+    }
+    if let Some(cause) = &options.caused_by {
+        out.extend_from_slice(b",\"caused_by\":");
+        json(out, cause);
+    }
+    out.extend_from_slice(b",\"payload\":");
+    out.extend_from_slice(crate::single_line(payload).as_bytes());
+    out.push(b'}');
+}
+
+/// Appends `value` as JSON. Writing strings, numbers and maps of strings to memory does not fail.
+pub(crate) fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    let written = serde_json::to_writer(out, value);
+    debug_assert!(written.is_ok(), "writing plain values to memory cannot fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encoded_event_parses_back_equal() {
+        let options = EventOptions {
+            key: Some("host:na\"me:1".into()),
+            sid: Some("s".into()),
+            headers: [(Text::from("trace"), Text::from("ü\n"))].into_iter().collect(),
+            tags: vec!["a".into(), "b".into()],
+            caused_by: Some("c".into()),
+            ..EventOptions::default()
+        };
+        let mut out = Vec::new();
+        encode_event(&mut out, "i\\d", 7, 1_700_000_000_000, "a.b", &options, "{\n\"x\": [1.50]}");
+        let text = String::from_utf8(out).unwrap();
+        assert!(!text.contains('\n'));
+        let event = Event::parse(&text).unwrap();
+        assert_eq!((event.id.as_str(), event.seq, event.ts, event.topic.as_str()), ("i\\d", 7, 1_700_000_000_000, "a.b"));
+        assert_eq!((event.key, event.sid, event.caused_by), (options.key, options.sid, options.caused_by));
+        assert_eq!((event.headers, event.tags), (options.headers, options.tags));
+        assert_eq!(event.payload.get(), "{ \"x\": [1.50]}");
+    }
+
+    #[test]
+    fn options_are_checked_by_name_and_limit() {
+        let long = EventOptions { key: Some("k".repeat(513).into()), ..EventOptions::default() };
+        assert_eq!(long.check().unwrap_err().message(), "opts.key must be 1 to 512 bytes");
+        let tags = EventOptions { tags: vec!["t".into(); 33], ..EventOptions::default() };
+        assert_eq!(tags.check().unwrap_err().message(), "opts.tags may hold at most 32 strings");
+        assert!(EventOptions::default().check().is_ok());
+    }
+}

@@ -1,0 +1,40 @@
+//! The wire protocol of Prom Hub, version 1: what travels between hub and clients, and the rules both sides share.
+//!
+//! ```text
+//!   text frame ──► client::parse ──► Request { corr, ClientFrame }          hub side
+//!   ServerFrame::encode ──► text frame ──► server::parse ──► ServerFrame    client side
+//!
+//!   Topic, Group, Pattern   validated names        Policy   who may do what, first match decides
+//!   Event                   the stored record      ErrorCode, CloseCode   closed lists
+//! ```
+//!
+//! The crate is pure: no I/O, no clock, no runtime. It compiles natively and to wasm32. Parsing borrows from the
+//! frame's text and never builds a tree of a payload. `docs/protocol.md` describes the same wire for other languages.
+#![deny(missing_docs)]
+
+pub mod client;
+mod code;
+mod error;
+mod event;
+mod fields;
+pub mod limits;
+mod options;
+mod payload;
+mod policy;
+mod process;
+pub mod server;
+mod text;
+mod topic;
+
+pub use client::{ClientFrame, Op, Request};
+pub use code::{CloseCode, ErrorCode};
+pub use error::ProtocolError;
+pub use event::{Event, EventOptions, Headers, encode_event};
+pub use options::{AckMode, Filter, Ordering, StartFrom, SubscribeOptions};
+pub use payload::{check_payload, single_line};
+pub use policy::{Action, Effect, Policy, PolicyError, Rule};
+pub use process::{Heartbeat, ProcessState, ProcessStatus, topics};
+pub use serde_json::value::RawValue;
+pub use server::{DeliveryContext, ServerFrame};
+pub use text::Text;
+pub use topic::{Group, NameError, Pattern, Topic, TopicOrPattern};

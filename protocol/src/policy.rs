@@ -1,0 +1,303 @@
+//! Policies: who may do what on which topics. Rules in order, the first that applies decides, none denies.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{NameError, Pattern, Topic, TopicOrPattern};
+
+/// What a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Action {
+    /// Publishing.
+    #[serde(rename = "publish")]
+    Publish,
+    /// Subscribing, and every other way to read: replay, export, latest by key, watch, dead letters.
+    #[serde(rename = "subscribe")]
+    Subscribe,
+    /// Publishing and subscribing. The operators' actions are never implied.
+    #[serde(rename = "*")]
+    Any,
+    /// Reading the operators' pages.
+    #[serde(rename = "ops:read")]
+    OpsRead,
+    /// Acting on them.
+    #[serde(rename = "ops:admin")]
+    OpsAdmin,
+}
+
+impl Action {
+    fn applies_to(self, asked: Self) -> bool {
+        self == asked || (self == Self::Any && matches!(asked, Self::Publish | Self::Subscribe))
+    }
+}
+
+/// What a rule says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What it says.
+    pub effect: Effect,
+    /// What it is about.
+    pub action: Action,
+    /// On which topics; not read for the operators' actions.
+    #[serde(default)]
+    pub topics: Vec<Pattern>,
+    /// Narrows a subscribe rule to these groups; such a rule never applies to a subscription without a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
+}
+
+/// An ordered list of rules. The default has none and allows nothing.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// The rules, first match decides.
+    pub rules: Vec<Rule>,
+}
+
+/// Why a policy was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PolicyError(String);
+
+impl Policy {
+    /// Allows publishing and subscribing on every topic but the hub's own. For trying things.
+    pub fn open() -> Self {
+        Self::default().allow(Action::Any, "**").unwrap_or_default()
+    }
+
+    /// Adds a rule that allows `action` on `pattern`.
+    ///
+    /// # Errors
+    /// When `pattern` is not well formed.
+    pub fn allow(self, action: Action, pattern: &str) -> Result<Self, NameError> {
+        self.rule(Effect::Allow, action, pattern)
+    }
+
+    /// Adds a rule that denies `action` on `pattern`.
+    ///
+    /// # Errors
+    /// When `pattern` is not well formed.
+    pub fn deny(self, action: Action, pattern: &str) -> Result<Self, NameError> {
+        self.rule(Effect::Deny, action, pattern)
+    }
+
+    /// Adds a rule.
+    ///
+    /// # Errors
+    /// When `pattern` is not well formed.
+    pub fn rule(mut self, effect: Effect, action: Action, pattern: &str) -> Result<Self, NameError> {
+        self.rules.push(Rule { effect, action, topics: vec![Pattern::new(pattern)?], groups: None });
+        Ok(self)
+    }
+
+    /// Reads a `policy` claim: `{"rules": [{"effect", "action", "topics", "groups"?}]}`.
+    ///
+    /// # Errors
+    /// When it has another shape; the message says where.
+    pub fn from_claim(json: &str) -> Result<Self, PolicyError> {
+        serde_json::from_str(json).map_err(|error| PolicyError(format!("policy: {error}")))
+    }
+
+    /// The policy that `scopes` stand for: `publish:<pattern>`, `subscribe:<pattern>`, `*:<pattern>`, `ops:read`,
+    /// `ops:admin`. A scope is cut at its first colon. Scopes that are none of these grant nothing.
+    ///
+    /// ```
+    /// use prom_protocol::{Policy, Topic};
+    /// let policy = Policy::from_scopes(["publish:heartbeat.*", "openid"]);
+    /// assert!(policy.may_publish(&Topic::new("heartbeat.received").unwrap()));
+    /// assert!(!policy.may_publish(&Topic::new("process.state").unwrap()));
+    /// ```
+    pub fn from_scopes<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut policy = Self::default();
+        for scope in scopes {
+            let Some((action, rest)) = scope.split_once(':') else { continue };
+            let (action, topics) = match (action, rest) {
+                ("ops", "read") => (Action::OpsRead, Vec::new()),
+                ("ops", "admin") => (Action::OpsAdmin, Vec::new()),
+                ("publish" | "subscribe" | "*", pattern) => {
+                    let Ok(pattern) = Pattern::new(pattern) else { continue };
+                    let action = match action {
+                        "publish" => Action::Publish,
+                        "subscribe" => Action::Subscribe,
+                        _ => Action::Any,
+                    };
+                    (action, vec![pattern])
+                }
+                _ => continue,
+            };
+            policy.rules.push(Rule { effect: Effect::Allow, action, topics, groups: None });
+        }
+        policy
+    }
+
+    /// Whether publishing on `topic` is allowed. The hub's own topics never are.
+    pub fn may_publish(&self, topic: &Topic) -> bool {
+        !topic.is_reserved() && self.decide(Action::Publish, None, |rule, _| rule.matches(topic))
+    }
+
+    /// Whether reading `topic`, as `group` or without one, is allowed.
+    pub fn may_read(&self, topic: &Topic, group: Option<&str>) -> bool {
+        self.decide(Action::Subscribe, group, |rule, _| rule.matches(topic))
+    }
+
+    /// Whether subscribing to `target` is allowed. For a pattern, a deny that could match any of its topics denies, and
+    /// an allow counts only if it covers them all.
+    pub fn may_subscribe(&self, target: &TopicOrPattern, group: Option<&str>) -> bool {
+        match target {
+            TopicOrPattern::Topic(topic) => self.may_read(topic, group),
+            TopicOrPattern::Pattern(pattern) => self.decide(Action::Subscribe, group, |rule, effect| match effect {
+                Effect::Allow => rule.covers(pattern),
+                Effect::Deny => rule.intersects(pattern),
+            }),
+        }
+    }
+
+    /// Whether an operators' action is allowed. `ops:admin` implies `ops:read`.
+    pub fn may_operate(&self, action: Action) -> bool {
+        self.rules
+            .iter()
+            .find(|rule| rule.action == action || (action == Action::OpsRead && rule.action == Action::OpsAdmin))
+            .is_some_and(|rule| rule.effect == Effect::Allow)
+    }
+
+    fn decide(&self, action: Action, group: Option<&str>, applies: impl Fn(&Pattern, Effect) -> bool) -> bool {
+        self.rules
+            .iter()
+            .find(|rule| {
+                rule.action.applies_to(action)
+                    && rule.groups.as_ref().is_none_or(|groups| group.is_some_and(|g| groups.iter().any(|own| own == g)))
+                    && rule.topics.iter().any(|pattern| applies(pattern, rule.effect))
+            })
+            .is_some_and(|rule| rule.effect == Effect::Allow)
+    }
+}
+
+/// Writes a [`Policy`] down. Patterns are checked when the program is compiled.
+///
+/// ```
+/// use prom_protocol::{Topic, policy};
+/// let policy = policy! {
+///     deny subscribe "secret.**";
+///     allow publish "heartbeat.*";
+///     allow subscribe "**";
+/// };
+/// assert!(policy.may_read(&Topic::new("process.state").unwrap(), None));
+/// assert!(!policy.may_read(&Topic::new("secret.plans").unwrap(), None));
+/// ```
+///
+/// ```compile_fail
+/// prom_protocol::policy! { allow publish "heart beat"; };
+/// ```
+#[macro_export]
+macro_rules! policy {
+    ($($effect:ident $action:ident $pattern:literal);* $(;)?) => {{
+        #[allow(unused_mut)]
+        let mut rules = ::std::vec::Vec::new();
+        $(
+            const _: () = assert!($crate::Pattern::is_valid($pattern), "not a well-formed topic pattern");
+            rules.extend($crate::Pattern::new($pattern).map(|pattern| $crate::Rule {
+                effect: $crate::policy!(@effect $effect),
+                action: $crate::policy!(@action $action),
+                topics: ::std::vec![pattern],
+                groups: ::std::option::Option::None,
+            }));
+        )*
+        $crate::Policy { rules }
+    }};
+    (@effect allow) => { $crate::Effect::Allow };
+    (@effect deny) => { $crate::Effect::Deny };
+    (@action publish) => { $crate::Action::Publish };
+    (@action subscribe) => { $crate::Action::Subscribe };
+    (@action any) => { $crate::Action::Any };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(name: &str) -> Topic {
+        Topic::new(name).unwrap()
+    }
+
+    fn target(name: &str) -> TopicOrPattern {
+        TopicOrPattern::new(name).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_allowed_by_default() {
+        let policy = Policy::default();
+        assert!(!policy.may_publish(&topic("a")));
+        assert!(!policy.may_subscribe(&target("**"), None));
+        assert!(!policy.may_operate(Action::OpsRead));
+    }
+
+    #[test]
+    fn the_first_rule_that_applies_decides() {
+        let policy = policy! { deny any "a.secret"; allow any "a.*"; deny any "**"; };
+        assert!(!policy.may_publish(&topic("a.secret")));
+        assert!(policy.may_publish(&topic("a.b")));
+        assert!(!policy.may_publish(&topic("b")));
+    }
+
+    #[test]
+    fn a_pattern_needs_a_covering_allow_and_no_intersecting_deny() {
+        let policy = policy! { deny subscribe "a.secret"; allow subscribe "a.**"; };
+        assert!(!policy.may_subscribe(&target("a.*"), None), "the deny intersects");
+        assert!(policy.may_subscribe(&target("a.b.*"), None));
+        assert!(!policy.may_subscribe(&target("**"), None), "nothing covers it");
+        let two = policy! { allow subscribe "a.*"; allow subscribe "b.*"; };
+        assert!(!two.may_subscribe(&target("*.x"), None), "two allows that only cover it together do not count");
+    }
+
+    #[test]
+    fn groups_narrow_a_rule() {
+        let claim = r#"{"rules":[{"effect":"allow","action":"subscribe","topics":["a"],"groups":["g"]}]}"#;
+        let policy = Policy::from_claim(claim).unwrap();
+        assert!(policy.may_read(&topic("a"), Some("g")));
+        assert!(!policy.may_read(&topic("a"), Some("h")));
+        assert!(!policy.may_read(&topic("a"), None));
+    }
+
+    #[test]
+    fn the_hubs_own_topics_are_never_published_and_never_implied() {
+        let policy = policy! { allow any "**"; allow any "$audit"; };
+        assert!(!policy.may_publish(&topic("$audit")));
+        assert!(policy.may_read(&topic("$audit"), None));
+        assert!(!Policy::open().may_read(&topic("$audit"), None));
+        assert!(Policy::open().may_publish(&topic("a.b")));
+    }
+
+    #[test]
+    fn scopes_that_are_not_ours_grant_nothing() {
+        let policy = Policy::from_scopes(["openid", "read:user", "publish", "publish:", "publish:a b", "subscribe:a.*", "ops:read"]);
+        assert_eq!(policy.rules.len(), 2);
+        assert!(policy.may_subscribe(&target("a.*"), None));
+        assert!(policy.may_operate(Action::OpsRead));
+        assert!(!policy.may_operate(Action::OpsAdmin));
+        assert!(Policy::from_scopes(["*:a:b"]).rules.is_empty(), "cut at the first colon, the rest is no pattern");
+        assert!(!Policy::from_scopes(["*:**"]).may_operate(Action::OpsRead));
+    }
+
+    #[test]
+    fn a_claim_of_another_shape_is_refused() {
+        for claim in [
+            "{}",
+            "[]",
+            r#"{"rules":[{"effect":"maybe","action":"publish","topics":["a"]}]}"#,
+            r#"{"rules":[{"effect":"allow","action":"publish","topics":["a b"]}]}"#,
+            r#"{"rules":[{"effect":"allow","action":"publish","topic":["a"]}]}"#,
+        ] {
+            assert!(Policy::from_claim(claim).is_err(), "{claim}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+/** An error of the hub or of the connection to it. */
+export class HubError extends Error {
+  override readonly name = "HubError";
+
+  constructor(
+    /** One of the codes in docs/protocol.md, or `timeout`, `closed`, `load_failed` from the SDK itself. */
+    readonly code: string,
+    message: string,
+    /** The same call may succeed later. */
+    readonly retryable: boolean,
+    /** When to try again, if the hub said so. */
+    readonly retryAfterMs?: number,
+  ) {
+    super(message);
+  }
+}

@@ -212,7 +212,11 @@ pub fn parse(text: &str) -> Result<Request<'_>, BadRequest<'_>> {
         Ok((Some(op), _)) => op,
         Ok((None, name)) => {
             let shown: String = name.chars().take(32).collect();
-            return Err(BadRequest { corr, op: None, error: ProtocolError::bad_frame(format!("op {shown:?} is not known")) });
+            return Err(BadRequest {
+                corr,
+                op: None,
+                error: ProtocolError::bad_frame(format!("op {shown:?} is not known")),
+            });
         }
         Err(error) => return Err(BadRequest { corr, op: None, error }),
     };
@@ -244,7 +248,8 @@ impl<'a> RawFrame<'a> {
             Op::Publish => {
                 let topic = self.topic.required("topic")?;
                 topic::validate(&topic, false)?;
-                let payload = self.payload.raw_or_null().ok_or_else(|| ProtocolError::bad_frame("payload is required"))?;
+                let payload =
+                    self.payload.raw_or_null().ok_or_else(|| ProtocolError::bad_frame("payload is required"))?;
                 ClientFrame::Publish(Publish { topic, payload, options: EventOptions::from_field(self.opts)? })
             }
             Op::Subscribe => ClientFrame::Subscribe(Box::new(Subscribe {
@@ -338,9 +343,12 @@ impl Request<'_> {
             ClientFrame::Subscribe(subscribe) => {
                 wire.topic = Some(subscribe.topic.as_str());
                 wire.group = subscribe.group.as_ref().map(Group::as_str);
-                wire.opts = (subscribe.options != SubscribeOptions::default()).then_some(WireOpts::Subscribe(&subscribe.options));
+                wire.opts = (subscribe.options != SubscribeOptions::default())
+                    .then_some(WireOpts::Subscribe(&subscribe.options));
             }
-            ClientFrame::Unsubscribe(target) | ClientFrame::Pause(target) | ClientFrame::Resume(target) => wire.target(target),
+            ClientFrame::Unsubscribe(target) | ClientFrame::Pause(target) | ClientFrame::Resume(target) => {
+                wire.target(target)
+            }
             ClientFrame::Ack(settle) => wire.settle(settle),
             ClientFrame::Nack(nack) => {
                 wire.settle(&nack.settle);
@@ -415,13 +423,33 @@ mod tests {
             (r#"{"op":"PUBLISH","payload":1}"#, BadFrame, "topic is required"),
             (r#"{"op":"PUBLISH","topic":"a"}"#, BadFrame, "payload is required"),
             (r#"{"op":"PUBLISH","topic":"a..b","payload":1}"#, BadTopic, "topic has an empty segment"),
-            (r#"{"op":"PUBLISH","topic":"a","payload":1,"opts":3}"#, BadFrame, "opts must be an object without repeated fields"),
-            (r#"{"op":"PUBLISH","topic":"a","payload":1,"opts":{"ts":-1}}"#, BadFrame, "opts.ts must be an integer from 0 to 9007199254740991"),
-            (r#"{"op":"PUBLISH","topic":"a","payload":1,"opts":{"key":""}}"#, BadFrame, "opts.key must be 1 to 512 bytes"),
-            (r#"{"op":"PUBLISH","topic":"a","payload":1,"opts":{"headers":{"a":1}}}"#, BadFrame, "opts.headers must be an object of strings, each name once"),
+            (
+                r#"{"op":"PUBLISH","topic":"a","payload":1,"opts":3}"#,
+                BadFrame,
+                "opts must be an object without repeated fields",
+            ),
+            (
+                r#"{"op":"PUBLISH","topic":"a","payload":1,"opts":{"ts":-1}}"#,
+                BadFrame,
+                "opts.ts must be an integer from 0 to 9007199254740991",
+            ),
+            (
+                r#"{"op":"PUBLISH","topic":"a","payload":1,"opts":{"key":""}}"#,
+                BadFrame,
+                "opts.key must be 1 to 512 bytes",
+            ),
+            (
+                r#"{"op":"PUBLISH","topic":"a","payload":1,"opts":{"headers":{"a":1}}}"#,
+                BadFrame,
+                "opts.headers must be an object of strings, each name once",
+            ),
             (r#"{"op":"ACK","topic":"a","group":"g"}"#, BadFrame, "id is required"),
             (r#"{"op":"MODACK","topic":"a","group":"g","id":"1"}"#, BadFrame, "extend_ms is required"),
-            (r#"{"op":"MODACK","topic":"a","group":"g","id":"1","extend_ms":10}"#, BadFrame, "extend_ms must be an integer from 1000 to 43200000"),
+            (
+                r#"{"op":"MODACK","topic":"a","group":"g","id":"1","extend_ms":10}"#,
+                BadFrame,
+                "extend_ms must be an integer from 1000 to 43200000",
+            ),
             (r#"{"op":"NACK","topic":"a","group":"g","id":"1","dead":"yes"}"#, BadFrame, "dead must be true or false"),
         ];
         for (text, code, message) in cases {

@@ -42,7 +42,10 @@ impl<'a> Headers<'a> {
         for (key, value) in headers.iter() {
             check_text(&format!("a name in {name}"), key, limits::HEADER_NAME_BYTES)?;
             if value.len() > limits::HEADER_VALUE_BYTES {
-                return Err(ProtocolError::bad_frame(format!("{name}.{key} must be at most {} bytes", limits::HEADER_VALUE_BYTES)));
+                return Err(ProtocolError::bad_frame(format!(
+                    "{name}.{key} must be at most {} bytes",
+                    limits::HEADER_VALUE_BYTES
+                )));
             }
         }
         Ok(headers)
@@ -140,13 +143,13 @@ impl<'a> EventOptions<'a> {
 
     fn from_raw<'b>(raw: &RawOptions<'b>) -> Result<EventOptions<'b>, ProtocolError> {
         Ok(EventOptions {
-            id: raw.id.bounded("opts.id", limits::ID_BYTES)?,
+            id: own_id(raw.id)?,
             ts: raw.ts.integer("opts.ts", 0..=limits::TS_MAX)?,
             key: raw.key.bounded("opts.key", limits::KEY_BYTES)?,
             sid: raw.sid.bounded("opts.sid", limits::ID_BYTES)?,
             headers: Headers::from_field(raw.headers, "opts.headers")?,
             tags: raw.tags.list("opts.tags", limits::TAGS, limits::TAG_BYTES)?,
-            caused_by: raw.caused_by.bounded("opts.caused_by", limits::ID_BYTES)?,
+            caused_by: raw.caused_by.bounded("opts.caused_by", limits::KEY_BYTES)?,
         })
     }
 
@@ -161,6 +164,15 @@ impl<'a> EventOptions<'a> {
             tags: self.tags.into_iter().map(Text::into_owned).collect(),
             caused_by: self.caused_by.map(Text::into_owned),
         }
+    }
+}
+
+/// An id chosen by a publisher. Those that start with `$` are the hub's own.
+fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, ProtocolError> {
+    let id = field.bounded("opts.id", limits::ID_BYTES)?;
+    match &id {
+        Some(id) if id.starts_with('$') => Err(ProtocolError::bad_frame("opts.id must not start with `$`")),
+        _ => Ok(id),
     }
 }
 
@@ -208,13 +220,31 @@ impl<'a> Event<'a> {
 }
 
 /// Appends an event's wire JSON to `out`. `options.id` and `options.ts` are not read: the store has decided them.
-pub fn encode_event(out: &mut Vec<u8>, id: &str, seq: u64, ts: u64, topic: &str, options: &EventOptions<'_>, payload: &str) {
+pub fn encode_event(
+    out: &mut Vec<u8>,
+    id: &str,
+    seq: u64,
+    ts: u64,
+    topic: &str,
+    options: &EventOptions<'_>,
+    payload: &str,
+) {
+    encode_event_position(out, id, seq, ts);
+    encode_event_body(out, topic, options, payload);
+}
+
+/// Appends the first part of an event's wire JSON: what the store decides at commit.
+pub fn encode_event_position(out: &mut Vec<u8>, id: &str, seq: u64, ts: u64) {
     out.extend_from_slice(b"{\"id\":");
     json(out, id);
     out.extend_from_slice(b",\"seq\":");
     json(out, &seq);
     out.extend_from_slice(b",\"ts\":");
     json(out, &ts);
+}
+
+/// Appends the second part of an event's wire JSON: what the publisher decides, known before the commit.
+pub fn encode_event_body(out: &mut Vec<u8>, topic: &str, options: &EventOptions<'_>, payload: &str) {
     out.extend_from_slice(b",\"topic\":\"");
     out.extend_from_slice(topic.as_bytes()); // a topic needs no escaping
     out.push(b'"');
@@ -266,7 +296,10 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(!text.contains('\n'));
         let event = Event::parse(&text).unwrap();
-        assert_eq!((event.id.as_str(), event.seq, event.ts, event.topic.as_str()), ("i\\d", 7, 1_700_000_000_000, "a.b"));
+        assert_eq!(
+            (event.id.as_str(), event.seq, event.ts, event.topic.as_str()),
+            ("i\\d", 7, 1_700_000_000_000, "a.b")
+        );
         assert_eq!((event.key, event.sid, event.caused_by), (options.key, options.sid, options.caused_by));
         assert_eq!((event.headers, event.tags), (options.headers, options.tags));
         assert_eq!(event.payload.get(), "{ \"x\": [1.50]}");

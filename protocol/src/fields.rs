@@ -75,7 +75,11 @@ impl<'a> Field<'a> {
     }
 
     /// The value as a `T`; `expected` completes "`name` must be …".
-    pub(crate) fn parse<T: Deserialize<'a>>(self, name: &str, expected: impl fmt::Display) -> Result<Option<T>, ProtocolError> {
+    pub(crate) fn parse<T: Deserialize<'a>>(
+        self,
+        name: &str,
+        expected: impl fmt::Display,
+    ) -> Result<Option<T>, ProtocolError> {
         let Some(raw) = self.raw else { return Ok(None) };
         match T::deserialize(&mut serde_json::Deserializer::from_str(raw.get())) {
             Ok(value) => Ok(Some(value)),
@@ -109,10 +113,16 @@ impl<'a> Field<'a> {
     }
 
     /// An integer within `range`.
-    pub(crate) fn integer(self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, ProtocolError> {
+    pub(crate) fn integer(
+        self,
+        name: &str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<u64>, ProtocolError> {
         let expected = format_args!("an integer from {} to {}", range.start(), range.end());
         match self.parse::<u64>(name, expected)? {
-            Some(value) if !range.contains(&value) => Err(ProtocolError::bad_frame(format!("{name} must be {expected}"))),
+            Some(value) if !range.contains(&value) => {
+                Err(ProtocolError::bad_frame(format!("{name} must be {expected}")))
+            }
             value => Ok(value),
         }
     }

@@ -29,7 +29,7 @@ mod topic;
 pub use client::{ClientFrame, Op, Request};
 pub use code::{CloseCode, ErrorCode};
 pub use error::ProtocolError;
-pub use event::{Event, EventOptions, Headers, encode_event};
+pub use event::{Event, EventOptions, Headers, encode_event, encode_event_body, encode_event_position};
 pub use options::{AckMode, Filter, Ordering, StartFrom, SubscribeOptions};
 pub use payload::{check_payload, single_line};
 pub use policy::{Action, Effect, Policy, PolicyError, Rule};

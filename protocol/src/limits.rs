@@ -8,9 +8,9 @@ pub const TOPIC_SEGMENTS: usize = 16;
 pub const DLQ_LEVELS: usize = 2;
 /// Longest group name, in bytes.
 pub const GROUP_BYTES: usize = 128;
-/// Longest event id, `sid` and `caused_by`, in bytes.
+/// Longest event id and `sid` of a publisher, in bytes. The hub's own ids may be longer.
 pub const ID_BYTES: usize = 128;
-/// Longest event key, in bytes.
+/// Longest event key, and longest reference to an event (`caused_by`, `afterId`), in bytes.
 pub const KEY_BYTES: usize = 512;
 /// Most headers of an event.
 pub const HEADERS: usize = 32;

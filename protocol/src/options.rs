@@ -256,12 +256,12 @@ fn start_from(raw: &RawOptions<'_>) -> Result<StartFrom, ProtocolError> {
         "snapshot" => StartFrom::Snapshot,
         "ts" => StartFrom::Ts(raw.ts.integer("opts.ts", 0..=limits::TS_MAX)?.ok_or_else(|| missing("ts"))?),
         "afterId" => {
-            let id = raw.after_id.bounded("opts.afterId", limits::ID_BYTES)?.ok_or_else(|| missing("afterId"))?;
+            let id = raw.after_id.bounded("opts.afterId", limits::KEY_BYTES)?.ok_or_else(|| missing("afterId"))?;
             StartFrom::AfterId(id.0.into_owned())
         }
-        "afterSeq" => {
-            StartFrom::AfterSeq(raw.after_seq.integer("opts.afterSeq", 0..=limits::TS_MAX)?.ok_or_else(|| missing("afterSeq"))?)
-        }
+        "afterSeq" => StartFrom::AfterSeq(
+            raw.after_seq.integer("opts.afterSeq", 0..=limits::TS_MAX)?.ok_or_else(|| missing("afterSeq"))?,
+        ),
         _ => {
             return Err(ProtocolError::bad_frame(
                 "opts.from must be one of latest, earliest, ts, afterId, afterSeq, snapshot",
@@ -333,7 +333,8 @@ mod tests {
             r#"{"id":"1","seq":1,"ts":1,"topic":"t","key":"k","headers":{"h":"v"},"tags":["a","b"],"payload":null}"#,
         )
         .unwrap();
-        let passes = |json: &str| SubscribeOptions::parse(&format!("{{\"filter\":{json}}}")).unwrap().filter.passes(&event);
+        let passes =
+            |json: &str| SubscribeOptions::parse(&format!("{{\"filter\":{json}}}")).unwrap().filter.passes(&event);
         assert!(passes("{}"));
         assert!(passes(r#"{"keys":["x","k"],"tags":["b"],"headers":{"h":"v"}}"#));
         assert!(!passes(r#"{"keys":["x"]}"#));

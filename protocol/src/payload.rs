@@ -36,7 +36,10 @@ pub fn check_payload(json: &str) -> Result<(), ProtocolError> {
                 at += 1;
             }
             b'-' | b'0'..=b'9' => {
-                let length = bytes[at..].iter().take_while(|b| matches!(b, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')).count();
+                let length = bytes[at..]
+                    .iter()
+                    .take_while(|b| matches!(b, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9'))
+                    .count();
                 let number = &json[at..at + length];
                 // Short plain numbers cannot be infinite.
                 let may_overflow = length > 300 || number.bytes().any(|b| matches!(b, b'e' | b'E'));
@@ -56,19 +59,18 @@ fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     while let Some(&byte) = bytes.get(at) {
         match byte {
             b'"' => return Some(at + 1),
-            b'\\' if bytes.get(at + 1) == Some(&b'u') => {
-                match hex4(bytes, at + 2) {
-                    0xD800..=0xDBFF => {
-                        let paired = bytes.get(at + 6..at + 8) == Some(b"\\u") && (0xDC00..=0xDFFF).contains(&hex4(bytes, at + 8));
-                        if !paired {
-                            return None;
-                        }
-                        at += 12;
+            b'\\' if bytes.get(at + 1) == Some(&b'u') => match hex4(bytes, at + 2) {
+                0xD800..=0xDBFF => {
+                    let paired =
+                        bytes.get(at + 6..at + 8) == Some(b"\\u") && (0xDC00..=0xDFFF).contains(&hex4(bytes, at + 8));
+                    if !paired {
+                        return None;
                     }
-                    0xDC00..=0xDFFF => return None,
-                    _ => at += 6,
+                    at += 12;
                 }
-            }
+                0xDC00..=0xDFFF => return None,
+                _ => at += 6,
+            },
             b'\\' => at += 2,
             _ => at += 1,
         }
@@ -98,15 +100,25 @@ mod tests {
     #[test]
     fn keeps_to_the_profile() {
         for json in [
-            "null", "0", "-0.0", "9223372036854775807", "1e308", "5e-324", "{\"a\":[1,{\"\":2}]}", r#""\ud83d\ude00 \u0000 \\ud800 \"""#,
-            "\"[[[[ 1e999 \"", "18446744073709551615",
+            "null",
+            "0",
+            "-0.0",
+            "9223372036854775807",
+            "1e308",
+            "5e-324",
+            "{\"a\":[1,{\"\":2}]}",
+            r#""\ud83d\ude00 \u0000 \\ud800 \"""#,
+            "\"[[[[ 1e999 \"",
+            "18446744073709551615",
         ] {
             assert!(!refused(json), "{json}");
         }
         let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(!refused(&deep(limits::PAYLOAD_DEPTH)));
         assert!(refused(&deep(limits::PAYLOAD_DEPTH + 1)));
-        for json in ["1e309", "-1e400", "[1,{\"a\":1E999}]", r#""\ud800""#, r#""\udc00""#, r#""\ud800\n""#, r#""\ud800A""#] {
+        for json in
+            ["1e309", "-1e400", "[1,{\"a\":1E999}]", r#""\ud800""#, r#""\udc00""#, r#""\ud800\n""#, r#""\ud800A""#]
+        {
             assert!(refused(json), "{json}");
         }
         assert!(refused(&"9".repeat(400)));

@@ -166,7 +166,11 @@ impl Policy {
     pub fn may_operate(&self, action: Action) -> bool {
         self.rules
             .iter()
-            .find(|rule| rule.action == action || (action == Action::OpsRead && rule.action == Action::OpsAdmin))
+            .find(|rule| {
+                let implied =
+                    action == Action::OpsRead && rule.action == Action::OpsAdmin && rule.effect == Effect::Allow;
+                rule.action == action || implied
+            })
             .is_some_and(|rule| rule.effect == Effect::Allow)
     }
 
@@ -175,7 +179,10 @@ impl Policy {
             .iter()
             .find(|rule| {
                 rule.action.applies_to(action)
-                    && rule.groups.as_ref().is_none_or(|groups| group.is_some_and(|g| groups.iter().any(|own| own == g)))
+                    && rule
+                        .groups
+                        .as_ref()
+                        .is_none_or(|groups| group.is_some_and(|g| groups.iter().any(|own| own == g)))
                     && rule.topics.iter().any(|pattern| applies(pattern, rule.effect))
             })
             .is_some_and(|rule| rule.effect == Effect::Allow)
@@ -279,7 +286,15 @@ mod tests {
 
     #[test]
     fn scopes_that_are_not_ours_grant_nothing() {
-        let policy = Policy::from_scopes(["openid", "read:user", "publish", "publish:", "publish:a b", "subscribe:a.*", "ops:read"]);
+        let policy = Policy::from_scopes([
+            "openid",
+            "read:user",
+            "publish",
+            "publish:",
+            "publish:a b",
+            "subscribe:a.*",
+            "ops:read",
+        ]);
         assert_eq!(policy.rules.len(), 2);
         assert!(policy.may_subscribe(&target("a.*"), None));
         assert!(policy.may_operate(Action::OpsRead));

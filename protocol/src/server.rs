@@ -206,7 +206,13 @@ pub fn encode_event_head(out: &mut Vec<u8>, topic: &str, group: &str) {
 }
 
 /// Appends the rest of an EVENT, after the event's JSON. `lease` is written as sixteen hexadecimal digits.
-pub fn encode_event_context(out: &mut Vec<u8>, attempt: u32, max_attempts: u32, ack_deadline_ms: u64, lease: Option<u64>) {
+pub fn encode_event_context(
+    out: &mut Vec<u8>,
+    attempt: u32,
+    max_attempts: u32,
+    ack_deadline_ms: u64,
+    lease: Option<u64>,
+) {
     out.extend_from_slice(b",\"ctx\":{\"attempt\":");
     json(out, &attempt);
     out.extend_from_slice(b",\"max_attempts\":");
@@ -228,7 +234,11 @@ pub fn encode_event_context(out: &mut Vec<u8>, attempt: u32, max_attempts: u32, 
 
 /// The number behind a lease token, as [`encode_event_context`] wrote it.
 pub fn parse_lease(token: &str) -> Option<u64> {
-    if token.len() == 16 && token.bytes().all(|b| b.is_ascii_hexdigit()) { u64::from_str_radix(token, 16).ok() } else { None }
+    if token.len() == 16 && token.bytes().all(|b| b.is_ascii_hexdigit()) {
+        u64::from_str_radix(token, 16).ok()
+    } else {
+        None
+    }
 }
 
 impl<'a> ServerFrame<'a> {
@@ -258,7 +268,13 @@ impl<'a> ServerFrame<'a> {
                 json(out, &Tagged { op: "LIVE", body: &TargetBody { topic: topic.clone(), group: group.clone() } });
             }
             Self::Gap { topic, group, from, to, reason } => {
-                let body = GapBody { topic: topic.clone(), group: group.clone(), from: *from, to: *to, reason: reason.clone() };
+                let body = GapBody {
+                    topic: topic.clone(),
+                    group: group.clone(),
+                    from: *from,
+                    to: *to,
+                    reason: reason.clone(),
+                };
                 json(out, &Tagged { op: "GAP", body: &body });
             }
             Self::Revoked { topic, group, code, msg } => {
@@ -321,7 +337,13 @@ mod tests {
         let mut fast = Vec::new();
         encode_published(&mut fast, Some("c\""), "id", 7, true);
         let mut slow = Vec::new();
-        let ok = OkFrame { corr: Some("c\"".into()), id: Some("id".into()), seq: Some(7), duplicate: true, ..OkFrame::default() };
+        let ok = OkFrame {
+            corr: Some("c\"".into()),
+            id: Some("id".into()),
+            seq: Some(7),
+            duplicate: true,
+            ..OkFrame::default()
+        };
         ServerFrame::Ok(ok).encode(&mut slow);
         assert_eq!(fast, slow);
 

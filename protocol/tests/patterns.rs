@@ -28,7 +28,9 @@ fn world() -> &'static [Topic] {
         for _ in 0..7 {
             names = names
                 .iter()
-                .flat_map(|name| ["a", "b", "z"].map(|s| if name.is_empty() { s.to_owned() } else { format!("{name}.{s}") }))
+                .flat_map(|name| {
+                    ["a", "b", "z"].map(|s| if name.is_empty() { s.to_owned() } else { format!("{name}.{s}") })
+                })
                 .collect();
             world.extend(names.iter().map(|name| Topic::new(name).expect("a valid topic")));
         }

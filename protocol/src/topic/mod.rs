@@ -44,7 +44,10 @@ pub enum NameError {
     #[error("`$` may stand only at the start of a topic")]
     MisplacedDollar,
     /// The group name is empty, too long, or holds a character that is not visible ASCII.
-    #[error("group must be 1 to {} visible ASCII characters without quotes, backslashes or a leading `$`", limits::GROUP_BYTES)]
+    #[error(
+        "group must be 1 to {} visible ASCII characters without quotes, backslashes or a leading `$`",
+        limits::GROUP_BYTES
+    )]
     BadGroup,
 }
 
@@ -269,7 +272,16 @@ mod tests {
 
     #[test]
     fn accepts_what_the_rule_allows() {
-        for name in ["a", "process.state", "A-b_9.x", "$audit", "$sys.load", "dlq.a", &vec!["s"; 16].join("."), &"x".repeat(255)] {
+        for name in [
+            "a",
+            "process.state",
+            "A-b_9.x",
+            "$audit",
+            "$sys.load",
+            "dlq.a",
+            &vec!["s"; 16].join("."),
+            &"x".repeat(255),
+        ] {
             assert!(Topic::new(name).is_ok(), "{name}");
         }
     }

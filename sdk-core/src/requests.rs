@@ -1,0 +1,112 @@
+//! Requests without an answer, publishes aside.
+
+use std::collections::BTreeMap;
+
+use crate::SubscriptionId;
+
+/// What an answer will be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Waits for the first `Ready` after it.
+    Connect,
+    /// The caller's SUBSCRIBE.
+    Subscribe(SubscriptionId),
+    /// Ours, after a reconnect.
+    Resubscribe(SubscriptionId),
+    /// A SUBSCRIBE whose caller has gone: undo it when it is answered.
+    Abandoned,
+    /// UNSUBSCRIBE.
+    Unsubscribe,
+    /// PAUSE or RESUME.
+    Pause(SubscriptionId),
+    /// ACK, NACK or MODACK of a caller.
+    Settle,
+    /// A settle that is confirmed only so that a drain knows when it is stored.
+    QuietSettle,
+}
+
+impl Kind {
+    /// Whether somebody waits for its `Done`.
+    pub(crate) fn has_caller(self) -> bool {
+        !matches!(self, Self::Resubscribe(_) | Self::Abandoned | Self::QuietSettle)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    kind: Kind,
+    deadline: u64,
+}
+
+/// The open requests by number, which is their `corr`.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    open: BTreeMap<u64, Entry>,
+    /// None is due before this.
+    due: u64,
+}
+
+impl Requests {
+    pub(crate) fn new() -> Self {
+        Self { open: BTreeMap::new(), due: u64::MAX }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub(crate) fn insert(&mut self, request: u64, kind: Kind, deadline: u64) {
+        self.due = self.due.min(deadline);
+        self.open.insert(request, Entry { kind, deadline });
+    }
+
+    pub(crate) fn take(&mut self, request: u64) -> Option<Kind> {
+        self.open.remove(&request).map(|entry| entry.kind)
+    }
+
+    pub(crate) fn contains(&self, request: u64) -> bool {
+        self.open.contains_key(&request)
+    }
+
+    /// Takes the lowest-numbered request whose kind passes.
+    pub(crate) fn take_if(&mut self, passes: impl Fn(Kind) -> bool) -> Option<(u64, Kind)> {
+        let request = self.open.iter().find(|(_, entry)| passes(entry.kind)).map(|(request, _)| *request)?;
+        self.take(request).map(|kind| (request, kind))
+    }
+
+    pub(crate) fn due(&self) -> u64 {
+        self.due
+    }
+
+    /// Takes one request whose time is up; none once all are taken.
+    pub(crate) fn expired(&mut self, now: u64) -> Option<(u64, Kind)> {
+        if now < self.due {
+            return None;
+        }
+        if let Some(request) = self.open.iter().find(|(_, entry)| entry.deadline <= now).map(|(request, _)| *request) {
+            return self.take(request).map(|kind| (request, kind));
+        }
+        self.due = self.open.values().map(|entry| entry.deadline).min().unwrap_or(u64::MAX);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_taken_once() {
+        let mut requests = Requests::new();
+        requests.insert(1, Kind::Connect, 10);
+        requests.insert(2, Kind::Settle, 5);
+        requests.insert(3, Kind::Settle, u64::MAX);
+        assert_eq!(requests.expired(5), Some((2, Kind::Settle)));
+        assert_eq!(requests.expired(5), None);
+        assert_eq!(requests.due(), 10);
+        assert_eq!(requests.take(2), None);
+        assert_eq!(requests.take_if(|kind| kind == Kind::Settle), Some((3, Kind::Settle)));
+        assert_eq!(requests.take(1), Some(Kind::Connect));
+        assert!(requests.is_empty());
+    }
+}

@@ -1,0 +1,107 @@
+//! What the session is subscribed to, over all its connections.
+
+use prom_protocol::{Group, SubscribeOptions, TopicOrPattern, client};
+
+use crate::SubscriptionId;
+
+/// Where a subscription stands on the present connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// To be sent when the connection is ready, not before the given time.
+    Wanted { not_before: u64 },
+    /// SUBSCRIBE was sent under this number.
+    Sent(u64),
+    /// The hub said OK.
+    Active,
+}
+
+/// One subscription.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) id: SubscriptionId,
+    pub(crate) topic: TopicOrPattern,
+    /// None: ephemeral.
+    pub(crate) group: Option<Group>,
+    pub(crate) options: SubscribeOptions,
+    pub(crate) standing: Standing,
+    /// The group's name on the present connection, once active.
+    pub(crate) wire_group: String,
+    /// The caller's SUBSCRIBE, while it is not answered.
+    pub(crate) request: Option<u64>,
+    pub(crate) paused: bool,
+    /// The caller's PAUSE or RESUME, while it waits for the subscription to become active.
+    pub(crate) pause_request: Option<u64>,
+}
+
+impl Subscription {
+    pub(crate) fn target(&self) -> client::Target<'_> {
+        client::Target { topic: self.topic.as_str().into(), group: self.wire_group.as_str().into() }
+    }
+}
+
+/// All of them, oldest first. There are few: a hub allows 128 a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions(Vec<Subscription>);
+
+impl Subscriptions {
+    pub(crate) fn push(&mut self, subscription: Subscription) {
+        self.0.push(subscription);
+    }
+
+    pub(crate) fn find(&self, id: SubscriptionId) -> Option<&Subscription> {
+        self.0.iter().find(|s| s.id == id)
+    }
+
+    pub(crate) fn find_mut(&mut self, id: SubscriptionId) -> Option<&mut Subscription> {
+        self.0.iter_mut().find(|s| s.id == id)
+    }
+
+    pub(crate) fn remove(&mut self, id: SubscriptionId) -> Option<Subscription> {
+        let at = self.0.iter().position(|s| s.id == id)?;
+        Some(self.0.remove(at))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Subscription> {
+        self.0.iter()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Whether a durable subscription of these names is there.
+    pub(crate) fn has(&self, topic: &str, group: &Group) -> bool {
+        self.0.iter().any(|s| s.group.as_ref() == Some(group) && s.topic.as_str() == topic)
+    }
+
+    /// The subscription an EVENT, LIVE or REVOKED is for. Only an active one gets any.
+    pub(crate) fn on_wire(&self, topic: &str, group: &str) -> Option<SubscriptionId> {
+        let found = |s: &&Subscription| s.standing == Standing::Active && s.wire_group == group && s.topic.as_str() == topic;
+        self.0.iter().find(found).map(|s| s.id)
+    }
+
+    /// The subscription a GAP is for, which names the concrete topic.
+    pub(crate) fn of_topic(&self, topic: &str, group: &str) -> Option<SubscriptionId> {
+        let topic = prom_protocol::Topic::new(topic).ok()?;
+        let found = |s: &&Subscription| s.standing == Standing::Active && s.wire_group == group && s.topic.matches(&topic);
+        self.0.iter().find(found).map(|s| s.id)
+    }
+
+    /// The connection is gone: everything is to be subscribed again.
+    pub(crate) fn lost(&mut self) {
+        for subscription in &mut self.0 {
+            subscription.standing = Standing::Wanted { not_before: 0 };
+        }
+    }
+
+    /// One that is to be sent now.
+    pub(crate) fn next_wanted(&self, now: u64) -> Option<SubscriptionId> {
+        self.0.iter().find(|s| matches!(s.standing, Standing::Wanted { not_before } if not_before <= now)).map(|s| s.id)
+    }
+
+    /// When the next one is to be sent.
+    pub(crate) fn due(&self) -> u64 {
+        let due = |s: &Subscription| if let Standing::Wanted { not_before } = s.standing { not_before } else { u64::MAX };
+        self.0.iter().map(due).min().unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,264 @@
+//! Tokens: HS256 JWTs, or one static token for trying things.
+
+use std::fmt;
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use prom_protocol::{ErrorCode, Policy, RawValue};
+use serde::Deserialize;
+
+use crate::config::Auth;
+
+/// Clock difference tolerated between the issuer and the hub, in seconds.
+const LEEWAY_SECS: u64 = 5;
+/// Longest token that is looked at.
+const MAX_TOKEN: usize = 16 * 1024;
+
+/// What a token stands for.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Who may do what.
+    pub policy: Policy,
+    /// Milliseconds since the Unix epoch; none for a token that does not expire.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// Why a token was refused. Says what is wrong, never what the secret is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct AuthError {
+    /// The code to answer with.
+    pub code: ErrorCode,
+    /// The message to answer with.
+    pub message: String,
+}
+
+impl AuthError {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Claims {
+    /// Seconds since the Unix epoch.
+    exp: f64,
+    #[serde(default)]
+    policy: Option<Box<RawValue>>,
+    #[serde(default)]
+    scopes: Option<Vec<String>>,
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+/// Checks tokens as configured. The algorithm is pinned, so neither `none` nor a confusion of key types gets through.
+pub struct Verifier {
+    keys: Vec<DecodingKey>,
+    validation: Validation,
+    static_token: Option<String>,
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("keys", &self.keys.len()).finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    /// A verifier for a checked configuration.
+    pub fn new(auth: &Auth) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = LEEWAY_SECS;
+        validation.validate_nbf = true;
+        validation.set_required_spec_claims(&["exp"]);
+        validation.validate_aud = false;
+        let mut keys = Vec::new();
+        let mut static_token = None;
+        match auth {
+            Auth::Static(token) => static_token = Some(token.clone()),
+            Auth::Hs256 { secret, previous, audience, issuer } => {
+                keys.extend(
+                    [Some(secret), previous.as_ref()]
+                        .into_iter()
+                        .flatten()
+                        .map(|s| DecodingKey::from_secret(s.as_bytes())),
+                );
+                if let Some(audience) = audience {
+                    validation.validate_aud = true;
+                    validation.set_audience(&[audience]);
+                }
+                if let Some(issuer) = issuer {
+                    validation.set_issuer(&[issuer]);
+                }
+                let required: Vec<&str> =
+                    [Some("exp"), audience.as_ref().map(|_| "aud"), issuer.as_ref().map(|_| "iss")]
+                        .into_iter()
+                        .flatten()
+                        .collect();
+                validation.set_required_spec_claims(&required);
+            }
+        }
+        Self { keys, validation, static_token }
+    }
+
+    /// What `token` stands for.
+    ///
+    /// # Errors
+    /// `no_token`, `token_expired` or `jwt_invalid`.
+    pub fn verify(&self, token: &str) -> Result<Access, AuthError> {
+        if token.is_empty() {
+            return Err(AuthError::new(ErrorCode::NoToken, "token is required"));
+        }
+        if token.len() > MAX_TOKEN {
+            return Err(AuthError::new(ErrorCode::JwtInvalid, format!("token is longer than {MAX_TOKEN} bytes")));
+        }
+        if let Some(expected) = &self.static_token {
+            return if same(token.as_bytes(), expected.as_bytes()) {
+                Ok(Access { policy: Policy::open(), expires_at_ms: None })
+            } else {
+                Err(AuthError::new(ErrorCode::JwtInvalid, "token is not the hub's WS_TOKEN"))
+            };
+        }
+        let mut last = AuthError::new(ErrorCode::JwtInvalid, "no key is configured");
+        for key in &self.keys {
+            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
+                Ok(decoded) => return access(decoded.claims),
+                Err(error) => {
+                    let wrong_key = matches!(error.kind(), ErrorKind::InvalidSignature);
+                    last = refusal(&error);
+                    if !wrong_key {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+fn access(claims: Claims) -> Result<Access, AuthError> {
+    let policy = match (&claims.policy, &claims.scopes, &claims.scope) {
+        (Some(policy), ..) => Policy::from_claim(policy.get())
+            .map_err(|error| AuthError::new(ErrorCode::JwtInvalid, error.to_string()))?,
+        (None, Some(scopes), _) => Policy::from_scopes(scopes.iter().map(String::as_str)),
+        (None, None, Some(scope)) => Policy::from_scopes(scope.split_ascii_whitespace()),
+        (None, None, None) => Policy::default(),
+    };
+    // The cast saturates, so an `exp` beyond all time is just far away.
+    let expires_at_ms = (claims.exp * 1000.0) as u64;
+    Ok(Access { policy, expires_at_ms: Some(expires_at_ms.saturating_add(LEEWAY_SECS * 1000)) })
+}
+
+fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
+    let (code, message) = match error.kind() {
+        ErrorKind::ExpiredSignature => (ErrorCode::TokenExpired, "the token's exp has passed".to_owned()),
+        ErrorKind::InvalidSignature => (ErrorCode::JwtInvalid, "the token's signature does not match".into()),
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
+            (ErrorCode::JwtInvalid, "the token must be signed with HS256".into())
+        }
+        ErrorKind::MissingRequiredClaim(claim) => (ErrorCode::JwtInvalid, format!("the token lacks the claim {claim}")),
+        ErrorKind::InvalidAudience => (ErrorCode::JwtInvalid, "the token's aud is not this hub's".into()),
+        ErrorKind::InvalidIssuer => (ErrorCode::JwtInvalid, "the token's iss is not accepted here".into()),
+        ErrorKind::ImmatureSignature => (ErrorCode::JwtInvalid, "the token's nbf is in the future".into()),
+        ErrorKind::InvalidToken => (ErrorCode::JwtInvalid, "the token is not a JWT".into()),
+        // Its header is read first: an algorithm this library does not know, `none` for one, ends here.
+        _ => (ErrorCode::JwtInvalid, "the token is malformed or not signed with HS256".into()),
+    };
+    AuthError::new(code, message)
+}
+
+/// Compares without telling by the time it takes where the first difference is.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{EncodingKey, Header};
+    use prom_protocol::Topic;
+    use serde_json::json;
+
+    use super::*;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    const OTHER: &str = "another-secret-of-thirty-two-bytes!!";
+
+    fn auth() -> Auth {
+        Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None }
+    }
+
+    fn token(algorithm: Algorithm, secret: &str, claims: &serde_json::Value) -> String {
+        jsonwebtoken::encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+    }
+
+    fn later() -> u64 {
+        crate::writer::wall_clock() / 1000 + 60
+    }
+
+    fn code(verifier: &Verifier, token: &str) -> ErrorCode {
+        verifier.verify(token).unwrap_err().code
+    }
+
+    #[test]
+    fn a_good_token_gives_its_policy() {
+        let verifier = Verifier::new(&auth());
+        let topic = Topic::new("heartbeat.received").unwrap();
+        for claims in [
+            json!({"exp": later(), "scopes": ["publish:heartbeat.*"]}),
+            json!({"exp": later(), "scope": "openid publish:heartbeat.*"}),
+            json!({"exp": later(), "policy": {"rules": [{"effect": "allow", "action": "publish", "topics": ["heartbeat.*"]}]}}),
+        ] {
+            let access = verifier.verify(&token(Algorithm::HS256, SECRET, &claims)).unwrap();
+            assert!(access.policy.may_publish(&topic), "{claims}");
+            assert!(!access.policy.may_read(&topic, None));
+        }
+        let none = verifier.verify(&token(Algorithm::HS256, SECRET, &json!({"exp": later()}))).unwrap();
+        assert!(!none.policy.may_publish(&topic), "no claim, no access");
+    }
+
+    #[test]
+    fn refuses_what_is_forged_expired_or_incomplete() {
+        let verifier = Verifier::new(&auth());
+        let past = crate::writer::wall_clock() / 1000 - 6;
+        assert_eq!(code(&verifier, ""), ErrorCode::NoToken);
+        assert_eq!(code(&verifier, "x"), ErrorCode::JwtInvalid);
+        assert_eq!(code(&verifier, &"x".repeat(20_000)), ErrorCode::JwtInvalid);
+        assert_eq!(code(&verifier, &token(Algorithm::HS256, OTHER, &json!({"exp": later()}))), ErrorCode::JwtInvalid);
+        assert_eq!(code(&verifier, &token(Algorithm::HS512, SECRET, &json!({"exp": later()}))), ErrorCode::JwtInvalid);
+        assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"exp": past}))), ErrorCode::TokenExpired);
+        assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"scopes": []}))), ErrorCode::JwtInvalid);
+        assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"exp": "soon"}))), ErrorCode::JwtInvalid);
+        let policy = json!({"exp": later(), "policy": {"rules": "all"}});
+        assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &policy)), ErrorCode::JwtInvalid);
+        // {"alg":"none","typ":"JWT"} . {"exp":9999999999,"scopes":["*:**"]} . (nothing)
+        let unsigned = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJleHAiOjk5OTk5OTk5OTksInNjb3BlcyI6WyIqOioqIl19.";
+        assert_eq!(code(&verifier, unsigned), ErrorCode::JwtInvalid);
+    }
+
+    #[test]
+    fn checks_audience_and_issuer_when_configured_and_takes_the_previous_secret() {
+        let verifier = Verifier::new(&Auth::Hs256 {
+            secret: SECRET.into(),
+            previous: Some(OTHER.into()),
+            audience: Some("hub".into()),
+            issuer: Some("us".into()),
+        });
+        let good = json!({"exp": later(), "aud": "hub", "iss": "us"});
+        assert!(verifier.verify(&token(Algorithm::HS256, SECRET, &good)).is_ok());
+        assert!(verifier.verify(&token(Algorithm::HS256, OTHER, &good)).is_ok());
+        for claims in [
+            json!({"exp": later(), "aud": "x", "iss": "us"}),
+            json!({"exp": later(), "aud": "hub"}),
+            json!({"exp": later(), "iss": "us"}),
+        ] {
+            assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &claims)), ErrorCode::JwtInvalid, "{claims}");
+        }
+    }
+
+    #[test]
+    fn a_static_token_is_compared_whole() {
+        let verifier = Verifier::new(&Auth::Static("let-me-in".into()));
+        assert!(verifier.verify("let-me-in").is_ok_and(|access| access.expires_at_ms.is_none()));
+        assert_eq!(code(&verifier, "let-me-i"), ErrorCode::JwtInvalid);
+        assert_eq!(code(&verifier, "let-me-im"), ErrorCode::JwtInvalid);
+    }
+}

@@ -1,0 +1,578 @@
+//! The group delivery engine: a state machine over members, leases and logs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use prom_protocol::{AckMode, Event, Ordering, SubscribeOptions, Topic, TopicOrPattern, limits};
+
+use super::log::{Dead, Log, State, Unsettled};
+use crate::store::{Cursor, Page, Stored};
+
+/// Names one subscription of one connection, unique in the hub's lifetime.
+pub type MemberId = u64;
+
+/// Most events of one topic held in memory for a group: unsettled, parked and read ahead.
+const MAX_HELD: usize = 20_000;
+/// Read when fewer events than this are read ahead.
+const READ_BELOW: usize = 256;
+/// Most events read at once.
+const READ_LIMIT: usize = 1024;
+/// First wait before a retry, in milliseconds; doubles with each attempt.
+const BACKOFF_MIN: u64 = 100;
+/// Longest wait before a retry.
+const BACKOFF_MAX: u64 = 30_000;
+
+/// One event to be sent to one member.
+#[derive(Debug)]
+pub struct Delivery {
+    /// To whom.
+    pub member: MemberId,
+    /// What.
+    pub event: Stored,
+    /// How often the group was given it, this time included.
+    pub attempt: u32,
+    /// The attempt after which it becomes a dead letter.
+    pub max_attempts: u32,
+    /// Lease and the time at which it runs out; none with `ack: "none"`.
+    pub lease: Option<(u64, u64)>,
+}
+
+/// What became of an ACK, NACK or MODACK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Done. The log with this index has a new position.
+    Done(usize),
+    /// No unsettled event of that id.
+    Unknown,
+    /// The lease has run out, or is somebody else's.
+    Stale,
+}
+
+/// How a NACK wants its event to go on.
+#[derive(Debug, Default)]
+pub struct Nack {
+    /// Why.
+    pub reason: Option<Box<str>>,
+    /// When to deliver it again; none: by the backoff.
+    pub delay_ms: Option<u64>,
+    /// Straight to the dead letters.
+    pub dead: bool,
+}
+
+/// Events the engine wants to be read: answer with [`Engine::loaded`] or [`Engine::read_failed`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Index of the log.
+    pub log: usize,
+    /// Of which topic.
+    pub topic: Topic,
+    /// After which seq.
+    pub after: u64,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// A position to be stored, with the dead letters to be appended in the same commit. One at a time per log: answer
+/// with [`Engine::persisted`] when it is stored; until then it is asked for again and again by the same value.
+#[derive(Debug)]
+pub struct Persist {
+    /// Index of the log.
+    pub log: usize,
+    /// Of which topic.
+    pub topic: Topic,
+    /// The whole position.
+    pub cursor: Cursor,
+    /// Dead letters that are settled in `cursor`.
+    pub dead: Vec<Dead>,
+}
+
+#[derive(Debug)]
+struct Member {
+    target: TopicOrPattern,
+    options: SubscribeOptions,
+    in_flight: u32,
+    paused: bool,
+    /// Its connection has more queued than it can send.
+    blocked: bool,
+}
+
+impl Member {
+    fn has_credit(&self) -> bool {
+        !self.paused && !self.blocked && self.in_flight < self.options.max_in_flight
+    }
+}
+
+/// See [the module above](super).
+#[derive(Debug)]
+pub struct Engine {
+    members: BTreeMap<MemberId, Member>,
+    logs: Vec<Log>,
+    by_topic: HashMap<Topic, usize>,
+    /// Delivered and unsettled events by id: log and seq.
+    ids: HashMap<Box<str>, (usize, u64)>,
+    /// Leases and retries by the time they run out: time, log, seq.
+    timers: BTreeSet<(u64, usize, u64)>,
+    next_lease: u64,
+    /// Taken from the member that joined first while the group has members.
+    max_attempts: u32,
+    ordered: Ordering,
+    /// Log to look at first, so that none starves.
+    turn: usize,
+    random: fastrand::Rng,
+}
+
+impl Engine {
+    /// An engine whose lease tokens start at `first_lease`, so that those of an earlier one are never mistaken for its
+    /// own, and whose backoff jitter comes from `seed`.
+    pub fn new(first_lease: u64, seed: u64) -> Self {
+        Self {
+            members: BTreeMap::new(),
+            logs: Vec::new(),
+            by_topic: HashMap::new(),
+            ids: HashMap::new(),
+            timers: BTreeSet::new(),
+            next_lease: first_lease,
+            max_attempts: SubscribeOptions::default().max_attempts,
+            ordered: Ordering::None,
+            turn: 0,
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// Whether nobody is subscribed and nothing waits to be stored.
+    pub fn is_idle(&self) -> bool {
+        self.members.is_empty() && self.logs.iter().all(|log| !log.dirty && !log.persisting && log.dead.is_empty())
+    }
+
+    /// The log of `topic`, if the engine has it.
+    pub fn log_of(&self, topic: &Topic) -> Option<usize> {
+        self.by_topic.get(topic).copied()
+    }
+
+    /// The topic of a log.
+    pub fn topic(&self, log: usize) -> &Topic {
+        &self.logs[log].topic
+    }
+
+    /// Adds a topic with the group's stored position; the members whose subscription matches take part from now on.
+    pub fn add_log(&mut self, topic: Topic, cursor: Cursor, tail: u64) -> usize {
+        if let Some(log) = self.log_of(&topic) {
+            return log;
+        }
+        let index = self.logs.len();
+        let mut log = Log::new(topic.clone(), cursor, tail);
+        log.members = self.members.iter().filter(|(_, m)| m.target.matches(&topic)).map(|(id, _)| *id).collect();
+        self.logs.push(log);
+        self.by_topic.insert(topic, index);
+        index
+    }
+
+    /// Adds a member.
+    pub fn join(&mut self, id: MemberId, target: TopicOrPattern, options: SubscribeOptions) {
+        if self.members.is_empty() {
+            self.max_attempts = options.max_attempts;
+            self.ordered = options.ordered;
+        }
+        for log in &mut self.logs {
+            if target.matches(&log.topic) {
+                log.members.push(id);
+            }
+        }
+        self.members.insert(id, Member { target, options, in_flight: 0, paused: false, blocked: false });
+    }
+
+    /// Removes a member; what it held goes back at once.
+    pub fn leave(&mut self, id: MemberId, now: u64) {
+        if self.members.remove(&id).is_none() {
+            return;
+        }
+        for index in 0..self.logs.len() {
+            let log = &mut self.logs[index];
+            log.members.retain(|member| *member != id);
+            let held: Vec<u64> = log
+                .unsettled
+                .iter()
+                .filter(|(_, u)| matches!(u.state, State::Leased { member, .. } if member == id))
+                .map(|(seq, _)| *seq)
+                .collect();
+            for seq in held {
+                self.give_back(index, seq, now, Some(0), "the consumer's connection ended".into());
+            }
+        }
+    }
+
+    /// Stops or starts delivery to a member; its leases run on.
+    pub fn pause(&mut self, id: MemberId, paused: bool) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.paused = paused;
+        }
+    }
+
+    /// Says whether a member's connection can take more.
+    pub fn block(&mut self, id: MemberId, blocked: bool) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.blocked = blocked;
+        }
+    }
+
+    /// The topic's log now ends at `tail`.
+    pub fn tail(&mut self, log: usize, tail: u64) {
+        let log = &mut self.logs[log];
+        log.tail = log.tail.max(tail);
+    }
+
+    /// Settles a delivery.
+    pub fn ack(&mut self, member: MemberId, id: &str, lease: Option<u64>) -> Settled {
+        let (log, seq) = match self.leased(member, id, lease) {
+            Ok(found) => found,
+            Err(settled) => return settled,
+        };
+        self.settle(log, seq);
+        Settled::Done(log)
+    }
+
+    /// Gives a delivery back.
+    pub fn nack(&mut self, member: MemberId, id: &str, lease: Option<u64>, nack: Nack, now: u64) -> Settled {
+        let (log, seq) = match self.leased(member, id, lease) {
+            Ok(found) => found,
+            Err(settled) => return settled,
+        };
+        let reason = nack.reason.unwrap_or_else(|| "nack".into());
+        if nack.dead {
+            self.bury(log, seq, reason);
+        } else {
+            self.give_back(log, seq, now, nack.delay_ms, reason);
+        }
+        Settled::Done(log)
+    }
+
+    /// Makes a lease run out `extend_ms` from now.
+    pub fn extend(&mut self, member: MemberId, id: &str, lease: Option<u64>, extend_ms: u64, now: u64) -> Settled {
+        let (log, seq) = match self.leased(member, id, lease) {
+            Ok(found) => found,
+            Err(settled) => return settled,
+        };
+        if let Some(unsettled) = self.logs[log].unsettled.get_mut(&seq)
+            && let State::Leased { deadline, .. } = &mut unsettled.state
+        {
+            self.timers.remove(&(*deadline, log, seq));
+            *deadline = now + extend_ms.clamp(limits::LEASE_MS_MIN, limits::LEASE_MS_MAX);
+            self.timers.insert((*deadline, log, seq));
+        }
+        Settled::Done(log)
+    }
+
+    /// When [`Engine::expire`] has something to do.
+    pub fn deadline(&self) -> Option<u64> {
+        self.timers.first().map(|(due, _, _)| *due)
+    }
+
+    /// Takes back leases that have run out and makes retries due.
+    pub fn expire(&mut self, now: u64) {
+        while let Some(&(due, index, seq)) = self.timers.first()
+            && due <= now
+        {
+            self.timers.pop_first();
+            let log = &mut self.logs[index];
+            match log.unsettled.get_mut(&seq).map(|u| (u.state, u)) {
+                Some((State::Waiting { .. }, unsettled)) => {
+                    unsettled.state = State::Due;
+                    log.due.insert(seq);
+                }
+                Some((State::Leased { .. }, _)) => self.give_back(index, seq, now, None, "the lease ran out".into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next delivery, if a member with credit and an event for it exist.
+    pub fn next_delivery(&mut self, now: u64) -> Option<Delivery> {
+        for offset in 0..self.logs.len() {
+            let index = (self.turn + offset) % self.logs.len();
+            if self.logs[index].has_work()
+                && let Some(delivery) = self.deliver_from(index, now)
+            {
+                self.turn = index;
+                return Some(delivery);
+            }
+        }
+        // Start somewhere else next time.
+        self.turn = self.turn.wrapping_add(1) % self.logs.len().max(1);
+        None
+    }
+
+    /// The next read to do.
+    pub fn next_read(&mut self) -> Option<Read> {
+        for (index, log) in self.logs.iter_mut().enumerate() {
+            let wanted =
+                log.read_to < log.tail && !log.reading && log.ready.len() < READ_BELOW && log.held() < MAX_HELD;
+            if wanted && log.members.iter().any(|id| self.members.get(id).is_some_and(Member::has_credit)) {
+                log.reading = true;
+                return Some(Read { log: index, topic: log.topic.clone(), after: log.read_to, limit: READ_LIMIT });
+            }
+        }
+        None
+    }
+
+    /// What a read found. Answers the range of events that are gone from the log, if some are.
+    pub fn loaded(&mut self, index: usize, page: Page) -> Option<(u64, u64)> {
+        let log = &mut self.logs[index];
+        log.reading = false;
+        let gap = log.skip_to(page.first.saturating_sub(1));
+        for event in page.events {
+            if event.seq > log.read_to && !log.is_settled(event.seq) {
+                log.ready.push_back(event);
+            }
+        }
+        log.read_to = log.read_to.max(page.read_to);
+        gap
+    }
+
+    /// A read did not succeed; it is asked for again.
+    pub fn read_failed(&mut self, log: usize) {
+        self.logs[log].reading = false;
+    }
+
+    /// The members of a log.
+    pub fn members_of(&self, log: usize) -> &[MemberId] {
+        &self.logs[log].members
+    }
+
+    /// The next position to store.
+    pub fn next_persist(&mut self) -> Option<Persist> {
+        let (index, log) = self.logs.iter_mut().enumerate().find(|(_, log)| log.dirty && !log.persisting)?;
+        log.dirty = false;
+        log.persisting = true;
+        Some(Persist {
+            log: index,
+            topic: log.topic.clone(),
+            cursor: log.cursor(),
+            dead: std::mem::take(&mut log.dead),
+        })
+    }
+
+    /// The position handed out by [`Engine::next_persist`] is stored.
+    pub fn persisted(&mut self, log: usize) {
+        self.logs[log].persisting = false;
+    }
+
+    /// Finds the delivery `member` holds on `id`.
+    fn leased(&self, member: MemberId, id: &str, lease: Option<u64>) -> Result<(usize, u64), Settled> {
+        let &(log, seq) = self.ids.get(id).ok_or(Settled::Unknown)?;
+        match self.logs[log].unsettled.get(&seq).map(|u| u.state) {
+            Some(State::Leased { member: holder, lease: held, .. })
+                if holder == member && lease.is_none_or(|lease| lease == held) =>
+            {
+                Ok((log, seq))
+            }
+            Some(_) if lease.is_some() => Err(Settled::Stale),
+            _ => Err(Settled::Unknown),
+        }
+    }
+
+    /// Takes an unsettled event out of its state: its timer, its member's credit.
+    fn release(&mut self, index: usize, seq: u64) {
+        let log = &mut self.logs[index];
+        let Some(unsettled) = log.unsettled.get(&seq) else { return };
+        match unsettled.state {
+            State::Leased { member, deadline, .. } => {
+                self.timers.remove(&(deadline, index, seq));
+                if let Some(member) = self.members.get_mut(&member) {
+                    member.in_flight -= 1;
+                }
+            }
+            State::Waiting { due } => {
+                self.timers.remove(&(due, index, seq));
+            }
+            State::Due => {
+                log.due.remove(&seq);
+            }
+        }
+    }
+
+    fn settle(&mut self, index: usize, seq: u64) -> Option<Unsettled> {
+        self.release(index, seq);
+        let log = &mut self.logs[index];
+        let unsettled = log.unsettled.remove(&seq)?;
+        self.ids.remove(&unsettled.event.id);
+        log.settle(seq, &unsettled.event.id, unsettled.event.ts);
+        Self::free_key(log, &unsettled.event);
+        Some(unsettled)
+    }
+
+    /// The key of a settled event is free for the next that waits behind it.
+    fn free_key(log: &mut Log, event: &Stored) {
+        let Some(key) = &event.key else { return };
+        if log.busy.get(key) != Some(&event.seq) {
+            return;
+        }
+        log.busy.remove(key);
+        if let Some(waiting) = log.parked.get_mut(key) {
+            if let Some(next) = waiting.pop_front() {
+                log.parked_count -= 1;
+                log.ready.push_front(next);
+            }
+            if waiting.is_empty() {
+                log.parked.remove(key);
+            }
+        }
+    }
+
+    /// Settles an event as a dead letter.
+    fn bury(&mut self, index: usize, seq: u64, error: Box<str>) {
+        if let Some(unsettled) = self.settle(index, seq) {
+            let Unsettled { event, attempts, .. } = unsettled;
+            self.logs[index].dead.push(Dead { event, attempts, error });
+        }
+    }
+
+    /// Puts an event back, or buries it when its attempts are used up.
+    fn give_back(&mut self, index: usize, seq: u64, now: u64, delay: Option<u64>, reason: Box<str>) {
+        self.release(index, seq);
+        let log = &mut self.logs[index];
+        let Some(unsettled) = log.unsettled.get_mut(&seq) else { return };
+        // Released already: the state must not release it again.
+        unsettled.state = State::Due;
+        if unsettled.attempts >= self.max_attempts && log.topic.dead_letter().is_some() {
+            self.bury(index, seq, reason);
+            return;
+        }
+        log.dirty = true;
+        let delay = delay.unwrap_or_else(|| backoff(unsettled.attempts, &mut self.random));
+        if delay == 0 {
+            log.due.insert(seq);
+        } else {
+            let due = now + delay;
+            unsettled.state = State::Waiting { due };
+            self.timers.insert((due, index, seq));
+        }
+    }
+
+    /// Delivers one event of a log: a retry first, else the next one read.
+    fn deliver_from(&mut self, index: usize, now: u64) -> Option<Delivery> {
+        // Without credit anywhere there is no point in looking at events.
+        let credit = self.logs[index].members.iter().any(|id| self.members.get(id).is_some_and(Member::has_credit));
+        if !credit {
+            return None;
+        }
+        let due: Vec<u64> = self.logs[index].due.iter().copied().take(READ_BELOW).collect();
+        for seq in due {
+            let event = self.logs[index].unsettled.get(&seq).map(|u| u.event.clone());
+            match event.map(|event| self.choose(index, &event)) {
+                Some(Choice::Member(member)) => return self.lease(index, seq, member, now),
+                Some(Choice::Nobody) => {
+                    self.settle(index, seq);
+                }
+                Some(Choice::Later) | None => {}
+            }
+        }
+        while let Some(event) = self.logs[index].ready.front().cloned() {
+            let log = &mut self.logs[index];
+            if self.ordered == Ordering::Key
+                && let Some(key) = &event.key
+                && log.busy.contains_key(key)
+            {
+                log.ready.pop_front();
+                log.parked.entry(key.clone()).or_default().push_back(event);
+                log.parked_count += 1;
+                continue;
+            }
+            match self.choose(index, &event) {
+                Choice::Later => return None,
+                Choice::Nobody => {
+                    let log = &mut self.logs[index];
+                    log.ready.pop_front();
+                    log.delivered = log.delivered.max(event.seq);
+                    log.settle(event.seq, &event.id, event.ts);
+                }
+                Choice::Member(member) => {
+                    let log = &mut self.logs[index];
+                    log.ready.pop_front();
+                    let attempts = log.earlier_attempts(event.seq);
+                    let seq = event.seq;
+                    if self.ordered == Ordering::Key
+                        && let Some(key) = &event.key
+                    {
+                        log.busy.insert(key.clone(), seq);
+                    }
+                    self.ids.insert(event.id.clone(), (index, seq));
+                    log.unsettled.insert(seq, Unsettled { event, attempts, state: State::Due });
+                    if attempts >= self.max_attempts && self.logs[index].topic.dead_letter().is_some() {
+                        self.bury(index, seq, "the hub restarted during the last delivery".into());
+                        continue;
+                    }
+                    return self.lease(index, seq, member, now);
+                }
+            }
+        }
+        None
+    }
+
+    /// Who gets `event`: among the members it passes the filter of, the one with credit that has the fewest in flight.
+    fn choose(&self, index: usize, event: &Stored) -> Choice {
+        let mut parsed = None;
+        let mut best: Option<(u32, MemberId)> = None;
+        let mut wanted = false;
+        for id in &self.logs[index].members {
+            let Some(member) = self.members.get(id) else { continue };
+            if !member.options.filter.is_empty() {
+                let event = parsed.get_or_insert_with(|| Event::parse(event.text()));
+                if !event.as_ref().is_ok_and(|event| member.options.filter.passes(event)) {
+                    continue;
+                }
+            }
+            wanted = true;
+            if member.has_credit() && best.is_none_or(|(fewest, _)| member.in_flight < fewest) {
+                best = Some((member.in_flight, *id));
+            }
+        }
+        match best {
+            Some((_, id)) => Choice::Member(id),
+            None if wanted => Choice::Later,
+            None => Choice::Nobody,
+        }
+    }
+
+    /// Gives an unsettled event to a member.
+    fn lease(&mut self, index: usize, seq: u64, id: MemberId, now: u64) -> Option<Delivery> {
+        let member = self.members.get_mut(&id)?;
+        let log = &mut self.logs[index];
+        let unsettled = log.unsettled.get_mut(&seq)?;
+        log.due.remove(&seq);
+        unsettled.attempts += 1;
+        log.delivered = log.delivered.max(seq);
+        log.dirty = true;
+        let mut delivery = Delivery {
+            member: id,
+            event: unsettled.event.clone(),
+            attempt: unsettled.attempts,
+            max_attempts: self.max_attempts,
+            lease: None,
+        };
+        if member.options.ack == AckMode::None {
+            self.settle(index, seq);
+            return Some(delivery);
+        }
+        let lease = self.next_lease;
+        self.next_lease = self.next_lease.wrapping_add(1);
+        let deadline = now + member.options.ack_timeout_ms;
+        member.in_flight += 1;
+        unsettled.state = State::Leased { member: id, lease, deadline };
+        self.timers.insert((deadline, index, seq));
+        delivery.lease = Some((lease, deadline));
+        Some(delivery)
+    }
+}
+
+enum Choice {
+    Member(MemberId),
+    /// Somebody wants it but has no credit.
+    Later,
+    /// No member's filter passes it.
+    Nobody,
+}
+
+/// 100 ms doubling with each attempt to 30 s, half of it jitter, so that what failed together does not return together.
+fn backoff(attempts: u32, random: &mut fastrand::Rng) -> u64 {
+    let full = BACKOFF_MIN.saturating_mul(1 << attempts.saturating_sub(1).min(20)).min(BACKOFF_MAX);
+    full / 2 + random.u64(0..=full / 2)
+}

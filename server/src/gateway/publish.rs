@@ -1,0 +1,132 @@
+//! A connection's publishes: gathered per wake-up, answered in the order they were asked.
+
+use std::collections::VecDeque;
+
+use prom_protocol::{
+    ErrorCode, ServerFrame, Text, Topic, check_payload, client::Publish, encode_event_body, server::encode_published,
+};
+
+use super::handle::ConnectionHandle;
+use crate::{
+    store::{Append, Refused},
+    writer::{Outcomes, Reply, Write},
+};
+
+/// Unanswered publishes of a connection beyond which the hub stops reading from it.
+const MAX_WAITING: usize = 16 * 1024;
+/// Their bytes.
+const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
+
+/// A publish that has not been answered.
+#[derive(Debug)]
+struct Waiting {
+    corr: Option<Box<str>>,
+    bytes: usize,
+    /// Refused before it came to the writer; its answer waits for those before it.
+    refused: Option<Refused>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Publishes {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    batch: Vec<Append>,
+    /// A batch the writer had no room for.
+    pub(super) parked: Option<Write>,
+    /// The last topic published to, so that a stream to one topic shares its name.
+    last_topic: Option<Topic>,
+}
+
+impl Publishes {
+    /// Whether the connection may read on.
+    pub(super) fn have_room(&self) -> bool {
+        self.parked.is_none() && self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES
+    }
+
+    /// Whether everything is answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes on a publish. `allowed` is asked once the topic is known.
+    pub(super) fn add(&mut self, publish: &Publish<'_>, corr: Option<&Text<'_>>, allowed: impl Fn(&Topic) -> bool) {
+        let corr = corr.map(|corr| corr.as_str().into());
+        match self.append(publish, allowed) {
+            Ok(append) => {
+                let bytes = append.body.len();
+                self.bytes += bytes;
+                self.waiting.push_back(Waiting { corr, bytes, refused: None });
+                self.batch.push(append);
+            }
+            Err(refused) => self.waiting.push_back(Waiting { corr, bytes: 0, refused: Some(refused) }),
+        }
+    }
+
+    /// Takes on a publish that cannot be carried out, to be answered in its turn.
+    pub(super) fn refuse(&mut self, corr: Option<&Text<'_>>, code: ErrorCode, message: &str) {
+        let refused = Some(Refused { code, message: message.into() });
+        self.waiting.push_back(Waiting { corr: corr.map(|corr| corr.as_str().into()), bytes: 0, refused });
+    }
+
+    fn append(&mut self, publish: &Publish<'_>, allowed: impl Fn(&Topic) -> bool) -> Result<Append, Refused> {
+        let refuse = |code, message: String| Refused { code, message };
+        let topic = match &self.last_topic {
+            Some(topic) if topic.as_str() == publish.topic.as_str() => topic.clone(),
+            _ => Topic::new(&publish.topic).map_err(|error| refuse(ErrorCode::BadTopic, error.to_string()))?,
+        };
+        if !allowed(&topic) {
+            return Err(refuse(ErrorCode::Forbidden, format!("publishing to {topic} is not allowed")));
+        }
+        self.last_topic = Some(topic.clone());
+        let payload = publish.payload.get();
+        check_payload(payload).map_err(|error| refuse(error.code(), error.message().into()))?;
+        let options = &publish.options;
+        let mut body = Vec::with_capacity(payload.len() + 96);
+        encode_event_body(&mut body, topic.as_str(), options, payload);
+        Ok(Append {
+            topic,
+            id: options.id.as_ref().map(|id| id.as_str().into()),
+            ts: options.ts,
+            key: options.key.as_ref().map(|key| key.as_str().into()),
+            body,
+        })
+    }
+
+    /// What was gathered since the last call, for the writer.
+    pub(super) fn take_batch(&mut self, connection: &ConnectionHandle) -> Option<Write> {
+        if self.batch.is_empty() {
+            return None;
+        }
+        let appends = std::mem::take(&mut self.batch);
+        Some(Write { appends, cursors: Vec::new(), reply: Reply::Connection(connection.sender()) })
+    }
+
+    /// Matches outcomes, which come in the order of the publishes, with what waits, and encodes the answers.
+    pub(super) fn answer(&mut self, outcomes: Outcomes, mut out: impl FnMut(Vec<u8>)) {
+        for outcome in outcomes {
+            self.answer_refused(&mut out);
+            let Some(waiting) = self.waiting.pop_front() else { return };
+            self.bytes -= waiting.bytes;
+            out(encode(waiting.corr.as_deref(), outcome.as_ref().map(|a| (&*a.id, a.seq, a.duplicate))));
+        }
+        self.answer_refused(&mut out);
+    }
+
+    /// Answers refused publishes that nothing stands before.
+    pub(super) fn answer_refused(&mut self, out: &mut impl FnMut(Vec<u8>)) {
+        while let Some(Waiting { refused: Some(_), .. }) = self.waiting.front() {
+            let Some(Waiting { corr, refused: Some(refused), .. }) = self.waiting.pop_front() else { return };
+            out(encode(corr.as_deref(), Err(&refused)));
+        }
+    }
+}
+
+fn encode(corr: Option<&str>, outcome: Result<(&str, u64, bool), &Refused>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(96);
+    match outcome {
+        Ok((id, seq, duplicate)) => encode_published(&mut bytes, corr, id, seq, duplicate),
+        Err(refused) => ServerFrame::error(refused.code, &*refused.message, corr.map(Text::from)).encode(&mut bytes),
+    }
+    bytes
+}

@@ -1,0 +1,119 @@
+//! A connection's subscriptions: which there are, and what has been gathered for their groups.
+
+use std::collections::HashMap;
+
+use prom_protocol::{Group, TopicOrPattern, server::encode_event_head};
+use tokio::sync::mpsc;
+
+use crate::{
+    delivery::{
+        MemberId,
+        actor::{Settlement, ToGroup},
+    },
+    live::Live,
+};
+
+/// Where a subscription's events come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A durable group.
+    Group {
+        group: mpsc::Sender<ToGroup>,
+        /// Settles since the last wake-up.
+        settlements: Vec<Settlement>,
+    },
+    /// The log itself.
+    Live(Box<Live>),
+}
+
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) target: TopicOrPattern,
+    pub(super) group: Group,
+    /// The start of each of its EVENT frames.
+    pub(super) head: Vec<u8>,
+    pub(super) paused: bool,
+    pub(super) source: Source,
+}
+
+impl Subscription {
+    pub(super) fn new(target: TopicOrPattern, group: Group, source: Source) -> Self {
+        let mut head = Vec::with_capacity(128);
+        encode_event_head(&mut head, target.as_str(), group.as_str());
+        Self { target, group, head, paused: false, source }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    by_name: HashMap<Box<str>, MemberId>,
+    by_id: HashMap<MemberId, Subscription>,
+    /// Reused to look names up.
+    name: String,
+    /// Members with settlements gathered.
+    settled: Vec<MemberId>,
+}
+
+impl Subscriptions {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// The subscription of `topic` and `group`, as the client named them.
+    pub(super) fn find(&mut self, topic: &str, group: &str) -> Option<MemberId> {
+        self.name.clear();
+        self.name.push_str(topic);
+        self.name.push_str("::");
+        self.name.push_str(group);
+        self.by_name.get(self.name.as_str()).copied()
+    }
+
+    pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Subscription> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(super) fn insert(&mut self, id: MemberId, subscription: Subscription) {
+        let name = format!("{}::{}", subscription.target, subscription.group);
+        self.by_name.insert(name.into(), id);
+        self.by_id.insert(id, subscription);
+    }
+
+    pub(super) fn remove(&mut self, id: MemberId) -> Option<Subscription> {
+        let subscription = self.by_id.remove(&id)?;
+        self.by_name.retain(|_, own| *own != id);
+        self.settled.retain(|own| *own != id);
+        Some(subscription)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (MemberId, &mut Subscription)> {
+        self.by_id.iter_mut().map(|(id, subscription)| (*id, subscription))
+    }
+
+    pub(super) fn ids(&self) -> Vec<MemberId> {
+        self.by_id.keys().copied().collect()
+    }
+
+    /// Gathers a settle; `false` when there is nothing to settle in this subscription.
+    pub(super) fn settle(&mut self, id: MemberId, settlement: Settlement) -> bool {
+        let Some(Subscription { source: Source::Group { settlements, .. }, .. }) = self.by_id.get_mut(&id) else {
+            return false;
+        };
+        if settlements.is_empty() {
+            self.settled.push(id);
+        }
+        settlements.push(settlement);
+        true
+    }
+
+    /// What was gathered, for each group.
+    pub(super) fn take_settlements(&mut self) -> Vec<(mpsc::Sender<ToGroup>, MemberId, Vec<Settlement>)> {
+        let mut taken = Vec::new();
+        for id in self.settled.drain(..) {
+            if let Some(Subscription { source: Source::Group { group, settlements }, .. }) = self.by_id.get_mut(&id) {
+                taken.push((group.clone(), id, std::mem::take(settlements)));
+            }
+        }
+        taken
+    }
+}

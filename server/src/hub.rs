@@ -1,0 +1,159 @@
+//! A running hub: starts everything in order, owns every task, ends them in order.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use axum::serve::ListenerExt;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    auth::Verifier,
+    config::{Auth, Config, ConfigError},
+    delivery::{Groups, actor::Context},
+    gateway::{self, Gateway},
+    projector::Projector,
+    store::{MemoryStore, Store, StoreError},
+    topics::Topics,
+    writer::Writer,
+};
+
+/// How long connections and groups may take to end.
+const ENDING: Duration = Duration::from_secs(8);
+
+/// Why a hub did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is refused.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// The port cannot be had.
+    #[error("cannot listen on {address}: {}", explain(source))]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The store cannot be read.
+    #[error("the store cannot be read: {0}")]
+    Store(#[from] StoreError),
+    /// A defect.
+    #[error("a name of the hub's own is not well formed: {0}")]
+    Name(#[from] prom_protocol::NameError),
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the port is in use; stop what uses it or choose another with WS_PORT or --port".into()
+        }
+        io::ErrorKind::PermissionDenied => "not permitted; ports below 1024 are for root".into(),
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address; see BIND or --bind".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// A running hub. Dropping it leaves its tasks running; end it with [`Hub::shutdown`].
+#[derive(Debug)]
+pub struct Hub {
+    address: SocketAddr,
+    ending: CancellationToken,
+    tasks: TaskTracker,
+    server: JoinHandle<()>,
+    writer: JoinHandle<()>,
+    gateway: Arc<Gateway>,
+}
+
+impl Hub {
+    /// Starts a hub. When this returns it takes connections.
+    ///
+    /// # Errors
+    /// What keeps it from starting, for people.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.check()?;
+        let address = SocketAddr::new(config.bind, config.port);
+        let listen = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(config.memory_bytes));
+        let topics = Arc::new(Topics::load(&*store).await?);
+        let (writer, writing) = Writer::start(Arc::clone(&store), Arc::clone(&topics));
+        // Not among `tasks`: it ends last, when nobody is left who could ask it for anything.
+        let writing = tokio::spawn(writing);
+        let tasks = TaskTracker::new();
+        let ending = CancellationToken::new();
+        let context = Context {
+            store: Arc::clone(&store),
+            topics: Arc::clone(&topics),
+            writer: writer.clone(),
+            tasks: tasks.clone(),
+            ending: ending.clone(),
+        };
+        let groups = Groups::new(context);
+        let projector = Projector::new(Arc::clone(&store), writer.clone(), groups.clone())?;
+        tasks.spawn(projector.run(ending.clone()));
+
+        let gateway = Arc::new(Gateway {
+            store: Arc::clone(&store),
+            topics,
+            writer,
+            groups,
+            verifier: Verifier::new(&config.auth),
+            limits: config.limits,
+            origins: config.origins,
+            tasks: tasks.clone(),
+            ending: ending.clone(),
+            connections: AtomicUsize::new(0),
+        });
+        let router = gateway::router(Arc::clone(&gateway));
+        let listener = listener.tap_io(|stream| {
+            // Answers are written whole; waiting to fill a packet would only delay them.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY not set");
+            }
+        });
+        let stop = ending.clone().cancelled_owned();
+        let server = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+                tracing::error!(%error, "the public port ended");
+            }
+        });
+        if matches!(config.auth, Auth::Static(_)) {
+            tracing::warn!("WS_TOKEN is set: whoever has it may publish and read everything. For trying things only");
+        }
+        tracing::info!(%address, store = store.name(), durability = store.durability(), auth = ?config.auth, "hub ready");
+        Ok(Self { address, ending, tasks, server, writer: writing, gateway })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, finishes commits, gives leases back, closes connections with 1001, and ends within ten seconds.
+    pub async fn shutdown(self) {
+        let Self { ending, tasks, mut server, mut writer, gateway, .. } = self;
+        ending.cancel();
+        tasks.close();
+        let ended = async {
+            tasks.wait().await;
+            // The last ways to the writer.
+            drop(gateway);
+            let _ = (&mut server).await;
+            let _ = (&mut writer).await;
+        };
+        if tokio::time::timeout(ENDING, ended).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+            server.abort();
+            writer.abort();
+        }
+        tracing::info!("hub ended");
+    }
+}

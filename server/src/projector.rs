@@ -1,0 +1,216 @@
+//! The process projector: heartbeats in, the state of each process out.
+//!
+//! A member of the durable group `process-projector` on `heartbeat.received`, like any client. Each heartbeat becomes
+//! the newest event of its process on `process.state`; a process that has not beaten for 15 seconds is published once
+//! more as stale. What is known of the processes is the log itself: it is read back at start.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use prom_protocol::{
+    Event, EventOptions, Group, Heartbeat, NameError, ProcessState, ProcessStatus, StartFrom, SubscribeOptions, Text,
+    Topic, TopicOrPattern, encode_event_body, topics,
+};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    delivery::{
+        Delivery, Groups, MemberId, Nack,
+        actor::{Join, Settlement, ToGroup, Verdict},
+    },
+    gateway::{ConnectionHandle, ToConnection},
+    store::{Append, Store, StoreError},
+    writer::{Writer, wall_clock},
+};
+
+/// A process that has not beaten for this long is stale, in milliseconds.
+const STALE_AFTER: u64 = 15_000;
+/// How often that is looked at.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// Keys read at once when the state is read back.
+const PAGE: usize = 1_000;
+/// Longest wait before a failed try is repeated.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// The projector's subscription; connections count theirs from 1.
+const MEMBER: MemberId = 0;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Projector {
+    store: Arc<dyn Store>,
+    writer: Writer,
+    groups: Groups,
+    heartbeats: Topic,
+    states: Topic,
+    group: Group,
+    /// What is alive, by key: the state that was published last.
+    alive: HashMap<String, ProcessState>,
+}
+
+impl Projector {
+    /// A projector that has not started.
+    ///
+    /// # Errors
+    /// Never: the names are well formed.
+    pub fn new(store: Arc<dyn Store>, writer: Writer, groups: Groups) -> Result<Self, NameError> {
+        Ok(Self {
+            store,
+            writer,
+            groups,
+            heartbeats: Topic::new(topics::HEARTBEAT)?,
+            states: Topic::new(topics::STATE)?,
+            group: Group::new("process-projector")?,
+            alive: HashMap::new(),
+        })
+    }
+
+    /// Projects until the hub ends. A store that is away is waited for.
+    pub async fn run(mut self, ending: CancellationToken) {
+        let mut wait = Duration::from_millis(100);
+        while !ending.is_cancelled() {
+            if let Err(error) = self.project(&ending).await {
+                tracing::warn!(%error, "process projector waits for the store");
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = ending.cancelled() => {}
+                }
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+        }
+    }
+
+    async fn project(&mut self, ending: &CancellationToken) -> Result<(), StoreError> {
+        self.restore().await?;
+        let (connection, mut messages) = ConnectionHandle::new();
+        let group = self.groups.open(&self.group);
+        let (reply, joined) = oneshot::channel();
+        let options =
+            SubscribeOptions { from: StartFrom::Earliest, max_in_flight: 1_000, ..SubscribeOptions::default() };
+        let target = TopicOrPattern::Topic(self.heartbeats.clone());
+        let join = Join { id: MEMBER, target, options, connection: connection.clone(), reply };
+        let gone = || StoreError::Unavailable("the projector's group has ended".into());
+        group.send(ToGroup::Join(Box::new(join))).await.map_err(|_| gone())?;
+        joined.await.map_err(|_| gone())?.map_err(|error| StoreError::Unavailable(error.message))?;
+        let mut check = tokio::time::interval(CHECK_EVERY);
+        let result = loop {
+            tokio::select! {
+                () = ending.cancelled() => break Ok(()),
+                () = group.closed() => break Err(gone()),
+                _ = check.tick() => {
+                    if let Err(error) = self.mark_stale().await {
+                        break Err(error);
+                    }
+                }
+                Some(message) = messages.recv() => {
+                    let ToConnection::Deliver { deliveries, .. } = message else { continue };
+                    let bytes = deliveries.iter().map(|delivery| delivery.event.json.len()).sum();
+                    let settled = self.apply(deliveries).await;
+                    if connection.release(bytes) {
+                        let _ = group.send(ToGroup::Unblock(MEMBER)).await;
+                    }
+                    match settled {
+                        Ok(settlements) => drop(group.send(ToGroup::Settle(MEMBER, settlements)).await),
+                        Err(error) => break Err(error),
+                    }
+                }
+            }
+        };
+        let (reply, left) = oneshot::channel();
+        if group.send(ToGroup::Leave(MEMBER, Some(reply))).await.is_ok() {
+            let _ = left.await;
+        }
+        result
+    }
+
+    /// Reads back what was alive.
+    async fn restore(&mut self) -> Result<(), StoreError> {
+        self.alive.clear();
+        let mut after: Option<Box<str>> = None;
+        loop {
+            let page = self.store.latest_page(&self.states, after.as_deref(), u64::MAX, PAGE).await?;
+            for record in &page.events {
+                let state = Event::parse(record.text())
+                    .ok()
+                    .and_then(|e| serde_json::from_str::<ProcessState>(e.payload.get()).ok());
+                if let Some(state) = state.filter(|state| state.status == ProcessStatus::Alive) {
+                    self.alive.insert(state.process_id.clone(), state);
+                }
+            }
+            match page.events.last() {
+                Some(last) if page.more => after.clone_from(&last.key),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Publishes the states that follow from heartbeats, and says how to settle them.
+    async fn apply(&mut self, deliveries: Vec<Delivery>) -> Result<Vec<Settlement>, StoreError> {
+        let mut settlements = Vec::with_capacity(deliveries.len());
+        let mut states = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            let record = &delivery.event;
+            let verdict = match heartbeat(record.text()) {
+                Ok(beat) => {
+                    // An old heartbeat that was redelivered must not make a process younger than it is.
+                    let state = ProcessState::alive(beat, record.ts);
+                    if self.alive.get(&state.process_id).is_none_or(|known| known.last_seen_ts <= state.last_seen_ts) {
+                        states.push((state, Some(record.id.clone())));
+                    }
+                    Verdict::Ack
+                }
+                Err(error) => Verdict::Nack(Nack { reason: Some(error.into()), delay_ms: None, dead: true }),
+            };
+            let lease = delivery.lease.map(|(lease, _)| lease);
+            settlements.push(Settlement { id: record.id.clone(), lease, verdict, corr: None });
+        }
+        self.publish(states).await?;
+        Ok(settlements)
+    }
+
+    /// Publishes what has gone stale since the last look.
+    async fn mark_stale(&mut self) -> Result<(), StoreError> {
+        let now = wall_clock();
+        let stale = self.alive.values().filter(|state| state.last_seen_ts.saturating_add(STALE_AFTER) <= now);
+        let states =
+            stale.map(|state| (ProcessState { status: ProcessStatus::Stale, ..state.clone() }, None)).collect();
+        self.publish(states).await
+    }
+
+    async fn publish(&mut self, states: Vec<(ProcessState, Option<Box<str>>)>) -> Result<(), StoreError> {
+        if states.is_empty() {
+            return Ok(());
+        }
+        let appends = states.iter().map(|(state, cause)| self.append(state, cause.as_deref())).collect();
+        self.writer.commit(appends, Vec::new()).await?;
+        for (state, _) in states {
+            match state.status {
+                ProcessStatus::Alive => self.alive.insert(state.process_id.clone(), state),
+                ProcessStatus::Stale => self.alive.remove(&state.process_id),
+            };
+        }
+        Ok(())
+    }
+
+    fn append(&self, state: &ProcessState, cause: Option<&str>) -> Append {
+        let options = EventOptions {
+            key: Some(Text::from(state.process_id.as_str())),
+            sid: state.sid.as_deref().map(Text::from),
+            caused_by: cause.map(Text::from),
+            ..EventOptions::default()
+        };
+        let payload = serde_json::to_string(state).unwrap_or_default();
+        let mut body = Vec::with_capacity(payload.len() + 256);
+        encode_event_body(&mut body, self.states.as_str(), &options, &payload);
+        Append { topic: self.states.clone(), id: None, ts: None, key: Some(state.process_id.as_str().into()), body }
+    }
+}
+
+/// The heartbeat in an event, if it is one.
+fn heartbeat(event: &str) -> Result<Heartbeat, String> {
+    let event = Event::parse(event).map_err(|error| error.to_string())?;
+    let beat: Heartbeat =
+        serde_json::from_str(event.payload.get()).map_err(|error| format!("not a heartbeat: {error}"))?;
+    let options = EventOptions { key: Some(beat.key().into()), ..EventOptions::default() };
+    options.check().map_err(|error| format!("not a heartbeat: {error}"))?;
+    Ok(beat)
+}

@@ -1,0 +1,183 @@
+//! Who wants to know when a topic grows: one wake-up per commit, topic and listener, however many events it brought.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use prom_protocol::{Topic, TopicOrPattern};
+use tokio::sync::mpsc;
+
+use crate::store::{Store, StoreError};
+
+/// What a listener is told. It then reads [`TopicState::tail`], which may be further on by then.
+#[derive(Debug)]
+pub enum Signal {
+    /// A topic that it listens to has grown; the number is the one it gave to [`TopicState::listen`].
+    Grown(u64),
+    /// A topic has come that may match one of its patterns.
+    New(Arc<TopicState>),
+}
+
+/// Where signals go. Unbounded, but never holds more than one signal per topic listened to: see [`Link`].
+pub type SignalSender = mpsc::UnboundedSender<Signal>;
+
+/// One listener's interest in one topic. The listener calls [`Link::rearm`] before it reads the tail; until then no
+/// further signal is sent.
+#[derive(Debug, Clone)]
+pub struct Link(Arc<AtomicBool>);
+
+impl Link {
+    /// Asks to be told again.
+    pub fn rearm(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    sent: Arc<AtomicBool>,
+    token: u64,
+    signals: SignalSender,
+}
+
+/// A topic as the hub knows it: its name, its end, its listeners.
+#[derive(Debug)]
+pub struct TopicState {
+    /// The name.
+    pub topic: Topic,
+    tail: AtomicU64,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+impl TopicState {
+    /// Last seq that is committed.
+    pub fn tail(&self) -> u64 {
+        self.tail.load(Ordering::SeqCst)
+    }
+
+    /// Sends `Signal::Grown(token)` when the topic grows, for as long as the returned link lives.
+    pub fn listen(&self, token: u64, signals: SignalSender) -> Link {
+        let sent = Arc::new(AtomicBool::new(false));
+        lock(&self.listeners).push(Listener { sent: Arc::clone(&sent), token, signals });
+        Link(sent)
+    }
+
+    fn grow(&self, tail: u64) {
+        self.tail.fetch_max(tail, Ordering::SeqCst);
+        lock(&self.listeners).retain(|listener| {
+            // Only the listener holds the other reference, so one is nobody.
+            Arc::strong_count(&listener.sent) > 1
+                && (listener.sent.swap(true, Ordering::SeqCst)
+                    || listener.signals.send(Signal::Grown(listener.token)).is_ok())
+        });
+    }
+}
+
+/// Every topic of the hub.
+#[derive(Debug, Default)]
+pub struct Topics {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    topics: HashMap<Topic, Arc<TopicState>>,
+    /// Who wants to hear of new topics.
+    patterns: Vec<(TopicOrPattern, SignalSender)>,
+}
+
+impl Topics {
+    /// The topics a store has.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn load(store: &dyn Store) -> Result<Self, StoreError> {
+        let topics = Self::default();
+        for (topic, tail) in store.topics().await? {
+            topics.state(&topic).tail.store(tail.seq, Ordering::SeqCst);
+        }
+        Ok(topics)
+    }
+
+    /// The state of a topic, which may have no events yet.
+    pub fn state(&self, topic: &Topic) -> Arc<TopicState> {
+        let mut inner = lock(&self.inner);
+        if let Some(state) = inner.topics.get(topic) {
+            return Arc::clone(state);
+        }
+        let state = Arc::new(TopicState { topic: topic.clone(), tail: AtomicU64::new(0), listeners: Mutex::default() });
+        inner.topics.insert(topic.clone(), Arc::clone(&state));
+        inner.patterns.retain(|(target, signals)| {
+            if target.matches(topic) {
+                signals.send(Signal::New(Arc::clone(&state))).is_ok()
+            } else {
+                !signals.is_closed()
+            }
+        });
+        state
+    }
+
+    /// The topics that `target` means now; those that come later are signalled, until `signals` is dropped.
+    pub fn follow(&self, target: &TopicOrPattern, signals: &SignalSender) -> Vec<Arc<TopicState>> {
+        match target {
+            TopicOrPattern::Topic(topic) => vec![self.state(topic)],
+            TopicOrPattern::Pattern(pattern) => {
+                let mut inner = lock(&self.inner);
+                inner.patterns.retain(|(known, s)| !s.is_closed() && !(known == target && s.same_channel(signals)));
+                inner.patterns.push((target.clone(), signals.clone()));
+                inner.topics.values().filter(|state| pattern.matches(&state.topic)).map(Arc::clone).collect()
+            }
+        }
+    }
+
+    /// Tells everybody that `topic` has grown to `tail`.
+    pub fn grown(&self, topic: &Topic, tail: u64) {
+        self.state(topic).grow(tail);
+    }
+}
+
+// Nothing that runs under these locks can panic halfway, so a poisoned one is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_told_once_until_it_asks_again() {
+        let topics = Topics::default();
+        let topic = Topic::new("a.b").unwrap();
+        let (signals, mut received) = mpsc::unbounded_channel();
+        let link = topics.state(&topic).listen(7, signals);
+        topics.grown(&topic, 1);
+        topics.grown(&topic, 2);
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(7))));
+        assert!(received.try_recv().is_err());
+        link.rearm();
+        topics.grown(&topic, 3);
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(7))));
+        assert_eq!(topics.state(&topic).tail(), 3);
+        drop(link);
+        topics.grown(&topic, 4);
+        assert!(received.try_recv().is_err(), "a dropped link is forgotten");
+    }
+
+    #[test]
+    fn a_pattern_hears_of_topics_that_come_later() {
+        let topics = Topics::default();
+        topics.state(&Topic::new("a.x").unwrap());
+        let (signals, mut received) = mpsc::unbounded_channel();
+        let now = topics.follow(&TopicOrPattern::new("a.*").unwrap(), &signals);
+        assert_eq!(now.len(), 1);
+        topics.state(&Topic::new("a.y").unwrap());
+        topics.state(&Topic::new("b.y").unwrap());
+        assert!(matches!(received.try_recv(), Ok(Signal::New(state)) if state.topic.as_str() == "a.y"));
+        assert!(received.try_recv().is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! The writer task: everything that is committed goes through it, in groups.
+//!
+//! While one commit is under way, requests queue up; the next commit takes all of them, up to a count and a byte limit,
+//! so that one transaction or one `fdatasync` serves thousands of requests. Then it answers, then it wakes the topics.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prom_protocol::ErrorCode;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    store::{Append, Appended, Batch, CursorPut, Refused, Store, StoreError},
+    topics::Topics,
+};
+
+/// Requests that may wait for the writer.
+const QUEUE: usize = 1024;
+/// Most events of one commit; the last request may go over it.
+const BATCH_EVENTS: usize = 4096;
+/// Most bytes of one commit; the last request may go over it.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How long a request may wait for a place in the queue.
+const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What became of each append of a request, in order.
+pub type Outcomes = Vec<Result<Appended, Refused>>;
+
+/// A request to the writer. Its appends and cursors are committed together.
+#[derive(Debug)]
+pub struct Write {
+    /// Events.
+    pub appends: Vec<Append>,
+    /// Cursors.
+    pub cursors: Vec<CursorPut>,
+    /// Where the outcome goes.
+    pub reply: Reply,
+}
+
+/// Where the outcome of a request goes.
+#[derive(Debug)]
+pub enum Reply {
+    /// To one caller.
+    Once(oneshot::Sender<Result<Outcomes, StoreError>>),
+    /// To a connection, whose requests are answered in order.
+    Connection(mpsc::UnboundedSender<crate::gateway::ToConnection>),
+}
+
+/// The way to the writer. Cheap to clone; the writer ends when the last one is gone.
+#[derive(Debug, Clone)]
+pub struct Writer(mpsc::Sender<Write>);
+
+impl Writer {
+    /// Starts the writer of `store` and gives the way to it, with the task itself.
+    pub fn start(store: Arc<dyn Store>, topics: Arc<Topics>) -> (Self, impl Future<Output = ()>) {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        (Self(sender), run(store, topics, requests))
+    }
+
+    /// Queues a request if there is room, else gives it back.
+    ///
+    /// # Errors
+    /// The request, when the queue is full or the writer has ended.
+    pub fn try_send(&self, write: Write) -> Result<(), Write> {
+        self.0.try_send(write).map_err(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// Waits for room in the queue, at most ten seconds; `None` when none came or the writer has ended.
+    pub async fn room(&self) -> Option<mpsc::Permit<'_, Write>> {
+        tokio::time::timeout(ENQUEUE_TIMEOUT, self.0.reserve()).await.ok()?.ok()
+    }
+
+    /// Commits and waits for the outcome.
+    ///
+    /// # Errors
+    /// What the store says, or that the hub is overloaded or ending.
+    pub async fn commit(&self, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Result<Outcomes, StoreError> {
+        let (reply, outcome) = oneshot::channel();
+        let write = Write { appends, cursors, reply: Reply::Once(reply) };
+        match self.room().await {
+            Some(permit) => permit.send(write),
+            None => return Err(StoreError::Unavailable("the hub has more to write than it can queue".into())),
+        }
+        outcome.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the hub is shutting down".into())))
+    }
+}
+
+/// The hub's clock: milliseconds since the Unix epoch.
+pub fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Receiver<Write>) {
+    while let Some(first) = requests.recv().await {
+        let mut batch = Batch { now: wall_clock(), ..Batch::default() };
+        let mut replies = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(write) = next {
+            bytes += write.appends.iter().map(|append| append.body.len()).sum::<usize>();
+            replies.push((write.reply, write.appends.len()));
+            batch.appends.extend(write.appends);
+            batch.cursors.extend(write.cursors);
+            let full = batch.appends.len() >= BATCH_EVENTS || bytes >= BATCH_BYTES;
+            next = if full { None } else { requests.try_recv().ok() };
+        }
+        let names: Vec<_> = batch.appends.iter().map(|append| append.topic.clone()).collect();
+        let committed = store.commit(batch).await;
+        if let Err(error) = &committed {
+            tracing::error!(%error, events = names.len(), "commit failed");
+        }
+        answer(replies, &committed);
+        if let Ok(outcomes) = &committed {
+            wake(&topics, &names, outcomes);
+        }
+    }
+}
+
+/// Gives every request its share of the outcomes.
+fn answer(replies: Vec<(Reply, usize)>, committed: &Result<Outcomes, StoreError>) {
+    let mut at = 0;
+    for (reply, count) in replies {
+        let outcome = committed.as_ref().map(|all| all[at..at + count].to_vec()).map_err(Clone::clone);
+        at += count;
+        // Whoever asked may be gone; the events are committed all the same.
+        match reply {
+            Reply::Once(sender) => drop(sender.send(outcome)),
+            Reply::Connection(sender) => {
+                let outcomes = outcome.unwrap_or_else(|error| vec![Err(refusal(&error)); count]);
+                drop(sender.send(crate::gateway::ToConnection::Published(outcomes)));
+            }
+        }
+    }
+}
+
+/// How a store's error is told to a publisher.
+pub fn refusal(error: &StoreError) -> Refused {
+    Refused { code: ErrorCode::StoreUnavailable, message: error.to_string() }
+}
+
+/// Tells each topic's listeners how far it has grown. Runs of one topic are one call.
+fn wake(topics: &Topics, names: &[prom_protocol::Topic], outcomes: &Outcomes) {
+    let mut grown: Option<(&prom_protocol::Topic, u64)> = None;
+    for (topic, outcome) in names.iter().zip(outcomes) {
+        let Ok(Appended { seq, duplicate: false, .. }) = outcome else { continue };
+        if let Some((last, tail)) = grown
+            && last != topic
+        {
+            topics.grown(last, tail);
+        }
+        grown = Some((topic, *seq));
+    }
+    if let Some((topic, tail)) = grown {
+        topics.grown(topic, tail);
+    }
+}

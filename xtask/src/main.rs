@@ -1,0 +1,80 @@
+//! Builds, tests and runs the whole project; what `npm start`, `npm test` and their kin call.
+//!
+//! ```text
+//! main ── setup   the machine: Node, the wasm target, npm packages
+//!      ├─ build   sdk (module, bindings, face, size), demo page, the `prom` binary
+//!      ├─ start   build, then becomes `prom dev`
+//!      ├─ test    build, a browser, then every group of tests
+//!      └─ lint    formatting, clippy, docs, dependencies, types
+//!
+//! step   runs one of the above's steps, shows its progress, keeps its log
+//! stamp  knows whether what a step reads has changed since it last succeeded
+//! ```
+
+mod build;
+mod lint;
+mod sdk;
+mod setup;
+mod stamp;
+mod start;
+mod step;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::step::Progress;
+use crate::workspace::Workspace;
+
+const HELP: &str = "\
+Usage: npm start [-- FLAGS]     build what has changed, then run the hub: prom dev FLAGS
+       npm test [-- GROUPS]     build, then run the tests: all, or some of rust demo sdk e2e
+       npm run build            the SDK's module, the demo page and target/release/prom
+       npm run lint             formatting, clippy, docs, dependencies, types
+       npm run setup            prepare this machine: wasm target and npm packages
+
+The same without npm: cargo run --package xtask -- start|test|build|lint|setup";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    let (verb, rest) = match args.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("help", args),
+    };
+    if matches!(verb, "help" | "--help" | "-h") {
+        println!("{HELP}");
+        return Ok(());
+    }
+    if !matches!(verb, "start" | "test") && !rest.is_empty() {
+        bail!("`{verb}` takes no arguments\n\n{HELP}");
+    }
+
+    let ws = Workspace::locate()?;
+    // Paths in messages and configuration files are relative to the root, wherever one calls from.
+    std::env::set_current_dir(ws.root()).with_context(|| format!("cannot enter {}", ws.root().display()))?;
+
+    let progress = |steps| Progress::new(steps, ws.state().join("logs"));
+    match verb {
+        "setup" => setup::run(&ws, &mut progress(setup::STEPS)?),
+        "build" => build::run(&ws, &mut progress(build::STEPS)?),
+        "start" => start::run(&ws, &mut progress(build::STEPS)?, rest),
+        "test" => {
+            let groups = test::Group::choose(rest)?;
+            test::run(&ws, &mut progress(test::steps(&groups))?, &groups)
+        }
+        "lint" => lint::run(&ws, &mut progress(lint::STEPS)?),
+        other => bail!("there is no `{other}`\n\n{HELP}"),
+    }
+}

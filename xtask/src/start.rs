@@ -1,0 +1,33 @@
+//! Runs the hub as a developer wants it: built from what is there, then `prom dev`.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::build;
+use crate::step::Progress;
+use crate::workspace::Workspace;
+
+pub(crate) fn run(ws: &Workspace, progress: &mut Progress, args: &[String]) -> Result<()> {
+    build::run(ws, progress)?;
+    let mut hub = Command::new(ws.prom());
+    hub.arg("dev").args(args);
+    become_hub(&mut hub)
+}
+
+/// The hub takes this process's place, so that signals meant for `npm start` reach it.
+#[cfg(unix)]
+fn become_hub(hub: &mut Command) -> Result<()> {
+    use std::os::unix::process::CommandExt as _;
+
+    let error = hub.exec();
+    Err(anyhow::Error::new(error).context(format!("cannot run {}", hub.get_program().display())))
+}
+
+#[cfg(not(unix))]
+fn become_hub(hub: &mut Command) -> Result<()> {
+    use anyhow::Context as _;
+
+    let status = hub.status().with_context(|| format!("cannot run {}", hub.get_program().display()))?;
+    std::process::exit(status.code().unwrap_or(1));
+}

@@ -1,0 +1,195 @@
+//! Runs every test there is: Rust, the demo page, the SDK against a real hub, and a real browser against both.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::build;
+use crate::step::{Log, Outcome, Progress, format_time};
+use crate::workspace::{Workspace, cargo, npm, output};
+
+const CHROMIUM_NAMES: [&str; 5] = [
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+];
+
+/// Tests that are run, and reported, together. In the order they are run: quick to fail first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {
+    Rust,
+    Demo,
+    Sdk,
+    E2e,
+}
+
+impl Group {
+    const ALL: [Self; 4] = [Self::Rust, Self::Demo, Self::Sdk, Self::E2e];
+
+    /// Those named, in their own order; all when none is named.
+    pub(crate) fn choose(names: &[String]) -> Result<Vec<Self>> {
+        if let Some(unknown) = names.iter().find(|name| !Self::ALL.iter().any(|group| group.name() == name.as_str())) {
+            bail!("there is no test group `{unknown}`; there are: rust, demo, sdk, e2e");
+        }
+        let chosen = |group: &Self| names.is_empty() || names.iter().any(|name| name == group.name());
+        Ok(Self::ALL.into_iter().filter(chosen).collect())
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::Demo => "demo",
+            Self::Sdk => "sdk",
+            Self::E2e => "e2e",
+        }
+    }
+
+    fn command(self, ws: &Workspace, chromium: &str) -> Command {
+        let mut command = match self {
+            Self::Rust => cargo(&["test", "--workspace", "--no-fail-fast", "--", "--quiet"]),
+            Self::Demo => npm(&["test", "-w", "web-demo"]),
+            Self::Sdk => npm(&["test", "-w", "sdk-wasm"]),
+            Self::E2e => npm(&["test", "-w", "e2e"]),
+        };
+        if self != Self::Rust {
+            command.env("PROM_BIN", ws.prom());
+        }
+        if self == Self::E2e {
+            command.env("CHROMIUM", chromium);
+        }
+        command
+    }
+}
+
+/// How many steps a run of these groups has.
+pub(crate) fn steps(groups: &[Group]) -> usize {
+    let preparations = [Group::Rust, Group::E2e].iter().filter(|group| groups.contains(group)).count();
+    build::STEPS + preparations + groups.len()
+}
+
+pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> Result<()> {
+    build::run(ws, progress)?;
+    let mut chromium = String::new();
+    if groups.contains(&Group::E2e) {
+        progress.step("Chromium", |log| {
+            chromium = find_or_install_chromium(log)?;
+            Ok(Outcome::Note(chromium.clone()))
+        })?;
+    }
+    if groups.contains(&Group::Rust) {
+        progress.step("Rust tests (build)", |log| {
+            log.run(&mut cargo(&["test", "--workspace", "--no-run"]))?;
+            Ok(Outcome::Done)
+        })?;
+    }
+
+    let mut finished: Vec<(Group, Duration)> = Vec::new();
+    for &group in groups {
+        let (status, time) =
+            progress.streamed(&format!("Tests: {}", group.name()), &mut group.command(ws, &chromium))?;
+        finished.push((group, time));
+        if !status.success() {
+            summary(&finished, groups, false);
+            let name = group.name();
+            bail!("the {name} tests failed; again, only these: npm test -- {name}");
+        }
+    }
+    summary(&finished, groups, true);
+    Ok(())
+}
+
+fn summary(finished: &[(Group, Duration)], groups: &[Group], passed: bool) {
+    println!("\nTests");
+    for (index, group) in groups.iter().enumerate() {
+        let result = match finished.get(index) {
+            Some((_, time)) if passed || index + 1 < finished.len() => format!("passed  {}", format_time(*time)),
+            Some((_, time)) => format!("FAILED  {}", format_time(*time)),
+            None => "not run".to_owned(),
+        };
+        println!("  {:<6}{result}", group.name());
+    }
+}
+
+fn find_or_install_chromium(log: &mut Log) -> Result<String> {
+    if let Ok(named) = std::env::var("CHROMIUM") {
+        if let Some(path) = runnable(&named) {
+            return Ok(path);
+        }
+        bail!("CHROMIUM is {named}, but `{named} --version` does not run");
+    }
+    if let Some(found) = find_chromium() {
+        return Ok(found);
+    }
+
+    let by_hand = "apt-get update && apt-get install -y chromium";
+    let is_root = output(Command::new("id").arg("-u")).is_some_and(|id| id == "0");
+    if !is_root || !Path::new("/usr/bin/apt-get").exists() {
+        let command = if Path::new("/usr/bin/apt-get").exists() {
+            format!("run `sudo sh -c '{by_hand}'`")
+        } else if cfg!(target_os = "macos") {
+            "run `brew install --cask chromium`".to_owned()
+        } else {
+            "install your system's `chromium` package".to_owned()
+        };
+        bail!("the e2e tests need Chromium: {command}, or set CHROMIUM to the path of a Chromium or Chrome");
+    }
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    log.run(&mut apt(&["update"]))?;
+    log.run(&mut apt(&["install", "-y", "chromium"]))?;
+    match find_chromium() {
+        Some(found) => Ok(found),
+        // On Ubuntu the package is a note that Chromium comes as a snap.
+        None => bail!(
+            "`{by_hand}` gave no Chromium that runs here; install Chrome (https://www.google.com/chrome) or \
+             `snap install chromium`, or set CHROMIUM to its path"
+        ),
+    }
+}
+
+fn find_chromium() -> Option<String> {
+    CHROMIUM_NAMES.into_iter().find_map(runnable)
+}
+
+/// The full path, which is what the browser's driver wants, of a program that can be run. To be on PATH is not
+/// enough: Ubuntu's `chromium-browser` may be a script that only says where to get it.
+fn runnable(name: &str) -> Option<String> {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    // Joining an absolute path gives that path.
+    let path = std::env::split_paths(&search).map(|folder| folder.join(name)).find(|path| path.is_file())?;
+    output(Command::new(&path).arg("--version"))?;
+    path.to_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(names: &[&str]) -> Result<Vec<&'static str>> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        Ok(Group::choose(&names)?.into_iter().map(Group::name).collect())
+    }
+
+    #[test]
+    fn runs_all_groups_unless_told() {
+        assert_eq!(choose(&[]).unwrap(), ["rust", "demo", "sdk", "e2e"]);
+    }
+
+    #[test]
+    fn runs_the_groups_named_in_their_own_order() {
+        assert_eq!(choose(&["e2e", "rust"]).unwrap(), ["rust", "e2e"]);
+    }
+
+    #[test]
+    fn refuses_a_group_it_does_not_know() {
+        let error = choose(&["unit"]).unwrap_err().to_string();
+        assert!(error.contains("`unit`"), "{error}");
+    }
+}

@@ -537,7 +537,7 @@ fn the_documents_limits_are_those_of_the_code() {
         ("| `afterId` | ", format!("| 1 to {} bytes |", limits::KEY_BYTES)),
         ("| `opts.id` | ", format!("| 1 to {} bytes,", limits::ID_BYTES)),
         ("| `opts.sid` | ", format!("| 1 to {} bytes,", limits::ID_BYTES)),
-        ("| `opts.caused_by` | ", format!("| 1 to {} bytes,", limits::ID_BYTES)),
+        ("| `opts.caused_by` | ", format!("| 1 to {} bytes,", limits::KEY_BYTES)),
         ("| `opts.key` | ", format!("| 1 to {} bytes,", limits::KEY_BYTES)),
         ("| `opts.tags` | ", format!("| {}; each 1 to {} bytes,", limits::TAGS, limits::TAG_BYTES)),
         ("| `opts.headers` | ", format!("| {}; names 1 to {} bytes,", limits::HEADERS, limits::HEADER_NAME_BYTES)),

@@ -22,7 +22,8 @@ impl Entropy {
 
     /// A number from 0 to `bound`, both included.
     pub(crate) fn up_to(&mut self, bound: u64) -> u64 {
-        bound.checked_add(1).map_or_else(|| self.next(), |n| self.next() % n)
+        let random = self.next();
+        bound.checked_add(1).map_or(random, |n| random % n)
     }
 
     /// A UUIDv7 of that Unix time.

@@ -67,7 +67,10 @@ impl PublishQueue {
 
     /// The frames that were not sent on this connection, in order; counts on them being sent.
     pub(crate) fn unsent(&mut self) -> impl Iterator<Item = Arc<str>> {
-        self.entries.iter_mut().filter(|entry| !std::mem::replace(&mut entry.sent, true)).map(|entry| entry.frame.clone())
+        self.entries.iter_mut().filter_map(|entry| {
+            let unsent = !std::mem::replace(&mut entry.sent, true);
+            unsent.then(|| entry.frame.clone())
+        })
     }
 
     pub(crate) fn due(&self) -> u64 {

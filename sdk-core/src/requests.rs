@@ -69,8 +69,8 @@ impl Requests {
     }
 
     /// Takes the lowest-numbered request whose kind passes.
-    pub(crate) fn take_if(&mut self, passes: impl Fn(Kind) -> bool) -> Option<(u64, Kind)> {
-        let request = self.open.iter().find(|(_, entry)| passes(entry.kind)).map(|(request, _)| *request)?;
+    pub(crate) fn take_if(&mut self, passes: impl Fn(u64, Kind) -> bool) -> Option<(u64, Kind)> {
+        let request = self.open.iter().find(|(request, entry)| passes(**request, entry.kind)).map(|(request, _)| *request)?;
         self.take(request).map(|kind| (request, kind))
     }
 
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(requests.expired(5), None);
         assert_eq!(requests.due(), 10);
         assert_eq!(requests.take(2), None);
-        assert_eq!(requests.take_if(|kind| kind == Kind::Settle), Some((3, Kind::Settle)));
+        assert_eq!(requests.take_if(|_, kind| kind == Kind::Settle), Some((3, Kind::Settle)));
         assert_eq!(requests.take(1), Some(Kind::Connect));
         assert!(requests.is_empty());
     }

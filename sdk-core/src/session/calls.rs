@@ -1,0 +1,309 @@
+//! What callers ask of the session.
+
+use prom_protocol::{
+    ClientFrame, ErrorCode, EventOptions, Group, NameError, Pattern, RawValue, SubscribeOptions, Text, Topic, TopicOrPattern,
+    client, limits,
+};
+
+use super::{Ending, Phase, Session, encode};
+use crate::{
+    Answer, DeliveryRef, Error, RequestId, Settle, State, SubscriptionId,
+    queue::Queued,
+    requests::Kind,
+    subscriptions::{Standing, Subscription},
+};
+
+/// An event to publish.
+#[derive(Debug, Clone)]
+pub struct Publish<'a> {
+    /// Where to.
+    pub topic: &'a str,
+    /// The payload's JSON.
+    pub payload: &'a RawValue,
+    /// What else it carries. Without an `id` it gets one here, so that a repeat is recognised.
+    pub options: EventOptions<'a>,
+    /// How long it may take, reconnects included; none: as configured.
+    pub timeout_ms: Option<u64>,
+}
+
+impl Session {
+    /// Connects, if it has not been asked before, and answers when the connection is ready. Failed tries are repeated
+    /// until the session is closed, also after this call has timed out.
+    pub fn connect(&mut self, now: u64) -> RequestId {
+        let request = self.next_request();
+        match self.phase {
+            Phase::Ready => self.done(request, Ok(Answer::Done)),
+            Phase::Closed => self.refuse_closed(request),
+            _ => {
+                self.requests.insert(request, Kind::Connect, self.until(now, None));
+                self.start(now);
+            }
+        }
+        RequestId(request)
+    }
+
+    /// Publishes an event, at once or as soon as there is a connection. `unix_ms` is the Unix time.
+    ///
+    /// It is sent again, with the same id and in order, on every connection until the hub answers. Answers
+    /// [`Answer::Published`]; `overloaded` when too many wait for their answer.
+    pub fn publish(&mut self, now: u64, unix_ms: u64, publish: Publish<'_>) -> RequestId {
+        let request = self.next_request();
+        if let Err(error) = self.enqueue(now, unix_ms, request, publish) {
+            self.done(request, Err(error));
+        }
+        RequestId(request)
+    }
+
+    fn enqueue(&mut self, now: u64, unix_ms: u64, request: u64, publish: Publish<'_>) -> Result<(), Error> {
+        self.check_open()?;
+        let Publish { topic, payload, mut options, timeout_ms } = publish;
+        if topic.contains('*') || !Pattern::is_valid(topic) {
+            return Err(Topic::new(topic).err().unwrap_or(NameError::BadWildcard).into());
+        }
+        if !self.publishes.has_room(topic.len() + payload.get().len()) {
+            return Err(Error::of(ErrorCode::Overloaded, "too many publishes wait for their answer"));
+        }
+        let id = options.id.take().map_or_else(|| self.entropy.event_id(unix_ms), |id| id.0.into_owned());
+        options.id = Some(Text::from(id.as_str()));
+        let frame = encode(Some(request), ClientFrame::Publish(client::Publish { topic: topic.into(), payload, options }));
+        // The hub would end the connection for it, and with it everybody else's requests.
+        if frame.len() > limits::FRAME_BYTES {
+            return Err(Error::of(ErrorCode::TooLarge, "the event is larger than 1 MiB"));
+        }
+        let sent = matches!(self.phase, Phase::Ready);
+        if sent {
+            self.out.push_back(crate::Output::Send(frame.clone()));
+        }
+        self.publishes.push(Queued { request, id, frame, deadline: self.until(now, timeout_ms), sent });
+        self.start(now);
+        Ok(())
+    }
+
+    /// Subscribes, now and after every reconnect, until it is unsubscribed or revoked. Without `group` the subscription is
+    /// ephemeral and starts at its `from` again on each connection.
+    pub fn subscribe(
+        &mut self,
+        now: u64,
+        topic: &str,
+        group: Option<&str>,
+        options: SubscribeOptions,
+        timeout_ms: Option<u64>,
+    ) -> (SubscriptionId, RequestId) {
+        let request = self.next_request();
+        self.last_subscription = self.last_subscription.wrapping_add(1);
+        let id = SubscriptionId(self.last_subscription);
+        match self.accept(id, request, topic, group, options) {
+            Ok(subscription) => {
+                self.subscriptions.push(subscription);
+                self.requests.insert(request, Kind::Subscribe(id), self.until(now, timeout_ms));
+                self.start(now);
+                self.send_wanted(now);
+            }
+            Err(error) => self.done(request, Err(error)),
+        }
+        (id, RequestId(request))
+    }
+
+    fn accept(
+        &self,
+        id: SubscriptionId,
+        request: u64,
+        topic: &str,
+        group: Option<&str>,
+        options: SubscribeOptions,
+    ) -> Result<Subscription, Error> {
+        self.check_open()?;
+        let topic = TopicOrPattern::new(topic)?;
+        let group = group.map(Group::new).transpose()?;
+        if group.as_ref().is_some_and(|group| self.subscriptions.has(topic.as_str(), group)) {
+            return Err(Error::of(ErrorCode::AlreadySubscribed, "this client has that subscription already"));
+        }
+        Ok(Subscription {
+            id,
+            topic,
+            group,
+            options,
+            standing: Standing::Wanted { not_before: 0 },
+            wire_group: String::new(),
+            request: Some(request),
+            paused: false,
+            pause_request: None,
+        })
+    }
+
+    /// Ends a subscription. Unsettled events go back to the group. While there is no connection it is answered at once.
+    pub fn unsubscribe(&mut self, now: u64, subscription: SubscriptionId) -> RequestId {
+        let request = self.next_request();
+        let Some(subscription) = self.subscriptions.remove(subscription) else {
+            self.done(request, Err(not_subscribed()));
+            return RequestId(request);
+        };
+        for waiting in [subscription.request, subscription.pause_request].into_iter().flatten() {
+            if self.requests.take(waiting).is_some() {
+                self.done(waiting, Err(not_subscribed()));
+            }
+        }
+        match subscription.standing {
+            Standing::Wanted { .. } => self.done(request, Ok(Answer::Done)),
+            Standing::Active => {
+                self.send(Some(request), ClientFrame::Unsubscribe(subscription.target()));
+                self.requests.insert(request, Kind::Unsubscribe, self.until(now, None));
+            }
+            Standing::Sent(sent) => {
+                // Its group has no name yet, or it may still be refused: undone when the answer comes.
+                self.requests.take(sent);
+                self.requests.insert(sent, Kind::Abandoned, u64::MAX);
+                self.done(request, Ok(Answer::Done));
+            }
+        }
+        RequestId(request)
+    }
+
+    /// Stops delivery to this member, also over reconnects, or starts it again.
+    pub fn pause(&mut self, now: u64, subscription: SubscriptionId, paused: bool) -> RequestId {
+        let request = self.next_request();
+        let deadline = self.until(now, None);
+        let Some(subscription) = self.subscriptions.find_mut(subscription) else {
+            self.done(request, Err(not_subscribed()));
+            return RequestId(request);
+        };
+        subscription.paused = paused;
+        let earlier = subscription.pause_request.replace(request);
+        self.requests.insert(request, Kind::Pause(subscription.id), deadline);
+        if subscription.standing == Standing::Active {
+            let target = subscription.target();
+            let frame = if paused { ClientFrame::Pause(target) } else { ClientFrame::Resume(target) };
+            let text = encode(Some(request), frame);
+            self.out.push_back(crate::Output::Send(text));
+        } else if let Some(earlier) = earlier
+            && self.requests.take(earlier).is_some()
+        {
+            self.done(earlier, Ok(Answer::Done));
+        }
+        RequestId(request)
+    }
+
+    /// Settles a delivery, or extends its lease, and answers when the hub has stored it.
+    ///
+    /// A delivery of an older connection, or of a subscription that has ended, is answered `stale_lease` and nothing is
+    /// sent: the hub has given the event back already.
+    pub fn settle(&mut self, now: u64, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> RequestId {
+        let request = self.next_request();
+        if self.send_settle(Some(request), delivery, settle) {
+            self.requests.insert(request, Kind::Settle, self.until(now, None));
+        } else {
+            let message = "the event's connection or subscription has ended; the hub delivers it again";
+            self.done(request, Err(Error::of(ErrorCode::StaleLease, message)));
+        }
+        RequestId(request)
+    }
+
+    /// The same without an answer; what the hub refuses comes as [`crate::Output::Error`]. Returns whether it was sent.
+    pub fn settle_quietly(&mut self, now: u64, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> bool {
+        let corr = (self.ending != Ending::No).then(|| self.next_request());
+        let sent = self.send_settle(corr, delivery, settle);
+        if sent && let Some(corr) = corr {
+            self.requests.insert(corr, Kind::QuietSettle, self.until(now, None));
+        }
+        sent
+    }
+
+    fn send_settle(&mut self, corr: Option<u64>, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> bool {
+        let ready = matches!(self.phase, Phase::Ready) && delivery.connection == self.connection;
+        let Some(subscription) = self.subscriptions.find(delivery.subscription).filter(|_| ready) else { return false };
+        let named =
+            client::Settle { target: subscription.target(), id: delivery.id.into(), lease: delivery.lease.map(Text::from) };
+        let frame = match settle {
+            Settle::Ack => ClientFrame::Ack(named),
+            Settle::Nack { reason, delay_ms, dead } => {
+                let reason = reason.map(|text| Text::from(&text[..text.floor_char_boundary(limits::REASON_BYTES)]));
+                ClientFrame::Nack(client::Nack { settle: named, reason, delay_ms, dead })
+            }
+            Settle::Extend(ms) => {
+                ClientFrame::ModAck { settle: named, extend_ms: ms.clamp(limits::LEASE_MS_MIN, limits::LEASE_MS_MAX) }
+            }
+        };
+        let text = encode(corr, frame);
+        self.out.push_back(crate::Output::Send(text));
+        true
+    }
+
+    /// Takes nothing new but settles, and pauses all durable subscriptions, so that what runs can come to its end. Follow
+    /// with [`Self::close_when_settled`] once the handlers have finished.
+    pub fn drain(&mut self) {
+        if self.ending != Ending::No || matches!(self.phase, Phase::Closed) {
+            return;
+        }
+        self.ending = Ending::Draining;
+        let active = |s: &&Subscription| s.standing == Standing::Active && s.group.is_some() && !s.paused;
+        let frames: Vec<_> =
+            self.subscriptions.iter().filter(active).map(|s| encode(None, ClientFrame::Pause(s.target()))).collect();
+        self.out.extend(frames.into_iter().map(crate::Output::Send));
+    }
+
+    /// Drains, and closes as soon as every publish and request is answered or has timed out.
+    pub fn close_when_settled(&mut self) {
+        self.drain();
+        self.ending = Ending::WhenSettled;
+        self.end_if_settled();
+    }
+
+    /// Closes now. What is open is answered `closed`.
+    pub fn close(&mut self) {
+        if !matches!(self.phase, Phase::Closed) {
+            self.shut(1000, "closed by the client");
+            self.fail(Error::closed());
+        }
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        match (&self.phase, self.ending) {
+            (Phase::Closed, _) => Err(self.last_error.clone().unwrap_or_else(Error::closed)),
+            (_, Ending::No) => Ok(()),
+            _ => Err(Error::closed()),
+        }
+    }
+
+    fn refuse_closed(&mut self, request: u64) {
+        let error = self.last_error.clone().unwrap_or_else(Error::closed);
+        self.done(request, Err(error));
+    }
+
+    fn until(&self, now: u64, timeout_ms: Option<u64>) -> u64 {
+        now.saturating_add(timeout_ms.unwrap_or(self.config.request_timeout_ms))
+    }
+
+    fn start(&mut self, now: u64) {
+        if matches!(self.phase, Phase::Idle) {
+            self.change(State::Connecting, None, None);
+            self.attempt(now);
+        }
+    }
+
+    /// Sends every SUBSCRIBE that is due.
+    pub(super) fn send_wanted(&mut self, now: u64) {
+        if !matches!(self.phase, Phase::Ready) || self.ending != Ending::No {
+            return;
+        }
+        while let Some(id) = self.subscriptions.next_wanted(now) {
+            let fresh = self.last_request + 1;
+            let Some(subscription) = self.subscriptions.find_mut(id) else { return };
+            let corr = subscription.request.unwrap_or(fresh);
+            subscription.standing = Standing::Sent(corr);
+            if corr == fresh {
+                self.last_request = fresh;
+                self.requests.insert(fresh, Kind::Resubscribe(id), u64::MAX);
+            }
+            let subscribe = client::Subscribe {
+                topic: subscription.topic.clone(),
+                group: subscription.group.clone(),
+                options: subscription.options.clone(),
+            };
+            self.send(Some(corr), ClientFrame::Subscribe(Box::new(subscribe)));
+        }
+    }
+}
+
+fn not_subscribed() -> Error {
+    Error::of(ErrorCode::NotSubscribed, "this client has no such subscription")
+}

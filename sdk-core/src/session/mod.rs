@@ -1,0 +1,377 @@
+//! The session: one connection after the other, and what has to outlive them.
+//!
+//! ```text
+//!   Idle ─► Token ─► Opening ─► Auth ─► Ready          Closed: by the caller, or when trying again cannot help
+//!             ▲         │        │        │
+//!             └─ Waiting ◄───────┴────────┘  lost: backoff, then again
+//! ```
+//!
+//! `mod.rs` holds this circle and its timers, `calls.rs` what callers ask for, `receive.rs` what the hub says.
+
+mod calls;
+mod receive;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, sync::Arc};
+
+use prom_protocol::{ClientFrame, ErrorCode, Request, Text};
+
+pub use calls::Publish;
+
+use crate::{
+    Answer, Config, Error, Output, RequestId, State, StateChange,
+    backoff::Backoff,
+    entropy::Entropy,
+    liveness::{Check, Liveness},
+    queue::PublishQueue,
+    requests::{Kind, Requests},
+    subscriptions::{Standing, Subscriptions},
+    tokens::Tokens,
+};
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    Waiting { until: u64 },
+    Token { until: u64 },
+    Opening { until: u64, token: String },
+    Auth { until: u64, corr: u64 },
+    Ready,
+    Closed,
+}
+
+/// How far the caller's wish to end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    No,
+    /// Nothing new is taken; what runs goes on.
+    Draining,
+    /// And the session closes as soon as nothing is open.
+    WhenSettled,
+}
+
+/// The client session. See the crate's documentation for how a shell drives it.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    entropy: Entropy,
+    backoff: Backoff,
+    liveness: Liveness,
+    tokens: Tokens,
+    publishes: PublishQueue,
+    requests: Requests,
+    subscriptions: Subscriptions,
+    phase: Phase,
+    state: State,
+    ending: Ending,
+    connection: u32,
+    last_request: u64,
+    last_subscription: u32,
+    /// Why the last connection, or try, ended.
+    last_error: Option<Error>,
+    out: VecDeque<Output>,
+}
+
+impl Session {
+    /// A session that does nothing until it is asked to. `seed` must be random and differ between clients: event ids and
+    /// the jitter of reconnects come from it.
+    pub fn new(config: Config, seed: [u64; 2]) -> Self {
+        Self {
+            entropy: Entropy::new(seed),
+            backoff: Backoff::new(config.reconnect_min_ms, config.reconnect_max_ms),
+            liveness: Liveness::new(config.ping_after_ms, config.ping_timeout_ms),
+            tokens: Tokens::default(),
+            publishes: PublishQueue::new(config.max_queued, config.max_queued_bytes),
+            requests: Requests::new(),
+            subscriptions: Subscriptions::default(),
+            phase: Phase::Idle,
+            state: State::Idle,
+            ending: Ending::No,
+            connection: 0,
+            last_request: 0,
+            last_subscription: 0,
+            last_error: None,
+            out: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Where the connection stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Number of the present or latest connection, from 1.
+    pub fn connection(&self) -> u32 {
+        self.connection
+    }
+
+    /// Publishes without an answer.
+    pub fn queued(&self) -> usize {
+        self.publishes.len()
+    }
+
+    /// The next thing to do. Call it until it has nothing after each input, and before the next.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When [`Self::tick`] must be called at the latest, if nothing happens before.
+    pub fn deadline(&self) -> Option<u64> {
+        let phase = match self.phase {
+            Phase::Idle | Phase::Closed => return None,
+            Phase::Waiting { until } | Phase::Token { until } | Phase::Opening { until, .. } | Phase::Auth { until, .. } => until,
+            Phase::Ready => {
+                let resubscribe = if self.ending == Ending::No { self.subscriptions.due() } else { u64::MAX };
+                self.liveness.deadline().min(self.tokens.renew_at()).min(resubscribe)
+            }
+        };
+        Some(phase.min(self.requests.due()).min(self.publishes.due()))
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: u64) {
+        match self.phase {
+            Phase::Waiting { until } if until <= now => self.attempt(now),
+            Phase::Token { until } if until <= now => {
+                self.tokens.give_up();
+                self.away(now, Error::of(ErrorCode::NoToken, "the token provider gave no token in time"), 0);
+            }
+            Phase::Opening { until, .. } | Phase::Auth { until, .. } if until <= now => {
+                self.shut(1000, "no answer in time");
+                self.away(now, Error::lost("the hub did not answer in time", true), 0);
+            }
+            Phase::Ready => self.tick_ready(now),
+            _ => {}
+        }
+        self.expire(now);
+        self.end_if_settled();
+    }
+
+    fn tick_ready(&mut self, now: u64) {
+        match self.liveness.check(now) {
+            Check::Fine => {}
+            Check::Ping => self.send(None, ClientFrame::Ping),
+            Check::Dead => {
+                self.shut(1000, "no sign of life");
+                return self.away(now, Error::lost("the hub gave no sign of life", true), 0);
+            }
+        }
+        if self.tokens.renew_at() <= now {
+            self.tokens.give_up();
+            match self.config.token {
+                // A token that never changes cannot be renewed; the hub will say when it has expired.
+                Some(_) => self.tokens.lost(),
+                None => {
+                    self.tokens.renewing(now, self.config.token_timeout_ms, None);
+                    self.ask_token();
+                }
+            }
+        }
+        self.send_wanted(now);
+    }
+
+    fn expire(&mut self, now: u64) {
+        while let Some(entry) = self.publishes.expired(now) {
+            self.done(entry.request, Err(self.timed_out()));
+        }
+        while let Some((request, kind)) = self.requests.expired(now) {
+            let error = self.timed_out();
+            if let Kind::Subscribe(id) = kind
+                && let Some(subscription) = self.subscriptions.remove(id)
+                && matches!(subscription.standing, Standing::Sent(_))
+            {
+                self.requests.insert(request, Kind::Abandoned, u64::MAX);
+            }
+            self.settle_kind(request, kind, Err(error));
+        }
+    }
+
+    fn timed_out(&self) -> Error {
+        match (&self.phase, &self.last_error) {
+            (Phase::Ready, _) => Error::timeout("the hub did not answer in time"),
+            (_, Some(error)) => {
+                let mut message = String::from("no connection in time: ");
+                message.push_str(error.message());
+                Error::timeout(message)
+            }
+            (_, None) => Error::timeout("no connection in time"),
+        }
+    }
+
+    /// The socket that [`Output::Open`] asked for is open.
+    pub fn opened(&mut self, now: u64) {
+        let Phase::Opening { token, .. } = &mut self.phase else { return };
+        let token = std::mem::take(token);
+        let corr = self.next_request();
+        self.phase = Phase::Auth { until: now.saturating_add(self.config.connect_timeout_ms), corr };
+        self.liveness.heard(now);
+        self.send(Some(corr), ClientFrame::Auth(Text::from(token)));
+    }
+
+    /// The socket was closed, or could not be opened. `code` and `reason` are those of the close frame, if there was one;
+    /// else `reason` may hold what the transport says.
+    pub fn lost(&mut self, now: u64, code: Option<u16>, reason: &str) {
+        if !matches!(self.phase, Phase::Opening { .. } | Phase::Auth { .. } | Phase::Ready) {
+            return;
+        }
+        let (error, retry) = Error::from_close(code, reason);
+        if !retry {
+            return self.fail(error);
+        }
+        if code == Some(prom_protocol::CloseCode::ConnectionLimit.code()) {
+            self.backoff.crowded();
+        }
+        self.away(now, error, 0);
+    }
+
+    /// Answers [`Output::NeedToken`] with a token, or with what went wrong.
+    pub fn token(&mut self, now: u64, asked: u32, token: Result<String, String>) {
+        if !self.tokens.answered(asked) {
+            return;
+        }
+        match (&self.phase, token) {
+            (Phase::Token { .. }, Ok(token)) => self.open(now, token),
+            (Phase::Token { .. }, Err(message)) => self.away(now, Error::of(ErrorCode::NoToken, message), 0),
+            (Phase::Ready, Ok(token)) => {
+                let corr = self.next_request();
+                self.tokens.renewing(now, self.config.connect_timeout_ms, Some(corr));
+                self.send(Some(corr), ClientFrame::Auth(Text::from(token)));
+            }
+            (Phase::Ready, Err(message)) => {
+                self.tokens.renewal_failed(now);
+                self.out.push_back(Output::Error(Error::of(ErrorCode::NoToken, message)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Any sign of life that is no text frame, for instance a WebSocket ping.
+    pub fn heard(&mut self, now: u64) {
+        self.liveness.heard(now);
+    }
+
+    fn attempt(&mut self, now: u64) {
+        match self.config.token.clone() {
+            Some(token) => self.open(now, token),
+            None => {
+                self.phase = Phase::Token { until: now.saturating_add(self.config.token_timeout_ms) };
+                self.ask_token();
+            }
+        }
+    }
+
+    fn ask_token(&mut self) {
+        if let Some(asked) = self.tokens.ask() {
+            self.out.push_back(Output::NeedToken(asked));
+        }
+    }
+
+    fn open(&mut self, now: u64, token: String) {
+        self.connection = self.connection.wrapping_add(1);
+        self.phase = Phase::Opening { until: now.saturating_add(self.config.connect_timeout_ms), token };
+        self.out.push_back(Output::Open);
+    }
+
+    /// The connection is gone, or was not made: tries again after a while.
+    fn away(&mut self, now: u64, error: Error, at_least_ms: u64) {
+        self.forget_connection();
+        let wait = self.backoff.next(&mut self.entropy, at_least_ms);
+        self.phase = Phase::Waiting { until: now.saturating_add(wait) };
+        self.last_error = Some(error.clone());
+        self.change(State::Reconnecting, Some(error), Some(wait));
+        let subscriptions = &self.subscriptions;
+        let waits_on = |request, kind| match kind {
+            Kind::Connect | Kind::Subscribe(_) => true,
+            Kind::Pause(id) => subscriptions.find(id).is_some_and(|s| s.pause_request == Some(request)),
+            _ => false,
+        };
+        let mut over = Vec::new();
+        while let Some((request, kind)) = self.requests.take_if(|request, kind| !waits_on(request, kind)) {
+            over.push((request, kind));
+        }
+        for (request, kind) in over {
+            match kind {
+                Kind::Settle => self.done(request, Err(Error::lost("the connection was lost before the hub answered", false))),
+                // With the connection its memberships are gone: what was to be left is left.
+                kind if kind.has_caller() => self.done(request, Ok(Answer::Done)),
+                _ => {}
+            }
+        }
+    }
+
+    fn forget_connection(&mut self) {
+        self.out.retain(|output| !matches!(output, Output::Send(_)));
+        self.tokens.lost();
+        self.publishes.lost();
+        self.subscriptions.lost();
+    }
+
+    /// Ends for good.
+    fn fail(&mut self, error: Error) {
+        self.forget_connection();
+        self.subscriptions.clear();
+        self.phase = Phase::Closed;
+        self.change(State::Closed, Some(error.clone()), None);
+        while let Some(entry) = self.publishes.pop() {
+            self.done(entry.request, Err(error.clone()));
+        }
+        while let Some((request, kind)) = self.requests.take_if(|_, _| true) {
+            if kind.has_caller() {
+                self.done(request, Err(error.clone()));
+            }
+        }
+        self.last_error = Some(error);
+    }
+
+    /// Ends the socket from this side, if there is one.
+    fn shut(&mut self, code: u16, reason: &'static str) {
+        if matches!(self.phase, Phase::Opening { .. } | Phase::Auth { .. } | Phase::Ready) {
+            self.out.push_back(Output::Shut { code, reason });
+        }
+    }
+
+    fn end_if_settled(&mut self) {
+        if self.ending == Ending::WhenSettled
+            && !matches!(self.phase, Phase::Closed)
+            && self.publishes.is_empty()
+            && self.requests.is_empty()
+        {
+            self.shut(1000, "closed by the client");
+            self.fail(Error::closed());
+        }
+    }
+
+    fn change(&mut self, state: State, error: Option<Error>, retry_in_ms: Option<u64>) {
+        self.state = state;
+        self.out.push_back(Output::State(StateChange { state, error, retry_in_ms }));
+    }
+
+    fn done(&mut self, request: u64, result: Result<Answer, Error>) {
+        self.out.push_back(Output::Done { request: RequestId(request), result });
+    }
+
+    /// Settles a request that was taken out of the table.
+    fn settle_kind(&mut self, request: u64, kind: Kind, result: Result<Answer, Error>) {
+        if kind.has_caller() {
+            self.done(request, result);
+        } else if let (Kind::QuietSettle, Err(error)) = (kind, result) {
+            self.out.push_back(Output::Error(error));
+        }
+    }
+
+    fn next_request(&mut self) -> u64 {
+        self.last_request += 1;
+        self.last_request
+    }
+
+    fn send(&mut self, corr: Option<u64>, frame: ClientFrame<'_>) {
+        let text = encode(corr, frame);
+        self.out.push_back(Output::Send(text));
+    }
+}
+
+fn encode(corr: Option<u64>, frame: ClientFrame<'_>) -> Arc<str> {
+    Request { corr: corr.map(|n| Text::from(n.to_string())), frame }.encode().into()
+}

@@ -1,0 +1,183 @@
+//! What the hub says.
+
+use prom_protocol::{
+    ClientFrame, ServerFrame,
+    server::{self, ErrFrame, OkFrame},
+};
+
+use super::{Ending, Phase, Session, encode};
+use crate::{Answer, Delivery, Error, Output, State, SubscriptionId, requests::Kind, subscriptions::Standing, tokens};
+
+impl Session {
+    /// Takes a text frame of the open socket. An EVENT for one of the subscriptions is given back, borrowed from `text`;
+    /// everything else comes out of [`Session::poll`].
+    pub fn frame<'a>(&mut self, now: u64, text: &'a str) -> Option<Delivery<'a>> {
+        if !matches!(self.phase, Phase::Auth { .. } | Phase::Ready) {
+            return None;
+        }
+        self.liveness.heard(now);
+        match server::parse(text) {
+            Ok(Some(ServerFrame::Event { topic, group, event, ctx })) => {
+                // While it drains nothing new is begun: the hub gives the event to another member.
+                let subscription = self.subscriptions.on_wire(&topic, &group).filter(|_| self.ending == Ending::No)?;
+                return Some(Delivery { subscription, connection: self.connection, event, context: ctx });
+            }
+            Ok(Some(ServerFrame::Ok(ok))) => self.ok(now, &ok),
+            Ok(Some(ServerFrame::Err(err))) => self.err(now, &err),
+            Ok(Some(ServerFrame::Live { topic, group })) => {
+                if let Some(subscription) = self.subscriptions.on_wire(&topic, &group) {
+                    self.out.push_back(Output::Live { subscription });
+                }
+            }
+            Ok(Some(ServerFrame::Gap { topic, group, from, to, reason })) => {
+                if let Some(subscription) = self.subscriptions.of_topic(&topic, &group) {
+                    let (topic, reason) = (topic.0.into_owned(), reason.0.into_owned());
+                    self.out.push_back(Output::Gap { subscription, topic, from, to, reason });
+                }
+            }
+            Ok(Some(ServerFrame::Revoked { topic, group, code, msg })) => {
+                if let Some(subscription) = self.subscriptions.on_wire(&topic, &group) {
+                    let error = ErrFrame { code, msg, corr: None, retry_after_ms: None };
+                    self.revoke(subscription, Error::from(&error));
+                }
+            }
+            // A PONG was heard, that is all it is for; other frames are of a later version.
+            Ok(_) => {}
+            Err(error) => self.out.push_back(Output::Error(error.into())),
+        }
+        self.end_if_settled();
+        None
+    }
+
+    fn ok(&mut self, now: u64, ok: &OkFrame<'_>) {
+        let Some(corr) = number(ok.corr.as_deref()) else { return };
+        if let Some(entry) = self.publishes.take(corr) {
+            let answer = Answer::Published { id: entry.id, seq: ok.seq.unwrap_or(0), duplicate: ok.duplicate };
+            return self.done(entry.request, Ok(answer));
+        }
+        match self.phase {
+            Phase::Auth { corr: auth, .. } if auth == corr => return self.ready(now, ok.expires_in_ms),
+            _ if self.tokens.is_renewal(corr) => return self.tokens.accepted(now, ok.expires_in_ms),
+            _ => {}
+        }
+        match self.requests.take(corr) {
+            Some(kind @ (Kind::Subscribe(id) | Kind::Resubscribe(id))) => {
+                self.subscribed(id, ok.group.as_deref().unwrap_or_default());
+                self.settle_kind(corr, kind, Ok(Answer::Done));
+            }
+            Some(Kind::Abandoned) => {
+                if let (Some(topic), Some(group)) = (&ok.topic, &ok.group) {
+                    let target = prom_protocol::client::Target { topic: topic.clone(), group: group.clone() };
+                    self.send(None, ClientFrame::Unsubscribe(target));
+                }
+            }
+            Some(kind) => self.settle_kind(corr, kind, Ok(Answer::Done)),
+            None => {}
+        }
+    }
+
+    fn ready(&mut self, now: u64, expires_in_ms: Option<u64>) {
+        self.phase = Phase::Ready;
+        self.backoff.reset();
+        self.tokens.accepted(now, expires_in_ms);
+        self.last_error = None;
+        self.change(State::Ready, None, None);
+        while let Some((request, _)) = self.requests.take_if(|_, kind| kind == Kind::Connect) {
+            self.done(request, Ok(Answer::Done));
+        }
+        self.send_wanted(now);
+        self.out.extend(self.publishes.unsent().map(Output::Send));
+    }
+
+    /// A subscription is active. What was asked of it meanwhile is sent now.
+    fn subscribed(&mut self, id: SubscriptionId, group: &str) {
+        let Some(subscription) = self.subscriptions.find_mut(id) else { return };
+        subscription.standing = Standing::Active;
+        subscription.request = None;
+        subscription.wire_group.clear();
+        subscription.wire_group.push_str(group);
+        if self.ending != Ending::No && subscription.group.is_some() {
+            subscription.paused = true;
+        }
+        let request = subscription.pause_request.take();
+        if subscription.paused {
+            let corr = request.filter(|request| self.requests.contains(*request));
+            let text = encode(corr, ClientFrame::Pause(subscription.target()));
+            self.out.push_back(Output::Send(text));
+        } else if let Some(request) = request
+            && self.requests.take(request).is_some()
+        {
+            self.done(request, Ok(Answer::Done));
+        }
+    }
+
+    fn err(&mut self, now: u64, err: &ErrFrame<'_>) {
+        let error = Error::from(err);
+        let corr = number(err.corr.as_deref());
+        let at_least = err.retry_after_ms.unwrap_or(0);
+        if let Phase::Auth { corr: auth, .. } = self.phase {
+            if corr.is_none() || corr == Some(auth) {
+                self.auth_refused(now, error, at_least);
+            }
+            return;
+        }
+        if err.code == "shutting_down".into() {
+            // What is open and may be sent again waits for the next connection instead of failing with this one.
+            self.shut(1000, "the hub is shutting down");
+            return self.away(now, error, at_least);
+        }
+        let Some(corr) = corr else {
+            if err.code == "token_expired".into() {
+                self.shut(1000, "token expired");
+                return if self.config.token.is_some() { self.fail(error) } else { self.away(now, error, 0) };
+            }
+            return self.out.push_back(Output::Error(error));
+        };
+        if let Some(entry) = self.publishes.take(corr) {
+            return self.done(entry.request, Err(error));
+        }
+        if self.tokens.is_renewal(corr) {
+            self.tokens.renewal_failed(now);
+            return self.out.push_back(Output::Error(error));
+        }
+        match self.requests.take(corr) {
+            Some(Kind::Subscribe(id)) => {
+                self.drop_subscription(id);
+                self.done(corr, Err(error));
+            }
+            Some(Kind::Resubscribe(id)) if error.retryable() => {
+                let not_before = now.saturating_add(self.backoff.next(&mut self.entropy, at_least.max(100)));
+                if let Some(subscription) = self.subscriptions.find_mut(id) {
+                    subscription.standing = Standing::Wanted { not_before };
+                }
+            }
+            Some(Kind::Resubscribe(id)) => self.revoke(id, error),
+            Some(kind) => self.settle_kind(corr, kind, Err(error)),
+            None => {}
+        }
+    }
+
+    fn auth_refused(&mut self, now: u64, error: Error, at_least: u64) {
+        self.shut(1000, "not authenticated");
+        let given_up = tokens::is_refusal(error.code()) && (self.config.token.is_some() || self.tokens.refused());
+        if given_up { self.fail(error) } else { self.away(now, error, at_least) }
+    }
+
+    fn revoke(&mut self, subscription: SubscriptionId, error: Error) {
+        self.drop_subscription(subscription);
+        self.out.push_back(Output::Revoked { subscription, error });
+    }
+
+    fn drop_subscription(&mut self, id: SubscriptionId) {
+        if let Some(subscription) = self.subscriptions.remove(id)
+            && let Some(request) = subscription.pause_request
+            && self.requests.take(request).is_some()
+        {
+            self.done(request, Err(Error::of(prom_protocol::ErrorCode::NotSubscribed, "the subscription has ended")));
+        }
+    }
+}
+
+fn number(corr: Option<&str>) -> Option<u64> {
+    corr?.parse().ok()
+}

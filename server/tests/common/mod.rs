@@ -1,0 +1,164 @@
+//! A real hub on a free port, and a client that speaks plain frames.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use jsonwebtoken::{EncodingKey, Header};
+use prom_hub::{Auth, Config, Hub};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// Deadline of every wait: far beyond what is waited for, so that only a defect meets it.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+pub fn config() -> Config {
+    let mut config =
+        Config::new(Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None });
+    config.port = 0;
+    config
+}
+
+pub async fn hub() -> Hub {
+    Hub::start(config()).await.expect("the hub starts")
+}
+
+pub fn now_secs() -> u64 {
+    prom_hub::writer::wall_clock() / 1000
+}
+
+/// A token with these claims; `exp` is added unless they have one.
+pub fn token_with(mut claims: Value) -> String {
+    if claims.get("exp").is_none() {
+        claims["exp"] = json!(now_secs() + 600);
+    }
+    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+}
+
+pub fn token(scopes: &[&str]) -> String {
+    token_with(json!({ "scopes": scopes }))
+}
+
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+impl Client {
+    /// A connection that has not authenticated.
+    pub async fn connect(hub: &Hub) -> Self {
+        let (socket, _) = connect_async(format!("ws://{}/ws", hub.address())).await.expect("connects");
+        Self { socket }
+    }
+
+    /// A connection that may publish and subscribe everywhere.
+    pub async fn open(hub: &Hub) -> Self {
+        let mut client = Self::connect(hub).await;
+        let ok = client.ask(json!({"op": "AUTH", "token": token(&["*:**"])})).await;
+        assert_eq!(ok["op"], "OK");
+        client
+    }
+
+    pub async fn send(&mut self, frame: Value) {
+        self.send_text(&frame.to_string()).await;
+    }
+
+    pub async fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).await.expect("sends");
+    }
+
+    pub async fn send_binary(&mut self, bytes: &[u8]) {
+        self.socket.send(Message::binary(bytes.to_vec())).await.expect("sends");
+    }
+
+    /// Many frames in one write.
+    pub async fn send_all(&mut self, frames: impl IntoIterator<Item = Value>) {
+        for frame in frames {
+            self.socket.feed(Message::text(frame.to_string())).await.expect("sends");
+        }
+        self.socket.flush().await.expect("sends");
+    }
+
+    /// The next frame.
+    pub async fn next(&mut self) -> Value {
+        loop {
+            match tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("a frame in time") {
+                Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).expect("JSON"),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("a text frame expected, got {other:?}"),
+            }
+        }
+    }
+
+    /// The code of the close frame that ends this connection; frames before it are passed over.
+    pub async fn closed(&mut self) -> u16 {
+        loop {
+            match tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("a close in time") {
+                Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
+                Some(Ok(Message::Close(None)) | Err(_)) | None => return 1006,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    pub async fn ask(&mut self, frame: Value) -> Value {
+        self.send(frame).await;
+        self.next().await
+    }
+
+    /// The next `n` frames, all of them EVENTs.
+    pub async fn events(&mut self, n: usize) -> Vec<Value> {
+        let mut events = Vec::with_capacity(n);
+        while events.len() < n {
+            let frame = self.next().await;
+            assert_eq!(frame["op"], "EVENT", "{frame}");
+            events.push(frame);
+        }
+        events
+    }
+
+    /// Checks that nothing is under way to this client: a PING is answered by the next frame. Says nothing of what
+    /// may come later, so use it after an answer that is ordered behind what must not come.
+    pub async fn quiet(&mut self) {
+        let pong = self.ask(json!({"op": "PING", "corr": "quiet"})).await;
+        assert_eq!(pong, json!({"op": "PONG", "corr": "quiet"}));
+    }
+
+    pub async fn publish(&mut self, topic: &str, payload: Value) -> Value {
+        let ok = self.ask(json!({"op": "PUBLISH", "topic": topic, "payload": payload})).await;
+        assert_eq!(ok["op"], "OK", "{ok}");
+        ok
+    }
+
+    /// Publishes payloads 0, 1, 2… and waits for the answers.
+    pub async fn publish_many(&mut self, topic: &str, n: usize) {
+        self.send_all((0..n).map(|i| json!({"op": "PUBLISH", "topic": topic, "payload": i}))).await;
+        for _ in 0..n {
+            let ok = self.next().await;
+            assert_eq!(ok["op"], "OK", "{ok}");
+        }
+    }
+
+    pub async fn subscribe(&mut self, topic: &str, group: &str, opts: Value) -> Value {
+        let ok = self.ask(json!({"op": "SUBSCRIBE", "topic": topic, "group": group, "opts": opts})).await;
+        assert_eq!(ok["op"], "OK", "{ok}");
+        ok
+    }
+
+    pub async fn ack(&mut self, event: &Value) {
+        self.send(json!({"op": "ACK", "topic": event["topic"], "group": event["group"], "id": event["event"]["id"]})).await;
+    }
+}
+
+pub fn error(code: &str, msg: &str, corr: Option<&str>) -> Value {
+    let mut error = json!({"op": "ERR", "code": code, "msg": msg});
+    if let Some(corr) = corr {
+        error["corr"] = json!(corr);
+    }
+    error
+}
+
+pub fn payloads(events: &[Value]) -> Vec<u64> {
+    events.iter().map(|event| event["event"]["payload"].as_u64().expect("a number")).collect()
+}

@@ -1,7 +1,8 @@
 //! How a session behaves.
 
 /// The settings of a session. [`Default`] gives those of the SDKs.
-#[derive(Debug, Clone)]
+// No `Debug`: it holds a token.
+#[derive(Clone)]
 pub struct Config {
     /// A token that never changes; none: the shell is asked with [`crate::Output::NeedToken`]. Default: none.
     pub token: Option<String>,

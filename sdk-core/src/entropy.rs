@@ -33,7 +33,11 @@ impl Entropy {
         low.copy_from_slice(&self.next().to_le_bytes());
         high.copy_from_slice(&self.next().to_le_bytes()[..2]);
         let mut text = [0; 36];
-        Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid().hyphenated().encode_lower(&mut text).to_owned()
+        Builder::from_unix_timestamp_millis(unix_ms, &random)
+            .into_uuid()
+            .hyphenated()
+            .encode_lower(&mut text)
+            .to_owned()
     }
 }
 

@@ -26,7 +26,12 @@ pub struct Error {
 impl Error {
     /// An error with one of the protocol's codes.
     pub fn of(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code: Cow::Borrowed(code.as_str()), message: message.into(), retryable: code.temporary(), retry_after_ms: None }
+        Self {
+            code: Cow::Borrowed(code.as_str()),
+            message: message.into(),
+            retryable: code.temporary(),
+            retry_after_ms: None,
+        }
     }
 
     /// One of the protocol's codes, one of [`codes`], or one of a later version of the hub.

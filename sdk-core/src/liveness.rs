@@ -29,7 +29,8 @@ impl Liveness {
     }
 
     pub(crate) fn deadline(&self) -> u64 {
-        self.pinged.map_or_else(|| self.heard.saturating_add(self.ping_after_ms), |at| at.saturating_add(self.timeout_ms))
+        self.pinged
+            .map_or_else(|| self.heard.saturating_add(self.ping_after_ms), |at| at.saturating_add(self.timeout_ms))
     }
 
     /// Asks what to do; counts on a PING being sent if that is the answer.

@@ -70,7 +70,8 @@ impl Requests {
 
     /// Takes the lowest-numbered request whose kind passes.
     pub(crate) fn take_if(&mut self, passes: impl Fn(u64, Kind) -> bool) -> Option<(u64, Kind)> {
-        let request = self.open.iter().find(|(request, entry)| passes(**request, entry.kind)).map(|(request, _)| *request)?;
+        let request =
+            self.open.iter().find(|(request, entry)| passes(**request, entry.kind)).map(|(request, _)| *request)?;
         self.take(request).map(|kind| (request, kind))
     }
 

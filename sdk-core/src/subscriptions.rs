@@ -76,14 +76,16 @@ impl Subscriptions {
 
     /// The subscription an EVENT, LIVE or REVOKED is for. Only an active one gets any.
     pub(crate) fn on_wire(&self, topic: &str, group: &str) -> Option<SubscriptionId> {
-        let found = |s: &&Subscription| s.standing == Standing::Active && s.wire_group == group && s.topic.as_str() == topic;
+        let found =
+            |s: &&Subscription| s.standing == Standing::Active && s.wire_group == group && s.topic.as_str() == topic;
         self.0.iter().find(found).map(|s| s.id)
     }
 
     /// The subscription a GAP is for, which names the concrete topic.
     pub(crate) fn of_topic(&self, topic: &str, group: &str) -> Option<SubscriptionId> {
         let topic = prom_protocol::Topic::new(topic).ok()?;
-        let found = |s: &&Subscription| s.standing == Standing::Active && s.wire_group == group && s.topic.matches(&topic);
+        let found =
+            |s: &&Subscription| s.standing == Standing::Active && s.wire_group == group && s.topic.matches(&topic);
         self.0.iter().find(found).map(|s| s.id)
     }
 
@@ -101,7 +103,8 @@ impl Subscriptions {
 
     /// When the next one is to be sent.
     pub(crate) fn due(&self) -> u64 {
-        let due = |s: &Subscription| if let Standing::Wanted { not_before } = s.standing { not_before } else { u64::MAX };
+        let due =
+            |s: &Subscription| if let Standing::Wanted { not_before } = s.standing { not_before } else { u64::MAX };
         self.0.iter().map(due).min().unwrap_or(u64::MAX)
     }
 }

@@ -1,8 +1,8 @@
 //! What callers ask of the session.
 
 use prom_protocol::{
-    ClientFrame, ErrorCode, EventOptions, Group, NameError, Pattern, RawValue, SubscribeOptions, Text, Topic, TopicOrPattern,
-    client, limits,
+    ClientFrame, ErrorCode, EventOptions, Group, NameError, Pattern, RawValue, SubscribeOptions, Text, Topic,
+    TopicOrPattern, client, limits,
 };
 
 use super::{Ending, Phase, Session, encode};
@@ -65,7 +65,8 @@ impl Session {
         }
         let id = options.id.take().map_or_else(|| self.entropy.event_id(unix_ms), |id| id.0.into_owned());
         options.id = Some(Text::from(id.as_str()));
-        let frame = encode(Some(request), ClientFrame::Publish(client::Publish { topic: topic.into(), payload, options }));
+        let frame =
+            encode(Some(request), ClientFrame::Publish(client::Publish { topic: topic.into(), payload, options }));
         // The hub would end the connection for it, and with it everybody else's requests.
         if frame.len() > limits::FRAME_BYTES {
             return Err(Error::of(ErrorCode::TooLarge, "the event is larger than 1 MiB"));
@@ -211,8 +212,11 @@ impl Session {
     fn send_settle(&mut self, corr: Option<u64>, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> bool {
         let ready = matches!(self.phase, Phase::Ready) && delivery.connection == self.connection;
         let Some(subscription) = self.subscriptions.find(delivery.subscription).filter(|_| ready) else { return false };
-        let named =
-            client::Settle { target: subscription.target(), id: delivery.id.into(), lease: delivery.lease.map(Text::from) };
+        let named = client::Settle {
+            target: subscription.target(),
+            id: delivery.id.into(),
+            lease: delivery.lease.map(Text::from),
+        };
         let frame = match settle {
             Settle::Ack => ClientFrame::Ack(named),
             Settle::Nack { reason, delay_ms, dead } => {

@@ -30,7 +30,6 @@ use crate::{
     tokens::Tokens,
 };
 
-#[derive(Debug)]
 enum Phase {
     Idle,
     Waiting { until: u64 },
@@ -52,7 +51,7 @@ enum Ending {
 }
 
 /// The client session. See the crate's documentation for how a shell drives it.
-#[derive(Debug)]
+// No `Debug`: it holds tokens.
 pub struct Session {
     config: Config,
     entropy: Entropy,
@@ -121,7 +120,10 @@ impl Session {
     pub fn deadline(&self) -> Option<u64> {
         let phase = match self.phase {
             Phase::Idle | Phase::Closed => return None,
-            Phase::Waiting { until } | Phase::Token { until } | Phase::Opening { until, .. } | Phase::Auth { until, .. } => until,
+            Phase::Waiting { until }
+            | Phase::Token { until }
+            | Phase::Opening { until, .. }
+            | Phase::Auth { until, .. } => until,
             Phase::Ready => {
                 let resubscribe = if self.ending == Ending::No { self.subscriptions.due() } else { u64::MAX };
                 self.liveness.deadline().min(self.tokens.renew_at()).min(resubscribe)
@@ -293,7 +295,9 @@ impl Session {
         }
         for (request, kind) in over {
             match kind {
-                Kind::Settle => self.done(request, Err(Error::lost("the connection was lost before the hub answered", false))),
+                Kind::Settle => {
+                    self.done(request, Err(Error::lost("the connection was lost before the hub answered", false)))
+                }
                 // With the connection its memberships are gone: what was to be left is left.
                 kind if kind.has_caller() => self.done(request, Ok(Answer::Done)),
                 _ => {}

@@ -99,7 +99,7 @@ impl Session {
         if self.ending != Ending::No && subscription.group.is_some() {
             subscription.paused = true;
         }
-        let request = subscription.pause_request.take();
+        let request = subscription.pause_request;
         if subscription.paused {
             let corr = request.filter(|request| self.requests.contains(*request));
             let text = encode(corr, ClientFrame::Pause(subscription.target()));

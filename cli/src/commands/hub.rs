@@ -1,0 +1,24 @@
+//! `prom hub`: run a hub.
+
+use prom_hub::Hub;
+
+use crate::settings::{Listen, Tokens};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  JWT_SECRET=$(openssl rand -hex 32) prom hub
+  JWT_SECRET=… BIND=0.0.0.0 prom hub --allow-plaintext      behind a proxy that speaks TLS
+  WS_TOKEN=try-me prom hub                                  one token for everything")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    listen: Listen,
+    #[command(flatten)]
+    tokens: Tokens,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let hub = Hub::start(args.listen.config(args.tokens.auth()?)?).await?;
+    super::interrupted().await?;
+    hub.shutdown().await;
+    Ok(())
+}

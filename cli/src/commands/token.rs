@@ -1,0 +1,61 @@
+//! `prom token`: make tokens.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::bail;
+use prom_protocol::Policy;
+
+use crate::secret;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make a token, signed with JWT_SECRET or with the secret of the `prom dev` that runs in this folder.
+    Mint(Mint),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  prom token mint                                                    for a page and a heartbeat, one hour
+  prom token mint --scope 'publish:orders.*' --scope 'subscribe:orders.**' --ttl 30d
+  JWT_SECRET=… prom token mint --scope '*:**' --ttl 5m")]
+pub(crate) struct Mint {
+    /// What the token may do: publish:PATTERN, subscribe:PATTERN, *:PATTERN, ops:read, ops:admin. Repeatable.
+    #[arg(long = "scope", value_name = "SCOPE", default_values_t = ["publish:heartbeat.received".to_owned(), "subscribe:process.state".to_owned()])]
+    scopes: Vec<String>,
+    /// How long it is good for, like 30s, 5m, 12h, 30d.
+    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// The token's sub: whom it is for.
+    #[arg(long)]
+    subject: Option<String>,
+    /// Secret to sign with, at least 32 bytes.
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    jwt_secret: Option<String>,
+    /// Data folder of `prom dev`.
+    #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
+    data: PathBuf,
+}
+
+pub(crate) fn run(command: Command) -> anyhow::Result<()> {
+    let Command::Mint(args) = command;
+    for scope in &args.scopes {
+        if Policy::from_scopes([scope.as_str()]).rules.is_empty() {
+            bail!("--scope {scope:?} would grant nothing; a scope is publish:PATTERN, subscribe:PATTERN, *:PATTERN, ops:read or ops:admin");
+        }
+    }
+    if args.ttl.is_zero() {
+        bail!("--ttl must be at least 1s");
+    }
+    let secret = match args.jwt_secret {
+        Some(secret) if secret.len() < prom_hub::config::SECRET_BYTES => {
+            bail!("JWT_SECRET is {} bytes long; HS256 needs at least {}", secret.len(), prom_hub::config::SECRET_BYTES)
+        }
+        Some(secret) => secret,
+        None => match secret::load(&args.data)? {
+            Some(secret) => secret,
+            None => bail!("no secret to sign with: set JWT_SECRET, or run this where `prom dev` has its data folder"),
+        },
+    };
+    println!("{}", secret::mint(&secret, &args.scopes, args.ttl, args.subject.as_deref())?);
+    Ok(())
+}

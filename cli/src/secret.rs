@@ -1,0 +1,67 @@
+//! The secret of `prom dev`, and tokens made with a secret.
+//!
+//! It is kept in the data folder so that a page, or a client in the same folder, goes on when the hub is restarted.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::json;
+
+const FILE: &str = "dev-secret";
+
+fn path(data: &Path) -> PathBuf {
+    data.join(FILE)
+}
+
+/// The secret in `data`, made if there is none.
+pub(crate) fn load_or_make(data: &Path) -> anyhow::Result<String> {
+    if let Some(secret) = load(data)? {
+        return Ok(secret);
+    }
+    fs::create_dir_all(data)
+        .with_context(|| format!("cannot make the data folder {}; choose another with PROM_DATA or --data", data.display()))?;
+    let secret = random_hex()?;
+    let path = path(data);
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&path).and_then(|mut file| file.write_all(secret.as_bytes()));
+    written.with_context(|| format!("cannot write {}; choose another data folder with PROM_DATA or --data", path.display()))?;
+    Ok(secret)
+}
+
+/// The secret in `data`, if there is one.
+pub(crate) fn load(data: &Path) -> anyhow::Result<Option<String>> {
+    let path = path(data);
+    match fs::read_to_string(&path) {
+        Ok(secret) if secret.trim().len() >= prom_hub::config::SECRET_BYTES => Ok(Some(secret.trim().to_owned())),
+        Ok(_) => anyhow::bail!("{} is not a secret of `prom dev`; delete it and a new one is made", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// 32 bytes of the system's randomness, in hex.
+fn random_hex() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A token with these scopes.
+pub(crate) fn mint(secret: &str, scopes: &[String], ttl: Duration, subject: Option<&str>) -> anyhow::Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
+    let mut claims = json!({ "iat": now, "exp": now.saturating_add(ttl.as_secs()), "scopes": scopes });
+    if let Some(subject) = subject {
+        claims["sub"] = json!(subject);
+    }
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).context("cannot sign the token")
+}

@@ -1,0 +1,156 @@
+//! What `prom` refuses, with what words, and that it says so instead of hanging or panicking.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::Read,
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Runs `prom` with nothing of this test run's own configuration, and with a deadline.
+fn prom(args: &[&str], environment: &[(&str, &str)], folder: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prom"));
+    for (name, _) in std::env::vars() {
+        if ["WS_", "OPS_", "JWT_", "PROM_", "MONGO_"].iter().any(|own| name.starts_with(own)) || name == "BIND" || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    let child = command
+        .args(args)
+        .envs(environment.iter().copied())
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    finish(child)
+}
+
+fn finish(mut child: Child) -> Output {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("prom did not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+    child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
+    Output { status, stdout, stderr }
+}
+
+/// A folder of this test's own.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("prom-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn refused(args: &[&str], environment: &[(&str, &str)], expected: &[&str]) {
+    let folder = Folder::new(&format!("{:x}", args.iter().chain(expected).flat_map(|s| s.bytes()).fold(7_u64, |h, b| h.wrapping_mul(31) + u64::from(b))));
+    let output = prom(args, environment, &folder.0);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{args:?} succeeded");
+    assert!(!text.contains("panicked"), "{text}");
+    for part in expected {
+        assert!(text.contains(part), "{args:?} says\n{text}\nand not {part:?}");
+    }
+}
+
+const SECRET: (&str, &str) = ("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+
+#[test]
+fn a_hub_without_auth_says_what_to_set() {
+    refused(&["hub"], &[], &["JWT_SECRET", "WS_TOKEN", "prom dev"]);
+}
+
+#[test]
+fn a_short_secret_is_refused() {
+    refused(&["hub"], &[("JWT_SECRET", "short")], &["JWT_SECRET is 5 bytes long", "32"]);
+    refused(&["token", "mint"], &[("JWT_SECRET", "short")], &["JWT_SECRET is 5 bytes long"]);
+}
+
+#[test]
+fn two_ways_to_check_tokens_are_refused() {
+    refused(&["hub"], &[SECRET, ("WS_TOKEN", "x")], &["JWT_SECRET and WS_TOKEN are both set"]);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    refused(&["hub", "--port", &port], &[SECRET], &[&port, "the port is in use", "WS_PORT"]);
+    refused(&["dev", "--port", &port], &[], &[&port, "the port is in use"]);
+}
+
+#[test]
+fn a_wide_bind_needs_a_word() {
+    refused(&["hub", "--bind", "0.0.0.0", "--port", "0"], &[SECRET], &["0.0.0.0", "--allow-plaintext"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    // A file stands where the folder should be: refused to everybody, root too.
+    let folder = Folder::new("unwritable");
+    let file = folder.0.join("file");
+    std::fs::write(&file, "").unwrap();
+    let data = file.join("data");
+    refused(&["dev", "--port", "0", "--data", data.to_str().unwrap()], &[], &[data.to_str().unwrap(), "PROM_DATA"]);
+}
+
+#[test]
+fn what_this_version_does_not_have_is_said() {
+    refused(&["hub"], &[SECRET, ("MONGO_URL", "mongodb://127.0.0.1")], &["MONGO_URL", "does not have"]);
+    refused(&["hub"], &[SECRET, ("JWT_JWKS_URL", "https://a")], &["JWT_JWKS_URL", "does not have"]);
+}
+
+#[test]
+fn a_scope_that_grants_nothing_is_refused() {
+    refused(&["token", "mint", "--scope", "publish"], &[SECRET], &["would grant nothing"]);
+    refused(&["token", "mint", "--ttl", "never"], &[SECRET], &["--ttl"]);
+    refused(&["token", "mint"], &[], &["JWT_SECRET", "prom dev"]);
+}
+
+#[test]
+fn a_hub_that_is_not_there_is_an_error_not_a_wait() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("ws://127.0.0.1:{free}/ws");
+    refused(&["pub", "a.b", "1", "--url", &url, "--token", "x", "--timeout", "2s"], &[], &[&url]);
+}
+
+#[test]
+fn bad_arguments_are_refused_before_anything_is_sent() {
+    let common = ["--url", "ws://127.0.0.1:9/ws", "--token", "x"];
+    let with = |args: &[&'static str]| args.iter().copied().chain(common).collect::<Vec<_>>();
+    refused(&with(&["pub", "a..b", "1"]), &[], &["topic has an empty segment"]);
+    refused(&with(&["pub", "a.b", "{nonsense"]), &[], &["not JSON"]);
+    refused(&with(&["sub", "a b"]), &[], &["topic may hold only"]);
+    refused(&with(&["watch", "a.*.**x"]), &[], &["wildcard"]);
+}
+
+#[test]
+fn a_minted_token_is_a_jwt() {
+    let folder = Folder::new("mint");
+    let output = prom(&["token", "mint"], &[SECRET], &folder.0);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim().split('.').count(), 3);
+}

@@ -302,8 +302,14 @@ pub fn parse(text: &str) -> Result<Option<ServerFrame<'_>>, ProtocolError> {
         serde_json::from_str(text).map_err(|e| ProtocolError::bad_frame(format!("from the hub: {e}")))
     }
 
-    let head: Head<'_> =
-        serde_json::from_str(text).map_err(|e| ProtocolError::new(ErrorCode::BadJson, format!("from the hub: {e}")))?;
+    let head: Head<'_> = serde_json::from_str(text).map_err(|e| {
+        let code = if e.is_data() { ErrorCode::BadFrame } else { ErrorCode::BadJson };
+        ProtocolError::new(code, format!("from the hub: {e}"))
+    })?;
+    // A derived struct reads an array too.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(ProtocolError::bad_frame("from the hub: a frame must be a JSON object"));
+    }
     Ok(Some(match head.op.as_str() {
         "OK" => ServerFrame::Ok(body(text)?),
         "ERR" => ServerFrame::Err(body(text)?),
@@ -367,6 +373,7 @@ mod tests {
         assert!(parse(r#"{"op":"FUTURE","x":1}"#).unwrap().is_none());
         assert!(parse("{}").is_err());
         assert!(parse("nonsense").is_err());
+        assert!(parse(r#"["PONG"]"#).is_err());
         assert!(parse(r#"{"op":"EVENT","topic":"a"}"#).is_err());
     }
 

@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, fmt};
 
-use prom_protocol::{CloseCode, ErrorCode, NameError, ProtocolError, server::ErrFrame};
+use prom_protocol::{CloseCode, ErrorCode, NameError, ProtocolError};
+
+use crate::wire::Incoming;
 
 /// Codes of the SDKs' own, beside those of the protocol.
 pub mod codes {
@@ -96,14 +98,15 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl From<&ErrFrame<'_>> for Error {
-    fn from(frame: &ErrFrame<'_>) -> Self {
-        let known = ErrorCode::from_wire(&frame.code);
+impl From<&Incoming<'_>> for Error {
+    fn from(frame: &Incoming<'_>) -> Self {
+        let code = frame.code().0;
+        let known = ErrorCode::from_wire(&code);
         Self {
-            code: known.map_or_else(|| Cow::Owned(frame.code.as_str().to_owned()), |code| Cow::Borrowed(code.as_str())),
-            message: frame.msg.as_str().to_owned(),
+            code: known.map_or_else(|| Cow::Owned(code.into_owned()), |code| Cow::Borrowed(code.as_str())),
+            message: frame.msg().0.into_owned(),
             retryable: known.is_some_and(ErrorCode::temporary),
-            retry_after_ms: frame.retry_after_ms,
+            retry_after_ms: frame.retry_after_ms(),
         }
     }
 }

@@ -38,6 +38,7 @@ mod backoff;
 mod config;
 mod entropy;
 mod error;
+mod json;
 mod liveness;
 mod output;
 mod queue;
@@ -45,6 +46,7 @@ mod requests;
 mod session;
 mod subscriptions;
 mod tokens;
+mod wire;
 
 pub use config::Config;
 pub use error::{Error, codes};

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use prom_protocol::{DeliveryContext, RawValue};
+use prom_protocol::DeliveryContext;
 
 use crate::Error;
 
@@ -136,8 +136,8 @@ pub struct Delivery<'a> {
     pub subscription: SubscriptionId,
     /// By which connection: leases of an older one are void.
     pub connection: u32,
-    /// The event's JSON: see [`prom_protocol::Event::parse`].
-    pub event: &'a RawValue,
+    /// The event's JSON: see [`prom_protocol::Event::parse`]. It was cut out of its frame, not checked.
+    pub event: &'a str,
     /// About this delivery.
     pub context: DeliveryContext<'a>,
 }

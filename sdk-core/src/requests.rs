@@ -1,6 +1,6 @@
 //! Requests without an answer, publishes aside.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use crate::SubscriptionId;
 
@@ -34,6 +34,7 @@ impl Kind {
 
 #[derive(Debug)]
 struct Entry {
+    request: u64,
     kind: Kind,
     deadline: u64,
 }
@@ -41,14 +42,15 @@ struct Entry {
 /// The open requests by number, which is their `corr`.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    open: BTreeMap<u64, Entry>,
+    /// Ascending by `request`. Most are answered in order, so that taking one is cheap.
+    open: VecDeque<Entry>,
     /// None is due before this.
     due: u64,
 }
 
 impl Requests {
     pub(crate) fn new() -> Self {
-        Self { open: BTreeMap::new(), due: u64::MAX }
+        Self { open: VecDeque::new(), due: u64::MAX }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -57,22 +59,29 @@ impl Requests {
 
     pub(crate) fn insert(&mut self, request: u64, kind: Kind, deadline: u64) {
         self.due = self.due.min(deadline);
-        self.open.insert(request, Entry { kind, deadline });
+        let entry = Entry { request, kind, deadline };
+        match self.open.back() {
+            Some(last) if last.request >= request => match self.find(request) {
+                Ok(at) => self.open[at] = entry,
+                Err(at) => self.open.insert(at, entry),
+            },
+            _ => self.open.push_back(entry),
+        }
     }
 
     pub(crate) fn take(&mut self, request: u64) -> Option<Kind> {
-        self.open.remove(&request).map(|entry| entry.kind)
+        let at = self.find(request).ok()?;
+        self.open.remove(at).map(|entry| entry.kind)
     }
 
     pub(crate) fn contains(&self, request: u64) -> bool {
-        self.open.contains_key(&request)
+        self.find(request).is_ok()
     }
 
-    /// Takes the lowest-numbered request whose kind passes.
+    /// Takes the oldest request that passes.
     pub(crate) fn take_if(&mut self, passes: impl Fn(u64, Kind) -> bool) -> Option<(u64, Kind)> {
-        let request =
-            self.open.iter().find(|(request, entry)| passes(**request, entry.kind)).map(|(request, _)| *request)?;
-        self.take(request).map(|kind| (request, kind))
+        let at = self.open.iter().position(|entry| passes(entry.request, entry.kind))?;
+        self.open.remove(at).map(|entry| (entry.request, entry.kind))
     }
 
     pub(crate) fn due(&self) -> u64 {
@@ -84,11 +93,18 @@ impl Requests {
         if now < self.due {
             return None;
         }
-        if let Some(request) = self.open.iter().find(|(_, entry)| entry.deadline <= now).map(|(request, _)| *request) {
-            return self.take(request).map(|kind| (request, kind));
+        if let Some(at) = self.open.iter().position(|entry| entry.deadline <= now) {
+            return self.open.remove(at).map(|entry| (entry.request, entry.kind));
         }
-        self.due = self.open.values().map(|entry| entry.deadline).min().unwrap_or(u64::MAX);
+        self.due = self.open.iter().map(|entry| entry.deadline).min().unwrap_or(u64::MAX);
         None
+    }
+
+    fn find(&self, request: u64) -> Result<usize, usize> {
+        match self.open.front() {
+            Some(first) if first.request == request => Ok(0),
+            _ => self.open.binary_search_by(|entry| entry.request.cmp(&request)),
+        }
     }
 }
 
@@ -100,8 +116,9 @@ mod tests {
     fn each_is_taken_once() {
         let mut requests = Requests::new();
         requests.insert(1, Kind::Connect, 10);
-        requests.insert(2, Kind::Settle, 5);
         requests.insert(3, Kind::Settle, u64::MAX);
+        requests.insert(2, Kind::Unsubscribe, 5);
+        requests.insert(2, Kind::Settle, 5);
         assert_eq!(requests.expired(5), Some((2, Kind::Settle)));
         assert_eq!(requests.expired(5), None);
         assert_eq!(requests.due(), 10);

@@ -1,8 +1,10 @@
 //! What the session is subscribed to, over all its connections.
 
-use prom_protocol::{Group, SubscribeOptions, TopicOrPattern, client};
+use std::sync::Arc;
 
-use crate::SubscriptionId;
+use prom_protocol::{Group, TopicOrPattern};
+
+use crate::{SubscriptionId, wire::Frame};
 
 /// Where a subscription stands on the present connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +24,8 @@ pub(crate) struct Subscription {
     pub(crate) topic: TopicOrPattern,
     /// None: ephemeral.
     pub(crate) group: Option<Group>,
-    pub(crate) options: SubscribeOptions,
+    /// JSON, or nothing.
+    pub(crate) options: String,
     pub(crate) standing: Standing,
     /// The group's name on the present connection, once active.
     pub(crate) wire_group: String,
@@ -34,8 +37,21 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    pub(crate) fn target(&self) -> client::Target<'_> {
-        client::Target { topic: self.topic.as_str().into(), group: self.wire_group.as_str().into() }
+    /// The frame that asks for it.
+    pub(crate) fn subscribe(&self, corr: u64) -> Arc<str> {
+        let mut frame = Frame::new("SUBSCRIBE", Some(corr)).text("topic", self.topic.as_str());
+        if let Some(group) = &self.group {
+            frame = frame.text("group", group.as_str());
+        }
+        if !matches!(self.options.as_str(), "" | "{}") {
+            frame = frame.raw("opts", &self.options);
+        }
+        frame.end()
+    }
+
+    /// A frame about it, for more fields.
+    pub(crate) fn frame(&self, op: &str, corr: Option<u64>) -> Frame {
+        Frame::new(op, corr).text("topic", self.topic.as_str()).text("group", &self.wire_group)
     }
 }
 

@@ -1,27 +1,27 @@
 //! What callers ask of the session.
 
-use prom_protocol::{
-    ClientFrame, ErrorCode, EventOptions, Group, NameError, Pattern, RawValue, SubscribeOptions, Text, Topic,
-    TopicOrPattern, client, limits,
-};
+use prom_protocol::{ErrorCode, Group, NameError, Pattern, Topic, TopicOrPattern, limits};
 
-use super::{Ending, Phase, Session, encode};
+use super::{Ending, Phase, Session};
 use crate::{
-    Answer, DeliveryRef, Error, RequestId, Settle, State, SubscriptionId,
+    Answer, DeliveryRef, Error, Output, RequestId, Settle, State, SubscriptionId,
     queue::Queued,
     requests::Kind,
     subscriptions::{Standing, Subscription},
+    wire::Frame,
 };
 
 /// An event to publish.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Publish<'a> {
     /// Where to.
     pub topic: &'a str,
-    /// The payload's JSON.
-    pub payload: &'a RawValue,
-    /// What else it carries. Without an `id` it gets one here, so that a repeat is recognised.
-    pub options: EventOptions<'a>,
+    /// The payload: one valid JSON value. It is sent as it is, unchecked.
+    pub payload: &'a str,
+    /// The event's id, so that a repeat is recognised; none: a new UUIDv7.
+    pub id: Option<&'a str>,
+    /// The other options of a PUBLISH as one valid JSON object without `id`, sent unchecked; empty: none.
+    pub options: &'a str,
     /// How long it may take, reconnects included; none: as configured.
     pub timeout_ms: Option<u64>,
 }
@@ -56,24 +56,27 @@ impl Session {
 
     fn enqueue(&mut self, now: u64, unix_ms: u64, request: u64, publish: Publish<'_>) -> Result<(), Error> {
         self.check_open()?;
-        let Publish { topic, payload, mut options, timeout_ms } = publish;
+        let Publish { topic, payload, id, options, timeout_ms } = publish;
         if topic.contains('*') || !Pattern::is_valid(topic) {
             return Err(Topic::new(topic).err().unwrap_or(NameError::BadWildcard).into());
         }
-        if !self.publishes.has_room(topic.len() + payload.get().len()) {
+        let bytes = topic.len() + payload.len() + options.len();
+        if !self.publishes.has_room(bytes) {
             return Err(Error::of(ErrorCode::Overloaded, "too many publishes wait for their answer"));
         }
-        let id = options.id.take().map_or_else(|| self.entropy.event_id(unix_ms), |id| id.0.into_owned());
-        options.id = Some(Text::from(id.as_str()));
-        let frame =
-            encode(Some(request), ClientFrame::Publish(client::Publish { topic: topic.into(), payload, options }));
+        let id = id.map_or_else(|| self.entropy.event_id(unix_ms), str::to_owned);
+        let frame = Frame::sized("PUBLISH", Some(request), 64 + id.len() + bytes)
+            .text("topic", topic)
+            .raw("payload", payload)
+            .options(&id, options)
+            .end();
         // The hub would end the connection for it, and with it everybody else's requests.
         if frame.len() > limits::FRAME_BYTES {
             return Err(Error::of(ErrorCode::TooLarge, "the event is larger than 1 MiB"));
         }
         let sent = matches!(self.phase, Phase::Ready);
         if sent {
-            self.out.push_back(crate::Output::Send(frame.clone()));
+            self.out.push_back(Output::Send(frame.clone()));
         }
         self.publishes.push(Queued { request, id, frame, deadline: self.until(now, timeout_ms), sent });
         self.start(now);
@@ -81,13 +84,14 @@ impl Session {
     }
 
     /// Subscribes, now and after every reconnect, until it is unsubscribed or revoked. Without `group` the subscription is
-    /// ephemeral and starts at its `from` again on each connection.
+    /// ephemeral and starts at its `from` again on each connection. `options` is one valid JSON object, sent unchecked;
+    /// empty: none.
     pub fn subscribe(
         &mut self,
         now: u64,
         topic: &str,
         group: Option<&str>,
-        options: SubscribeOptions,
+        options: &str,
         timeout_ms: Option<u64>,
     ) -> (SubscriptionId, RequestId) {
         let request = self.next_request();
@@ -111,7 +115,7 @@ impl Session {
         request: u64,
         topic: &str,
         group: Option<&str>,
-        options: SubscribeOptions,
+        options: &str,
     ) -> Result<Subscription, Error> {
         self.check_open()?;
         let topic = TopicOrPattern::new(topic)?;
@@ -123,7 +127,7 @@ impl Session {
             id,
             topic,
             group,
-            options,
+            options: options.to_owned(),
             standing: Standing::Wanted { not_before: 0 },
             wire_group: String::new(),
             request: Some(request),
@@ -147,7 +151,7 @@ impl Session {
         match subscription.standing {
             Standing::Wanted { .. } => self.done(request, Ok(Answer::Done)),
             Standing::Active => {
-                self.send(Some(request), ClientFrame::Unsubscribe(subscription.target()));
+                self.send(subscription.frame("UNSUBSCRIBE", Some(request)));
                 self.requests.insert(request, Kind::Unsubscribe, self.until(now, None));
             }
             Standing::Sent(sent) => {
@@ -172,10 +176,8 @@ impl Session {
         let earlier = subscription.pause_request.replace(request);
         self.requests.insert(request, Kind::Pause(subscription.id), deadline);
         if subscription.standing == Standing::Active {
-            let target = subscription.target();
-            let frame = if paused { ClientFrame::Pause(target) } else { ClientFrame::Resume(target) };
-            let text = encode(Some(request), frame);
-            self.out.push_back(crate::Output::Send(text));
+            let frame = subscription.frame(if paused { "PAUSE" } else { "RESUME" }, Some(request));
+            self.send(frame);
         } else if let Some(earlier) = earlier
             && self.requests.take(earlier).is_some()
         {
@@ -212,23 +214,27 @@ impl Session {
     fn send_settle(&mut self, corr: Option<u64>, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> bool {
         let ready = matches!(self.phase, Phase::Ready) && delivery.connection == self.connection;
         let Some(subscription) = self.subscriptions.find(delivery.subscription).filter(|_| ready) else { return false };
-        let named = client::Settle {
-            target: subscription.target(),
-            id: delivery.id.into(),
-            lease: delivery.lease.map(Text::from),
+        let named = |op| {
+            let frame = subscription.frame(op, corr).text("id", delivery.id);
+            if let Some(lease) = delivery.lease { frame.text("lease", lease) } else { frame }
         };
         let frame = match settle {
-            Settle::Ack => ClientFrame::Ack(named),
+            Settle::Ack => named("ACK"),
             Settle::Nack { reason, delay_ms, dead } => {
-                let reason = reason.map(|text| Text::from(&text[..text.floor_char_boundary(limits::REASON_BYTES)]));
-                ClientFrame::Nack(client::Nack { settle: named, reason, delay_ms, dead })
+                let mut frame = named("NACK");
+                if let Some(reason) = reason {
+                    frame = frame.text("reason", &reason[..reason.floor_char_boundary(limits::REASON_BYTES)]);
+                }
+                if let Some(delay_ms) = delay_ms {
+                    frame = frame.number("delay_ms", delay_ms.min(limits::LEASE_MS_MAX));
+                }
+                if dead { frame.raw("dead", "true") } else { frame }
             }
             Settle::Extend(ms) => {
-                ClientFrame::ModAck { settle: named, extend_ms: ms.clamp(limits::LEASE_MS_MIN, limits::LEASE_MS_MAX) }
+                named("MODACK").number("extend_ms", ms.clamp(limits::LEASE_MS_MIN, limits::LEASE_MS_MAX))
             }
         };
-        let text = encode(corr, frame);
-        self.out.push_back(crate::Output::Send(text));
+        self.send(frame);
         true
     }
 
@@ -240,9 +246,8 @@ impl Session {
         }
         self.ending = Ending::Draining;
         let active = |s: &&Subscription| s.standing == Standing::Active && s.group.is_some() && !s.paused;
-        let frames: Vec<_> =
-            self.subscriptions.iter().filter(active).map(|s| encode(None, ClientFrame::Pause(s.target()))).collect();
-        self.out.extend(frames.into_iter().map(crate::Output::Send));
+        let frames: Vec<_> = self.subscriptions.iter().filter(active).map(|s| s.frame("PAUSE", None)).collect();
+        frames.into_iter().for_each(|frame| self.send(frame));
     }
 
     /// Drains, and closes as soon as every publish and request is answered or has timed out.
@@ -298,12 +303,7 @@ impl Session {
                 self.last_request = fresh;
                 self.requests.insert(fresh, Kind::Resubscribe(id), u64::MAX);
             }
-            let subscribe = client::Subscribe {
-                topic: subscription.topic.clone(),
-                group: subscription.group.clone(),
-                options: subscription.options.clone(),
-            };
-            self.send(Some(corr), ClientFrame::Subscribe(Box::new(subscribe)));
+            self.out.push_back(Output::Send(subscription.subscribe(corr)));
         }
     }
 }

@@ -13,9 +13,9 @@ mod receive;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
-use prom_protocol::{ClientFrame, ErrorCode, Request, Text};
+use prom_protocol::ErrorCode;
 
 pub use calls::Publish;
 
@@ -28,6 +28,7 @@ use crate::{
     requests::{Kind, Requests},
     subscriptions::{Standing, Subscriptions},
     tokens::Tokens,
+    wire::Frame,
 };
 
 enum Phase {
@@ -154,7 +155,7 @@ impl Session {
     fn tick_ready(&mut self, now: u64) {
         match self.liveness.check(now) {
             Check::Fine => {}
-            Check::Ping => self.send(None, ClientFrame::Ping),
+            Check::Ping => self.send(Frame::new("PING", None)),
             Check::Dead => {
                 self.shut(1000, "no sign of life");
                 return self.away(now, Error::lost("the hub gave no sign of life", true), 0);
@@ -209,7 +210,7 @@ impl Session {
         let corr = self.next_request();
         self.phase = Phase::Auth { until: now.saturating_add(self.config.connect_timeout_ms), corr };
         self.liveness.heard(now);
-        self.send(Some(corr), ClientFrame::Auth(Text::from(token)));
+        self.send(Frame::new("AUTH", Some(corr)).text("token", &token));
     }
 
     /// The socket was closed, or could not be opened. `code` and `reason` are those of the close frame, if there was one;
@@ -239,7 +240,7 @@ impl Session {
             (Phase::Ready, Ok(token)) => {
                 let corr = self.next_request();
                 self.tokens.renewing(now, self.config.connect_timeout_ms, Some(corr));
-                self.send(Some(corr), ClientFrame::Auth(Text::from(token)));
+                self.send(Frame::new("AUTH", Some(corr)).text("token", &token));
             }
             (Phase::Ready, Err(message)) => {
                 self.tokens.renewal_failed(now);
@@ -296,7 +297,7 @@ impl Session {
         for (request, kind) in over {
             match kind {
                 Kind::Settle => {
-                    self.done(request, Err(Error::lost("the connection was lost before the hub answered", false)))
+                    self.done(request, Err(Error::lost("the connection was lost before the hub answered", false)));
                 }
                 // With the connection its memberships are gone: what was to be left is left.
                 kind if kind.has_caller() => self.done(request, Ok(Answer::Done)),
@@ -370,12 +371,7 @@ impl Session {
         self.last_request
     }
 
-    fn send(&mut self, corr: Option<u64>, frame: ClientFrame<'_>) {
-        let text = encode(corr, frame);
-        self.out.push_back(Output::Send(text));
+    fn send(&mut self, frame: Frame) {
+        self.out.push_back(Output::Send(frame.end()));
     }
-}
-
-fn encode(corr: Option<u64>, frame: ClientFrame<'_>) -> Arc<str> {
-    Request { corr: corr.map(|n| Text::from(n.to_string())), frame }.encode().into()
 }

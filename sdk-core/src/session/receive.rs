@@ -1,12 +1,15 @@
 //! What the hub says.
 
-use prom_protocol::{
-    ClientFrame, ServerFrame,
-    server::{self, ErrFrame, OkFrame},
-};
+use prom_protocol::ErrorCode;
 
-use super::{Ending, Phase, Session, encode};
-use crate::{Answer, Delivery, Error, Output, State, SubscriptionId, requests::Kind, subscriptions::Standing, tokens};
+use super::{Ending, Phase, Session};
+use crate::{
+    Answer, Delivery, Error, Output, State, SubscriptionId,
+    requests::Kind,
+    subscriptions::Standing,
+    tokens,
+    wire::{Frame, Incoming},
+};
 
 impl Session {
     /// Takes a text frame of the open socket. An EVENT for one of the subscriptions is given back, borrowed from `text`;
@@ -16,60 +19,74 @@ impl Session {
             return None;
         }
         self.liveness.heard(now);
-        match server::parse(text) {
-            Ok(Some(ServerFrame::Event { topic, group, event, ctx })) => {
+        let Some(frame) = Incoming::parse(text) else {
+            self.out.push_back(Output::Error(Error::of(ErrorCode::BadJson, "a frame of the hub is not a JSON object")));
+            return None;
+        };
+        match frame.op() {
+            "EVENT" => {
                 // While it drains nothing new is begun: the hub gives the event to another member.
-                let subscription = self.subscriptions.on_wire(&topic, &group).filter(|_| self.ending == Ending::No)?;
-                return Some(Delivery { subscription, connection: self.connection, event, context: ctx });
+                let subscription = self.named(&frame).filter(|_| self.ending == Ending::No)?;
+                let (Some(event), Some(context)) = (frame.event(), frame.context()) else {
+                    self.out.push_back(Output::Error(Error::of(
+                        ErrorCode::BadFrame,
+                        "an EVENT of the hub is not complete",
+                    )));
+                    return None;
+                };
+                return Some(Delivery { subscription, connection: self.connection, event, context });
             }
-            Ok(Some(ServerFrame::Ok(ok))) => self.ok(now, &ok),
-            Ok(Some(ServerFrame::Err(err))) => self.err(now, &err),
-            Ok(Some(ServerFrame::Live { topic, group })) => {
-                if let Some(subscription) = self.subscriptions.on_wire(&topic, &group) {
+            "OK" => self.ok(now, &frame),
+            "ERR" => self.err(now, &frame),
+            "LIVE" => {
+                if let Some(subscription) = self.named(&frame) {
                     self.out.push_back(Output::Live { subscription });
                 }
             }
-            Ok(Some(ServerFrame::Gap { topic, group, from, to, reason })) => {
-                if let Some(subscription) = self.subscriptions.of_topic(&topic, &group) {
-                    let (topic, reason) = (topic.0.into_owned(), reason.0.into_owned());
+            "GAP" => {
+                let topic = frame.topic().0.into_owned();
+                if let (Some(subscription), Some((from, to))) =
+                    (self.subscriptions.of_topic(&topic, &frame.group()), frame.range())
+                {
+                    let reason = frame.reason().0.into_owned();
                     self.out.push_back(Output::Gap { subscription, topic, from, to, reason });
                 }
             }
-            Ok(Some(ServerFrame::Revoked { topic, group, code, msg })) => {
-                if let Some(subscription) = self.subscriptions.on_wire(&topic, &group) {
-                    let error = ErrFrame { code, msg, corr: None, retry_after_ms: None };
-                    self.revoke(subscription, Error::from(&error));
+            "REVOKED" => {
+                if let Some(subscription) = self.named(&frame) {
+                    self.revoke(subscription, Error::from(&frame));
                 }
             }
             // A PONG was heard, that is all it is for; other frames are of a later version.
-            Ok(_) => {}
-            Err(error) => self.out.push_back(Output::Error(error.into())),
+            _ => {}
         }
         self.end_if_settled();
         None
     }
 
-    fn ok(&mut self, now: u64, ok: &OkFrame<'_>) {
-        let Some(corr) = number(ok.corr.as_deref()) else { return };
+    /// The subscription that a frame names.
+    fn named(&self, frame: &Incoming<'_>) -> Option<SubscriptionId> {
+        self.subscriptions.on_wire(&frame.topic(), &frame.group())
+    }
+
+    fn ok(&mut self, now: u64, ok: &Incoming<'_>) {
+        let Some(corr) = ok.corr() else { return };
         if let Some(entry) = self.publishes.take(corr) {
-            let answer = Answer::Published { id: entry.id, seq: ok.seq.unwrap_or(0), duplicate: ok.duplicate };
+            let answer = Answer::Published { id: entry.id, seq: ok.seq().unwrap_or(0), duplicate: ok.duplicate() };
             return self.done(entry.request, Ok(answer));
         }
         match self.phase {
-            Phase::Auth { corr: auth, .. } if auth == corr => return self.ready(now, ok.expires_in_ms),
-            _ if self.tokens.is_renewal(corr) => return self.tokens.accepted(now, ok.expires_in_ms),
+            Phase::Auth { corr: auth, .. } if auth == corr => return self.ready(now, ok.expires_in_ms()),
+            _ if self.tokens.is_renewal(corr) => return self.tokens.accepted(now, ok.expires_in_ms()),
             _ => {}
         }
         match self.requests.take(corr) {
             Some(kind @ (Kind::Subscribe(id) | Kind::Resubscribe(id))) => {
-                self.subscribed(id, ok.group.as_deref().unwrap_or_default());
+                self.subscribed(id, &ok.group());
                 self.settle_kind(corr, kind, Ok(Answer::Done));
             }
             Some(Kind::Abandoned) => {
-                if let (Some(topic), Some(group)) = (&ok.topic, &ok.group) {
-                    let target = prom_protocol::client::Target { topic: topic.clone(), group: group.clone() };
-                    self.send(None, ClientFrame::Unsubscribe(target));
-                }
+                self.send(Frame::new("UNSUBSCRIBE", None).text("topic", &ok.topic()).text("group", &ok.group()));
             }
             Some(kind) => self.settle_kind(corr, kind, Ok(Answer::Done)),
             None => {}
@@ -102,8 +119,8 @@ impl Session {
         let request = subscription.pause_request;
         if subscription.paused {
             let corr = request.filter(|request| self.requests.contains(*request));
-            let text = encode(corr, ClientFrame::Pause(subscription.target()));
-            self.out.push_back(Output::Send(text));
+            let frame = subscription.frame("PAUSE", corr);
+            self.send(frame);
         } else if let Some(request) = request
             && self.requests.take(request).is_some()
         {
@@ -111,23 +128,23 @@ impl Session {
         }
     }
 
-    fn err(&mut self, now: u64, err: &ErrFrame<'_>) {
+    fn err(&mut self, now: u64, err: &Incoming<'_>) {
         let error = Error::from(err);
-        let corr = number(err.corr.as_deref());
-        let at_least = err.retry_after_ms.unwrap_or(0);
+        let corr = err.corr();
+        let at_least = error.retry_after_ms().unwrap_or(0);
         if let Phase::Auth { corr: auth, .. } = self.phase {
-            if corr.is_none() || corr == Some(auth) {
+            if !err.has_corr() || corr == Some(auth) {
                 self.auth_refused(now, error, at_least);
             }
             return;
         }
-        if err.code == "shutting_down".into() {
+        if error.code() == ErrorCode::ShuttingDown.as_str() {
             // What is open and may be sent again waits for the next connection instead of failing with this one.
             self.shut(1000, "the hub is shutting down");
             return self.away(now, error, at_least);
         }
         let Some(corr) = corr else {
-            if err.code == "token_expired".into() {
+            if error.code() == ErrorCode::TokenExpired.as_str() {
                 self.shut(1000, "token expired");
                 return if self.config.token.is_some() { self.fail(error) } else { self.away(now, error, 0) };
             }
@@ -173,11 +190,7 @@ impl Session {
             && let Some(request) = subscription.pause_request
             && self.requests.take(request).is_some()
         {
-            self.done(request, Err(Error::of(prom_protocol::ErrorCode::NotSubscribed, "the subscription has ended")));
+            self.done(request, Err(Error::of(ErrorCode::NotSubscribed, "the subscription has ended")));
         }
     }
-}
-
-fn number(corr: Option<&str>) -> Option<u64> {
-    corr?.parse().ok()
 }

@@ -1,0 +1,73 @@
+//! `prom dev`: a hub for trying things.
+
+use std::{io::Write, path::PathBuf, time::Duration};
+
+use prom_hub::{Auth, Hub};
+use prom_sdk::Client;
+
+use super::heartbeat::{self, Which};
+use crate::{secret, settings::Listen};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  prom dev
+  prom dev --port 9000 --no-heartbeat
+  prom dev & prom sub '**' & prom pub hello.world '\"hi\"'     the clients find the hub's secret in ./prom-data")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    listen: Listen,
+    #[command(flatten)]
+    which: Which,
+    /// Do not publish this machine's processes.
+    #[arg(long)]
+    no_heartbeat: bool,
+    /// Folder for the hub's secret, so that pages and clients go on after a restart.
+    #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
+    data: PathBuf,
+}
+
+/// How long the printed tokens are good for.
+const TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long those are that the hub makes for its own heartbeat; a new one is made before it runs out.
+const OWN_TTL: Duration = Duration::from_secs(3600);
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let secret = secret::load_or_make(&args.data)?;
+    let auth = Auth::Hs256 { secret: secret.clone(), previous: None, audience: None, issuer: None };
+    let hub = Hub::start(args.listen.config(auth)?).await?;
+    let address = hub.address();
+    let page = secret::mint(&secret, &["subscribe:process.state".into()], TTL, Some("page"))?;
+    let all = secret::mint(&secret, &["*:**".into()], TTL, Some("dev"))?;
+    // Into a pipe too, and at once: whoever started this waits for the URL.
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "\n  Prom Hub {} is running. Events are kept in memory and are gone when it stops.\n\n  \
+         Live processes  http://{address}/#token={page}\n  \
+         WebSocket       ws://{address}/ws\n  \
+         Token           {all}\n                  may do everything, good for 7 days\n\n  \
+         Stop with Ctrl+C.\n",
+        env!("CARGO_PKG_VERSION"),
+    )?;
+    out.flush()?;
+    drop(out);
+
+    let url = format!("ws://{address}/ws");
+    let beating = async {
+        if args.no_heartbeat {
+            return std::future::pending().await;
+        }
+        let provider = move || {
+            let token = secret::mint(&secret, &["publish:heartbeat.received".into()], OWN_TTL, Some("heartbeat"));
+            async move { token.map_err(|error| error.to_string().into()) }
+        };
+        let client = Client::builder(&url).token_provider(provider).connect().await?;
+        heartbeat::beat(&client, &args.which).await
+    };
+    let result = tokio::select! {
+        result = beating => result,
+        interrupted = super::interrupted() => interrupted.map_err(Into::into),
+    };
+    hub.shutdown().await;
+    result
+}

@@ -1,0 +1,53 @@
+//! The way to a hub, shared by every command that talks to one.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail};
+use prom_sdk::Client;
+
+use crate::secret;
+
+/// Which hub, and as whom.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Connection {
+    /// The hub's WebSocket.
+    #[arg(long, env = "PROM_URL", default_value = "ws://127.0.0.1:8090/ws")]
+    pub(crate) url: String,
+    /// Token to authenticate with [default: one made with the secret of the `prom dev` that runs in this folder]
+    #[arg(long, env = "PROM_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Data folder of `prom dev`.
+    #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
+    pub(crate) data: PathBuf,
+    /// How long to try to connect, like 500ms, 10s.
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// How long a token is good for that is made on the fly; a new one is made before it runs out.
+const TTL: Duration = Duration::from_secs(3600);
+
+impl Connection {
+    /// Connects, with a token for `scope` if it has to make one.
+    pub(crate) async fn open(&self, scope: &str) -> anyhow::Result<Client> {
+        let builder = match &self.token {
+            Some(token) => Client::builder(&self.url).token(token.clone()),
+            None => {
+                let Some(secret) = secret::load(&self.data)? else {
+                    bail!("no token: give one with --token or PROM_TOKEN, or run this where `prom dev` has its data folder");
+                };
+                let scopes = vec![scope.to_owned()];
+                Client::builder(&self.url).token_provider(move || {
+                    let token = secret::mint(&secret, &scopes, TTL, None);
+                    async move { token.map_err(|error| error.to_string().into()) }
+                })
+            }
+        };
+        let connecting = tokio::time::timeout(self.timeout, builder.connect());
+        match connecting.await {
+            Ok(connected) => connected.with_context(|| format!("cannot connect to {}", self.url)),
+            Err(_) => bail!("cannot connect to {}: no hub answered within {}", self.url, humantime::format_duration(self.timeout)),
+        }
+    }
+}

@@ -260,8 +260,7 @@ impl Session {
     /// Closes now. What is open is answered `closed`.
     pub fn close(&mut self) {
         if !matches!(self.phase, Phase::Closed) {
-            self.shut(1000, "closed by the client");
-            self.fail(Error::closed());
+            self.finish();
         }
     }
 

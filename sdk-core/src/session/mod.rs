@@ -313,12 +313,22 @@ impl Session {
         self.subscriptions.lost();
     }
 
-    /// Ends for good.
+    /// Ends for good, because of an error.
     fn fail(&mut self, error: Error) {
+        self.end(error.clone(), Some(error));
+    }
+
+    /// Ends for good, as the caller wished.
+    fn finish(&mut self) {
+        self.shut(1000, "closed by the client");
+        self.end(Error::closed(), None);
+    }
+
+    fn end(&mut self, error: Error, cause: Option<Error>) {
         self.forget_connection();
         self.subscriptions.clear();
         self.phase = Phase::Closed;
-        self.change(State::Closed, Some(error.clone()), None);
+        self.change(State::Closed, cause, None);
         while let Some(entry) = self.publishes.pop() {
             self.done(entry.request, Err(error.clone()));
         }
@@ -343,8 +353,7 @@ impl Session {
             && self.publishes.is_empty()
             && self.requests.is_empty()
         {
-            self.shut(1000, "closed by the client");
-            self.fail(Error::closed());
+            self.finish();
         }
     }
 

@@ -1,0 +1,212 @@
+//! Publishing: options, the answer, and the future in between.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use prom_protocol::{EventOptions, RawValue, Text};
+use tokio::{
+    sync::{mpsc::error::TrySendError, oneshot},
+    time::Instant,
+};
+
+use crate::{Error, shared::{Inner, PublishCommand}};
+
+/// A committed event.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Published {
+    /// Its id, the caller's or made by this client.
+    pub id: String,
+    /// Its position in its topic, from 1.
+    pub seq: u64,
+    /// It was committed before, by an earlier publish with this id; nothing new was stored.
+    pub duplicate: bool,
+}
+
+/// What an event carries besides its payload. All optional.
+///
+/// ```
+/// use prom_sdk::PublishOptions;
+/// let options = PublishOptions::new().key("order-7").header("trace", "4bf92f35").tag("eu");
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishOptions {
+    pub(crate) event: EventOptions<'static>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl PublishOptions {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The event's id, 1 to 128 bytes. Publishing it again is answered with the first commit. Default: a new UUID.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.event.id = Some(Text::from(id.into()));
+        self
+    }
+
+    /// Milliseconds since the Unix epoch. Default: the hub's clock.
+    #[must_use]
+    pub fn ts(mut self, ts: u64) -> Self {
+        self.event.ts = Some(ts);
+        self
+    }
+
+    /// What the event is about, 1 to 512 bytes.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.event.key = Some(Text::from(key.into()));
+        self
+    }
+
+    /// The publisher's session or stream, 1 to 128 bytes.
+    #[must_use]
+    pub fn sid(mut self, sid: impl Into<String>) -> Self {
+        self.event.sid = Some(Text::from(sid.into()));
+        self
+    }
+
+    /// Adds a header; at most 32, each name once.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.event.headers.extend([(Text::from(name.into()), Text::from(value.into()))]);
+        self
+    }
+
+    /// Adds a tag, 1 to 64 bytes; at most 32.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.event.tags.push(Text::from(tag.into()));
+        self
+    }
+
+    /// Id of the event that led to this one.
+    #[must_use]
+    pub fn caused_by(mut self, id: impl Into<String>) -> Self {
+        self.event.caused_by = Some(Text::from(id.into()));
+        self
+    }
+
+    /// How long the publish may take, reconnects and waiting for room included. Default: the client's request timeout.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// What these options add to a frame, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let EventOptions { id, key, sid, headers, tags, caused_by, .. } = &self.event;
+        let texts = [id, key, sid, caused_by].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        let headers = headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        texts + headers + tags.iter().map(|tag| tag.len()).sum::<usize>()
+    }
+}
+
+/// A publish under way: resolves when the hub has committed the event.
+///
+/// Nothing is sent before it is polled first. Publishes are sent in the order in which they are first polled, so many of
+/// them can be under way at once, for instance with `futures_util::future::join_all`; what is waiting goes out in one
+/// write. It borrows nothing and may be spawned. Dropping it takes nothing back: the event may still be published.
+#[must_use = "nothing is published before this is awaited"]
+#[derive(Debug)]
+pub struct Publishing(State);
+
+type Sending = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+enum State {
+    Refused(Option<Error>),
+    Fresh(Option<Fresh>),
+    /// Waits for room in the owner's queue.
+    Sending(Sending, Option<oneshot::Receiver<Answer>>, Arc<Inner>),
+    Waiting(oneshot::Receiver<Answer>, Arc<Inner>),
+}
+
+type Answer = Result<Published, Error>;
+
+struct Fresh {
+    inner: Arc<Inner>,
+    topic: Box<str>,
+    payload: Box<RawValue>,
+    options: Option<Box<PublishOptions>>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Refused(_) => "Refused",
+            Self::Fresh(_) => "Fresh",
+            Self::Sending(..) => "Sending",
+            Self::Waiting(..) => "Waiting",
+        })
+    }
+}
+
+impl Publishing {
+    pub(crate) fn new(
+        inner: &Arc<Inner>,
+        topic: &str,
+        payload: Result<Box<RawValue>, Error>,
+        options: Option<Box<PublishOptions>>,
+    ) -> Self {
+        Self(match payload {
+            Ok(payload) => State::Fresh(Some(Fresh { inner: Arc::clone(inner), topic: topic.into(), payload, options })),
+            Err(error) => State::Refused(Some(error)),
+        })
+    }
+}
+
+impl Future for Publishing {
+    type Output = Result<Published, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let next = match &mut self.0 {
+                State::Refused(error) => return Poll::Ready(Err(error.take().unwrap_or_else(Error::closed))),
+                State::Fresh(fresh) => match fresh.take() {
+                    Some(fresh) => fresh.send(),
+                    None => return Poll::Ready(Err(Error::closed())),
+                },
+                State::Sending(sending, answer, inner) => match std::task::ready!(sending.as_mut().poll(cx)) {
+                    Ok(()) => match answer.take() {
+                        Some(answer) => State::Waiting(answer, Arc::clone(inner)),
+                        None => State::Refused(None),
+                    },
+                    Err(error) => State::Refused(Some(error)),
+                },
+                State::Waiting(answer, inner) => {
+                    let answer = std::task::ready!(Pin::new(answer).poll(cx));
+                    return Poll::Ready(answer.unwrap_or_else(|_| Err(inner.ended())));
+                }
+            };
+            self.0 = next;
+        }
+    }
+}
+
+impl Fresh {
+    fn send(self) -> State {
+        let Self { inner, topic, payload, options } = self;
+        let timeout = options.as_ref().and_then(|options| options.timeout).unwrap_or(inner.request_timeout);
+        let deadline = Instant::now().checked_add(timeout);
+        let (reply, answer) = oneshot::channel();
+        match inner.publishes.try_send(PublishCommand { topic, payload, options, deadline, reply }) {
+            Ok(()) => State::Waiting(answer, inner),
+            Err(TrySendError::Closed(_)) => State::Refused(Some(inner.ended())),
+            Err(TrySendError::Full(command)) => {
+                let sender = Arc::clone(&inner);
+                let sending = Box::pin(async move {
+                    sender.publishes.send(command).await.map_err(|_| sender.ended())
+                });
+                State::Sending(sending, Some(answer), inner)
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+/** Loading the module: once, and again only if it failed. */
+
+import { HubError } from "./error.js";
+import init from "./prom_sdk.js";
+
+/** What the module can be made of. */
+export type ModuleSource = BufferSource | WebAssembly.Module | Response | URL;
+
+/** A function that loads the module from what `source` gives, on its first call and again after a failure. */
+export function loader(source: () => ModuleSource | Promise<ModuleSource>): () => Promise<unknown> {
+  let loading: Promise<unknown> | undefined;
+  return () => {
+    loading ??= start(source).catch((error: unknown) => {
+      loading = undefined;
+      if (error instanceof HubError) throw error;
+      const message = error instanceof Error ? error.message : String(error);
+      throw new HubError("load_failed", `the SDK's module could not be loaded: ${message}`, true);
+    });
+    return loading;
+  };
+}
+
+async function start(source: () => ModuleSource | Promise<ModuleSource>): Promise<unknown> {
+  let module = await source();
+  if (module instanceof URL) module = await fetch(module);
+  if (typeof Response !== "undefined" && module instanceof Response) {
+    if (!module.ok) throw new Error(`HTTP ${module.status} for ${module.url}`);
+    // A server that does not know the type of `.wasm` is no reason to fail, nor to warn the page's visitors.
+    if (module.headers.get("Content-Type") !== "application/wasm") module = await module.arrayBuffer();
+  }
+  return init({ module_or_path: module });
+}

@@ -1,0 +1,61 @@
+/** Policies, for whoever issues tokens: put the result into the `policy` claim. */
+
+export type Action = "publish" | "subscribe" | "*" | "ops:read" | "ops:admin";
+
+export interface Rule {
+  readonly effect: "allow" | "deny";
+  readonly action: Action;
+  /** Patterns: a topic whose segments may be `*` (exactly one) or `**` (zero or more). */
+  readonly topics: readonly string[];
+  /** Narrows a subscribe rule to these groups. */
+  readonly groups?: readonly string[];
+}
+
+/** Rules in order, the first that applies decides, none denies. */
+export interface Policy {
+  readonly rules: readonly Rule[];
+}
+
+/** A rule that allows `action` on `topics`. */
+export function allow(action: Action, ...topics: string[]): Rule {
+  return rule("allow", action, topics);
+}
+
+/** A rule that denies `action` on `topics`. */
+export function deny(action: Action, ...topics: string[]): Rule {
+  return rule("deny", action, topics);
+}
+
+function rule(effect: Rule["effect"], action: Action, topics: string[]): Rule {
+  const bad = topics.find((topic) => !isPattern(topic));
+  if (bad !== undefined) throw new TypeError(`not a well-formed topic pattern: ${JSON.stringify(bad)}`);
+  return { effect, action, topics };
+}
+
+/**
+ * The policy that scopes stand for, as the hub reads them: `publish:<pattern>`, `subscribe:<pattern>`, `*:<pattern>`,
+ * `ops:read`, `ops:admin`, as a list or separated by spaces. Any other scope grants nothing.
+ */
+export function scopesToPolicy(scopes: string | readonly string[]): Policy {
+  const rules: Rule[] = [];
+  for (const scope of typeof scopes === "string" ? scopes.split(" ") : scopes) {
+    const colon = scope.indexOf(":");
+    const action = scope.slice(0, Math.max(colon, 0));
+    const rest = scope.slice(colon + 1);
+    if (scope === "ops:read" || scope === "ops:admin") rules.push({ effect: "allow", action: scope, topics: [] });
+    else if ((action === "publish" || action === "subscribe" || action === "*") && isPattern(rest)) {
+      rules.push({ effect: "allow", action, topics: [rest] });
+    }
+  }
+  return { rules };
+}
+
+function isPattern(pattern: string): boolean {
+  // Up to two leading `dlq` segments, which the hub adds for dead letters, do not count against the limits.
+  const counted = pattern.replace(/^(dlq\.){1,2}(?=.)/, "");
+  return (
+    counted.length <= 255 &&
+    counted.split(".").length <= 16 &&
+    /^(\$?[\w-]+|\*\*?)(\.([\w-]+|\*\*?))*$/.test(pattern)
+  );
+}

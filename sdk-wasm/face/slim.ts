@@ -1,0 +1,28 @@
+/** The SDK for bundlers and strict pages that bring the module themselves: see `setModule`. */
+
+import { BaseClient } from "./client.js";
+import { HubError } from "./error.js";
+import { loader, type ModuleSource } from "./load.js";
+import type { ClientOptions, TokenSource } from "./types.js";
+
+export * from "./exports.js";
+export type { ModuleSource } from "./load.js";
+
+let given: ModuleSource | Promise<ModuleSource> | undefined;
+
+/** Says what the module is made of: the bytes of `@prom-hub/sdk/prom_sdk_bg.wasm`, compiled, fetched, or where to fetch them. Call it before the first client is used. */
+export function setModule(source: ModuleSource | Promise<ModuleSource>): void {
+  given = source;
+}
+
+const load = loader(() => {
+  if (given === undefined) throw new HubError("load_failed", "call setModule() first", false);
+  return given;
+});
+
+/** The client. One instance, one connection, any number of subscriptions. */
+export class PromClient extends BaseClient {
+  constructor(url: string, token: TokenSource, options?: ClientOptions) {
+    super({ load }, url, token, options);
+  }
+}

@@ -131,7 +131,7 @@ impl Shared {
     }
 
     pub(crate) fn held(&self) -> usize {
-        self.held.load(Ordering::Acquire)
+        self.held.load(Ordering::SeqCst)
     }
 
     pub(crate) fn ended(&self) -> Error {
@@ -153,14 +153,14 @@ pub(crate) struct Held(Arc<Shared>);
 
 impl Held {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        shared.held.fetch_add(1, Ordering::AcqRel);
+        shared.held.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(shared))
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.0.held.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.draining.load(Ordering::Acquire) {
+        if self.0.held.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.draining.load(Ordering::SeqCst) {
             self.0.poke();
         }
     }

@@ -92,8 +92,7 @@ export class BaseClient implements Client {
     this.#ready()
       .then((engine) => {
         requireGroup(group);
-        deliveries.start(engine);
-        return engine.subscribe(deliveries, options);
+        return deliveries.start(engine) ? engine.subscribe(deliveries, options) : undefined;
       })
       .catch((error: HubError) => deliveries.ended(error));
     return deliveries;

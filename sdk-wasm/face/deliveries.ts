@@ -34,8 +34,10 @@ export class Deliveries<T> implements Sink, AsyncIterableIterator<Delivery<T>, u
     this.#idle = idle;
   }
 
-  start(engine: Engine): void {
+  /** Whether it is still wanted. */
+  start(engine: Engine): boolean {
     this.#engine = engine;
+    return !this.#ended;
   }
 
   get running(): number {

@@ -84,6 +84,7 @@ export class Engine {
   #connection = 0;
   #state: ConnectionState = "idle";
   #onClosed: (() => void)[] = [];
+  #trap: HubError | undefined;
 
   constructor(url: string, token: TokenSource, WebSocket: WebSocketConstructor, options: ClientOptions, host: Host) {
     this.#url = url;
@@ -209,32 +210,31 @@ export class Engine {
   /** Calls the session; the promise is settled by the request it made. */
   #request<T>(call: (session: PromSession, now: number) => Answer): Promise<T> {
     return new Promise((resolve, reject) => {
-      this.#call((session, now) => {
-        const answer = call(session, now);
-        this.#pending.set(answer[1] as number, { resolve, reject });
-        return answer;
-      });
+      this.#call(call, "", { resolve, reject });
     });
   }
 
-  #call(call: (session: PromSession, now: number) => Answer, frame = ""): void {
+  #call(call: (session: PromSession, now: number) => Answer, frame = "", pending?: Pending): void {
+    if (this.#trap) return pending?.reject(this.#trap);
     try {
-      this.#run(call(this.#session, performance.now()), frame);
+      const answer = call(this.#session, performance.now());
+      if (pending) this.#pending.set(answer[1] as number, pending);
+      this.#run(answer, frame);
     } catch (error) {
-      this.#broken(error);
+      this.#broken(error, pending);
     }
   }
 
   /** A trap in the module: nothing can be asked of it any more. */
-  #broken(cause: unknown): void {
+  #broken(cause: unknown, last?: Pending): void {
     const error = new HubError("internal", `the SDK failed: ${cause instanceof Error ? cause.message : String(cause)}`, false);
-    clearTimeout(this.#timer);
+    this.#trap = error;
     this.#shut(1000, "");
     const pending = [...this.#pending.values()];
     this.#pending.clear();
+    last?.reject(error);
     for (const { reject } of pending) reject(error);
     if (this.#state !== "closed") this.#enter("closed", error);
-    else throw cause;
   }
 
   /** Does what the session says. */
@@ -324,6 +324,7 @@ export class Engine {
     const sinks = [...this.#sinks.values()];
     if (previous === "ready") for (const sink of sinks) sink.lost?.();
     if (state === "closed") {
+      clearTimeout(this.#timer);
       this.#sinks.clear();
       for (const sink of sinks) sink.ended?.(error);
       for (const resolve of this.#onClosed.splice(0)) resolve();
@@ -384,10 +385,9 @@ export class Engine {
 
   #arm(deadline: number): void {
     // A timer that fires too early does no harm, one that is set for every frame would.
-    if (deadline >= this.#timerAt && deadline !== Infinity) return;
+    if (deadline >= this.#timerAt || this.#state === "closed") return;
     clearTimeout(this.#timer);
     this.#timerAt = deadline;
-    if (deadline === Infinity) return;
     const wait = Math.min(Math.max(deadline - performance.now(), 0), TIMER_MAX);
     this.#timer = setTimeout(() => {
       this.#timerAt = Infinity;

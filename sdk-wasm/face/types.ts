@@ -137,6 +137,7 @@ export interface Gap {
 /** The hub ended this subscription, for instance because a new token no longer allows it. */
 export interface Revoked {
   readonly topic: string;
+  /** Empty for a watch. */
   readonly group: string;
   readonly error: import("./error.js").HubError;
 }
@@ -156,7 +157,8 @@ export interface WatchOptions<T> {
 }
 
 /**
- * A live map: the newest event of each key. After a reconnect it takes a new snapshot by itself.
+ * A live map: the newest event of each key; for a pattern, of each `<topic>::<key>`. After a reconnect it takes a new
+ * snapshot by itself.
  * `watch()` resolves when the first snapshot is complete.
  */
 export interface View<T> extends ReadonlyMap<string, HubEvent<T>> {

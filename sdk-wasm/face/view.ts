@@ -1,7 +1,7 @@
 /** A live map of the newest event of each key. */
 
 import type { Arrival, Sink } from "./engine.js";
-import type { HubError } from "./error.js";
+import { HubError } from "./error.js";
 import type { HubEvent, View, WatchOptions } from "./types.js";
 
 export class LiveView<T> implements View<T>, Sink {
@@ -28,6 +28,8 @@ export class LiveView<T> implements View<T>, Sink {
     this.first = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
+    // Whether anybody waits for it depends on how far `watch` came.
+    this.first.catch(() => undefined);
   }
 
   closeWith(close: () => Promise<void>): void {
@@ -59,8 +61,7 @@ export class LiveView<T> implements View<T>, Sink {
   }
 
   ended(error?: HubError): void {
-    if (error) this.#settle?.reject(error);
-    else this.#settle?.resolve();
+    this.#settle?.reject(error ?? new HubError("closed", "the watch was closed", false));
   }
 
   #changed(event: HubEvent<T> | undefined): void {

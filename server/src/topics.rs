@@ -44,6 +44,13 @@ struct Listener {
     signals: SignalSender,
 }
 
+impl Listener {
+    /// Only the listener holds the other reference, so one is nobody.
+    fn is_wanted(&self) -> bool {
+        Arc::strong_count(&self.sent) > 1
+    }
+}
+
 /// A topic as the hub knows it: its name, its end, its listeners.
 #[derive(Debug)]
 pub struct TopicState {
@@ -62,15 +69,19 @@ impl TopicState {
     /// Sends `Signal::Grown(token)` when the topic grows, for as long as the returned link lives.
     pub fn listen(&self, token: u64, signals: SignalSender) -> Link {
         let sent = Arc::new(AtomicBool::new(false));
-        lock(&self.listeners).push(Listener { sent: Arc::clone(&sent), token, signals });
+        let mut listeners = lock(&self.listeners);
+        // Those of a topic that never grows are looked through before there is more of them.
+        if listeners.len() == listeners.capacity() {
+            listeners.retain(Listener::is_wanted);
+        }
+        listeners.push(Listener { sent: Arc::clone(&sent), token, signals });
         Link(sent)
     }
 
     fn grow(&self, tail: u64) {
         self.tail.fetch_max(tail, Ordering::SeqCst);
         lock(&self.listeners).retain(|listener| {
-            // Only the listener holds the other reference, so one is nobody.
-            Arc::strong_count(&listener.sent) > 1
+            listener.is_wanted()
                 && (listener.sent.swap(true, Ordering::SeqCst)
                     || listener.signals.send(Signal::Grown(listener.token)).is_ok())
         });
@@ -88,7 +99,12 @@ struct Inner {
     topics: HashMap<Topic, Arc<TopicState>>,
     /// Who wants to hear of new topics.
     patterns: Vec<(TopicOrPattern, SignalSender)>,
+    /// With this many topics, those are dropped that have no events and that nobody holds.
+    sweep_at: usize,
 }
+
+/// Least number of topics that are looked through for some to drop.
+const SWEEP_MIN: usize = 1024;
 
 impl Topics {
     /// The topics a store has.
@@ -109,6 +125,7 @@ impl Topics {
         if let Some(state) = inner.topics.get(topic) {
             return Arc::clone(state);
         }
+        inner.sweep();
         let state = Arc::new(TopicState { topic: topic.clone(), tail: AtomicU64::new(0), listeners: Mutex::default() });
         inner.topics.insert(topic.clone(), Arc::clone(&state));
         inner.patterns.retain(|(target, signals)| {
@@ -134,9 +151,25 @@ impl Topics {
         }
     }
 
+    /// Signals new topics of `target` no more.
+    pub fn unfollow(&self, target: &TopicOrPattern, signals: &SignalSender) {
+        lock(&self.inner).patterns.retain(|(known, s)| !s.is_closed() && !(known == target && s.same_channel(signals)));
+    }
+
     /// Tells everybody that `topic` has grown to `tail`.
     pub fn grown(&self, topic: &Topic, tail: u64) {
         self.state(topic).grow(tail);
+    }
+}
+
+impl Inner {
+    /// Forgets topics that were only ever subscribed to, so that names cannot fill the memory. Whoever holds a state
+    /// got it under the lock, so what only the map holds is nobody's.
+    fn sweep(&mut self) {
+        if self.topics.len() >= self.sweep_at.max(SWEEP_MIN) {
+            self.topics.retain(|_, state| state.tail() > 0 || Arc::strong_count(state) > 1);
+            self.sweep_at = self.topics.len() * 2;
+        }
     }
 }
 
@@ -166,6 +199,34 @@ mod tests {
         drop(link);
         topics.grown(&topic, 4);
         assert!(received.try_recv().is_err(), "a dropped link is forgotten");
+    }
+
+    #[test]
+    fn topics_nobody_published_to_are_forgotten_with_their_last_subscriber() {
+        let topics = Topics::default();
+        let kept = topics.state(&Topic::new("kept").unwrap());
+        topics.grown(&Topic::new("grown").unwrap(), 1);
+        for i in 0..10 * SWEEP_MIN {
+            topics.state(&Topic::new(&format!("t{i}")).unwrap());
+        }
+        let inner = lock(&topics.inner);
+        assert!(inner.topics.len() <= 2 * SWEEP_MIN, "{} topics", inner.topics.len());
+        assert!(inner.topics.contains_key(&kept.topic) && inner.topics.contains_key(&Topic::new("grown").unwrap()));
+    }
+
+    #[test]
+    fn listeners_of_a_topic_that_never_grows_are_forgotten() {
+        let topics = Topics::default();
+        let state = topics.state(&Topic::new("quiet").unwrap());
+        let (signals, _received) = mpsc::unbounded_channel();
+        for _ in 0..10_000 {
+            drop(state.listen(1, signals.clone()));
+        }
+        assert!(lock(&state.listeners).len() < 100);
+        let target = TopicOrPattern::new("a.*").unwrap();
+        topics.follow(&target, &signals);
+        topics.unfollow(&target, &signals);
+        assert!(lock(&topics.inner).patterns.is_empty());
     }
 
     #[test]

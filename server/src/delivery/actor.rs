@@ -39,6 +39,8 @@ const ROUND: usize = 4096;
 const READ_BYTES: usize = 1024 * 1024;
 /// How long a group without members keeps its state in memory.
 const LINGER: Duration = Duration::from_secs(30);
+/// Patterns a group may follow before it looks which of them are still wanted.
+const PATTERNS: usize = 64;
 /// Wait before a failed read or store of a position is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -175,9 +177,12 @@ struct Actor {
     signals: SignalSender,
     signalled: mpsc::UnboundedReceiver<Signal>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// Answers owed once the log's next position is stored, and those owed once the one being stored is.
-    owed: Vec<(usize, MemberId, Box<str>)>,
-    storing: Vec<(usize, MemberId, Box<str>)>,
+    /// Answers owed once the log's next position is stored, and those owed once the one being stored is. To the
+    /// connection, whose member may have left the group by then.
+    owed: Vec<(usize, ConnectionHandle, Box<str>)>,
+    storing: Vec<(usize, ConnectionHandle, Box<str>)>,
+    /// Patterns that new topics are signalled for.
+    patterns: Vec<TopicOrPattern>,
     outbound: HashMap<MemberId, Vec<Delivery>>,
     started: Instant,
 }
@@ -188,8 +193,8 @@ impl Actor {
         Self {
             group,
             context,
-            // The clock's seconds in the upper half: later than any token of an earlier actor of this group.
-            engine: Engine::new((crate::writer::wall_clock() / 1000) << 32, fastrand::u64(..)),
+            // Four million tokens a millisecond: later than any of an earlier actor of this group.
+            engine: Engine::new(crate::writer::wall_clock() << 22, fastrand::u64(..)),
             connections: HashMap::new(),
             topics: Vec::new(),
             signals,
@@ -197,6 +202,7 @@ impl Actor {
             work: FuturesUnordered::new(),
             owed: Vec::new(),
             storing: Vec::new(),
+            patterns: Vec::new(),
             outbound: HashMap::new(),
             started: Instant::now(),
         }
@@ -207,7 +213,9 @@ impl Actor {
     }
 
     async fn run(mut self, mut messages: mpsc::Receiver<ToGroup>) {
+        let ending = self.context.ending.clone();
         let mut idle_since = Instant::now();
+        let mut over = false;
         let mut more = false;
         loop {
             let timer = self
@@ -215,36 +223,31 @@ impl Actor {
                 .deadline()
                 .map_or(Duration::from_secs(3600), |due| Duration::from_millis(due.saturating_sub(self.now()).max(1)));
             tokio::select! {
-                message = messages.recv(), if !messages.is_closed() || !messages.is_empty() => {
-                    if let Some(message) = message {
+                Some(message) = messages.recv() => {
+                    self.handle(message).await;
+                    for _ in 0..QUEUE {
+                        let Ok(message) = messages.try_recv() else { break };
                         self.handle(message).await;
-                        while let Ok(message) = messages.try_recv() {
-                            self.handle(message).await;
-                        }
                     }
                 }
                 Some(signal) = self.signalled.recv() => self.signal(signal).await,
                 Some(done) = self.work.next() => self.done(done),
                 () = tokio::time::sleep(timer) => {}
                 () = tokio::task::yield_now(), if more => {}
-                () = tokio::time::sleep_until(idle_since + LINGER), if self.connections.is_empty() => {}
-                () = self.context.ending.cancelled(), if self.connections.is_empty() && !messages.is_closed() => {
-                    // The hub is shutting down: nobody will come back.
-                    messages.close();
-                }
+                () = tokio::time::sleep_until(idle_since + LINGER), if self.connections.is_empty() && !over => over = true,
+                // The hub is shutting down: nobody will come back.
+                () = ending.cancelled(), if self.connections.is_empty() && !over => over = true,
             }
             more = self.pump();
             if !self.connections.is_empty() {
                 idle_since = Instant::now();
-            } else if self.engine.is_idle() && self.work.is_empty() && self.owed.is_empty() {
-                let over = idle_since.elapsed() >= LINGER;
-                if over {
-                    messages.close();
-                }
-                if messages.is_closed() && messages.is_empty() {
-                    tracing::debug!(group = %self.group, "group has no members left");
-                    return;
-                }
+                over = false;
+            } else if over && self.engine.is_idle() && self.work.is_empty() && self.owed.is_empty() {
+                // Closed only now that everything is stored: whoever comes next starts from there. A member that was
+                // about to join finds its request dropped, and opens the group again.
+                messages.close();
+                tracing::debug!(group = %self.group, "group has no members left");
+                return;
             }
         }
     }
@@ -297,6 +300,7 @@ impl Actor {
                 message: "opts.from \"snapshot\" is for subscriptions without a group".into(),
             });
         }
+        self.follow(target);
         let mut missing = Vec::new();
         for state in self.context.topics.follow(target, &self.signals) {
             if self.engine.log_of(&state.topic).is_none() {
@@ -307,6 +311,25 @@ impl Actor {
         self.adopt(missing)
             .await
             .map_err(|error| JoinError { code: ErrorCode::StoreUnavailable, message: error.to_string() })
+    }
+
+    /// Forgets patterns that members had who left long ago. Until then new topics are taken on for them too, so that
+    /// a member that comes back has missed none.
+    fn follow(&mut self, target: &TopicOrPattern) {
+        if matches!(target, TopicOrPattern::Topic(_)) || self.patterns.contains(target) {
+            return;
+        }
+        if self.patterns.len() >= PATTERNS {
+            let (topics, signals, engine) = (&self.context.topics, &self.signals, &self.engine);
+            self.patterns.retain(|own| {
+                let wanted = engine.has_member_of(own);
+                if !wanted {
+                    topics.unfollow(own, signals);
+                }
+                wanted
+            });
+        }
+        self.patterns.push(target.clone());
     }
 
     /// The stored position of the group in a topic, or where `from` says it starts.
@@ -401,8 +424,8 @@ impl Actor {
         let answer = match settled {
             // OK to a settle means it is stored.
             Settled::Done(log) if !extend => {
-                if let Some(corr) = corr {
-                    self.owed.push((log, member, corr));
+                if let (Some(corr), Some(connection)) = (corr, self.connections.get(&member)) {
+                    self.owed.push((log, connection.clone(), corr));
                 }
                 return;
             }
@@ -454,15 +477,13 @@ impl Actor {
 
     /// Answers the settles whose position has been stored, or could not be.
     fn answer_stored(&mut self, log: usize, error: Option<&StoreError>) {
-        for (_, member, corr) in self.storing.extract_if(.., |(owed, ..)| *owed == log) {
+        for (_, connection, corr) in self.storing.extract_if(.., |(owed, ..)| *owed == log) {
             let corr = Some(Text::from(&*corr));
             let answer = match error {
                 None => ServerFrame::ok(corr),
                 Some(error) => ServerFrame::error(ErrorCode::AckFailed, format!("not stored yet: {error}"), corr),
             };
-            if let Some(connection) = self.connections.get(&member) {
-                connection.answer(&answer);
-            }
+            connection.answer(&answer);
         }
     }
 
@@ -550,11 +571,12 @@ fn dead_letter(topic: &Topic, group: &Group, dead: &Dead) -> Option<Append> {
         caused_by: Some(Text::from(&*dead.event.id)),
         ..EventOptions::default()
     };
-    let topic = topic.dead_letter()?;
+    let (source, topic) = (topic, topic.dead_letter()?);
     let mut body = Vec::with_capacity(payload.len() + 128);
     encode_event_body(&mut body, topic.as_str(), &options, &payload);
-    // The same id on every try, so that a commit whose outcome was lost does not bury the event twice. No client can
-    // have taken it: ids of clients do not start with `$`.
-    let id = format!("$dead.{}.{}", group, dead.event.id);
+    // The same id on every try, so that a commit whose outcome was lost does not bury the event twice; and another for
+    // every other event and group, also for one that is published under the same id once this one is trimmed. Neither
+    // topics nor numbers have a slash. No client can have taken it: ids of clients do not start with `$`.
+    let id = format!("$dead.{group}/{source}/{}", dead.event.seq);
     Some(Append { topic, id: Some(id.into()), ts: None, key: dead.event.key.clone(), body })
 }

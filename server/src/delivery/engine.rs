@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use prom_protocol::{AckMode, Event, Ordering, SubscribeOptions, Topic, TopicOrPattern, limits};
+use prom_protocol::{Ordering, SubscribeOptions, Topic, TopicOrPattern, limits};
 
 use super::log::{Dead, Log, State, Unsettled};
 use crate::store::{Cursor, Page, Stored};
@@ -39,7 +39,7 @@ pub struct Delivery {
 /// What became of an ACK, NACK or MODACK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// Done. The log with this index has a new position.
+    /// Done, or was done before. It is stored with the next position of the log with this index.
     Done(usize),
     /// No unsettled event of that id.
     Unknown,
@@ -86,17 +86,17 @@ pub struct Persist {
 }
 
 #[derive(Debug)]
-struct Member {
+pub(super) struct Member {
     target: TopicOrPattern,
-    options: SubscribeOptions,
-    in_flight: u32,
+    pub(super) options: SubscribeOptions,
+    pub(super) in_flight: u32,
     paused: bool,
     /// Its connection has more queued than it can send.
     blocked: bool,
 }
 
 impl Member {
-    fn has_credit(&self) -> bool {
+    pub(super) fn has_credit(&self) -> bool {
         !self.paused && !self.blocked && self.in_flight < self.options.max_in_flight
     }
 }
@@ -104,17 +104,19 @@ impl Member {
 /// See [the module above](super).
 #[derive(Debug)]
 pub struct Engine {
-    members: BTreeMap<MemberId, Member>,
-    logs: Vec<Log>,
+    pub(super) members: BTreeMap<MemberId, Member>,
+    pub(super) logs: Vec<Log>,
     by_topic: HashMap<Topic, usize>,
-    /// Delivered and unsettled events by id: log and seq.
-    ids: HashMap<Box<str>, (usize, u64)>,
+    /// Events that were taken up and whose settle is not stored, by id: log and seq.
+    pub(super) ids: HashMap<Box<str>, (usize, u64)>,
     /// Leases and retries by the time they run out: time, log, seq.
-    timers: BTreeSet<(u64, usize, u64)>,
-    next_lease: u64,
+    pub(super) timers: BTreeSet<(u64, usize, u64)>,
+    /// Tokens below are of an earlier engine.
+    first_lease: u64,
+    pub(super) next_lease: u64,
     /// Taken from the member that joined first while the group has members.
-    max_attempts: u32,
-    ordered: Ordering,
+    pub(super) max_attempts: u32,
+    pub(super) ordered: Ordering,
     /// Log to look at first, so that none starves.
     turn: usize,
     random: fastrand::Rng,
@@ -130,6 +132,7 @@ impl Engine {
             by_topic: HashMap::new(),
             ids: HashMap::new(),
             timers: BTreeSet::new(),
+            first_lease,
             next_lease: first_lease,
             max_attempts: SubscribeOptions::default().max_attempts,
             ordered: Ordering::None,
@@ -170,14 +173,29 @@ impl Engine {
     pub fn join(&mut self, id: MemberId, target: TopicOrPattern, options: SubscribeOptions) {
         if self.members.is_empty() {
             self.max_attempts = options.max_attempts;
-            self.ordered = options.ordered;
+            if self.ordered != options.ordered {
+                self.ordered = options.ordered;
+                self.put_back();
+            }
         }
         for log in &mut self.logs {
             if target.matches(&log.topic) {
                 log.members.push(id);
+                log.unstall_all();
             }
         }
         self.members.insert(id, Member { target, options, in_flight: 0, paused: false, blocked: false });
+    }
+
+    /// Forgets what was taken up while the group had another order; it is taken up again in the new one.
+    fn put_back(&mut self) {
+        self.timers.clear();
+        for log in &mut self.logs {
+            for unsettled in log.unsettled.values() {
+                self.ids.remove(&unsettled.event.id);
+            }
+            log.put_back();
+        }
     }
 
     /// Removes a member; what it held goes back at once.
@@ -187,7 +205,11 @@ impl Engine {
         }
         for index in 0..self.logs.len() {
             let log = &mut self.logs[index];
+            if !log.members.contains(&id) {
+                continue;
+            }
             log.members.retain(|member| *member != id);
+            log.unstall_all();
             let held: Vec<u64> = log
                 .unsettled
                 .iter()
@@ -249,6 +271,7 @@ impl Engine {
     pub fn extend(&mut self, member: MemberId, id: &str, lease: Option<u64>, extend_ms: u64, now: u64) -> Settled {
         let (log, seq) = match self.leased(member, id, lease) {
             Ok(found) => found,
+            Err(Settled::Done(_)) => return Settled::Unknown,
             Err(settled) => return settled,
         };
         if let Some(unsettled) = self.logs[log].unsettled.get_mut(&seq)
@@ -332,6 +355,11 @@ impl Engine {
         self.logs[log].reading = false;
     }
 
+    /// Whether somebody subscribes to exactly `target`.
+    pub fn has_member_of(&self, target: &TopicOrPattern) -> bool {
+        self.members.values().any(|member| member.target == *target)
+    }
+
     /// The members of a log.
     pub fn members_of(&self, log: usize) -> &[MemberId] {
         &self.logs[log].members
@@ -342,6 +370,7 @@ impl Engine {
         let (index, log) = self.logs.iter_mut().enumerate().find(|(_, log)| log.dirty && !log.persisting)?;
         log.dirty = false;
         log.persisting = true;
+        log.storing = std::mem::take(&mut log.unstored);
         Some(Persist {
             log: index,
             topic: log.topic.clone(),
@@ -351,21 +380,38 @@ impl Engine {
     }
 
     /// The position handed out by [`Engine::next_persist`] is stored.
-    pub fn persisted(&mut self, log: usize) {
-        self.logs[log].persisting = false;
+    pub fn persisted(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        log.persisting = false;
+        for event in std::mem::take(&mut log.storing) {
+            if self.ids.get(&event.id) == Some(&(index, event.seq)) {
+                self.ids.remove(&event.id);
+            }
+        }
     }
 
     /// Finds the delivery `member` holds on `id`.
-    fn leased(&self, member: MemberId, id: &str, lease: Option<u64>) -> Result<(usize, u64), Settled> {
-        let &(log, seq) = self.ids.get(id).ok_or(Settled::Unknown)?;
-        match self.logs[log].unsettled.get(&seq).map(|u| u.state) {
+    fn leased(&mut self, member: MemberId, id: &str, lease: Option<u64>) -> Result<(usize, u64), Settled> {
+        let Some(&(index, seq)) = self.ids.get(id) else {
+            // A lease of an earlier engine, on an event that may not have been read again yet.
+            let earlier = lease.is_some_and(|lease| lease < self.first_lease);
+            let stale = earlier && self.logs.iter().any(Log::is_restoring);
+            return Err(if stale { Settled::Stale } else { Settled::Unknown });
+        };
+        let log = &mut self.logs[index];
+        match log.unsettled.get(&seq).map(|u| u.state) {
             Some(State::Leased { member: holder, lease: held, .. })
                 if holder == member && lease.is_none_or(|lease| lease == held) =>
             {
-                Ok((log, seq))
+                Ok((index, seq))
             }
             Some(_) if lease.is_some() => Err(Settled::Stale),
-            _ => Err(Settled::Unknown),
+            Some(_) => Err(Settled::Unknown),
+            None => {
+                // Settled, and not stored yet: whoever asks is answered when it is.
+                log.dirty = true;
+                Err(Settled::Done(index))
+            }
         }
     }
 
@@ -385,40 +431,29 @@ impl Engine {
             }
             State::Due => {
                 log.due.remove(&seq);
+                log.unstall(seq);
             }
         }
     }
 
-    fn settle(&mut self, index: usize, seq: u64) -> Option<Unsettled> {
+    pub(super) fn settle(&mut self, index: usize, seq: u64) -> Option<Unsettled> {
         self.release(index, seq);
         let log = &mut self.logs[index];
         let unsettled = log.unsettled.remove(&seq)?;
-        self.ids.remove(&unsettled.event.id);
         log.settle(seq, &unsettled.event.id, unsettled.event.ts);
-        Self::free_key(log, &unsettled.event);
+        log.dirty = true;
+        // Its id is known until the settle is stored.
+        log.unstored.push(unsettled.event.clone());
+        if let Some(key) = &unsettled.event.key
+            && log.busy.get(key) == Some(&seq)
+        {
+            log.free(key);
+        }
         Some(unsettled)
     }
 
-    /// The key of a settled event is free for the next that waits behind it.
-    fn free_key(log: &mut Log, event: &Stored) {
-        let Some(key) = &event.key else { return };
-        if log.busy.get(key) != Some(&event.seq) {
-            return;
-        }
-        log.busy.remove(key);
-        if let Some(waiting) = log.parked.get_mut(key) {
-            if let Some(next) = waiting.pop_front() {
-                log.parked_count -= 1;
-                log.ready.push_front(next);
-            }
-            if waiting.is_empty() {
-                log.parked.remove(key);
-            }
-        }
-    }
-
     /// Settles an event as a dead letter.
-    fn bury(&mut self, index: usize, seq: u64, error: Box<str>) {
+    pub(super) fn bury(&mut self, index: usize, seq: u64, error: Box<str>) {
         if let Some(unsettled) = self.settle(index, seq) {
             let Unsettled { event, attempts, .. } = unsettled;
             self.logs[index].dead.push(Dead { event, attempts, error });
@@ -432,7 +467,7 @@ impl Engine {
         let Some(unsettled) = log.unsettled.get_mut(&seq) else { return };
         // Released already: the state must not release it again.
         unsettled.state = State::Due;
-        if unsettled.attempts >= self.max_attempts && log.topic.dead_letter().is_some() {
+        if used_up(unsettled.attempts, self.max_attempts, &log.topic) {
             self.bury(index, seq, reason);
             return;
         }
@@ -441,134 +476,16 @@ impl Engine {
         if delay == 0 {
             log.due.insert(seq);
         } else {
-            let due = now + delay;
+            let due = now.saturating_add(delay);
             unsettled.state = State::Waiting { due };
             self.timers.insert((due, index, seq));
         }
     }
-
-    /// Delivers one event of a log: a retry first, else the next one read.
-    fn deliver_from(&mut self, index: usize, now: u64) -> Option<Delivery> {
-        // Without credit anywhere there is no point in looking at events.
-        let credit = self.logs[index].members.iter().any(|id| self.members.get(id).is_some_and(Member::has_credit));
-        if !credit {
-            return None;
-        }
-        let due: Vec<u64> = self.logs[index].due.iter().copied().take(READ_BELOW).collect();
-        for seq in due {
-            let event = self.logs[index].unsettled.get(&seq).map(|u| u.event.clone());
-            match event.map(|event| self.choose(index, &event)) {
-                Some(Choice::Member(member)) => return self.lease(index, seq, member, now),
-                Some(Choice::Nobody) => {
-                    self.settle(index, seq);
-                }
-                Some(Choice::Later) | None => {}
-            }
-        }
-        while let Some(event) = self.logs[index].ready.front().cloned() {
-            let log = &mut self.logs[index];
-            if self.ordered == Ordering::Key
-                && let Some(key) = &event.key
-                && log.busy.contains_key(key)
-            {
-                log.ready.pop_front();
-                log.parked.entry(key.clone()).or_default().push_back(event);
-                log.parked_count += 1;
-                continue;
-            }
-            match self.choose(index, &event) {
-                Choice::Later => return None,
-                Choice::Nobody => {
-                    let log = &mut self.logs[index];
-                    log.ready.pop_front();
-                    log.delivered = log.delivered.max(event.seq);
-                    log.settle(event.seq, &event.id, event.ts);
-                }
-                Choice::Member(member) => {
-                    let log = &mut self.logs[index];
-                    log.ready.pop_front();
-                    let attempts = log.earlier_attempts(event.seq);
-                    let seq = event.seq;
-                    if self.ordered == Ordering::Key
-                        && let Some(key) = &event.key
-                    {
-                        log.busy.insert(key.clone(), seq);
-                    }
-                    self.ids.insert(event.id.clone(), (index, seq));
-                    log.unsettled.insert(seq, Unsettled { event, attempts, state: State::Due });
-                    if attempts >= self.max_attempts && self.logs[index].topic.dead_letter().is_some() {
-                        self.bury(index, seq, "the hub restarted during the last delivery".into());
-                        continue;
-                    }
-                    return self.lease(index, seq, member, now);
-                }
-            }
-        }
-        None
-    }
-
-    /// Who gets `event`: among the members it passes the filter of, the one with credit that has the fewest in flight.
-    fn choose(&self, index: usize, event: &Stored) -> Choice {
-        let mut parsed = None;
-        let mut best: Option<(u32, MemberId)> = None;
-        let mut wanted = false;
-        for id in &self.logs[index].members {
-            let Some(member) = self.members.get(id) else { continue };
-            if !member.options.filter.is_empty() {
-                let event = parsed.get_or_insert_with(|| Event::parse(event.text()));
-                if !event.as_ref().is_ok_and(|event| member.options.filter.passes(event)) {
-                    continue;
-                }
-            }
-            wanted = true;
-            if member.has_credit() && best.is_none_or(|(fewest, _)| member.in_flight < fewest) {
-                best = Some((member.in_flight, *id));
-            }
-        }
-        match best {
-            Some((_, id)) => Choice::Member(id),
-            None if wanted => Choice::Later,
-            None => Choice::Nobody,
-        }
-    }
-
-    /// Gives an unsettled event to a member.
-    fn lease(&mut self, index: usize, seq: u64, id: MemberId, now: u64) -> Option<Delivery> {
-        let member = self.members.get_mut(&id)?;
-        let log = &mut self.logs[index];
-        let unsettled = log.unsettled.get_mut(&seq)?;
-        log.due.remove(&seq);
-        unsettled.attempts += 1;
-        log.delivered = log.delivered.max(seq);
-        log.dirty = true;
-        let mut delivery = Delivery {
-            member: id,
-            event: unsettled.event.clone(),
-            attempt: unsettled.attempts,
-            max_attempts: self.max_attempts,
-            lease: None,
-        };
-        if member.options.ack == AckMode::None {
-            self.settle(index, seq);
-            return Some(delivery);
-        }
-        let lease = self.next_lease;
-        self.next_lease = self.next_lease.wrapping_add(1);
-        let deadline = now + member.options.ack_timeout_ms;
-        member.in_flight += 1;
-        unsettled.state = State::Leased { member: id, lease, deadline };
-        self.timers.insert((deadline, index, seq));
-        delivery.lease = Some((lease, deadline));
-        Some(delivery)
-    }
 }
 
-enum Choice {
-    Member(MemberId),
-    /// Somebody wants it but has no credit.
-    Later,
-    /// No member's filter passes it.
-    Nobody,
+/// Whether an event has had its last attempt. Topics without dead letters try for ever.
+pub(super) fn used_up(attempts: u32, max_attempts: u32, topic: &Topic) -> bool {
+    attempts >= max_attempts && topic.dead_letter().is_some()
 }
 
 /// 100 ms doubling with each attempt to 30 s, half of it jitter, so that what failed together does not return together.

@@ -55,14 +55,21 @@ pub(super) struct Log {
     floor_ts: u64,
     /// Settled ranges above `floor`, by first seq.
     runs: BTreeMap<u64, RunEnd>,
+    /// Events that were taken up: leased, waiting for a retry, or to be given to somebody as soon as possible.
     pub(super) unsettled: BTreeMap<u64, Unsettled>,
-    /// Unsettled events that are `Due`.
+    /// Unsettled events that are `Due`, but for the stalled ones.
     pub(super) due: BTreeSet<u64>,
-    /// Attempts of events that were delivered before the hub started and have not been read again yet.
-    restored: HashMap<u64, u32>,
+    /// Unsettled events that are `Due` and wait for members without credit, because nobody else's filter passes them;
+    /// and the same by member.
+    pub(super) stalled: BTreeMap<u64, Vec<MemberId>>,
+    pub(super) stalled_for: BTreeSet<(MemberId, u64)>,
+    /// Deliveries of events that have not been taken up, where they are not what `restored_to` says.
+    pub(super) restored: HashMap<u64, u32>,
+    /// What is unsettled at or below was delivered once before the engine had this log.
+    restored_to: u64,
     /// Highest seq that was ever delivered.
     pub(super) delivered: u64,
-    /// Read, and never delivered since the engine has this log.
+    /// Read, and not taken up.
     pub(super) ready: VecDeque<Stored>,
     /// With `ordered: "key"`: the unsettled event of each key, and those that wait behind it.
     pub(super) busy: HashMap<Box<str>, u64>,
@@ -78,6 +85,9 @@ pub(super) struct Log {
     /// A cursor is being stored.
     pub(super) persisting: bool,
     pub(super) dead: Vec<Dead>,
+    /// What was settled since the cursor was last handed out, and what is settled by the one being stored.
+    pub(super) unstored: Vec<Stored>,
+    pub(super) storing: Vec<Stored>,
     pub(super) members: Vec<MemberId>,
 }
 
@@ -96,7 +106,10 @@ impl Log {
             runs,
             unsettled: BTreeMap::new(),
             due: BTreeSet::new(),
+            stalled: BTreeMap::new(),
+            stalled_for: BTreeSet::new(),
             restored: cursor.attempts.into_iter().collect(),
+            restored_to: cursor.delivered,
             delivered: cursor.delivered.max(cursor.floor),
             ready: VecDeque::new(),
             busy: HashMap::new(),
@@ -108,6 +121,8 @@ impl Log {
             dirty: false,
             persisting: false,
             dead: Vec::new(),
+            unstored: Vec::new(),
+            storing: Vec::new(),
             members: Vec::new(),
         }
     }
@@ -115,8 +130,13 @@ impl Log {
     /// The position to store.
     pub(super) fn cursor(&self) -> Cursor {
         let mut attempts: Vec<(u64, u32)> = self.restored.iter().map(|(seq, n)| (*seq, *n)).collect();
-        attempts.extend(self.unsettled.iter().filter(|(_, u)| u.attempts > 1).map(|(seq, u)| (*seq, u.attempts)));
+        attempts.extend(self.unsettled.iter().map(|(seq, u)| (*seq, u.attempts)));
+        // Passed over by later events, and not delivered themselves.
+        let passed = self.ready.iter().chain(self.parked.values().flatten()).map(|event| event.seq);
+        attempts.extend(passed.filter(|seq| *seq > self.restored_to).map(|seq| (seq, 0)));
+        attempts.retain(|(seq, n)| *seq <= self.delivered && *n != 1);
         attempts.sort_unstable();
+        attempts.dedup_by_key(|(seq, _)| *seq);
         Cursor {
             epoch: self.epoch,
             floor: self.floor,
@@ -128,27 +148,92 @@ impl Log {
         }
     }
 
-    pub(super) fn floor(&self) -> u64 {
-        self.floor
-    }
-
     pub(super) fn is_settled(&self, seq: u64) -> bool {
         seq <= self.floor || self.runs.range(..=seq).next_back().is_some_and(|(_, run)| seq <= run.last)
     }
 
-    /// Deliveries before this one, of an event that is delivered for the first time since the engine has this log.
-    pub(super) fn earlier_attempts(&mut self, seq: u64) -> u32 {
-        self.restored.remove(&seq).unwrap_or(u32::from(seq <= self.delivered))
+    /// Whether events that were delivered before the engine had this log may still be unsettled.
+    pub(super) fn is_restoring(&self) -> bool {
+        self.floor < self.restored_to
+    }
+
+    /// Takes up an event; its caller finds out whether it can be delivered now.
+    pub(super) fn take_up(&mut self, event: Stored, ordered: bool) {
+        let seq = event.seq;
+        let attempts = self.restored.remove(&seq).unwrap_or(u32::from(seq <= self.restored_to));
+        if ordered && let Some(key) = &event.key {
+            self.busy.insert(key.clone(), seq);
+        }
+        self.unsettled.insert(seq, Unsettled { event, attempts, state: State::Due });
+    }
+
+    /// Makes everything as if it had only been read. Nothing may be leased.
+    pub(super) fn put_back(&mut self) {
+        let mut events: Vec<Stored> = self.ready.drain(..).chain(self.parked.drain().flat_map(|(_, q)| q)).collect();
+        for (seq, unsettled) in std::mem::take(&mut self.unsettled) {
+            self.restored.insert(seq, unsettled.attempts);
+            events.push(unsettled.event);
+        }
+        events.sort_unstable_by_key(|event| event.seq);
+        self.ready = events.into();
+        self.parked_count = 0;
+        self.busy.clear();
+        self.due.clear();
+        self.stalled.clear();
+        self.stalled_for.clear();
+    }
+
+    /// Makes the next event of `key` ready, when the one before it is settled.
+    pub(super) fn free(&mut self, key: &str) {
+        self.busy.remove(key);
+        if let Some(waiting) = self.parked.get_mut(key) {
+            if let Some(next) = waiting.pop_front() {
+                self.parked_count -= 1;
+                self.ready.push_front(next);
+            }
+            if waiting.is_empty() {
+                self.parked.remove(key);
+            }
+        }
+    }
+
+    /// Sets an event that was taken off the due ones aside until one of `members` has credit.
+    pub(super) fn stall(&mut self, seq: u64, members: Vec<MemberId>) {
+        self.stalled_for.extend(members.iter().map(|id| (*id, seq)));
+        self.stalled.insert(seq, members);
+    }
+
+    /// Whether `seq` is no longer set aside; it is not due by this.
+    pub(super) fn unstall(&mut self, seq: u64) {
+        for id in self.stalled.remove(&seq).unwrap_or_default() {
+            self.stalled_for.remove(&(id, seq));
+        }
+    }
+
+    /// Makes everything that was set aside due, because who wants what has changed.
+    pub(super) fn unstall_all(&mut self) {
+        self.stalled_for.clear();
+        self.due.extend(std::mem::take(&mut self.stalled).into_keys());
+    }
+
+    /// The first event set aside for a member.
+    pub(super) fn stalled_for(&self, id: MemberId) -> Option<u64> {
+        self.stalled_for.range((id, 0)..=(id, u64::MAX)).next().map(|(_, seq)| *seq)
+    }
+
+    /// Who wants an event that is set aside.
+    pub(super) fn wanted_by(&self, seq: u64) -> &[MemberId] {
+        self.stalled.get(&seq).map_or(&[], Vec::as_slice)
     }
 
     /// Whether there is anything a member could be given now.
     pub(super) fn has_work(&self) -> bool {
-        !self.due.is_empty() || !self.ready.is_empty()
+        !self.due.is_empty() || !self.ready.is_empty() || !self.stalled.is_empty()
     }
 
     /// How many events are held in memory for this log.
     pub(super) fn held(&self) -> usize {
-        self.unsettled.len() + self.ready.len() + self.parked_count
+        self.unsettled.len() + self.ready.len() + self.parked_count + self.unstored.len() + self.storing.len()
     }
 
     /// Marks one seq as settled.
@@ -174,29 +259,39 @@ impl Log {
         self.runs.insert(first, end);
     }
 
-    /// Settles everything up to `to`: the log before it is gone. Answers the range that was lost, if there was one.
+    /// Settles what was not read yet up to `to`: the log before it is gone. Answers the range that was lost, if
+    /// something was that was not settled.
     pub(super) fn skip_to(&mut self, to: u64) -> Option<(u64, u64)> {
         let from = self.read_to.max(self.floor) + 1;
         if to < from {
             return None;
         }
-        self.dirty = true;
         self.read_to = to;
-        self.restored.retain(|seq, _| *seq > to);
-        // What is still unsettled below stays: its members hold the events.
-        match self.unsettled.keys().next() {
-            Some(&oldest) if oldest <= to => {
-                let mut seq = from;
-                while seq <= to {
-                    if !self.unsettled.contains_key(&seq) {
-                        self.settle(seq, "", 0);
-                    }
-                    seq += 1;
-                }
-            }
-            _ => self.raise_floor(to, None, 0),
+        self.restored.retain(|seq, _| *seq < from || *seq > to);
+        let run_of = |seq: u64| self.runs.range(..=seq).next_back().filter(|(_, run)| run.last >= seq);
+        let first = run_of(from).map_or(from, |(_, run)| run.last + 1);
+        let last = run_of(to).map_or(to, |(first, _)| first - 1);
+        if first > last {
+            return None;
         }
-        Some((from, to))
+        self.dirty = true;
+        self.settle_range(first, last);
+        Some((first, last))
+    }
+
+    /// Marks a range as settled that begins and ends with a seq that was not.
+    fn settle_range(&mut self, first: u64, last: u64) {
+        let inner: Vec<u64> = self.runs.range(first..=last).map(|(first, _)| *first).collect();
+        for first in inner {
+            self.runs.remove(&first);
+        }
+        if first == self.floor + 1 {
+            self.raise_floor(last, None, 0);
+            return;
+        }
+        let before = self.runs.range(..first).next_back().filter(|(_, run)| run.last + 1 == first).map(|(f, _)| *f);
+        let end = self.runs.remove(&(last + 1)).unwrap_or(RunEnd { last, id: None, ts: 0 });
+        self.runs.insert(before.unwrap_or(first), end);
     }
 
     fn raise_floor(&mut self, to: u64, id: Option<Box<str>>, ts: u64) {
@@ -255,7 +350,36 @@ mod tests {
         let mut log = log();
         log.settle(5, "5", 5);
         assert_eq!(log.skip_to(4), Some((1, 4)));
-        assert_eq!(log.floor(), 5);
+        assert_eq!(log.floor, 5);
         assert_eq!(log.skip_to(3), None);
+    }
+
+    #[test]
+    fn a_skip_leaves_alone_what_was_read_before_it() {
+        // It once raised the floor over events that were read and not delivered: a restart lost them.
+        let mut log = log();
+        log.read_to = 3;
+        log.settle(6, "6", 6);
+        assert_eq!(log.skip_to(8), Some((4, 8)));
+        let cursor = log.cursor();
+        assert_eq!((cursor.floor, cursor.settled), (0, vec![(4, 8)]));
+        log.settle(3, "3", 3);
+        log.settle(2, "2", 2);
+        log.settle(1, "1", 1);
+        assert_eq!(log.floor, 8);
+    }
+
+    #[test]
+    fn a_skip_reports_only_what_was_not_settled() {
+        let mut log = log();
+        for seq in [1, 2, 5, 8, 9] {
+            log.settle(seq, "", 0);
+        }
+        assert_eq!(log.skip_to(9), Some((3, 7)));
+        assert_eq!(log.floor, 9);
+        log.settle(11, "", 0);
+        assert_eq!(log.skip_to(11), Some((10, 10)));
+        let mut restarted = Log::new(Topic::new("t").unwrap(), Cursor { settled: vec![(1, 4)], ..Cursor::default() }, 9);
+        assert_eq!(restarted.skip_to(3), None, "all of it was settled");
     }
 }

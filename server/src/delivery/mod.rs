@@ -12,8 +12,13 @@
 //! ranges, leases and retries. The [`actor`] gives the engine its clock and carries out what it asks for.
 
 pub mod actor;
+#[cfg(test)]
+mod check;
+mod choose;
 mod engine;
 mod log;
+#[cfg(test)]
+mod simulation;
 
 pub use actor::Groups;
 pub use engine::{Delivery, Engine, MemberId, Nack, Persist, Read, Settled};

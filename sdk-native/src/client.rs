@@ -1,0 +1,213 @@
+//! The client: the handle programs hold.
+
+use std::{sync::Arc, time::Duration};
+
+use prom_protocol::RawValue;
+use prom_sdk_core::State;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
+
+use crate::{
+    BoxError, ClientBuilder, Error, Gap, Handling, LiveBuilder, PublishOptions, Publishing, Received, SubscribeBuilder,
+    Watch,
+    shared::{Command, Inner},
+};
+
+/// Where the connection stands, and why.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Status {
+    /// Where it stands.
+    pub state: State,
+    /// Why it was lost or closed.
+    pub error: Option<Error>,
+    /// While it is lost: time from the loss until the next try.
+    pub retry_in: Option<Duration>,
+}
+
+/// What happened without being asked for.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// A subscription missed events.
+    Gap(Gap),
+    /// The hub ended a subscription, for instance because a new token does not allow it.
+    Revoked {
+        /// What was subscribed.
+        topic: String,
+        /// Its group; none: a live subscription.
+        group: Option<String>,
+        /// Why.
+        error: Error,
+    },
+    /// An error of no request, for instance of an unconfirmed acknowledgement.
+    Error(Error),
+}
+
+/// A connection to a hub that makes itself again when it is lost. Cheap to clone; all clones share one connection.
+///
+/// The connection ends with [`Self::close`], or when the last clone is dropped together with the subscriptions, deliveries
+/// and futures made by them. Until then every call is answered: by the hub, by a time limit, or by the end.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), prom_sdk::Error> {
+/// use futures_util::StreamExt;
+/// use prom_sdk::Client;
+///
+/// let client = Client::builder("ws://127.0.0.1:8090/ws").token("a.b.c").connect().await?;
+/// client.publish("orders.paid", &serde_json::json!({"order": 7})).await?;
+///
+/// let mut orders = client.subscribe("orders.*", "billing").await?;
+/// while let Some(delivery) = orders.next().await {
+///     let order: serde_json::Value = delivery.payload()?;
+///     println!("{order}");
+///     delivery.ack().await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Client(Arc<Inner>);
+
+impl Client {
+    pub(crate) fn new(inner: Arc<Inner>) -> Self {
+        Self(inner)
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
+    /// Starts to build a client of the hub at `url`, for instance `ws://127.0.0.1:8090/ws`.
+    pub fn builder(url: impl Into<String>) -> ClientBuilder {
+        ClientBuilder::new(url)
+    }
+
+    /// Publishes an event and resolves when the hub has committed it.
+    ///
+    /// Without a connection it waits for one, as long as the request timeout allows. It is sent again with the same id on
+    /// every connection until it is answered, so it is committed once.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Forbidden`], [`crate::ErrorKind::Invalid`], [`crate::ErrorKind::TooLarge`],
+    /// [`crate::ErrorKind::Timeout`], [`crate::ErrorKind::Payload`] for a value that does not become JSON, or what else
+    /// the hub says.
+    pub fn publish<T: Serialize + ?Sized>(&self, topic: &str, payload: &T) -> Publishing {
+        Publishing::new(&self.0, topic, to_json(payload), None)
+    }
+
+    /// The same with a key, an id, headers, tags and what else an event may carry.
+    ///
+    /// ```no_run
+    /// # async fn example(client: prom_sdk::Client) -> Result<(), prom_sdk::Error> {
+    /// use prom_sdk::PublishOptions;
+    /// let options = PublishOptions::new().key("order-7").tag("eu");
+    /// let published = client.publish_with("orders.paid", &serde_json::json!({"order": 7}), options).await?;
+    /// println!("{} at {}", published.id, published.seq);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn publish_with<T: Serialize + ?Sized>(
+        &self,
+        topic: &str,
+        payload: &T,
+        options: PublishOptions,
+    ) -> Publishing {
+        Publishing::new(&self.0, topic, to_json(payload), Some(Box::new(options)))
+    }
+
+    /// The same with a payload that is JSON already.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn publish_raw(&self, topic: &str, payload: &RawValue, options: PublishOptions) -> Publishing {
+        Publishing::new(&self.0, topic, Ok(payload.to_owned()), Some(Box::new(options)))
+    }
+
+    /// Joins a durable group: set options, then await it for a stream of deliveries. `topic` may be a pattern.
+    pub fn subscribe(&self, topic: impl Into<String>, group: impl Into<String>) -> SubscribeBuilder {
+        SubscribeBuilder::new(&self.0, topic.into(), group.into())
+    }
+
+    /// Joins a durable group and calls `handler` for each delivery, with the default options. See
+    /// [`SubscribeBuilder::handle`].
+    ///
+    /// # Errors
+    /// As awaiting [`Self::subscribe`].
+    pub async fn handle<T, F, Fut, E>(
+        &self,
+        topic: impl Into<String>,
+        group: impl Into<String>,
+        handler: F,
+    ) -> Result<Handling, Error>
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.subscribe(topic, group).handle(handler).await
+    }
+
+    /// Follows a topic or pattern without a group: set options, then await it for a stream of events. Nothing is
+    /// acknowledged, and nothing is remembered about it by the hub.
+    pub fn live(&self, topic: impl Into<String>) -> LiveBuilder {
+        LiveBuilder::new(&self.0, topic.into())
+    }
+
+    /// Keeps the newest event of each key of `topic`: resolves when all of them are there, and follows their changes.
+    ///
+    /// # Errors
+    /// As awaiting [`Self::live`]; [`crate::ErrorKind::Invalid`] for a pattern, whose topics may use the same keys.
+    pub async fn watch<T>(&self, topic: impl Into<String>) -> Result<Watch<T>, Error>
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        Watch::start(&self.0, topic.into()).await
+    }
+
+    /// Where the connection stands, now and from now on.
+    pub fn state(&self) -> watch::Receiver<Status> {
+        self.0.shared.status.subscribe()
+    }
+
+    /// What happens without being asked for, from now on. A listener that is more than 256 behind misses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<ClientEvent> {
+        self.0.shared.events.subscribe()
+    }
+
+    /// Closes the connection now and resolves when it is closed. What is open ends with [`crate::ErrorKind::Closed`],
+    /// and unsettled deliveries go back to their groups.
+    pub async fn close(&self) {
+        if self.0.commands.send(Command::Close).await.is_ok() {
+            self.0.commands.closed().await;
+        }
+    }
+
+    /// Comes to an end first: streams end, handlers finish, what was published is answered, deliveries that are held are
+    /// settled or dropped. Then closes; after `timeout` at the latest.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Timeout`]: it closed before all had come to an end.
+    pub async fn close_drained(&self, timeout: Duration) -> Result<(), Error> {
+        let until = Instant::now().checked_add(timeout).ok_or_else(|| Error::config("the time limit is too long"))?;
+        if self.0.commands.send(Command::Drain(until)).await.is_ok() {
+            self.0.commands.closed().await;
+            if Instant::now() >= until {
+                return Err(Error::timeout("closed before everything had come to its end"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn to_json<T: Serialize + ?Sized>(payload: &T) -> Result<Box<RawValue>, Error> {
+    serde_json::value::to_raw_value(payload)
+        .map_err(|error| Error::payload("the payload does not become JSON", error))
+}

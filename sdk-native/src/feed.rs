@@ -1,0 +1,118 @@
+//! The queue between the owner task and the consumer of one subscription.
+//!
+//! The owner never waits for a consumer. With acknowledgements the queue is bounded by the subscription's credit: the hub
+//! sends no more than `maxInFlight` unsettled events. Without, it is bounded by marks: at the high one the owner asks the
+//! hub to pause, and the log waits; at the low one it asks to go on.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering, fence},
+    },
+    task::{Poll, ready},
+};
+
+use prom_sdk_core::SubscriptionId;
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{Context, Error, shared::Shared};
+
+/// What a subscription is told, in order.
+pub(crate) enum Item {
+    Event(Raw),
+    /// The snapshot is complete.
+    Live(u32),
+    Gap(Gap),
+    /// So many events did not fit.
+    Lagged(u64),
+}
+
+/// An event that was not looked into yet.
+pub(crate) struct Raw {
+    pub(crate) connection: u32,
+    pub(crate) event: Box<str>,
+    pub(crate) context: Context,
+    pub(crate) lease: Option<Box<str>>,
+    /// When the lease ends at the latest.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// Events of a topic that a subscription missed: retention removed them before they could be delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gap {
+    /// The concrete topic.
+    pub topic: String,
+    /// First seq that was skipped.
+    pub from: u64,
+    /// Last seq that was skipped.
+    pub to: u64,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// What both ends of the queue see.
+pub(crate) struct Link {
+    /// The hub was asked to pause because the queue is long.
+    pub(crate) held_back: AtomicBool,
+    /// The queue is short again at this length.
+    pub(crate) low: usize,
+    /// Why the subscription ended.
+    pub(crate) end: OnceLock<Error>,
+}
+
+/// The consumer's end. Dropping it unsubscribes.
+pub(crate) struct Feed {
+    pub(crate) id: SubscriptionId,
+    items: mpsc::Receiver<Item>,
+    link: Arc<Link>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Feed {
+    pub(crate) fn new(id: SubscriptionId, items: mpsc::Receiver<Item>, link: Arc<Link>, shared: Arc<Shared>) -> Self {
+        Self { id, items, link, shared }
+    }
+
+    pub(crate) fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Option<Item>> {
+        loop {
+            let item = ready!(self.items.poll_recv(cx));
+            // Pairs with the fence in `Member::hold_back`: one of the two sees what the other did.
+            fence(Ordering::SeqCst);
+            if self.link.held_back.load(Ordering::Relaxed) && self.items.len() <= self.link.low {
+                self.shared.poke();
+            }
+            match item {
+                Some(Item::Event(raw)) if self.void(&raw) => {}
+                item => return Poll::Ready(item),
+            }
+        }
+    }
+
+    /// Whether a delivery is not this client's to settle any more: its connection or its lease has ended, so the hub has
+    /// given the event back already.
+    fn void(&self, raw: &Raw) -> bool {
+        raw.lease.is_some()
+            && (raw.connection != self.shared.connection.load(Ordering::Acquire)
+                || self.shared.draining.load(Ordering::Acquire)
+                || raw.deadline.is_some_and(|deadline| deadline <= Instant::now()))
+    }
+
+    /// Why there is nothing more to come.
+    pub(crate) fn end(&self) -> Option<Error> {
+        self.link.end.get().cloned()
+    }
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed").field("id", &self.id).field("waiting", &self.items.len()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.items.close();
+        self.shared.poke();
+    }
+}

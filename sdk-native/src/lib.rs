@@ -1,0 +1,63 @@
+//! The Rust client of Prom Hub: publish events, consume them in durable groups, watch live state.
+//!
+//! ```text
+//!   Client ──publish──────►┐            ┌──► hub
+//!     │                    │ owner task │
+//!     ├──subscribe──► Subscription ◄────┤     Stream of Delivery: ack, nack, extend, dead
+//!     ├──handle─────► Handling          │     a function called for each delivery
+//!     ├──live───────► Live              │     Stream of events, nothing acknowledged
+//!     └──watch──────► Watch             │     the newest event of each key
+//! ```
+//!
+//! One task owns the socket and the session of [`prom_sdk_core`]. It reconnects for ever, subscribes again, renews the
+//! token, and sends publishes that were not answered again with the same id, so nothing is lost and nothing doubled.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), prom_sdk::Error> {
+//! use prom_sdk::{Client, PublishOptions};
+//!
+//! let client = Client::builder("wss://hub.example.com/ws").token_provider(|| async { Ok(fetch_token().await?) });
+//! let client = client.connect().await?;
+//! let order = serde_json::json!({"order": 7, "total": 19.5});
+//! let published = client.publish_with("orders.paid", &order, PublishOptions::new().key("order-7")).await?;
+//! println!("committed as {} at {}", published.id, published.seq);
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! # async fn fetch_token() -> Result<String, std::io::Error> { Ok(String::new()) }
+//! ```
+//!
+//! The feature `tls`, on by default, adds `wss://` by rustls with the certificates the system trusts.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod builder;
+mod client;
+mod delivery;
+mod error;
+mod event;
+mod feed;
+mod handle;
+mod live;
+mod owner;
+mod publish;
+mod shared;
+mod subscription;
+mod watch;
+
+pub use builder::ClientBuilder;
+pub use client::{Client, ClientEvent, Status};
+pub use delivery::{Context, Delivery};
+pub use error::{BoxError, Error, ErrorKind};
+pub use event::Event;
+pub use feed::Gap;
+pub use handle::{Handling, Received};
+pub use live::{Live, LiveBuilder, LiveItem};
+pub use prom_protocol::{
+    AckMode, Filter, Headers, Heartbeat, Ordering, ProcessState, ProcessStatus, RawValue, StartFrom, SubscribeOptions,
+    topics,
+};
+pub use prom_sdk_core::State;
+pub use publish::{PublishOptions, Published, Publishing};
+pub use subscription::{SubscribeBuilder, Subscription};
+pub use watch::{Change, Latest, Watch};

@@ -1,0 +1,198 @@
+//! The transport: one WebSocket, polled by the owner.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{Sink, SinkExt, Stream};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{
+        Error as WsError, Message, Utf8Bytes,
+        protocol::{CloseFrame, WebSocketConfig},
+    },
+};
+
+use crate::Error;
+
+/// Largest frame a hub may send: an event of 1 MiB and its envelope, with room to spare.
+const FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// Most frames of one turn, so that sending is never starved by receiving.
+const FRAMES_PER_TURN: usize = 1024;
+/// How long a close may take.
+const CLOSING: Duration = Duration::from_secs(1);
+
+type Ws = WebSocketStream<MaybeTlsStream<TcpStream>>;
+/// Opens a socket; resolves to it, or to what the transport says.
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Socket, String>> + Send>>;
+
+/// Where to connect, and how.
+pub(crate) struct Transport {
+    url: String,
+    #[cfg(feature = "tls")]
+    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+}
+
+impl Transport {
+    /// # Errors
+    /// [`crate::ErrorKind::Config`]: the URL is none, or there are no certificates to trust.
+    pub(crate) fn new(url: &str) -> Result<Self, Error> {
+        use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+        let request = url
+            .into_client_request()
+            .map_err(|error| Error::config("the URL is not one of a WebSocket").with_source(error))?;
+        let scheme = request.uri().scheme_str().unwrap_or_default();
+        match scheme {
+            "ws" => Ok(Self {
+                url: url.to_owned(),
+                #[cfg(feature = "tls")]
+                tls: None,
+            }),
+            #[cfg(feature = "tls")]
+            "wss" => Ok(Self { url: url.to_owned(), tls: Some(tls_config()?) }),
+            #[cfg(not(feature = "tls"))]
+            "wss" => Err(Error::config("wss:// needs the feature `tls` of prom-sdk")),
+            _ => Err(Error::config("the URL must start with ws:// or wss://")),
+        }
+    }
+
+    pub(super) fn open(&self) -> Opening {
+        let url = self.url.clone();
+        let config = WebSocketConfig::default().max_message_size(Some(FRAME_BYTES)).max_frame_size(Some(FRAME_BYTES));
+        #[cfg(feature = "tls")]
+        let connector = self.tls.clone().map(tokio_tungstenite::Connector::Rustls);
+        Box::pin(async move {
+            // Frames are written in batches; waiting to fill a packet would only delay them.
+            const NO_DELAY: bool = true;
+            #[cfg(feature = "tls")]
+            let connected =
+                tokio_tungstenite::connect_async_tls_with_config(url, Some(config), NO_DELAY, connector).await;
+            #[cfg(not(feature = "tls"))]
+            let connected = tokio_tungstenite::connect_async_with_config(url, Some(config), NO_DELAY).await;
+            match connected {
+                Ok((ws, _)) => Ok(Socket { ws, out: VecDeque::new(), unflushed: false }),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}
+
+#[cfg(feature = "tls")]
+fn tls_config() -> Result<std::sync::Arc<rustls::ClientConfig>, Error> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let error = Error::config("the system has no certificates to trust; install them or set SSL_CERT_FILE");
+        return Err(match found.errors.into_iter().next() {
+            Some(source) => error.with_source(source),
+            None => error,
+        });
+    }
+    // Named, because a program may have other providers, and then there is no default.
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::config("TLS cannot be set up").with_source(error))?;
+    Ok(std::sync::Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// How a socket ended.
+pub(super) struct End {
+    pub(super) code: Option<u16>,
+    pub(super) reason: String,
+}
+
+impl End {
+    fn of(error: &WsError) -> Self {
+        Self { code: None, reason: error.to_string() }
+    }
+}
+
+/// What one turn brought.
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub(super) frames: Vec<Utf8Bytes>,
+    /// A ping, a pong, or a frame that is no text.
+    pub(super) sign_of_life: bool,
+    pub(super) end: Option<End>,
+}
+
+impl Inbox {
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty() && !self.sign_of_life && self.end.is_none()
+    }
+}
+
+/// An open socket and the frames that wait to be sent on it.
+pub(super) struct Socket {
+    ws: Ws,
+    out: VecDeque<Utf8Bytes>,
+    unflushed: bool,
+}
+
+impl Socket {
+    pub(super) fn send(&mut self, frame: &str) {
+        self.out.push_back(frame.into());
+    }
+
+    /// Sends what it can and receives what is there; ready when there is something to look at.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<()> {
+        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            inbox.end = Some(End::of(&error));
+            return Poll::Ready(());
+        }
+        while inbox.frames.len() < FRAMES_PER_TURN && inbox.end.is_none() {
+            match Pin::new(&mut self.ws).poll_next(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(Message::Text(text)))) => inbox.frames.push(text),
+                Poll::Ready(Some(Ok(Message::Close(frame)))) => {
+                    inbox.end = Some(match frame {
+                        Some(frame) => End { code: Some(frame.code.into()), reason: frame.reason.to_string() },
+                        None => End { code: None, reason: String::new() },
+                    });
+                }
+                Poll::Ready(Some(Ok(_))) => inbox.sign_of_life = true,
+                Poll::Ready(Some(Err(error))) => inbox.end = Some(End::of(&error)),
+                Poll::Ready(None) => inbox.end = Some(End { code: None, reason: String::new() }),
+            }
+        }
+        if inbox.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Everything that waits goes out in as few writes as possible.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        let mut ws = Pin::new(&mut self.ws);
+        while !self.out.is_empty() {
+            std::task::ready!(ws.as_mut().poll_ready(cx))?;
+            if let Some(frame) = self.out.pop_front() {
+                ws.as_mut().start_send(Message::Text(frame))?;
+                self.unflushed = true;
+            }
+        }
+        if self.unflushed {
+            std::task::ready!(ws.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what waits, says goodbye, and waits for the answer, all within a second.
+    pub(super) async fn close(mut self, code: u16, reason: &'static str) {
+        let goodbye = async {
+            while let Some(frame) = self.out.pop_front() {
+                self.ws.feed(Message::Text(frame)).await?;
+            }
+            self.ws.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).await?;
+            while std::future::poll_fn(|cx| Pin::new(&mut self.ws).poll_next(cx)).await.is_some_and(|next| next.is_ok()) {}
+            Ok::<(), WsError>(())
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSING, goodbye).await {
+            tracing::trace!(%error, "the socket did not close cleanly");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Durable subscriptions: the builder and the stream.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
+
+use futures_util::Stream;
+use prom_protocol::{AckMode, Filter, Ordering, StartFrom, SubscribeOptions};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    BoxError, Delivery, Error, Event, Handling, Received,
+    feed::{Feed, Item},
+    owner::millis,
+    shared::{Command, Inner, SubscribeCommand},
+};
+
+/// Events that may wait for a consumer without credit.
+pub(crate) const BUFFER: usize = 1024;
+
+/// Options of a durable subscription. Await it for a [`Subscription`], or finish it with [`Self::handle`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing is subscribed before this is awaited"]
+pub struct SubscribeBuilder {
+    inner: Arc<Inner>,
+    topic: String,
+    group: String,
+    options: SubscribeOptions,
+    timeout: Option<Duration>,
+}
+
+impl SubscribeBuilder {
+    pub(crate) fn new(inner: &Arc<Inner>, topic: String, group: String) -> Self {
+        Self { inner: Arc::clone(inner), topic, group, options: SubscribeOptions::default(), timeout: None }
+    }
+
+    /// All options at once, as the protocol has them.
+    pub fn options(mut self, options: SubscribeOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Where the group starts if it has no cursor yet; default [`StartFrom::Latest`].
+    pub fn from(mut self, from: StartFrom) -> Self {
+        self.options.from = from;
+        self
+    }
+
+    /// Unsettled deliveries this client may hold, 1 to 10,000; default 100. With [`Self::handle`]: how many handlers run at
+    /// once.
+    pub fn max_in_flight(mut self, events: u32) -> Self {
+        self.options.max_in_flight = events;
+        self
+    }
+
+    /// The lease on each delivery, one second to twelve hours; default 30 s.
+    pub fn ack_timeout(mut self, lease: Duration) -> Self {
+        self.options.ack_timeout_ms = millis(lease);
+        self
+    }
+
+    /// Deliveries before an event becomes a dead letter, 1 to 1000; default 5.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.options.max_attempts = attempts;
+        self
+    }
+
+    /// How many events the hub reads ahead; a hint. Default: the hub decides.
+    pub fn batch_size(mut self, events: u32) -> Self {
+        self.options.batch_size = Some(events);
+        self
+    }
+
+    /// At most one unsettled event per key; events of a key never overtake one another.
+    pub fn ordered_by_key(mut self) -> Self {
+        self.options.ordered = Ordering::Key;
+        self
+    }
+
+    /// The hub settles each event as it sends it: at most once, and nothing to acknowledge.
+    pub fn without_acks(mut self) -> Self {
+        self.options.ack = AckMode::None;
+        self
+    }
+
+    /// Which events are wanted; the others count as settled.
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.options.filter = filter;
+        self
+    }
+
+    /// How long to wait for the hub's answer; default: the client's request timeout.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Subscribes and calls `handler` for each delivery, in a task each, as many at once as `max_in_flight` says.
+    ///
+    /// `Ok` acknowledges. `Err`, a panic, and a payload that is no `T` give the event back with the reason: it is delivered
+    /// again after a while, and becomes a dead letter after the last attempt. Leases are extended while a handler runs.
+    ///
+    /// ```no_run
+    /// # async fn example(client: prom_sdk::Client) -> Result<(), prom_sdk::Error> {
+    /// use prom_sdk::Received;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Order { order: u64 }
+    ///
+    /// let handling = client
+    ///     .subscribe("orders.paid", "billing")
+    ///     .max_in_flight(8)
+    ///     .handle(async |received: Received<Order>| {
+    ///         println!("{} was paid", received.payload.order);
+    ///         Ok::<_, std::io::Error>(())
+    ///     })
+    ///     .await?;
+    /// handling.finished().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As awaiting the builder.
+    pub async fn handle<T, F, Fut, E>(self, handler: F) -> Result<Handling, Error>
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        Ok(Handling::start(self.open().await?, handler))
+    }
+
+    async fn open(self) -> Result<Subscription, Error> {
+        let Self { inner, topic, group, options, timeout } = self;
+        check(&options)?;
+        let lease = Duration::from_millis(options.ack_timeout_ms);
+        let ask = |reply| {
+            let group = Some(group);
+            Command::Subscribe(Box::new(SubscribeCommand { topic, group, options, timeout, buffer: BUFFER, reply }))
+        };
+        let feed = inner.ask(ask).await?;
+        Ok(Subscription { feed, inner, lease })
+    }
+}
+
+/// Refuses what is out of range as the hub does, naming the option and the limit, without asking it.
+pub(crate) fn check(options: &SubscribeOptions) -> Result<(), Error> {
+    let json = serde_json::to_string(options).map_err(|error| Error::payload("the options do not become JSON", error))?;
+    SubscribeOptions::parse(&json).map(|_| ()).map_err(|error| prom_sdk_core::Error::from(error).into())
+}
+
+impl IntoFuture for SubscribeBuilder {
+    type Output = Result<Subscription, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.open())
+    }
+}
+
+/// A membership in a durable group: a stream of deliveries, over reconnects, until it ends for good.
+///
+/// Dropping it leaves the group: what is unsettled, also deliveries the program still holds, goes to other members. The
+/// stream ends when the hub revokes the subscription or the client is closed; [`Self::error`] says why.
+#[derive(Debug)]
+pub struct Subscription {
+    feed: Feed,
+    inner: Arc<Inner>,
+    lease: Duration,
+}
+
+impl Subscription {
+    /// The next delivery; none when the subscription has ended. Cancel safe.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Stops delivery to this client, also over reconnects. What was delivered already still comes.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotSubscribed`]: the subscription has ended. [`crate::ErrorKind::Timeout`].
+    pub async fn pause(&self) -> Result<(), Error> {
+        self.inner.ask(|reply| Command::Pause(self.feed.id, true, reply)).await
+    }
+
+    /// Starts it again.
+    ///
+    /// # Errors
+    /// As [`Self::pause`].
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.inner.ask(|reply| Command::Pause(self.feed.id, false, reply)).await
+    }
+
+    /// Leaves the group, as dropping does, and waits for the hub's answer: after it there is nothing more to come.
+    ///
+    /// # Errors
+    /// As [`Self::pause`].
+    pub async fn unsubscribe(self) -> Result<(), Error> {
+        self.inner.ask(|reply| Command::Unsubscribe(self.feed.id, reply)).await
+    }
+
+    /// Why the stream has ended.
+    pub fn error(&self) -> Option<Error> {
+        self.feed.end()
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        self.lease
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Delivery;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Option<Delivery>> {
+        loop {
+            match ready!(self.feed.poll_next(cx)) {
+                None => return Poll::Ready(None),
+                Some(Item::Event(raw)) => match Event::parse(&raw.event) {
+                    Ok(event) => return Poll::Ready(Some(Delivery::new(&self.inner, self.feed.id, event, raw))),
+                    // A defect of the hub. The lease brings it back until it becomes a dead letter.
+                    Err(error) => tracing::error!(%error, "an event from the hub cannot be read"),
+                },
+                // Gaps are told by `Client::events`; the others concern live subscriptions.
+                Some(Item::Gap(_) | Item::Live(_) | Item::Lagged(_)) => {}
+            }
+        }
+    }
+}

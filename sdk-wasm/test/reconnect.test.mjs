@@ -1,0 +1,199 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, describe, it } from "node:test";
+
+import { HubError, PromClient } from "@prom-hub/sdk";
+
+import { FakeHub } from "./fake-hub.mjs";
+import { recorder } from "./suite.mjs";
+
+const code = (wanted) => (error) => error instanceof HubError && error.code === wanted;
+const fast = { reconnectMinMs: 1, reconnectMaxMs: 20 };
+
+describe("over reconnects", () => {
+  let hub;
+  let clients;
+  const client = (token = "t", options = fast) => {
+    const made = new PromClient(hub.url, token, options);
+    clients.push(made);
+    return made;
+  };
+  beforeEach(async () => {
+    clients = [];
+    hub = await FakeHub.start();
+  });
+  afterEach(async () => {
+    await Promise.all(clients.map((made) => made.close()));
+    await hub.stop();
+  });
+
+  it("sends unanswered publishes again, with their ids, in order, before newer ones", async () => {
+    const c = client();
+    await c.connect();
+    hub.intercept = (frame) => frame.op === "PUBLISH";
+    const published = Promise.all([1, 2, 3].map((n) => c.publish("a", n)));
+    await hub.until(() => hub.of("PUBLISH").length === 3);
+    hub.intercept = () => false;
+    hub.cut();
+    await hub.until(() => hub.connections === 0);
+    const newer = c.publish("a", 4);
+    const seqs = (await published).map(({ seq }) => seq);
+    assert.deepEqual([...seqs, (await newer).seq], [1, 2, 3, 4]);
+    const ids = hub.of("PUBLISH").map((frame) => frame.opts.id);
+    assert.deepEqual(ids.slice(3, 6), ids.slice(0, 3));
+  });
+
+  it("takes a publish whose answer was lost for a duplicate", async () => {
+    const c = client();
+    await c.connect();
+    hub.intercept = (frame) => {
+      if (frame.op !== "PUBLISH") return false;
+      hub.publish(frame.topic, frame.payload, frame.opts);
+      hub.intercept = () => false;
+      hub.cut();
+      return true;
+    };
+    assert.deepEqual((({ seq, duplicate }) => ({ seq, duplicate }))(await c.publish("a", 1)), { seq: 1, duplicate: true });
+  });
+
+  it("bounds what it keeps while away", async () => {
+    const c = client("t", { ...fast, maxQueued: 2 });
+    hub.intercept = (frame) => frame.op === "PUBLISH";
+    await c.connect();
+    const kept = [c.publish("a", 1), c.publish("a", 2)];
+    await assert.rejects(c.publish("a", 3), (error) => code("overloaded")(error) && error.retryable);
+    const closing = c.close();
+    for (const one of kept) await assert.rejects(one, code("closed"));
+    await closing;
+  });
+
+  it("subscribes again and does not settle what came by the old connection", async () => {
+    const c = client();
+    const got = recorder();
+    let finish;
+    await c.subscribe("a", "g", async (event, ctx) => {
+      got(event.payload, ctx.attempt);
+      if (ctx.attempt === 1) await new Promise((resolve) => (finish = resolve));
+    });
+    await c.publish("a", 7);
+    await got.until(1);
+    hub.cut();
+    assert.deepEqual(await got.until(2), [[7, 1], [7, 2]]);
+    await hub.until(() => hub.of("ACK").length === 1);
+    finish();
+    await c.publish("a", 8);
+    await got.until(3);
+    finish();
+    await hub.until(() => hub.of("ACK").length === 2);
+    assert.equal(hub.of("SUBSCRIBE").length, 2);
+  });
+
+  it("takes a new snapshot and forgets what is gone", async () => {
+    const c = client();
+    hub.publish("a", 1, { key: "x" });
+    hub.publish("a", 2, { key: "y" });
+    const changes = recorder();
+    const view = await c.watch("a", { onChange: (event) => changes(event?.key) });
+    // A new hub without the past takes its place.
+    const port = hub.port;
+    await hub.stop();
+    hub = await FakeHub.start(port);
+    hub.publish("a", 3, { key: "y" });
+    await changes.until((calls) => calls.filter(([key]) => key === undefined).length === 2);
+    assert.deepEqual([...view].map(([key, { payload }]) => [key, payload]), [["y", 3]]);
+  });
+
+  it("goes on with an iterator", async () => {
+    const c = client();
+    const deliveries = c.events("a", "g", { from: "earliest" });
+    for (const n of [1, 2, 3]) hub.publish("a", n);
+    const first = await deliveries.next();
+    await first.value.ack();
+    hub.cut();
+    await hub.until(() => hub.logins === 2);
+    const rest = [];
+    for (let n = 0; n < 2; n++) {
+      const { value } = await deliveries.next();
+      rest.push([value.event.payload, value.ctx.attempt]);
+      await value.ack();
+    }
+    assert.deepEqual(rest, [[2, 2], [3, 2]], "what was waiting unread on the old connection is not handed out");
+  });
+
+  it("comes back after a shutdown and stays away where it is not wanted", async () => {
+    const c = client();
+    const states = recorder();
+    c.on("state", ({ state, error }) => states(state, error?.code));
+    await c.connect();
+    hub.cut(1001);
+    await states.until((calls) => calls.filter(([state]) => state === "ready").length === 2);
+    assert.deepEqual(states.calls[2], ["reconnecting", "shutting_down"]);
+    hub.cut(4403);
+    await states.until((calls) => calls.at(-1)[0] === "closed");
+    assert.equal(states.calls.at(-1)[1], "forbidden");
+    await assert.rejects(c.publish("a", 1), code("forbidden"));
+  });
+
+  it("connects as soon as there is a hub", async () => {
+    const c = client("t", { ...fast, timeoutMs: 150 });
+    const { port } = hub;
+    await hub.stop();
+    await assert.rejects(c.connect(), (error) => code("timeout")(error) && /ECONNREFUSED|lost/.test(error.message));
+    hub = await FakeHub.start(port);
+    await hub.until(() => hub.logins === 1);
+    await c.connect();
+  });
+});
+
+describe("tokens", () => {
+  let hub;
+  beforeEach(async () => {
+    hub = await FakeHub.start();
+  });
+  afterEach(() => hub.stop());
+
+  it("gives up at once when a token is refused that will not change", async () => {
+    hub.refused.set("bad", "jwt_invalid");
+    const c = new PromClient(hub.url, "bad", fast);
+    const states = recorder();
+    c.on("state", ({ state, error }) => states(state, error?.code));
+    const early = c.publish("a", 1);
+    await assert.rejects(c.connect(), code("jwt_invalid"));
+    await assert.rejects(early, code("jwt_invalid"));
+    assert.deepEqual(states.calls.at(-1), ["closed", "jwt_invalid"]);
+    assert.equal(hub.logins, 1);
+  });
+
+  it("asks a provider before every connect and gives up after three refusals", async () => {
+    const asked = recorder();
+    const c = new PromClient(hub.url, async () => {
+      asked();
+      return `t${asked.calls.length}`;
+    }, fast);
+    await c.connect();
+    hub.cut();
+    await hub.until(() => hub.logins === 2);
+    for (let n = 3; n < 9; n++) hub.refused.set(`t${n}`, "token_expired");
+    const states = recorder();
+    c.on("state", ({ state, error }) => states(state, error?.code));
+    hub.cut();
+    await states.until((calls) => calls.some(([state]) => state === "closed"));
+    assert.deepEqual([states.calls.at(-1)[1], asked.calls.length], ["token_expired", 5]);
+  });
+
+  it("renews a token before it runs out", async () => {
+    hub.expiresInMs = 400;
+    let n = 0;
+    const c = new PromClient(hub.url, () => `t${n++}`, fast);
+    await c.connect();
+    await hub.until(() => hub.of("AUTH").length === 3);
+    assert.deepEqual(hub.of("AUTH").map(({ token }) => token), ["t0", "t1", "t2"]);
+    assert.equal(hub.connections, 1);
+    await c.close();
+  });
+
+  it("tells what a provider throws", async () => {
+    const c = new PromClient(hub.url, () => Promise.reject(new Error("signed out")), { ...fast, timeoutMs: 50 });
+    await assert.rejects(c.connect(), (error) => code("timeout")(error) && error.message.includes("signed out"));
+    await c.close();
+  });
+});

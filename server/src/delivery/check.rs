@@ -1,0 +1,116 @@
+//! What must hold between any two calls of the [`Engine`]: its indices agree with its events. For tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prom_protocol::{Ordering, Topic};
+
+use super::{
+    engine::{Engine, MemberId},
+    log::{Log, State},
+};
+
+impl Engine {
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(super) fn in_flight(&self, id: MemberId) -> u32 {
+        self.members.get(&id).map_or(0, |member| member.in_flight)
+    }
+
+    pub(super) fn is_settled(&self, topic: &Topic, seq: u64) -> bool {
+        self.log_of(topic).is_some_and(|log| self.logs[log].is_settled(seq))
+    }
+
+    /// Panics if an index does not agree with the events.
+    pub(super) fn check(&self) {
+        let mut timers = BTreeSet::new();
+        let mut in_flight: BTreeMap<MemberId, u32> = BTreeMap::new();
+        let mut ids = 0;
+        for (index, log) in self.logs.iter().enumerate() {
+            for (seq, unsettled) in &log.unsettled {
+                assert_eq!(*seq, unsettled.event.seq);
+                assert_eq!(self.ids.get(&unsettled.event.id), Some(&(index, *seq)), "the id of {seq}");
+                match unsettled.state {
+                    State::Leased { member, lease, deadline } => {
+                        assert!(lease < self.next_lease);
+                        timers.insert((deadline, index, *seq));
+                        *in_flight.entry(member).or_default() += 1;
+                    }
+                    State::Waiting { due } => {
+                        timers.insert((due, index, *seq));
+                    }
+                    State::Due => {
+                        let aside = !log.wanted_by(*seq).is_empty();
+                        assert!(log.due.contains(seq) != aside, "{seq} is due, or set aside");
+                    }
+                }
+            }
+            ids += log.unsettled.len() + log.unstored.len() + log.storing.len();
+            log.check(self.ordered == Ordering::Key);
+        }
+        assert_eq!(timers, self.timers, "timers");
+        assert_eq!(ids, self.ids.len(), "ids");
+        for (id, member) in &self.members {
+            assert_eq!(member.in_flight, in_flight.remove(id).unwrap_or(0), "in flight with {id}");
+            assert!(member.in_flight <= member.options.max_in_flight);
+        }
+        assert!(in_flight.is_empty(), "leases of members that are gone: {in_flight:?}");
+    }
+
+    /// Panics if something is left when everything is settled and stored.
+    pub(super) fn check_at_rest(&self) {
+        self.check();
+        assert!(self.is_idle() || !self.is_empty());
+        assert!(self.timers.is_empty() && self.ids.is_empty());
+        for log in &self.logs {
+            assert_eq!(log.held(), 0);
+            assert!(!log.has_work() && log.busy.is_empty() && log.parked.is_empty() && log.restored.is_empty());
+            assert!(!log.dirty && !log.persisting && !log.reading && log.dead.is_empty());
+        }
+    }
+}
+
+impl Log {
+    fn check(&self, ordered: bool) {
+        let state = |seq: &u64| self.unsettled.get(seq).map(|unsettled| unsettled.state);
+        assert!(self.due.iter().all(|seq| state(seq) == Some(State::Due)), "due");
+        self.check_stalled();
+        let mut seen = BTreeSet::new();
+        let parked = self.parked.values().flatten();
+        for seq in self.unsettled.keys().copied().chain(self.ready.iter().chain(parked).map(|event| event.seq)) {
+            assert!(seen.insert(seq), "{seq} is held twice");
+            assert!(!self.is_settled(seq) && seq <= self.read_to, "{seq} is held and settled, or was not read");
+        }
+        assert_eq!(self.parked.values().map(std::collections::VecDeque::len).sum::<usize>(), self.parked_count);
+        for (key, seq) in &self.busy {
+            assert_eq!(self.unsettled[seq].event.key.as_ref(), Some(key), "the unsettled event of {key}");
+        }
+        if ordered {
+            let keyed = self.unsettled.values().filter_map(|unsettled| unsettled.event.key.as_ref());
+            assert_eq!(keyed.clone().count(), self.busy.len(), "one unsettled event a key");
+            assert!(keyed.clone().all(|key| self.busy.contains_key(key)));
+            for (key, events) in &self.parked {
+                let first = self.busy.get(key).copied().or_else(|| {
+                    self.ready.iter().find(|event| event.key.as_ref() == Some(key)).map(|event| event.seq)
+                });
+                assert!(!events.is_empty() && first.is_some_and(|first| first < events[0].seq), "parked behind {key}");
+                assert!(events.iter().is_sorted_by_key(|event| event.seq), "{key} is parked in order");
+            }
+        }
+        for seq in self.restored.keys() {
+            assert!(*seq > self.read_to || (seen.contains(seq) && !self.unsettled.contains_key(seq)), "restored {seq}");
+        }
+        assert!(self.delivered >= self.cursor().attempts.last().map_or(0, |(seq, _)| *seq));
+    }
+
+    fn check_stalled(&self) {
+        let by_seq: BTreeSet<(MemberId, u64)> =
+            self.stalled.iter().flat_map(|(seq, members)| members.iter().map(|id| (*id, *seq))).collect();
+        assert_eq!(by_seq, self.stalled_for, "who waits for what");
+        for (seq, members) in &self.stalled {
+            assert!(self.unsettled.get(seq).is_some_and(|unsettled| unsettled.state == State::Due));
+            assert!(!members.is_empty() && members.iter().all(|id| self.members.contains(id)), "members of {seq}");
+        }
+    }
+}

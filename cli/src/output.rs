@@ -50,11 +50,6 @@ impl Output {
     pub(crate) fn either(&self, json: &str, text: &str) -> io::Result<()> {
         line(if self.people { text } else { json })
     }
-
-    /// Whether a person reads along.
-    pub(crate) fn people(&self) -> bool {
-        self.people
-    }
 }
 
 fn line(text: &str) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use prom_protocol::Heartbeat;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
@@ -25,10 +26,11 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     /// A sampler of the `top` busiest processes and its own.
-    pub(crate) fn new(host: Option<String>, top: usize) -> Self {
-        let host = host.or_else(System::host_name).unwrap_or_else(|| "localhost".into());
+    pub(crate) fn new(host: Option<String>, top: usize) -> anyhow::Result<Self> {
+        let host = host.or_else(|| System::host_name().ok()).unwrap_or_else(|| "localhost".into());
         let own = Pid::from_u32(std::process::id());
-        Self { system: System::new(), host, top, chosen: HashMap::new(), own }
+        let system = System::new().context("cannot read this machine's processes")?;
+        Ok(Self { system, host, top, chosen: HashMap::new(), own })
     }
 
     /// What the chosen processes do now. CPU is the average since the call before, so the first one says 0.
@@ -115,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_sampler_sees_itself() {
-        let mut sampler = Sampler::new(Some("here".into()), 5);
+        let mut sampler = Sampler::new(Some("here".into()), 5).unwrap();
         let beats = sampler.sample(Instant::now());
         assert!(beats.len() <= 5);
         let own = beats.iter().find(|beat| beat.pid == std::process::id()).expect("its own process");

@@ -119,7 +119,7 @@ impl Client {
         payload: &T,
         options: PublishOptions,
     ) -> Publishing {
-        Publishing::new(&self.0, topic, to_json(payload), Some(Box::new(options)))
+        Publishing::new(&self.0, topic, to_json(payload), Some(options))
     }
 
     /// The same with a payload that is JSON already.
@@ -127,7 +127,7 @@ impl Client {
     /// # Errors
     /// As [`Self::publish`].
     pub fn publish_raw(&self, topic: &str, payload: &RawValue, options: PublishOptions) -> Publishing {
-        Publishing::new(&self.0, topic, Ok(payload.to_owned()), Some(Box::new(options)))
+        Publishing::new(&self.0, topic, Ok(payload.to_owned()), Some(options))
     }
 
     /// Joins a durable group: set options, then await it for a stream of deliveries. `topic` may be a pattern.
@@ -150,7 +150,7 @@ impl Client {
         T: DeserializeOwned + Send + 'static,
         F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         self.subscribe(topic, group).handle(handler).await
     }

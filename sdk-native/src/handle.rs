@@ -38,7 +38,7 @@ impl Handling {
         T: DeserializeOwned + Send + 'static,
         F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         let (stop, stopped) = mpsc::channel(1);
         Self { task: tokio::spawn(work(subscription, Arc::new(handler), stopped)), stop }
@@ -74,7 +74,7 @@ where
     T: DeserializeOwned + Send + 'static,
     F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(), E>> + Send + 'static,
-    E: Into<BoxError>,
+    E: Into<BoxError> + 'static,
 {
     let lease = subscription.lease();
     let mut running = JoinSet::new();
@@ -104,7 +104,7 @@ where
     T: DeserializeOwned,
     F: Fn(Received<T>) -> Fut,
     Fut: Future<Output = Result<(), E>>,
-    E: Into<BoxError>,
+    E: Into<BoxError> + 'static,
 {
     let left = delivery.time_left();
     let (event, context, ticket) = delivery.into_parts();

@@ -14,7 +14,7 @@ use crate::{
     Error, Event,
     feed::{Feed, Gap, Item},
     shared::{Command, Inner, SubscribeCommand},
-    subscription::{BUFFER, check},
+    subscription::{BUFFER, to_json},
 };
 
 /// Options of a live subscription. Await it for a [`Live`].
@@ -61,9 +61,10 @@ impl LiveBuilder {
 
     async fn open(self) -> Result<Live, Error> {
         let Self { inner, topic, options, buffer, timeout } = self;
-        check(&options)?;
+        let json = to_json(&options)?;
         let ask = |reply| {
-            Command::Subscribe(Box::new(SubscribeCommand { topic, group: None, options, timeout, buffer, reply }))
+            let (group, credit) = (None, None);
+            Command::Subscribe(Box::new(SubscribeCommand { topic, group, json, credit, timeout, buffer, reply }))
         };
         let feed = inner.ask(ask).await?;
         Ok(Live { feed, inner, connection: 0, waiting: None })

@@ -101,12 +101,15 @@ impl PublishOptions {
         self
     }
 
-    /// What these options add to a frame, roughly.
-    pub(crate) fn bytes(&self) -> usize {
-        let EventOptions { id, key, sid, headers, tags, caused_by, .. } = &self.event;
-        let texts = [id, key, sid, caused_by].into_iter().flatten().map(|text| text.len()).sum::<usize>();
-        let headers = headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        texts + headers + tags.iter().map(|tag| tag.len()).sum::<usize>()
+    /// The id, and the others as they stand on the wire; empty: none.
+    fn split(self) -> Result<(Option<Box<str>>, Box<str>), Error> {
+        let mut event = self.event;
+        let id = event.id.take().map(|id| id.0.into_owned().into());
+        if event.is_empty() {
+            return Ok((id, Box::default()));
+        }
+        let json = serde_json::to_string(&event);
+        Ok((id, json.map_err(|error| Error::payload("the options do not become JSON", error))?.into()))
     }
 }
 
@@ -135,7 +138,9 @@ struct Fresh {
     inner: Arc<Inner>,
     topic: Box<str>,
     payload: Box<RawValue>,
-    options: Option<Box<PublishOptions>>,
+    id: Option<Box<str>>,
+    options: Box<str>,
+    timeout: Duration,
 }
 
 impl std::fmt::Debug for State {
@@ -154,10 +159,15 @@ impl Publishing {
         inner: &Arc<Inner>,
         topic: &str,
         payload: Result<Box<RawValue>, Error>,
-        options: Option<Box<PublishOptions>>,
+        options: Option<PublishOptions>,
     ) -> Self {
-        Self(match payload {
-            Ok(payload) => State::Fresh(Some(Fresh { inner: Arc::clone(inner), topic: topic.into(), payload, options })),
+        let fresh = || {
+            let timeout = options.as_ref().and_then(|options| options.timeout).unwrap_or(inner.request_timeout);
+            let (id, options) = options.map_or_else(|| Ok((None, Box::default())), PublishOptions::split)?;
+            Ok(Fresh { inner: Arc::clone(inner), topic: topic.into(), payload: payload?, id, options, timeout })
+        };
+        Self(match fresh() {
+            Ok(fresh) => State::Fresh(Some(fresh)),
             Err(error) => State::Refused(Some(error)),
         })
     }
@@ -193,11 +203,10 @@ impl Future for Publishing {
 
 impl Fresh {
     fn send(self) -> State {
-        let Self { inner, topic, payload, options } = self;
-        let timeout = options.as_ref().and_then(|options| options.timeout).unwrap_or(inner.request_timeout);
+        let Self { inner, topic, payload, id, options, timeout } = self;
         let deadline = Instant::now().checked_add(timeout);
         let (reply, answer) = oneshot::channel();
-        match inner.publishes.try_send(PublishCommand { topic, payload, options, deadline, reply }) {
+        match inner.publishes.try_send(PublishCommand { topic, payload, id, options, deadline, reply }) {
             Ok(()) => State::Waiting(answer, inner),
             Err(TrySendError::Closed(_)) => State::Refused(Some(inner.ended())),
             Err(TrySendError::Full(command)) => {

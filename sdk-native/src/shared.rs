@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use prom_protocol::{RawValue, SubscribeOptions};
+use prom_protocol::RawValue;
 use prom_sdk_core::{State, SubscriptionId};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     time::Instant,
 };
 
-use crate::{ClientEvent, Error, PublishOptions, Published, Status, feed::Feed};
+use crate::{ClientEvent, Error, Published, Status, feed::Feed};
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
@@ -23,7 +23,9 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub(crate) struct PublishCommand {
     pub(crate) topic: Box<str>,
     pub(crate) payload: Box<RawValue>,
-    pub(crate) options: Option<Box<PublishOptions>>,
+    pub(crate) id: Option<Box<str>>,
+    /// The other options as JSON; empty: none.
+    pub(crate) options: Box<str>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) reply: Reply<Published>,
 }
@@ -44,7 +46,10 @@ pub(crate) enum Command {
 pub(crate) struct SubscribeCommand {
     pub(crate) topic: String,
     pub(crate) group: Option<String>,
-    pub(crate) options: SubscribeOptions,
+    /// The options as JSON.
+    pub(crate) json: String,
+    /// Unsettled events the hub may send; none: it is not bounded by credit.
+    pub(crate) credit: Option<u32>,
     pub(crate) timeout: Option<Duration>,
     /// How many events may wait for a consumer that is not bounded by credit.
     pub(crate) buffer: usize,

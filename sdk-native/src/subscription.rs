@@ -130,28 +130,30 @@ impl SubscribeBuilder {
         T: DeserializeOwned + Send + 'static,
         F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         Ok(Handling::start(self.open().await?, handler))
     }
 
     async fn open(self) -> Result<Subscription, Error> {
         let Self { inner, topic, group, options, timeout } = self;
-        check(&options)?;
+        let json = to_json(&options)?;
         let lease = Duration::from_millis(options.ack_timeout_ms);
+        let credit = (options.ack == AckMode::Explicit).then_some(options.max_in_flight);
         let ask = |reply| {
-            let group = Some(group);
-            Command::Subscribe(Box::new(SubscribeCommand { topic, group, options, timeout, buffer: BUFFER, reply }))
+            let (group, buffer) = (Some(group), BUFFER);
+            Command::Subscribe(Box::new(SubscribeCommand { topic, group, json, credit, timeout, buffer, reply }))
         };
         let feed = inner.ask(ask).await?;
         Ok(Subscription { feed, inner, lease })
     }
 }
 
-/// Refuses what is out of range as the hub does, naming the option and the limit, without asking it.
-pub(crate) fn check(options: &SubscribeOptions) -> Result<(), Error> {
+/// The options as they stand on the wire. What is out of range is refused as the hub does, without asking it.
+pub(crate) fn to_json(options: &SubscribeOptions) -> Result<String, Error> {
     let json = serde_json::to_string(options).map_err(|error| Error::payload("the options do not become JSON", error))?;
-    SubscribeOptions::parse(&json).map(|_| ()).map_err(|error| prom_sdk_core::Error::from(error).into())
+    SubscribeOptions::parse(&json).map_err(prom_sdk_core::Error::from)?;
+    Ok(json)
 }
 
 impl IntoFuture for SubscribeBuilder {

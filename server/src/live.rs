@@ -230,7 +230,7 @@ pub async fn read(store: &dyn Store, state: &TopicState, wanted: Wanted) -> Resu
     Ok(match wanted {
         Wanted::Events { topic, after } => Got::Events(topic, store.read(&state.topic, after, LIMIT, BYTES).await?),
         Wanted::Latest { topic, after, at } => {
-            Got::Latest(topic, store.latest_page(&state.topic, after.as_deref(), at, LIMIT).await?)
+            Got::Latest(topic, store.latest_page(&state.topic, after.as_deref(), at, LIMIT, BYTES).await?)
         }
     })
 }

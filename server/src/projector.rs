@@ -29,6 +29,8 @@ const STALE_AFTER: u64 = 15_000;
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Keys read at once when the state is read back.
 const PAGE: usize = 1_000;
+/// Their bytes.
+const PAGE_BYTES: usize = 1024 * 1024;
 /// Longest wait before a failed try is repeated.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// The projector's subscription; connections count theirs from 1.
@@ -127,7 +129,7 @@ impl Projector {
         self.alive.clear();
         let mut after: Option<Box<str>> = None;
         loop {
-            let page = self.store.latest_page(&self.states, after.as_deref(), u64::MAX, PAGE).await?;
+            let page = self.store.latest_page(&self.states, after.as_deref(), u64::MAX, PAGE, PAGE_BYTES).await?;
             for record in &page.events {
                 let state = Event::parse(record.text())
                     .ok()

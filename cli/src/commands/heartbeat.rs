@@ -48,7 +48,7 @@ pub(crate) async fn beat(client: &Client, which: &Which) -> anyhow::Result<()> {
     if which.every < Duration::from_millis(100) {
         bail!("--every must be at least 100ms");
     }
-    let mut sampler = Some(Sampler::new(which.host.clone(), which.top.into()));
+    let mut sampler = Some(Sampler::new(which.host.clone(), which.top.into())?);
     let mut ticks = tokio::time::interval(which.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -8,7 +8,6 @@ use std::{
     },
 };
 
-use prom_protocol::AckMode;
 use prom_sdk_core::SubscriptionId;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
@@ -46,10 +45,9 @@ pub(super) enum Taken {
 
 impl Member {
     pub(super) fn new(id: SubscriptionId, command: &SubscribeCommand, shared: &Arc<Shared>) -> (Self, Feed) {
-        let credit = command.group.is_some() && command.options.ack == AckMode::Explicit;
         let buffer = command.buffer.clamp(1, SLACK);
         // With credit: what is unsettled now, and as much that a lost connection or an expired lease has made void.
-        let capacity = if credit { 2 * command.options.max_in_flight.max(1) as usize } else { buffer + SLACK };
+        let capacity = command.credit.map_or(buffer + SLACK, |credit| 2 * credit.max(1) as usize);
         let (items, receiver) = mpsc::channel(capacity);
         let link = Arc::new(Link { held_back: AtomicBool::new(false), low: buffer / 2, end: OnceLock::new() });
         let member = Self {
@@ -57,7 +55,7 @@ impl Member {
             group: command.group.clone(),
             items,
             link: Arc::clone(&link),
-            high: (!credit).then_some(buffer),
+            high: command.credit.is_none().then_some(buffer),
             paused: false,
             lagged: 0,
         };

@@ -287,7 +287,7 @@ impl Owner {
                 let lease = context.lease.map(|lease| lease.as_str().into());
                 let raw = Raw {
                     connection: delivery.connection,
-                    event: delivery.event.get().into(),
+                    event: delivery.event.into(),
                     deadline: lease.as_ref().and_then(|_: &Box<str>| {
                         arrived.checked_add(Duration::from_millis(context.ack_deadline_ms))
                     }),
@@ -346,7 +346,7 @@ impl Owner {
     }
 
     fn publish(&mut self, now: u64, unix_ms: u64, command: PublishCommand) {
-        let PublishCommand { topic, payload, options, deadline, reply } = command;
+        let PublishCommand { topic, payload, id, options, deadline, reply } = command;
         let timeout_ms = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
             Some(Duration::ZERO) => {
                 let _ = reply.send(Err(Error::timeout("no room among the unanswered publishes in time")));
@@ -354,9 +354,9 @@ impl Owner {
             }
             left => left.map(millis),
         };
-        let bytes = topic.len() + payload.get().len() + options.as_ref().map_or(0, |options| options.bytes()) + OVERHEAD;
-        let options = options.map(|options| options.event).unwrap_or_default();
-        let publish = Publish { topic: &topic, payload: &payload, options, timeout_ms };
+        let bytes = topic.len() + payload.get().len() + options.len() + OVERHEAD;
+        let (payload, id) = (payload.get(), id.as_deref());
+        let publish = Publish { topic: &topic, payload, id, options: &options, timeout_ms };
         let request = self.session.publish(now, unix_ms, publish);
         self.queued += 1;
         self.queued_bytes += bytes;
@@ -378,12 +378,9 @@ impl Owner {
         }
     }
 
-    fn subscribe(&mut self, now: u64, mut command: SubscribeCommand) {
-        let options = std::mem::take(&mut command.options);
-        let group = command.group.as_deref();
-        let timeout = command.timeout.map(millis);
-        let (id, request) = self.session.subscribe(now, &command.topic, group, options.clone(), timeout);
-        command.options = options;
+    fn subscribe(&mut self, now: u64, command: SubscribeCommand) {
+        let (group, timeout) = (command.group.as_deref(), command.timeout.map(millis));
+        let (id, request) = self.session.subscribe(now, &command.topic, group, &command.json, timeout);
         let (member, feed) = Member::new(id, &command, &self.shared);
         self.members.insert(id, member);
         self.waiting.insert(request.0, Waiting::Subscribe { reply: command.reply, feed: Box::new(feed) });

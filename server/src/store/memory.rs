@@ -93,7 +93,7 @@ impl MemoryStore {
 }
 
 impl Inner {
-    fn append(&mut self, append: Append, now: u64) -> Result<Appended, Refused> {
+    fn append(&mut self, append: Append, now: u64, room: &mut Room) -> Result<Appended, Refused> {
         if let Some(id) = &append.id
             && let Some((topic, seq)) = self.ids.get(id)
         {
@@ -103,8 +103,15 @@ impl Inner {
             // Not saying which: the publisher may not be allowed to know that topic.
             return Err(Refused { code: ErrorCode::PublishFailed, message: "opts.id stands on another topic".into() });
         }
+        let cost = append.body.len() + append.id.as_ref().map_or(36, |id| id.len()) + OVERHEAD;
+        // Dead letters always come in, with the cursors that settle what they are about: they are what makes room.
+        let own = append.id.as_ref().is_some_and(|id| id.starts_with('$'));
+        if !own && !room.make(self, cost) {
+            let message = format!("the memory store is full: {} MiB of events that are not settled", room.max_bytes >> 20);
+            return Err(Refused { code: ErrorCode::StoreUnavailable, message });
+        }
         if !self.topics.contains_key(&append.topic) {
-            if self.topics.len() >= MAX_TOPICS {
+            if !own && self.topics.len() >= MAX_TOPICS {
                 let message = format!("the hub already has {MAX_TOPICS} topics");
                 return Err(Refused { code: ErrorCode::PublishFailed, message });
             }
@@ -120,7 +127,7 @@ impl Inner {
         encode_event_position(&mut json, &id, seq, ts);
         json.extend_from_slice(&append.body);
         let record = Arc::new(Record { id: id.clone(), seq, ts, key: append.key, json: json.into() });
-        let cost = cost(&record);
+        let cost = self::cost(&record);
         if let Some(key) = &record.key
             && let Some(old) = log.latest.insert(key.clone(), Arc::clone(&record))
             && old.seq < log.first
@@ -166,6 +173,27 @@ impl Inner {
     }
 }
 
+/// What is left of the budget in one commit.
+struct Room {
+    max_bytes: usize,
+    /// Nothing more can be trimmed.
+    exhausted: bool,
+}
+
+impl Room {
+    /// Whether `bytes` more fit, if need be after a trim.
+    fn make(&mut self, inner: &mut Inner, bytes: usize) -> bool {
+        if inner.bytes + bytes <= self.max_bytes {
+            return true;
+        }
+        if !self.exhausted {
+            inner.trim(self.max_bytes.saturating_sub(bytes));
+            self.exhausted = inner.bytes + bytes > self.max_bytes;
+        }
+        !self.exhausted
+    }
+}
+
 /// A UUIDv7: sorts by time, so that ids made later stand later.
 pub(crate) fn new_id(now: u64) -> Box<str> {
     let mut random = [0; 10];
@@ -185,19 +213,12 @@ impl Store for MemoryStore {
 
     async fn commit(&self, batch: Batch) -> Result<Vec<Result<Appended, Refused>>, StoreError> {
         let mut inner = self.write_lock();
-        let incoming: usize = batch.appends.iter().map(|append| append.body.len() + OVERHEAD).sum();
-        inner.trim(self.max_bytes.saturating_sub(incoming));
-        if incoming > 0 && inner.bytes + incoming > self.max_bytes {
-            return Err(StoreError::Unavailable(format!(
-                "the memory store is full: {} MiB of events that groups have not settled",
-                self.max_bytes / (1024 * 1024)
-            )));
-        }
-        let results = batch.appends.into_iter().map(|append| inner.append(append, batch.now)).collect();
+        // First, because what they settle may make room.
         for put in batch.cursors {
             inner.topics.entry(put.topic).or_insert_with(Log::new).cursors.insert(put.group, put.cursor);
         }
-        Ok(results)
+        let mut room = Room { max_bytes: self.max_bytes, exhausted: false };
+        Ok(batch.appends.into_iter().map(|append| inner.append(append, batch.now, &mut room)).collect())
     }
 
     async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
@@ -219,11 +240,13 @@ impl Store for MemoryStore {
     }
 
     async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError> {
-        Ok(self.read_lock().topics.get(topic).map(Log::tail))
+        Ok(self.read_lock().topics.get(topic).map(Log::tail).filter(|tail| tail.seq > 0))
     }
 
     async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
-        Ok(self.read_lock().topics.iter().map(|(topic, log)| (topic.clone(), log.tail())).collect())
+        let inner = self.read_lock();
+        let tails = inner.topics.iter().map(|(topic, log)| (topic, log.tail()));
+        Ok(tails.filter(|(_, tail)| tail.seq > 0).map(|(topic, tail)| (topic.clone(), tail)).collect())
     }
 
     async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
@@ -247,14 +270,23 @@ impl Store for MemoryStore {
         after: Option<&str>,
         at: u64,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<LatestPage, StoreError> {
         let inner = self.read_lock();
         let Some(log) = inner.topics.get(topic) else { return Ok(LatestPage::default()) };
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest =
-            log.latest.range::<str, _>((start, Bound::Unbounded)).map(|(_, record)| record).filter(|r| r.seq <= at);
-        let events: Vec<Stored> = rest.by_ref().take(limit).map(Arc::clone).collect();
-        Ok(LatestPage { more: rest.next().is_some(), events })
+        let rest = log.latest.range::<str, _>((start, Bound::Unbounded)).map(|(_, record)| record);
+        let mut page = LatestPage::default();
+        let mut bytes = 0;
+        for record in rest.filter(|record| record.seq <= at) {
+            bytes += record.json.len();
+            if page.events.len() >= limit || (bytes > max_bytes && !page.events.is_empty()) {
+                page.more = true;
+                break;
+            }
+            page.events.push(Arc::clone(record));
+        }
+        Ok(page)
     }
 
     async fn cursor(&self, topic: &Topic, group: &Group) -> Result<Option<Cursor>, StoreError> {
@@ -266,4 +298,11 @@ impl Store for MemoryStore {
         let cursors = inner.topics.get(topic).map(|log| log.cursors.iter());
         Ok(cursors.into_iter().flatten().map(|(group, cursor)| (group.clone(), cursor.clone())).collect())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::store_conformance!(|max_bytes| async move { Arc::new(MemoryStore::new(max_bytes)) as Arc<dyn Store> });
 }

@@ -8,6 +8,8 @@
 //!
 //! There is one writer (see [`crate::writer`]) and any number of readers. Everything a reader gets is shared, not copied.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod memory;
 
 use std::{fmt, sync::Arc};
@@ -80,11 +82,13 @@ pub struct Cursor {
     pub last_id: Option<Box<str>>,
     /// Its `ts`.
     pub last_ts: u64,
-    /// Highest seq that was ever delivered; what is unsettled at or below it was delivered at least once.
+    /// Highest seq that was ever delivered; what is unsettled at or below it was delivered once unless `attempts` says
+    /// otherwise.
     pub delivered: u64,
     /// Settled ranges above `floor`, first and last seq of each, ascending and apart.
     pub settled: Vec<(u64, u64)>,
-    /// Deliveries so far of unsettled events that had more than one, by seq, ascending.
+    /// Deliveries so far of unsettled events at or below `delivered` that did not have exactly one, by seq, ascending:
+    /// more, or none for those that later events passed by.
     pub attempts: Vec<(u64, u32)>,
 }
 
@@ -174,6 +178,9 @@ pub enum StoreError {
 /// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed.
 /// - **One writer.** `commit` is called by one task at a time; reads run beside it.
 /// - **Retention.** A trim takes events from the front only, and never one that a stored cursor has not settled.
+/// - **Room.** A store that is full refuses events one by one, with a temporary code, and takes them again once groups have
+///   settled what fills it. Duplicates, cursors, and events whose id starts with `$` are not refused: these are dead
+///   letters, committed with the cursor that settles what they are about, and that is what makes room.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// For people and for `/healthz`: `memory`, `embedded`, `mongodb`.
@@ -204,14 +211,16 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The newest event of `key`.
     async fn latest(&self, topic: &Topic, key: &str) -> Result<Option<Stored>, StoreError>;
 
-    /// The newest event of each key after `after` in byte order, at most `limit` of them. A key whose newest event came
-    /// after `at` is left out: whoever reads a snapshot at `at` gets that event from the log behind it.
+    /// The newest event of each key after `after` in byte order, at most `limit` of them and about `max_bytes`, but at
+    /// least one if there is one. A key whose newest event came after `at` is left out: whoever reads a snapshot at `at`
+    /// gets that event from the log behind it.
     async fn latest_page(
         &self,
         topic: &Topic,
         after: Option<&str>,
         at: u64,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<LatestPage, StoreError>;
 
     /// The cursor of a group in a topic.

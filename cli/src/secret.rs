@@ -44,7 +44,10 @@ pub(crate) fn load(data: &Path) -> anyhow::Result<Option<String>> {
         Ok(secret) if secret.trim().len() >= prom_hub::config::SECRET_BYTES => Ok(Some(secret.trim().to_owned())),
         Ok(_) => anyhow::bail!("{} is not a secret of `prom dev`; delete it and a new one is made", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) => {
+            let advice = "choose another data folder with PROM_DATA or --data";
+            Err(error).with_context(|| format!("cannot read {}; {advice}", path.display()))
+        }
     }
 }
 

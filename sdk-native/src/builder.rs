@@ -140,7 +140,7 @@ impl ClientBuilder {
     }
 
     fn start(self) -> Result<Client, Error> {
-        /// Commands on their way to the owner, and publishes.
+        /// Commands on their way to the owner.
         const COMMANDS: usize = 4096;
         let Self { url, tokens, mut config, max_queued, max_queued_bytes } = self;
         let tokens = match tokens {
@@ -157,7 +157,7 @@ impl ClientBuilder {
         (config.max_queued, config.max_queued_bytes) = (usize::MAX, usize::MAX);
         let (poke, poked) = mpsc::channel(1);
         let shared = Arc::new(Shared::new(poke));
-        let (publishes_in, publishes) = mpsc::channel(COMMANDS);
+        let (publishes_in, publishes) = mpsc::unbounded_channel();
         let (commands_in, commands) = mpsc::channel(COMMANDS);
         let inner = Inner { publishes: publishes_in, commands: commands_in, shared: Arc::clone(&shared), request_timeout };
         let parts =

@@ -8,10 +8,7 @@ use std::{
 };
 
 use prom_protocol::{EventOptions, RawValue, Text};
-use tokio::{
-    sync::{mpsc::error::TrySendError, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{Error, shared::{Inner, PublishCommand}};
 
@@ -115,20 +112,16 @@ impl PublishOptions {
 
 /// A publish under way: resolves when the hub has committed the event.
 ///
-/// Nothing is sent before it is polled first. Publishes are sent in the order in which they are first polled, so many of
-/// them can be under way at once, for instance with `futures_util::future::join_all`; what is waiting goes out in one
-/// write. It borrows nothing and may be spawned. Dropping it takes nothing back: the event may still be published.
+/// It takes its place in the order when it is first polled, so many can be under way at once, for instance with
+/// `futures_util::future::join_all` or `buffered`; what is waiting goes out in one write. It borrows nothing and may be
+/// spawned. Dropping it takes back what was not sent yet; what was sent may still be committed.
 #[must_use = "nothing is published before this is awaited"]
 #[derive(Debug)]
 pub struct Publishing(State);
 
-type Sending = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
-
 enum State {
     Refused(Option<Error>),
     Fresh(Option<Fresh>),
-    /// Waits for room in the owner's queue.
-    Sending(Sending, Option<oneshot::Receiver<Answer>>, Arc<Inner>),
     Waiting(oneshot::Receiver<Answer>, Arc<Inner>),
 }
 
@@ -148,7 +141,6 @@ impl std::fmt::Debug for State {
         f.write_str(match self {
             Self::Refused(_) => "Refused",
             Self::Fresh(_) => "Fresh",
-            Self::Sending(..) => "Sending",
             Self::Waiting(..) => "Waiting",
         })
     }
@@ -184,13 +176,6 @@ impl Future for Publishing {
                     Some(fresh) => fresh.send(),
                     None => return Poll::Ready(Err(Error::closed())),
                 },
-                State::Sending(sending, answer, inner) => match std::task::ready!(sending.as_mut().poll(cx)) {
-                    Ok(()) => match answer.take() {
-                        Some(answer) => State::Waiting(answer, Arc::clone(inner)),
-                        None => State::Refused(None),
-                    },
-                    Err(error) => State::Refused(Some(error)),
-                },
                 State::Waiting(answer, inner) => {
                     let answer = std::task::ready!(Pin::new(answer).poll(cx));
                     return Poll::Ready(answer.unwrap_or_else(|_| Err(inner.ended())));
@@ -206,16 +191,9 @@ impl Fresh {
         let Self { inner, topic, payload, id, options, timeout } = self;
         let deadline = Instant::now().checked_add(timeout);
         let (reply, answer) = oneshot::channel();
-        match inner.publishes.try_send(PublishCommand { topic, payload, id, options, deadline, reply }) {
+        match inner.publishes.send(PublishCommand { topic, payload, id, options, deadline, reply }) {
             Ok(()) => State::Waiting(answer, inner),
-            Err(TrySendError::Closed(_)) => State::Refused(Some(inner.ended())),
-            Err(TrySendError::Full(command)) => {
-                let sender = Arc::clone(&inner);
-                let sending = Box::pin(async move {
-                    sender.publishes.send(command).await.map_err(|_| sender.ended())
-                });
-                State::Sending(sending, Some(answer), inner)
-            }
+            Err(_) => State::Refused(Some(inner.ended())),
         }
     }
 }

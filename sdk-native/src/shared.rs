@@ -75,7 +75,8 @@ pub(crate) enum Settle {
 
 /// What a handle has: the ways to the owner. The owner ends when the last of these is gone.
 pub(crate) struct Inner {
-    pub(crate) publishes: mpsc::Sender<PublishCommand>,
+    /// Not bounded: each command belongs to a future that somebody holds, see `owner::backlog`.
+    pub(crate) publishes: mpsc::UnboundedSender<PublishCommand>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) request_timeout: Duration,

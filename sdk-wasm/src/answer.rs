@@ -160,3 +160,31 @@ impl Answers {
         self.0.push(value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Tag;
+
+    #[test]
+    fn the_face_has_the_same_tags() {
+        let face = include_str!("../face/tag.ts");
+        let tags = [
+            ("Open", Tag::Open),
+            ("Send", Tag::Send),
+            ("Shut", Tag::Shut),
+            ("NeedToken", Tag::NeedToken),
+            ("State", Tag::State),
+            ("Done", Tag::Done),
+            ("Published", Tag::Published),
+            ("Failed", Tag::Failed),
+            ("Event", Tag::Event),
+            ("Live", Tag::Live),
+            ("Gap", Tag::Gap),
+            ("Revoked", Tag::Revoked),
+            ("Error", Tag::Error),
+        ];
+        for (name, tag) in tags {
+            assert!(face.contains(&format!("  {name}: {},", tag as u8)), "{name}");
+        }
+    }
+}

@@ -8,8 +8,8 @@
 //!
 //! Crossing between JavaScript and wasm is what costs, so every call answers with one flat array: when to call `tick`
 //! (`Infinity`: never), the numbers of the request and the subscription that were made (0: none), then the session's
-//! outputs, each a [`Tag`] and its fields. An event's text crosses once, inwards; the face parses it with the engine's
-//! own parser.
+//! outputs, each a tag and its fields, as `answer.rs` lists them. An event's text crosses once, inwards; the face parses it with the
+//! engine's own parser.
 
 mod answer;
 
@@ -18,8 +18,6 @@ use prom_sdk_core::{Config, DeliveryRef, Publish, RequestId, Session, Settle, Su
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use answer::Answers;
-#[cfg(doc)]
-use answer::Tag;
 
 /// A session. Times are milliseconds.
 #[wasm_bindgen]
@@ -82,7 +80,7 @@ impl PromSession {
         self.answers(0, 0)
     }
 
-    /// A text frame. When it is an event for one of the subscriptions, the answer holds [`Tag::Event`].
+    /// A text frame. When it is an event for one of the subscriptions, the answer holds its subscription.
     pub fn frame(&mut self, now: f64, text: &str) -> Array {
         let subscription = self.0.frame(ms(now), text).map(|delivery| delivery.subscription);
         let answers = Answers::new(0, 0);

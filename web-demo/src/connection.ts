@@ -128,7 +128,7 @@ export function describeRefusal(error: HubError): string {
     case "token_expired":
       return "This token has expired. Paste a fresh one to go on.";
     case "jwt_invalid":
-      return "The hub does not accept this token: it is damaged, or signed for another hub. A hub started anew in development mode prints a new link.";
+      return "The hub does not accept this token: it is damaged, or signed for another hub. The hub prints a link with a good one when it starts in development mode.";
     case "forbidden":
       return `This token may not watch ${TOPIC}. It needs the scope subscribe:${TOPIC}.`;
     default:

@@ -9,6 +9,7 @@
 //!
 //! It works in turns: a turn takes everything that is ready, so the busier the client is, the more goes into one write.
 
+mod backlog;
 mod members;
 mod socket;
 
@@ -28,6 +29,7 @@ use tokio::{
 };
 
 use self::{
+    backlog::Backlog,
     members::{Member, Members, Taken},
     socket::{Inbox, Opening, Socket},
 };
@@ -64,7 +66,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) transport: Transport,
     pub(crate) tokens: TokenSource,
-    pub(crate) publishes: mpsc::Receiver<PublishCommand>,
+    pub(crate) publishes: mpsc::UnboundedReceiver<PublishCommand>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) poked: mpsc::Receiver<()>,
     pub(crate) shared: Arc<Shared>,
@@ -77,7 +79,7 @@ pub(crate) struct Owner {
     start: Instant,
     transport: Transport,
     tokens: TokenSource,
-    publishes: mpsc::Receiver<PublishCommand>,
+    publishes: mpsc::UnboundedReceiver<PublishCommand>,
     commands: mpsc::Receiver<Command>,
     poked: mpsc::Receiver<()>,
     shared: Arc<Shared>,
@@ -85,6 +87,7 @@ pub(crate) struct Owner {
     asking: Option<(u32, JoinHandle<Result<String, BoxError>>)>,
     waiting: HashMap<u64, Waiting>,
     members: Members,
+    backlog: Backlog,
     /// Publishes without an answer, and their bytes.
     queued: usize,
     queued_bytes: usize,
@@ -128,6 +131,7 @@ impl Owner {
             asking: None,
             waiting: HashMap::new(),
             members: Members::default(),
+            backlog: Backlog::default(),
             queued: 0,
             queued_bytes: 0,
             max_queued,
@@ -162,7 +166,7 @@ impl Owner {
     /// Sets the timer for what comes first. A timer that is early only looks again.
     fn arm(&mut self) {
         let deadline = self.session.deadline().and_then(|ms| self.start.checked_add(Duration::from_millis(ms)));
-        let at = [deadline, self.drain_until].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + IDLE);
+        let at = [deadline, self.drain_until, self.backlog.due()].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + IDLE);
         if at < self.sleep.deadline() || self.sleep.is_elapsed() {
             self.sleep.as_mut().reset(at);
         }
@@ -173,10 +177,8 @@ impl Owner {
     }
 
     fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A drain has taken them all and closed the channel.
-        let has_room = self.has_room() && self.drain_until.is_none();
+        let mut ready = self.has_room() && !self.backlog.is_empty();
         let turn = &mut self.turn;
-        let mut ready = false;
         match &mut self.link {
             Link::None => {}
             Link::Opening(opening) => {
@@ -208,8 +210,9 @@ impl Owner {
             turn.abandoned = taken == 0;
             ready = true;
         }
-        if has_room && self.publishes.poll_recv_many(cx, &mut turn.publishes, PER_TURN).is_ready() {
-            ready = true;
+        // A drain has taken them all and closed the channel.
+        if self.drain_until.is_none() {
+            ready |= self.publishes.poll_recv_many(cx, &mut turn.publishes, PER_TURN).is_ready();
         }
         if self.sleep.as_mut().poll(cx).is_ready() {
             turn.late = true;
@@ -245,17 +248,13 @@ impl Owner {
             self.command(now, command);
             self.perform();
         }
-        if !publishes.is_empty() {
-            let unix_ms = unix_ms();
-            for command in publishes.drain(..) {
-                self.publish(now, unix_ms, command);
-                self.perform();
-            }
-        }
         if late {
             self.session.tick(now);
             self.perform();
+            self.backlog.expire(Instant::now());
         }
+        self.backlog.extend(publishes.drain(..));
+        self.admit(now);
         if let Some(until) = self.drain_until {
             if self.shared.held() == 0 && self.commands.is_empty() {
                 self.session.close_when_settled();
@@ -345,15 +344,25 @@ impl Owner {
         }
     }
 
-    fn publish(&mut self, now: u64, unix_ms: u64, command: PublishCommand) {
-        let PublishCommand { topic, payload, id, options, deadline, reply } = command;
-        let timeout_ms = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
-            Some(Duration::ZERO) => {
-                let _ = reply.send(Err(Error::timeout("no room among the unanswered publishes in time")));
+    /// Gives the session the publishes there is room for.
+    fn admit(&mut self, now: u64) {
+        if self.backlog.is_empty() {
+            return;
+        }
+        let (unix_ms, instant) = (unix_ms(), Instant::now());
+        for _ in 0..PER_TURN {
+            if !self.has_room() {
                 return;
             }
-            left => left.map(millis),
-        };
+            let Some(command) = self.backlog.pop() else { return };
+            self.publish(now, instant, unix_ms, command);
+            self.perform();
+        }
+    }
+
+    fn publish(&mut self, now: u64, instant: Instant, unix_ms: u64, command: PublishCommand) {
+        let PublishCommand { topic, payload, id, options, deadline, reply } = command;
+        let timeout_ms = deadline.map(|at| millis(at.saturating_duration_since(instant)));
         let bytes = topic.len() + payload.get().len() + options.len() + OVERHEAD;
         let (payload, id) = (payload.get(), id.as_deref());
         let publish = Publish { topic: &topic, payload, id, options: &options, timeout_ms };
@@ -430,9 +439,10 @@ impl Owner {
         }
         // What was published before the drain is part of it.
         self.publishes.close();
-        let unix_ms = unix_ms();
-        while let Ok(command) = self.publishes.try_recv() {
-            self.publish(now, unix_ms, command);
+        let (unix_ms, instant) = (unix_ms(), Instant::now());
+        self.backlog.extend(std::iter::from_fn(|| self.publishes.try_recv().ok()));
+        while let Some(command) = self.backlog.pop() {
+            self.publish(now, instant, unix_ms, command);
         }
         self.session.drain();
         self.shared.draining.store(true, Ordering::SeqCst);

@@ -3,6 +3,10 @@
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,6 +14,10 @@ use jsonwebtoken::{EncodingKey, Header};
 use prom_hub::{Auth, Config, Hub, StartError};
 use prom_sdk::{Client, ClientBuilder, Error, State};
 use serde_json::json;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// Deadline of every wait: far beyond what is waited for, so that only a defect meets it.
@@ -84,50 +92,59 @@ pub async fn reaches(client: &Client, state: State) -> Option<Error> {
 /// Passes bytes to a hub and back until it is told to cut the lines.
 pub struct Relay {
     address: SocketAddr,
-    cut: tokio::sync::watch::Sender<u32>,
-    open: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    cut: watch::Sender<u32>,
+    opened: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
 }
 
 impl Relay {
     pub async fn start(hub: SocketAddr) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let cut = tokio::sync::watch::Sender::new(0);
-        let open = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let (cuts, count) = (cut.clone(), open.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let relay = Self {
+            address: listener.local_addr().unwrap(),
+            cut: watch::Sender::new(0),
+            opened: Arc::default(),
+            ended: Arc::default(),
+        };
+        let (cuts, opened, ended) = (relay.cut.clone(), Arc::clone(&relay.opened), Arc::clone(&relay.ended));
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
-                let mut cut = cuts.subscribe();
-                let count = count.clone();
-                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let (mut cut, ended) = (cuts.subscribe(), Arc::clone(&ended));
+                opened.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
-                    let mut far = tokio::net::TcpStream::connect(hub).await.unwrap();
+                    let mut far = TcpStream::connect(hub).await.unwrap();
                     tokio::select! {
                         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
                         _ = cut.changed() => {}
                     }
                     drop((near, far));
-                    count.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    ended.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
-        Self { address, cut, open }
+        relay
     }
 
     pub fn url(&self) -> String {
         format!("ws://{}/ws", self.address)
     }
 
-    /// Lines that are open.
-    pub fn open(&self) -> usize {
-        self.open.load(std::sync::atomic::Ordering::SeqCst)
+    /// How many lines there have been.
+    pub fn opened(&self) -> usize {
+        self.opened.load(Ordering::SeqCst)
+    }
+
+    /// How many of them have ended.
+    pub fn ended(&self) -> usize {
+        self.ended.load(Ordering::SeqCst)
     }
 
     /// Waits for a line, then cuts all there are.
     pub async fn cut(&self) {
-        eventually(|| self.open() > 0).await;
+        eventually(|| self.opened() > self.ended()).await;
+        let opened = self.opened();
         self.cut.send_modify(|cuts| *cuts += 1);
-        eventually(|| self.open() == 0).await;
+        eventually(|| self.ended() >= opened).await;
     }
 }
 

@@ -35,7 +35,9 @@ impl Connection {
             Some(token) => Client::builder(&self.url).token(token.clone()),
             None => {
                 let Some(secret) = secret::load(&self.data)? else {
-                    bail!("no token: give one with --token or PROM_TOKEN, or run this where `prom dev` has its data folder");
+                    bail!(
+                        "no token: give one with --token or PROM_TOKEN, or run this where `prom dev` has its data folder"
+                    );
                 };
                 let scopes = vec![scope.to_owned()];
                 Client::builder(&self.url).token_provider(move || {
@@ -47,7 +49,11 @@ impl Connection {
         let connecting = tokio::time::timeout(self.timeout, builder.connect());
         match connecting.await {
             Ok(connected) => connected.with_context(|| format!("cannot connect to {}", self.url)),
-            Err(_) => bail!("cannot connect to {}: no hub answered within {}", self.url, humantime::format_duration(self.timeout)),
+            Err(_) => bail!(
+                "cannot connect to {}: no hub answered within {}",
+                self.url,
+                humantime::format_duration(self.timeout)
+            ),
         }
     }
 }

@@ -7,11 +7,14 @@ use std::{
 
 use anyhow::Context;
 use prom_protocol::Heartbeat;
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// How long a process may be out of the busiest before it gives its place to another. Without this, places change with
 /// every sample, and each change makes a process look stale that is alive.
 const GRACE: Duration = Duration::from_secs(30);
+/// Processes younger than this are left out, in seconds: most of them are over before anybody could look at them, and
+/// each would leave a stale row behind.
+const MIN_AGE_SECS: u64 = 3;
 
 /// Takes samples, and chooses whose.
 #[derive(Debug)]
@@ -38,8 +41,11 @@ impl Sampler {
         let what = ProcessRefreshKind::nothing().with_cpu().with_memory().without_tasks();
         self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
         let busiest = {
-            let processes = self.system.processes().iter().filter(|(_, process)| process.thread_kind().is_none());
-            let mut all: Vec<_> = processes.map(|(pid, process)| (*pid, process.cpu_usage(), process.memory())).collect();
+            let old_enough = |process: &Process| process.run_time() >= MIN_AGE_SECS || process.pid() == self.own;
+            let processes = self.system.processes().iter();
+            let processes = processes.filter(|(_, process)| process.thread_kind().is_none() && old_enough(process));
+            let mut all: Vec<_> =
+                processes.map(|(pid, process)| (*pid, process.cpu_usage(), process.memory())).collect();
             all.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.2.cmp(&a.2)).then(a.0.cmp(&b.0)));
             all.into_iter().map(|(pid, ..)| pid).collect::<Vec<_>>()
         };
@@ -81,7 +87,8 @@ fn choose(chosen: &mut HashMap<Pid, Option<Instant>>, busiest: &[Pid], own: Pid,
             continue;
         }
         if chosen.len() >= top {
-            let oldest = chosen.iter().filter_map(|(pid, out)| out.map(|since| (since, *pid))).min_by_key(|(since, _)| *since);
+            let oldest =
+                chosen.iter().filter_map(|(pid, out)| out.map(|since| (since, *pid))).min_by_key(|(since, _)| *since);
             match oldest {
                 Some((since, idle)) if now.duration_since(since) >= GRACE => chosen.remove(&idle),
                 _ => break,

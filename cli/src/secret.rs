@@ -24,8 +24,9 @@ pub(crate) fn load_or_make(data: &Path) -> anyhow::Result<String> {
     if let Some(secret) = load(data)? {
         return Ok(secret);
     }
-    fs::create_dir_all(data)
-        .with_context(|| format!("cannot make the data folder {}; choose another with PROM_DATA or --data", data.display()))?;
+    fs::create_dir_all(data).with_context(|| {
+        format!("cannot make the data folder {}; choose another with PROM_DATA or --data", data.display())
+    })?;
     let secret = random_hex()?;
     let path = path(data);
     let mut options = fs::OpenOptions::new();
@@ -33,7 +34,9 @@ pub(crate) fn load_or_make(data: &Path) -> anyhow::Result<String> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let written = options.open(&path).and_then(|mut file| file.write_all(secret.as_bytes()));
-    written.with_context(|| format!("cannot write {}; choose another data folder with PROM_DATA or --data", path.display()))?;
+    written.with_context(|| {
+        format!("cannot write {}; choose another data folder with PROM_DATA or --data", path.display())
+    })?;
     Ok(secret)
 }
 

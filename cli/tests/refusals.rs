@@ -13,7 +13,10 @@ use std::{
 fn prom(args: &[&str], environment: &[(&str, &str)], folder: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_prom"));
     for (name, _) in std::env::vars() {
-        if ["WS_", "OPS_", "JWT_", "PROM_", "MONGO_"].iter().any(|own| name.starts_with(own)) || name == "BIND" || name == "RUST_LOG" {
+        if ["WS_", "OPS_", "JWT_", "PROM_", "MONGO_"].iter().any(|own| name.starts_with(own))
+            || name == "BIND"
+            || name == "RUST_LOG"
+        {
             command.env_remove(name);
         }
     }
@@ -66,7 +69,10 @@ impl Drop for Folder {
 }
 
 fn refused(args: &[&str], environment: &[(&str, &str)], expected: &[&str]) {
-    let folder = Folder::new(&format!("{:x}", args.iter().chain(expected).flat_map(|s| s.bytes()).fold(7_u64, |h, b| h.wrapping_mul(31) + u64::from(b))));
+    let folder = Folder::new(&format!(
+        "{:x}",
+        args.iter().chain(expected).flat_map(|s| s.bytes()).fold(7_u64, |h, b| h.wrapping_mul(31) + u64::from(b))
+    ));
     let output = prom(args, environment, &folder.0);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{args:?} succeeded");

@@ -159,7 +159,8 @@ impl ClientBuilder {
         let shared = Arc::new(Shared::new(poke));
         let (publishes_in, publishes) = mpsc::unbounded_channel();
         let (commands_in, commands) = mpsc::channel(COMMANDS);
-        let inner = Inner { publishes: publishes_in, commands: commands_in, shared: Arc::clone(&shared), request_timeout };
+        let inner =
+            Inner { publishes: publishes_in, commands: commands_in, shared: Arc::clone(&shared), request_timeout };
         let parts =
             Parts { config, transport, tokens, publishes, commands, poked, shared, max_queued, max_queued_bytes };
         tokio::spawn(Owner::new(parts).run());

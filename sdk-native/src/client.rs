@@ -113,12 +113,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::publish`].
-    pub fn publish_with<T: Serialize + ?Sized>(
-        &self,
-        topic: &str,
-        payload: &T,
-        options: PublishOptions,
-    ) -> Publishing {
+    pub fn publish_with<T: Serialize + ?Sized>(&self, topic: &str, payload: &T, options: PublishOptions) -> Publishing {
         Publishing::new(&self.0, topic, to_json(payload), Some(options))
     }
 
@@ -208,6 +203,5 @@ impl Client {
 }
 
 fn to_json<T: Serialize + ?Sized>(payload: &T) -> Result<Box<RawValue>, Error> {
-    serde_json::value::to_raw_value(payload)
-        .map_err(|error| Error::payload("the payload does not become JSON", error))
+    serde_json::value::to_raw_value(payload).map_err(|error| Error::payload("the payload does not become JSON", error))
 }

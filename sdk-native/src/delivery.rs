@@ -56,7 +56,10 @@ pub(crate) struct Ticket {
 
 impl std::fmt::Debug for Ticket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ticket").field("lease", &self.lease).field("connection", &self.connection).finish_non_exhaustive()
+        f.debug_struct("Ticket")
+            .field("lease", &self.lease)
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
     }
 }
 

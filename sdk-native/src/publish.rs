@@ -10,7 +10,10 @@ use std::{
 use prom_protocol::{EventOptions, RawValue, Text};
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{Error, shared::{Inner, PublishCommand}};
+use crate::{
+    Error,
+    shared::{Inner, PublishCommand},
+};
 
 /// A committed event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -151,7 +151,8 @@ impl SubscribeBuilder {
 
 /// The options as they stand on the wire. What is out of range is refused as the hub does, without asking it.
 pub(crate) fn to_json(options: &SubscribeOptions) -> Result<String, Error> {
-    let json = serde_json::to_string(options).map_err(|error| Error::payload("the options do not become JSON", error))?;
+    let json =
+        serde_json::to_string(options).map_err(|error| Error::payload("the options do not become JSON", error))?;
     SubscribeOptions::parse(&json).map_err(prom_sdk_core::Error::from)?;
     Ok(json)
 }

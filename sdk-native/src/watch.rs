@@ -164,7 +164,8 @@ impl<T> View<T> {
 
     /// The snapshot of this connection is complete: what it did not have is gone.
     fn complete(&mut self, connection: u32) {
-        let gone: Vec<_> = self.entries.iter().filter(|(_, e)| e.connection != connection).map(|(k, _)| Arc::clone(k)).collect();
+        let gone: Vec<_> =
+            self.entries.iter().filter(|(_, e)| e.connection != connection).map(|(k, _)| Arc::clone(k)).collect();
         for key in gone {
             self.entries.remove(&key);
             self.change(key);

@@ -8,8 +8,8 @@
 //!
 //! Crossing between JavaScript and wasm is what costs, so every call answers with one flat array: when to call `tick`
 //! (`Infinity`: never), the numbers of the request and the subscription that were made (0: none), then the session's
-//! outputs, each a tag and its fields, as `answer.rs` lists them. An event's text crosses once, inwards; the face parses it with the
-//! engine's own parser.
+//! outputs, each a tag and its fields, as `answer.rs` lists them. An event's text crosses once, inwards; the face
+//! parses it with the engine's own parser.
 
 mod answer;
 

@@ -67,9 +67,11 @@ impl Writer {
         self.0.try_send(write).map_err(mpsc::error::TrySendError::into_inner)
     }
 
-    /// Waits for room in the queue, at most ten seconds; `None` when none came or the writer has ended.
-    pub async fn room(&self) -> Option<mpsc::Permit<'_, Write>> {
-        tokio::time::timeout(ENQUEUE_TIMEOUT, self.0.reserve()).await.ok()?.ok()
+    /// Waits for room in the queue, at most ten seconds; `None` when none came or the writer has ended. Keeps its place
+    /// in the line for as long as the future lives.
+    pub fn room(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Write>>> + Send + use<> {
+        let sender = self.0.clone();
+        async move { tokio::time::timeout(ENQUEUE_TIMEOUT, sender.reserve_owned()).await.ok()?.ok() }
     }
 
     /// Commits and waits for the outcome.
@@ -80,7 +82,7 @@ impl Writer {
         let (reply, outcome) = oneshot::channel();
         let write = Write { appends, cursors, reply: Reply::Once(reply) };
         match self.room().await {
-            Some(permit) => permit.send(write),
+            Some(permit) => drop(permit.send(write)),
             None => return Err(StoreError::Unavailable("the hub has more to write than it can queue".into())),
         }
         outcome.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the hub is shutting down".into())))

@@ -20,7 +20,10 @@ async fn publishes_and_receives_in_order_from_earliest() {
     let mut seen = Vec::new();
     for _ in 0..200 {
         let event = client.next().await;
-        assert_eq!((&event["op"], &event["topic"], &event["group"]), (&json!("EVENT"), &json!("orders.placed"), &json!("billing")));
+        assert_eq!(
+            (&event["op"], &event["topic"], &event["group"]),
+            (&json!("EVENT"), &json!("orders.placed"), &json!("billing"))
+        );
         assert_eq!(event["event"]["seq"], seen.len() + 1);
         assert_eq!(event["ctx"]["attempt"], 1);
         client.ack(&event).await;
@@ -38,7 +41,9 @@ async fn a_nack_redelivers_with_the_next_attempt() {
     client.publish("a.b", json!(1)).await;
     let first = client.next().await;
     assert_eq!((&first["ctx"]["attempt"], &first["ctx"]["redelivered"]), (&json!(1), &json!(false)));
-    client.send(json!({"op": "NACK", "topic": "a.b", "group": "g", "id": first["event"]["id"], "reason": "later"})).await;
+    client
+        .send(json!({"op": "NACK", "topic": "a.b", "group": "g", "id": first["event"]["id"], "reason": "later"}))
+        .await;
     let second = client.next().await;
     assert_eq!((&second["ctx"]["attempt"], &second["ctx"]["redelivered"]), (&json!(2), &json!(true)));
     assert_eq!(second["event"], first["event"]);
@@ -124,9 +129,7 @@ async fn a_lease_that_runs_out_redelivers() {
     assert_eq!(second["ctx"]["attempt"], 2);
     assert!(started.elapsed().as_millis() >= 900, "not before the lease ran out");
     // The first lease is worth nothing any more, the second one settles.
-    let ack = |event: &serde_json::Value| {
-        json!({"op": "ACK", "topic": "a.b", "group": "g", "corr": "1", "id": event["event"]["id"], "lease": event["ctx"]["lease"]})
-    };
+    let ack = |event: &serde_json::Value| json!({"op": "ACK", "topic": "a.b", "group": "g", "corr": "1", "id": event["event"]["id"], "lease": event["ctx"]["lease"]});
     assert_eq!(client.ask(ack(&first)).await["code"], "stale_lease");
     assert_eq!(client.ask(ack(&second)).await, json!({"op": "OK", "corr": "1"}));
     hub.shutdown().await;

@@ -42,7 +42,10 @@ async fn bad_frames_are_answered_and_never_fatal() {
         (json!({"op": "PUBLISH", "topic": "$audit", "payload": 1}), "forbidden"),
         (json!({"op": "SUBSCRIBE", "topic": "a", "group": "g", "opts": {"maxInFlight": 0}}), "bad_frame"),
         (json!({"op": "SUBSCRIBE", "topic": "a", "group": "g", "opts": {"from": "snapshot"}}), "bad_frame"),
-        (json!({"op": "SUBSCRIBE", "topic": "a", "group": "g", "opts": {"from": "afterId", "afterId": "x"}}), "position_gone"),
+        (
+            json!({"op": "SUBSCRIBE", "topic": "a", "group": "g", "opts": {"from": "afterId", "afterId": "x"}}),
+            "position_gone",
+        ),
         (json!({"op": "SUBSCRIBE", "topic": "a", "opts": {"from": "afterSeq", "afterSeq": 9}}), "position_gone"),
         (json!({"op": "ACK", "topic": "a", "group": "none", "id": "1"}), "not_subscribed"),
         (json!({"op": "UNSUBSCRIBE", "topic": "a", "group": "none"}), "not_subscribed"),
@@ -145,7 +148,8 @@ async fn starts_where_it_is_told() {
     let hub = hub().await;
     let mut client = Client::open(&hub).await;
     for i in 0..5 {
-        let frame = json!({"op": "PUBLISH", "topic": "a", "payload": i, "opts": {"id": format!("e{i}"), "ts": 1000 + i}});
+        let frame =
+            json!({"op": "PUBLISH", "topic": "a", "payload": i, "opts": {"id": format!("e{i}"), "ts": 1000 + i}});
         client.ask(frame).await;
     }
     let cases = [
@@ -174,7 +178,8 @@ async fn starts_where_it_is_told() {
 async fn a_snapshot_is_the_newest_of_each_key_then_what_follows() {
     let hub = hub().await;
     let mut client = Client::open(&hub).await;
-    let publish = |key: &str, value: u64| json!({"op": "PUBLISH", "topic": "s", "payload": value, "opts": {"key": key}});
+    let publish =
+        |key: &str, value: u64| json!({"op": "PUBLISH", "topic": "s", "payload": value, "opts": {"key": key}});
     for (key, value) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
         client.ask(publish(key, value)).await;
     }
@@ -314,7 +319,10 @@ async fn policies_are_per_connection_and_checked_on_every_way() {
     narrow.send(json!({"op": "AUTH", "token": token(&["publish:a.*"])})).await;
     assert_eq!(narrow.next().await["op"], "OK");
     let revoked = narrow.next().await;
-    assert_eq!((&revoked["op"], &revoked["topic"], &revoked["code"]), (&json!("REVOKED"), &json!("b.*"), &json!("forbidden")));
+    assert_eq!(
+        (&revoked["op"], &revoked["topic"], &revoked["code"]),
+        (&json!("REVOKED"), &json!("b.*"), &json!("forbidden"))
+    );
     hub.shutdown().await;
 }
 

@@ -199,8 +199,11 @@ export class ProcessTable {
     let mem = 0;
     let seen = 0;
     for (const row of host.rows) {
-      cpu += row.cpu;
-      mem += row.mem;
+      // What a stale row used last is not used now.
+      if (row.status === "alive") {
+        cpu += row.cpu;
+        mem += row.mem;
+      }
       if (row.seen > seen) seen = row.seen;
     }
     host.cpu = cpu;

@@ -29,9 +29,10 @@ export function rank(row: ProcessRow, key: SortKey): number {
     case "pid":
       return row.pid;
     case "cpu":
-      return Math.round(row.cpu * 10);
+      // A stale row shows what it used last; it is not among those that use something now.
+      return row.status === "stale" ? -1 : Math.round(row.cpu * 10);
     case "mem":
-      return Math.round(row.mem);
+      return row.status === "stale" ? -1 : Math.round(row.mem);
     case "seen":
       // The column shows an age, so the newest is the smallest.
       return -Math.floor(row.seen / 1000);

@@ -131,7 +131,8 @@ impl Args {
 }
 
 fn json(text: &str) -> anyhow::Result<Box<RawValue>> {
-    RawValue::from_string(text.trim().to_owned()).context("the payload is not JSON; text needs quotes of its own, like '\"hello\"'")
+    RawValue::from_string(text.trim().to_owned())
+        .context("the payload is not JSON; text needs quotes of its own, like '\"hello\"'")
 }
 
 fn print(output: &Output, published: &Published) -> std::io::Result<()> {

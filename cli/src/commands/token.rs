@@ -40,7 +40,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     let Command::Mint(args) = command;
     for scope in &args.scopes {
         if Policy::from_scopes([scope.as_str()]).rules.is_empty() {
-            bail!("--scope {scope:?} would grant nothing; a scope is publish:PATTERN, subscribe:PATTERN, *:PATTERN, ops:read or ops:admin");
+            bail!(
+                "--scope {scope:?} would grant nothing; a scope is publish:PATTERN, subscribe:PATTERN, *:PATTERN, ops:read or ops:admin"
+            );
         }
     }
     if args.ttl.is_zero() {

@@ -36,7 +36,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 Some(LiveItem::SnapshotComplete) => {
                     output.note(&format!("that is {} now; changes follow, stop with Ctrl+C", args.topic));
                 }
-                Some(LiveItem::Lagged(events)) => tracing::warn!(events, "changes were dropped: this reader is too slow"),
+                Some(LiveItem::Lagged(events)) => {
+                    tracing::warn!(events, "changes were dropped: this reader is too slow")
+                }
                 Some(_) => {}
                 None => match live.error() {
                     Some(error) => return Err(error.into()),

@@ -457,5 +457,28 @@ fn a_hub_that_shuts_down_loses_nothing() {
     assert!(bench.done[&request].is_ok());
 }
 
+#[test]
+fn a_login_makes_the_next_wait_short_again() {
+    let mut bench = Bench::connected();
+    for _ in 0..10 {
+        bench.lose();
+        bench.next_deadline();
+    }
+    bench.login();
+    bench.lose();
+    let wait = bench.session.deadline().expect("a deadline") - bench.now;
+    assert!(wait <= Config::default().reconnect_min_ms, "{wait}");
+}
+
+#[test]
+fn a_subscription_gets_nothing_before_it_is_confirmed() {
+    let mut bench = Bench::connected();
+    bench.subscribed(Some("g"), "g");
+    let sent = bench.reconnect();
+    assert!(bench.event(EVENT).is_none());
+    bench.hub(&format!(r#"{{"op":"OK","corr":"{}","topic":"a.*","group":"g"}}"#, corr(&sent[0])));
+    assert_eq!(bench.event(EVENT).expect("a delivery").connection, 2);
+}
+
 mod closing;
 mod tokens;

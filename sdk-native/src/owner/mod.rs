@@ -117,7 +117,8 @@ struct Turn {
 
 impl Owner {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, transport, tokens, publishes, commands, poked, shared, max_queued, max_queued_bytes } = parts;
+        let Parts { config, transport, tokens, publishes, commands, poked, shared, max_queued, max_queued_bytes } =
+            parts;
         Self {
             session: Session::new(config, seed()),
             start: Instant::now(),
@@ -166,7 +167,11 @@ impl Owner {
     /// Sets the timer for what comes first. A timer that is early only looks again.
     fn arm(&mut self) {
         let deadline = self.session.deadline().and_then(|ms| self.start.checked_add(Duration::from_millis(ms)));
-        let at = [deadline, self.drain_until, self.backlog.due()].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + IDLE);
+        let at = [deadline, self.drain_until, self.backlog.due()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| Instant::now() + IDLE);
         if at < self.sleep.deadline() || self.sleep.is_elapsed() {
             self.sleep.as_mut().reset(at);
         }
@@ -287,9 +292,9 @@ impl Owner {
                 let raw = Raw {
                     connection: delivery.connection,
                     event: delivery.event.into(),
-                    deadline: lease.as_ref().and_then(|_: &Box<str>| {
-                        arrived.checked_add(Duration::from_millis(context.ack_deadline_ms))
-                    }),
+                    deadline: lease
+                        .as_ref()
+                        .and_then(|_: &Box<str>| arrived.checked_add(Duration::from_millis(context.ack_deadline_ms))),
                     lease,
                     context: crate::Context::new(context.attempt, context.max_attempts, context.redelivered),
                 };
@@ -414,11 +419,9 @@ impl Owner {
         let delivery = DeliveryRef { subscription, connection, id: &id, lease: lease.as_deref() };
         let settle = match &settle {
             Settle::Ack => prom_sdk_core::Settle::Ack,
-            Settle::Nack { reason, delay, dead } => prom_sdk_core::Settle::Nack {
-                reason: reason.as_deref(),
-                delay_ms: delay.map(millis),
-                dead: *dead,
-            },
+            Settle::Nack { reason, delay, dead } => {
+                prom_sdk_core::Settle::Nack { reason: reason.as_deref(), delay_ms: delay.map(millis), dead: *dead }
+            }
             Settle::Extend(by) => prom_sdk_core::Settle::Extend(millis(*by)),
         };
         match reply {

@@ -188,7 +188,9 @@ impl Socket {
                 self.ws.feed(Message::Text(frame)).await?;
             }
             self.ws.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).await?;
-            while std::future::poll_fn(|cx| Pin::new(&mut self.ws).poll_next(cx)).await.is_some_and(|next| next.is_ok()) {}
+            while std::future::poll_fn(|cx| Pin::new(&mut self.ws).poll_next(cx)).await.is_some_and(|next| next.is_ok())
+            {
+            }
             Ok::<(), WsError>(())
         };
         if let Ok(Err(error)) = tokio::time::timeout(CLOSING, goodbye).await {

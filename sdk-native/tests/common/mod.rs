@@ -29,8 +29,7 @@ pub async fn in_time<F: Future>(what: F) -> F::Output {
 }
 
 pub fn config() -> Config {
-    let mut config =
-        Config::new(Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None });
+    let mut config = Config::new(Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None });
     config.port = 0;
     config
 }

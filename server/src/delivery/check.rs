@@ -91,9 +91,10 @@ impl Log {
             assert_eq!(keyed.clone().count(), self.busy.len(), "one unsettled event a key");
             assert!(keyed.clone().all(|key| self.busy.contains_key(key)));
             for (key, events) in &self.parked {
-                let first = self.busy.get(key).copied().or_else(|| {
-                    self.ready.iter().find(|event| event.key.as_ref() == Some(key)).map(|event| event.seq)
-                });
+                let first =
+                    self.busy.get(key).copied().or_else(|| {
+                        self.ready.iter().find(|event| event.key.as_ref() == Some(key)).map(|event| event.seq)
+                    });
                 assert!(!events.is_empty() && first.is_some_and(|first| first < events[0].seq), "parked behind {key}");
                 assert!(events.iter().is_sorted_by_key(|event| event.seq), "{key} is parked in order");
             }

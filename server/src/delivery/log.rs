@@ -379,7 +379,8 @@ mod tests {
         assert_eq!(log.floor, 9);
         log.settle(11, "", 0);
         assert_eq!(log.skip_to(11), Some((10, 10)));
-        let mut restarted = Log::new(Topic::new("t").unwrap(), Cursor { settled: vec![(1, 4)], ..Cursor::default() }, 9);
+        let mut restarted =
+            Log::new(Topic::new("t").unwrap(), Cursor { settled: vec![(1, 4)], ..Cursor::default() }, 9);
         assert_eq!(restarted.skip_to(3), None, "all of it was settled");
     }
 }

@@ -312,7 +312,12 @@ impl World {
                 model.dead_ids.insert(event.id.to_string());
                 let fate = model.fates.get_mut(&event.seq).unwrap();
                 fate.dead = true;
-                assert!(*attempts <= fate.deliveries, "{} deliveries of {}, dead after {attempts}", fate.deliveries, event.id);
+                assert!(
+                    *attempts <= fate.deliveries,
+                    "{} deliveries of {}, dead after {attempts}",
+                    fate.deliveries,
+                    event.id
+                );
             }
             let mut seq = model.cursor.floor + 1;
             while settled(&model.cursor, seq) || seq <= model.tail() {
@@ -432,7 +437,14 @@ impl World {
         let event = &delivery.event;
         let topic: usize = event.id.split_once('-').unwrap().0.parse().unwrap();
         let n = self.clients.iter().position(|client| client.joined == Some(delivery.member)).expect("a member");
-        note!(self, "{} {} to client {n}, attempt {}, lease {:?}", self.now, event.id, delivery.attempt, delivery.lease);
+        note!(
+            self,
+            "{} {} to client {n}, attempt {}, lease {:?}",
+            self.now,
+            event.id,
+            delivery.attempt,
+            delivery.lease
+        );
         let model = &mut self.topics[topic];
         let client = &mut self.clients[n];
         assert!(client.target.matches(&Topic::new(TOPICS[topic]).unwrap()));
@@ -446,7 +458,13 @@ impl World {
         let before = known.unwrap_or_else(|| attempts(&model.cursor, event.seq));
         let fate = model.fates.get_mut(&event.seq).unwrap();
         fate.deliveries += 1;
-        assert!(delivery.attempt <= fate.deliveries, "attempt {} of {}, delivered {} times", delivery.attempt, event.id, fate.deliveries);
+        assert!(
+            delivery.attempt <= fate.deliveries,
+            "attempt {} of {}, delivered {} times",
+            delivery.attempt,
+            event.id,
+            fate.deliveries
+        );
         if known.is_some() {
             assert_eq!(delivery.attempt, before + 1, "attempts of {}", event.id);
         } else {
@@ -458,7 +476,12 @@ impl World {
         }
         self.seen.insert((topic, event.seq), delivery.attempt);
         if !TOPICS[topic].starts_with("dlq.dlq.") {
-            assert!(delivery.attempt <= delivery.max_attempts, "attempt {} of {}", delivery.attempt, delivery.max_attempts);
+            assert!(
+                delivery.attempt <= delivery.max_attempts,
+                "attempt {} of {}",
+                delivery.attempt,
+                delivery.max_attempts
+            );
         }
         if let (Ordering::Key, Some(key)) = (self.ordered, &event.key) {
             let name = Topic::new(TOPICS[topic]).unwrap();

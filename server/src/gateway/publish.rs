@@ -69,6 +69,14 @@ impl Publishes {
         self.waiting.push_back(Waiting { corr: corr.map(|corr| corr.as_str().into()), bytes: 0, refused });
     }
 
+    /// Refuses the last `count` publishes that are not refused yet; they are answered in their turn.
+    pub(super) fn refuse_last(&mut self, count: usize, refused: &Refused) {
+        for waiting in self.waiting.iter_mut().rev().filter(|waiting| waiting.refused.is_none()).take(count) {
+            self.bytes -= std::mem::take(&mut waiting.bytes);
+            waiting.refused = Some(refused.clone());
+        }
+    }
+
     fn append(&mut self, publish: &Publish<'_>, allowed: impl Fn(&Topic) -> bool) -> Result<Append, Refused> {
         let refuse = |code, message: String| Refused { code, message };
         let topic = match &self.last_topic {
@@ -129,4 +137,46 @@ fn encode(corr: Option<&str>, outcome: Result<(&str, u64, bool), &Refused>) -> V
         Err(refused) => ServerFrame::error(refused.code, &*refused.message, corr.map(Text::from)).encode(&mut bytes),
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use prom_protocol::{ClientFrame, client};
+
+    use super::*;
+    use crate::store::Appended;
+
+    fn add(publishes: &mut Publishes, corr: &str, topic: &str) {
+        let frame = format!(r#"{{"op":"PUBLISH","corr":"{corr}","topic":"{topic}","payload":1}}"#);
+        let request = client::parse(&frame).unwrap_or_else(|bad| panic!("{bad:?}"));
+        let ClientFrame::Publish(publish) = request.frame else { panic!("a PUBLISH") };
+        publishes.add(&publish, request.corr.as_ref(), |topic| topic.as_str() != "forbidden");
+    }
+
+    #[test]
+    fn a_batch_that_finds_no_room_is_refused_behind_those_before_it() {
+        // The refusals once went to the oldest publishes, which were committed later; the last ones got their OK.
+        let (handle, _messages) = ConnectionHandle::new();
+        let mut publishes = Publishes::default();
+        add(&mut publishes, "1", "a");
+        add(&mut publishes, "2", "a");
+        assert_eq!(publishes.take_batch(&handle).map(|write| write.appends.len()), Some(2));
+        add(&mut publishes, "3", "forbidden");
+        add(&mut publishes, "4", "a");
+        add(&mut publishes, "5", "a");
+        let parked = publishes.take_batch(&handle).unwrap();
+        let refused = Refused { code: ErrorCode::Overloaded, message: "full".into() };
+        publishes.refuse_last(parked.appends.len(), &refused);
+        let mut answers = Vec::new();
+        publishes.answer_refused(&mut |bytes| answers.push(String::from_utf8(bytes).unwrap()));
+        assert!(answers.is_empty(), "those before are not answered yet");
+        let committed = |seq| Ok(Appended { id: "x".into(), seq, duplicate: false });
+        publishes.answer(vec![committed(1), committed(2)], |bytes| answers.push(String::from_utf8(bytes).unwrap()));
+        let expected = [("OK", "1"), ("OK", "2"), ("forbidden", "3"), ("overloaded", "4"), ("overloaded", "5")];
+        assert_eq!(answers.len(), expected.len());
+        for (answer, (what, corr)) in answers.iter().zip(expected) {
+            assert!(answer.contains(what) && answer.contains(&format!(r#""corr":"{corr}""#)), "{answer}");
+        }
+        assert!(publishes.is_empty() && publishes.bytes == 0 && publishes.have_room());
+    }
 }

@@ -15,8 +15,7 @@ pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 pub fn config() -> Config {
-    let mut config =
-        Config::new(Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None });
+    let mut config = Config::new(Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None });
     config.port = 0;
     config
 }
@@ -147,7 +146,8 @@ impl Client {
     }
 
     pub async fn ack(&mut self, event: &Value) {
-        self.send(json!({"op": "ACK", "topic": event["topic"], "group": event["group"], "id": event["event"]["id"]})).await;
+        self.send(json!({"op": "ACK", "topic": event["topic"], "group": event["group"], "id": event["event"]["id"]}))
+            .await;
     }
 }
 

@@ -138,7 +138,7 @@ test("counts and totals of a host", () => {
   const host = table.process("a:p:1")?.parent;
   assert.ok(host);
   table.total(host);
-  assert.deepEqual([host.alive, host.stale, host.cpu, host.mem], [1, 1, 15, 150]);
+  assert.deepEqual([host.alive, host.stale, host.cpu, host.mem], [1, 1, 10, 100]);
   put(table, state("a", "p", 2, { cpu_pct: 6, mem_mb: 50 }));
   table.total(host);
   assert.deepEqual([host.alive, host.stale, host.cpu], [2, 0, 16]);

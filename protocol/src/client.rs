@@ -347,7 +347,7 @@ impl Request<'_> {
                     .then_some(WireOpts::Subscribe(&subscribe.options));
             }
             ClientFrame::Unsubscribe(target) | ClientFrame::Pause(target) | ClientFrame::Resume(target) => {
-                wire.target(target)
+                wire.target(target);
             }
             ClientFrame::Ack(settle) => wire.settle(settle),
             ClientFrame::Nack(nack) => {

@@ -62,11 +62,8 @@ impl Pattern {
                     retry = Some((before, rest.clone()));
                     continue;
                 }
-                Some(wanted) => {
-                    if rest.next().is_some_and(|segment| wanted == ONE || wanted == segment) {
-                        continue;
-                    }
-                }
+                Some(wanted) if rest.next().is_some_and(|segment| wanted == ONE || wanted == segment) => continue,
+                Some(_) => {}
                 None if rest.next().is_none() => return true,
                 None => {}
             }

@@ -4,6 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use prom_sdk_core::Config;
 use tokio::{sync::mpsc, task::JoinHandle};
+use tracing::Instrument;
 
 use crate::{
     BoxError, Client, Error,
@@ -152,6 +153,7 @@ impl ClientBuilder {
             Tokens::Provider(provider) => TokenSource(Some(provider)),
         };
         let transport = Transport::new(&url)?;
+        let span = tracing::debug_span!("prom_client", hub = transport.host());
         let request_timeout = Duration::from_millis(config.request_timeout_ms);
         // The owner stops taking publishes at the bounds, so that they wait instead of being refused.
         (config.max_queued, config.max_queued_bytes) = (usize::MAX, usize::MAX);
@@ -163,7 +165,7 @@ impl ClientBuilder {
             Inner { publishes: publishes_in, commands: commands_in, shared: Arc::clone(&shared), request_timeout };
         let parts =
             Parts { config, transport, tokens, publishes, commands, poked, shared, max_queued, max_queued_bytes };
-        tokio::spawn(Owner::new(parts).run());
+        tokio::spawn(Owner::new(parts).run().instrument(span));
         Ok(Client::new(Arc::new(inner)))
     }
 }

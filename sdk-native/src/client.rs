@@ -22,7 +22,7 @@ use crate::{
 pub struct Status {
     /// Where it stands.
     pub state: State,
-    /// Why it was lost or closed.
+    /// Why it was lost or closed; none when the program closed it.
     pub error: Option<Error>,
     /// While it is lost: time from the loss until the next try.
     pub retry_in: Option<Duration>,
@@ -189,14 +189,16 @@ impl Client {
     /// settled or dropped. Then closes; after `timeout` at the latest.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Timeout`]: it closed before all had come to an end.
+    /// [`crate::ErrorKind::Timeout`]: it closed before all had come to an end; or why the connection ended for good before.
     pub async fn close_drained(&self, timeout: Duration) -> Result<(), Error> {
         let until = Instant::now().checked_add(timeout).ok_or_else(|| Error::config("the time limit is too long"))?;
         if self.0.commands.send(Command::Drain(until)).await.is_ok() {
             self.0.commands.closed().await;
-            if Instant::now() >= until {
+            let failed = self.0.shared.status.borrow().error.clone();
+            if failed.is_none() && Instant::now() >= until {
                 return Err(Error::timeout("closed before everything had come to its end"));
             }
+            return failed.map_or(Ok(()), Err);
         }
         Ok(())
     }

@@ -96,7 +96,8 @@ impl Delivery {
     }
 
     /// The event is done with: resolves when the hub has stored that, after which the group never gets it again. Several
-    /// can be under way at once; [`Self::ack_unconfirmed`] does not wait.
+    /// can be under way at once; [`Self::ack_unconfirmed`] does not wait. An event that somebody else has settled
+    /// meanwhile is done with, too.
     ///
     /// # Errors
     /// [`crate::ErrorKind::LeaseLost`]: it was not this client's any more and comes again. [`crate::ErrorKind::Timeout`],

@@ -76,11 +76,11 @@ where
     Fut: Future<Output = Result<(), E>> + Send + 'static,
     E: Into<BoxError> + 'static,
 {
-    let lease = subscription.lease();
+    let (lease, most) = (subscription.lease(), subscription.max_in_flight());
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
-            delivery = subscription.next() => match delivery {
+            delivery = subscription.next(), if running.len() < most => match delivery {
                 Some(delivery) => {
                     running.spawn(one(Arc::clone(&handler), delivery, lease));
                 }

@@ -138,14 +138,14 @@ impl SubscribeBuilder {
     async fn open(self) -> Result<Subscription, Error> {
         let Self { inner, topic, group, options, timeout } = self;
         let json = to_json(&options)?;
-        let lease = Duration::from_millis(options.ack_timeout_ms);
+        let (lease, most) = (Duration::from_millis(options.ack_timeout_ms), options.max_in_flight as usize);
         let credit = (options.ack == AckMode::Explicit).then_some(options.max_in_flight);
         let ask = |reply| {
             let (group, buffer) = (Some(group), BUFFER);
             Command::Subscribe(Box::new(SubscribeCommand { topic, group, json, credit, timeout, buffer, reply }))
         };
         let feed = inner.ask(ask).await?;
-        Ok(Subscription { feed, inner, lease })
+        Ok(Subscription { feed, inner, lease, most })
     }
 }
 
@@ -175,6 +175,7 @@ pub struct Subscription {
     feed: Feed,
     inner: Arc<Inner>,
     lease: Duration,
+    most: usize,
 }
 
 impl Subscription {
@@ -214,6 +215,10 @@ impl Subscription {
 
     pub(crate) fn lease(&self) -> Duration {
         self.lease
+    }
+
+    pub(crate) fn max_in_flight(&self) -> usize {
+        self.most
     }
 }
 

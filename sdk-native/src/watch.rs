@@ -123,31 +123,44 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watch<T> {
         view.changed.clear();
         view.is_changed.clear();
         let view = Arc::new(Mutex::new(view));
-        let task = tokio::spawn(follow(live, Arc::clone(&view)));
+        let task = tokio::spawn(Follower { live, view: Arc::clone(&view) }.run());
         Ok(Self { view, task })
     }
 }
 
-async fn follow<T: DeserializeOwned>(mut live: Live, view: Arc<Mutex<View<T>>>) {
-    while let Some(item) = live.next().await {
-        let connection = live.connection();
+/// Keeps the view up to date. However it ends, a panic of a payload's `Deserialize` included, the reader is told.
+struct Follower<T> {
+    live: Live,
+    view: Arc<Mutex<View<T>>>,
+}
+
+impl<T: DeserializeOwned> Follower<T> {
+    async fn run(mut self) {
+        while let Some(item) = self.live.next().await {
+            let connection = self.live.connection();
+            let reader = {
+                let mut view = lock(&self.view);
+                match item {
+                    LiveItem::SnapshotComplete => view.complete(connection),
+                    item => view.take(connection, item),
+                }
+                view.waker()
+            };
+            reader.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl<T> Drop for Follower<T> {
+    fn drop(&mut self) {
         let reader = {
-            let mut view = lock(&view);
-            match item {
-                LiveItem::SnapshotComplete => view.complete(connection),
-                item => view.take(connection, item),
-            }
-            view.waker()
+            let mut view = lock(&self.view);
+            view.ended = true;
+            view.error = self.live.error();
+            view.reader.take()
         };
         reader.into_iter().for_each(Waker::wake);
     }
-    let reader = {
-        let mut view = lock(&view);
-        view.ended = true;
-        view.error = live.error();
-        view.reader.take()
-    };
-    reader.into_iter().for_each(Waker::wake);
 }
 
 impl<T> View<T> {

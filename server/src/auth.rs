@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
-use prom_protocol::{ErrorCode, Policy, RawValue};
+use prom_protocol::{ErrorCode, Policy, RawValue, limits};
 use serde::Deserialize;
 
 use crate::config::Auth;
@@ -121,7 +121,7 @@ impl Verifier {
         let mut last = AuthError::new(ErrorCode::JwtInvalid, "no key is configured");
         for key in &self.keys {
             match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
-                Ok(decoded) => return access(decoded.claims),
+                Ok(decoded) => return access(&decoded.claims),
                 Err(error) => {
                     let wrong_key = matches!(error.kind(), ErrorKind::InvalidSignature);
                     last = refusal(&error);
@@ -135,7 +135,7 @@ impl Verifier {
     }
 }
 
-fn access(claims: Claims) -> Result<Access, AuthError> {
+fn access(claims: &Claims) -> Result<Access, AuthError> {
     let policy = match (&claims.policy, &claims.scopes, &claims.scope) {
         (Some(policy), ..) => Policy::from_claim(policy.get())
             .map_err(|error| AuthError::new(ErrorCode::JwtInvalid, error.to_string()))?,
@@ -143,9 +143,9 @@ fn access(claims: Claims) -> Result<Access, AuthError> {
         (None, None, Some(scope)) => Policy::from_scopes(scope.split_ascii_whitespace()),
         (None, None, None) => Policy::default(),
     };
-    // The cast saturates, so an `exp` beyond all time is just far away.
+    // The cast saturates, so an `exp` beyond all time is just far away: as far as the protocol can say.
     let expires_at_ms = (claims.exp * 1000.0) as u64;
-    Ok(Access { policy, expires_at_ms: Some(expires_at_ms.saturating_add(LEEWAY_SECS * 1000)) })
+    Ok(Access { policy, expires_at_ms: Some(expires_at_ms.saturating_add(LEEWAY_SECS * 1000).min(limits::TS_MAX)) })
 }
 
 fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
@@ -213,6 +213,12 @@ mod tests {
         }
         let none = verifier.verify(&token(Algorithm::HS256, SECRET, &json!({"exp": later()}))).unwrap();
         assert!(!none.policy.may_publish(&topic), "no claim, no access");
+    }
+
+    #[test]
+    fn a_token_that_expires_beyond_all_time_expires_as_late_as_can_be_said() {
+        let access = Verifier::new(&auth()).verify(&token(Algorithm::HS256, SECRET, &json!({"exp": 9e15}))).unwrap();
+        assert_eq!(access.expires_at_ms, Some(limits::TS_MAX));
     }
 
     #[test]

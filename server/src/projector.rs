@@ -8,9 +8,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use prom_protocol::{
     Event, EventOptions, Group, Heartbeat, NameError, ProcessState, ProcessStatus, StartFrom, SubscribeOptions, Text,
-    Topic, TopicOrPattern, encode_event_body, topics,
+    Topic, TopicOrPattern, encode_event_body, limits, topics,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -31,6 +31,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 const PAGE: usize = 1_000;
 /// Their bytes.
 const PAGE_BYTES: usize = 1024 * 1024;
+/// First wait before a failed try is repeated; doubles with each.
+const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest wait before a failed try is repeated.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// The projector's subscription; connections count theirs from 1.
@@ -68,10 +70,14 @@ impl Projector {
 
     /// Projects until the hub ends. A store that is away is waited for.
     pub async fn run(mut self, ending: CancellationToken) {
-        let mut wait = Duration::from_millis(100);
+        let mut wait = RETRY_MIN;
         while !ending.is_cancelled() {
+            let started = Instant::now();
             if let Err(error) = self.project(&ending).await {
                 tracing::warn!(%error, "process projector waits for the store");
+                if started.elapsed() > RETRY_MAX {
+                    wait = RETRY_MIN;
+                }
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = ending.cancelled() => {}
@@ -86,8 +92,13 @@ impl Projector {
         let (connection, mut messages) = ConnectionHandle::new();
         let group = self.groups.open(&self.group);
         let (reply, joined) = oneshot::channel();
-        let options =
-            SubscribeOptions { from: StartFrom::Earliest, max_in_flight: 1_000, ..SubscribeOptions::default() };
+        let options = SubscribeOptions {
+            from: StartFrom::Earliest,
+            max_in_flight: 1_000,
+            // What is no heartbeat is given up at once; the others only wait for the store.
+            max_attempts: limits::ATTEMPTS_MAX,
+            ..SubscribeOptions::default()
+        };
         let target = TopicOrPattern::Topic(self.heartbeats.clone());
         let join = Join { id: MEMBER, target, options, connection: connection.clone(), reply };
         let gone = || StoreError::Unavailable("the projector's group has ended".into());
@@ -153,8 +164,9 @@ impl Projector {
             let record = &delivery.event;
             let verdict = match heartbeat(record.text()) {
                 Ok(beat) => {
+                    // One from a clock that is ahead must not keep its process alive, nor hide the next ones.
+                    let state = ProcessState::alive(beat, record.ts.min(wall_clock()));
                     // An old heartbeat that was redelivered must not make a process younger than it is.
-                    let state = ProcessState::alive(beat, record.ts);
                     if self.alive.get(&state.process_id).is_none_or(|known| known.last_seen_ts <= state.last_seen_ts) {
                         states.push((state, Some(record.id.clone())));
                     }
@@ -183,8 +195,14 @@ impl Projector {
             return Ok(());
         }
         let appends = states.iter().map(|(state, cause)| self.append(state, cause.as_deref())).collect();
-        self.writer.commit(appends, Vec::new()).await?;
-        for (state, _) in states {
+        let outcomes = self.writer.commit(appends, Vec::new()).await?;
+        for ((state, _), outcome) in states.into_iter().zip(outcomes) {
+            if let Err(error) = outcome {
+                // A full store, for one. The next heartbeat or the next look tries again; to hold this heartbeat back
+                // would only keep the store full.
+                tracing::warn!(%error, process = state.process_id, "state not published");
+                continue;
+            }
             match state.status {
                 ProcessStatus::Alive => self.alive.insert(state.process_id.clone(), state),
                 ProcessStatus::Stale => self.alive.remove(&state.process_id),
@@ -212,7 +230,8 @@ fn heartbeat(event: &str) -> Result<Heartbeat, String> {
     let event = Event::parse(event).map_err(|error| error.to_string())?;
     let beat: Heartbeat =
         serde_json::from_str(event.payload.get()).map_err(|error| format!("not a heartbeat: {error}"))?;
-    let options = EventOptions { key: Some(beat.key().into()), ..EventOptions::default() };
+    let sid = beat.sid.as_deref().map(Text::from);
+    let options = EventOptions { key: Some(beat.key().into()), sid, ..EventOptions::default() };
     options.check().map_err(|error| format!("not a heartbeat: {error}"))?;
     Ok(beat)
 }

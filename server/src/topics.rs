@@ -144,7 +144,7 @@ impl Topics {
             TopicOrPattern::Topic(topic) => vec![self.state(topic)],
             TopicOrPattern::Pattern(pattern) => {
                 let mut inner = lock(&self.inner);
-                inner.patterns.retain(|(known, s)| !s.is_closed() && !(known == target && s.same_channel(signals)));
+                inner.patterns.retain(|(known, s)| !(s.is_closed() || known == target && s.same_channel(signals)));
                 inner.patterns.push((target.clone(), signals.clone()));
                 inner.topics.values().filter(|state| pattern.matches(&state.topic)).map(Arc::clone).collect()
             }
@@ -153,7 +153,7 @@ impl Topics {
 
     /// Signals new topics of `target` no more.
     pub fn unfollow(&self, target: &TopicOrPattern, signals: &SignalSender) {
-        lock(&self.inner).patterns.retain(|(known, s)| !s.is_closed() && !(known == target && s.same_channel(signals)));
+        lock(&self.inner).patterns.retain(|(known, s)| !(s.is_closed() || known == target && s.same_channel(signals)));
     }
 
     /// Tells everybody that `topic` has grown to `tail`.

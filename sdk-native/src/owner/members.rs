@@ -1,7 +1,7 @@
 //! The owner's end of its subscriptions.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering, fence},
@@ -30,7 +30,8 @@ pub(super) struct Member {
     high: Option<usize>,
     /// The program asked to pause.
     pub(super) paused: bool,
-    lagged: u64,
+    /// What did not fit: what must not be lost, and how many events were.
+    late: VecDeque<Item>,
 }
 
 /// What became of an item.
@@ -57,26 +58,44 @@ impl Member {
             link: Arc::clone(&link),
             high: command.credit.is_none().then_some(buffer),
             paused: false,
-            lagged: 0,
+            late: VecDeque::new(),
         };
         (member, Feed::new(id, receiver, link, Arc::clone(shared)))
     }
 
     pub(super) fn push(&mut self, item: Item) -> Taken {
-        if self.lagged > 0 && self.items.try_send(Item::Lagged(self.lagged)).is_ok() {
-            self.lagged = 0;
+        if self.late.is_empty() {
+            match self.items.try_send(item) {
+                Ok(()) if self.must_hold_back() => return Taken::HoldBack,
+                Ok(()) => return Taken::Yes,
+                Err(TrySendError::Closed(_)) => return Taken::Gone,
+                Err(TrySendError::Full(item)) => self.push_late(item),
+            }
+        } else {
+            self.push_late(item);
+            self.catch_up();
         }
-        match self.items.try_send(item) {
-            Ok(()) if self.must_hold_back() => Taken::HoldBack,
-            Ok(()) => Taken::Yes,
-            Err(TrySendError::Closed(_)) => Taken::Gone,
-            Err(TrySendError::Full(item)) => {
-                // With credit the lease brings it back; without, the consumer is told.
-                if self.high.is_some() && matches!(item, Item::Event(_)) {
-                    self.lagged += 1;
-                }
-                tracing::debug!(topic = self.topic, "a subscription's queue is full; an event was dropped");
-                Taken::Yes
+        Taken::Yes
+    }
+
+    fn push_late(&mut self, item: Item) {
+        tracing::debug!(topic = self.topic, "a subscription's queue is full");
+        // With credit a lease brings an event back, and nothing else is of interest.
+        if self.high.is_none() {
+            return;
+        }
+        match (item, self.late.back_mut()) {
+            (Item::Event(_), Some(Item::Lagged(events))) => *events += 1,
+            (Item::Event(_), _) => self.late.push_back(Item::Lagged(1)),
+            (item, _) => self.late.push_back(item),
+        }
+    }
+
+    /// Adds what did not fit, as far as it fits now.
+    fn catch_up(&mut self) {
+        while let Some(item) = self.late.pop_front() {
+            if let Err(TrySendError::Full(item)) = self.items.try_send(item) {
+                return self.late.push_front(item);
             }
         }
     }
@@ -137,7 +156,8 @@ impl Members {
     }
 
     /// Those that were held back, may go on, and are not paused by the program.
-    pub(super) fn to_go_on(&self) -> Vec<SubscriptionId> {
+    pub(super) fn go_on(&mut self) -> Vec<SubscriptionId> {
+        self.0.values_mut().for_each(Member::catch_up);
         self.0.iter().filter(|(_, member)| member.may_go_on() && !member.paused).map(|(id, _)| *id).collect()
     }
 
@@ -146,5 +166,85 @@ impl Members {
         for (_, member) in self.0.drain() {
             member.end(error.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::feed::Raw;
+
+    fn member(credit: Option<u32>, buffer: usize) -> (Member, Feed, mpsc::Receiver<()>) {
+        let (poke, poked) = mpsc::channel(1);
+        let command = SubscribeCommand {
+            topic: "a".into(),
+            group: None,
+            json: String::new(),
+            credit,
+            timeout: None,
+            buffer,
+            reply: oneshot::channel().0,
+        };
+        let (member, feed) = Member::new(SubscriptionId(1), &command, &Arc::new(Shared::new(poke)));
+        (member, feed, poked)
+    }
+
+    fn event() -> Item {
+        let context = crate::Context::new(1, 1, false);
+        Item::Event(Raw { connection: 1, event: "{}".into(), context, lease: None, deadline: None })
+    }
+
+    fn take(feed: &mut Feed) -> Option<Item> {
+        match feed.poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(item) => item,
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn the_hub_is_held_back_at_the_high_mark_and_goes_on_at_the_low_one() {
+        let (mut member, mut feed, mut poked) = member(None, 10);
+        assert!((1..10).all(|_| member.push(event()) == Taken::Yes));
+        assert_eq!(member.push(event()), Taken::HoldBack);
+        assert_eq!(member.push(event()), Taken::Yes, "asked once");
+        while member.length() > 6 {
+            assert!(take(&mut feed).is_some() && poked.try_recv().is_err());
+        }
+        assert!(!member.may_go_on());
+        assert!(take(&mut feed).is_some() && poked.try_recv().is_ok());
+        assert!(member.may_go_on() && !member.may_go_on());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_the_rest_is_kept_in_order() {
+        let (mut member, mut feed, _poked) = member(None, 1);
+        let capacity = member.items.max_capacity();
+        for _ in 0..capacity + 2 {
+            member.push(event());
+        }
+        member.push(Item::Live(1));
+        member.push(event());
+        assert!((0..capacity).all(|_| matches!(take(&mut feed), Some(Item::Event(_)))));
+        assert!(take(&mut feed).is_none());
+        member.catch_up();
+        assert!(matches!(take(&mut feed), Some(Item::Lagged(2))));
+        assert!(matches!(take(&mut feed), Some(Item::Live(1))));
+        assert!(matches!(take(&mut feed), Some(Item::Lagged(1))));
+        member.push(event());
+        assert!(matches!(take(&mut feed), Some(Item::Event(_))));
+    }
+
+    #[test]
+    fn with_credit_the_queue_is_bounded_and_nothing_is_held_back() {
+        let (mut member, mut feed, _poked) = member(Some(3), 1);
+        assert!((0..100).all(|_| member.push(event()) == Taken::Yes));
+        assert!((0..6).all(|_| take(&mut feed).is_some()));
+        assert!(take(&mut feed).is_none());
+        drop(feed);
+        assert_eq!(member.push(event()), Taken::Gone);
     }
 }

@@ -10,6 +10,7 @@
 //! It works in turns: a turn takes everything that is ready, so the busier the client is, the more goes into one write.
 
 mod backlog;
+mod commands;
 mod members;
 mod socket;
 
@@ -18,10 +19,10 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use prom_sdk_core::{Answer, Config, DeliveryRef, Output, Publish, Session, State, SubscriptionId};
+use prom_sdk_core::{Answer, Config, Output, Session, State, SubscriptionId};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -37,7 +38,7 @@ use crate::{
     BoxError, ClientEvent, Error, Published, Status,
     builder::TokenSource,
     feed::{Feed, Gap, Item, Raw},
-    shared::{Command, PublishCommand, Reply, Settle, SettleCommand, Shared, SubscribeCommand},
+    shared::{Command, PublishCommand, Reply, Shared},
 };
 
 pub(crate) use socket::Transport;
@@ -288,13 +289,12 @@ impl Owner {
             }
             if let Some(delivery) = self.session.frame(now, &text) {
                 let context = delivery.context;
-                let lease = context.lease.map(|lease| lease.as_str().into());
+                let lease: Option<Box<str>> = context.lease.map(|lease| lease.as_str().into());
+                let deadline = arrived.checked_add(Duration::from_millis(context.ack_deadline_ms));
                 let raw = Raw {
                     connection: delivery.connection,
                     event: delivery.event.into(),
-                    deadline: lease
-                        .as_ref()
-                        .and_then(|_: &Box<str>| arrived.checked_add(Duration::from_millis(context.ack_deadline_ms))),
+                    deadline: deadline.filter(|_| lease.is_some()),
                     lease,
                     context: crate::Context::new(context.attempt, context.max_attempts, context.redelivered),
                 };
@@ -343,113 +343,10 @@ impl Owner {
             self.leave(now, id, None);
             self.perform();
         }
-        for id in self.members.to_go_on() {
+        for id in self.members.go_on() {
             self.session.pause(now, id, false);
             self.perform();
         }
-    }
-
-    /// Gives the session the publishes there is room for.
-    fn admit(&mut self, now: u64) {
-        if self.backlog.is_empty() {
-            return;
-        }
-        let (unix_ms, instant) = (unix_ms(), Instant::now());
-        for _ in 0..PER_TURN {
-            if !self.has_room() {
-                return;
-            }
-            let Some(command) = self.backlog.pop() else { return };
-            self.publish(now, instant, unix_ms, command);
-            self.perform();
-        }
-    }
-
-    fn publish(&mut self, now: u64, instant: Instant, unix_ms: u64, command: PublishCommand) {
-        let PublishCommand { topic, payload, id, options, deadline, reply } = command;
-        let timeout_ms = deadline.map(|at| millis(at.saturating_duration_since(instant)));
-        let bytes = topic.len() + payload.get().len() + options.len() + OVERHEAD;
-        let (payload, id) = (payload.get(), id.as_deref());
-        let publish = Publish { topic: &topic, payload, id, options: &options, timeout_ms };
-        let request = self.session.publish(now, unix_ms, publish);
-        self.queued += 1;
-        self.queued_bytes += bytes;
-        self.waiting.insert(request.0, Waiting::Publish { reply, bytes });
-    }
-
-    fn command(&mut self, now: u64, command: Command) {
-        match command {
-            Command::Connect(reply) => {
-                let request = self.session.connect(now);
-                self.waiting.insert(request.0, Waiting::Done(reply));
-            }
-            Command::Subscribe(command) => self.subscribe(now, *command),
-            Command::Unsubscribe(id, reply) => self.leave(now, id, Some(reply)),
-            Command::Pause(id, paused, reply) => self.pause(now, id, paused, reply),
-            Command::Settle(command) => self.settle(now, command),
-            Command::Close => self.session.close(),
-            Command::Drain(until) => self.drain(now, until),
-        }
-    }
-
-    fn subscribe(&mut self, now: u64, command: SubscribeCommand) {
-        let (group, timeout) = (command.group.as_deref(), command.timeout.map(millis));
-        let (id, request) = self.session.subscribe(now, &command.topic, group, &command.json, timeout);
-        let (member, feed) = Member::new(id, &command, &self.shared);
-        self.members.insert(id, member);
-        self.waiting.insert(request.0, Waiting::Subscribe { reply: command.reply, feed: Box::new(feed) });
-    }
-
-    fn pause(&mut self, now: u64, id: SubscriptionId, paused: bool, reply: Reply<()>) {
-        let held_back = self.members.get_mut(id).is_some_and(|member| {
-            member.paused = paused;
-            member.held_back()
-        });
-        if held_back {
-            // The hub has been asked already, and goes on when the queue is short and the program wants it.
-            let _ = reply.send(Ok(()));
-            return;
-        }
-        let request = self.session.pause(now, id, paused);
-        self.waiting.insert(request.0, Waiting::Done(reply));
-    }
-
-    fn settle(&mut self, now: u64, command: SettleCommand) {
-        let SettleCommand { subscription, connection, id, lease, settle, reply } = command;
-        let delivery = DeliveryRef { subscription, connection, id: &id, lease: lease.as_deref() };
-        let settle = match &settle {
-            Settle::Ack => prom_sdk_core::Settle::Ack,
-            Settle::Nack { reason, delay, dead } => {
-                prom_sdk_core::Settle::Nack { reason: reason.as_deref(), delay_ms: delay.map(millis), dead: *dead }
-            }
-            Settle::Extend(by) => prom_sdk_core::Settle::Extend(millis(*by)),
-        };
-        match reply {
-            Some(reply) => {
-                let request = self.session.settle(now, delivery, settle);
-                self.waiting.insert(request.0, Waiting::Done(reply));
-            }
-            None => {
-                self.session.settle_quietly(now, delivery, settle);
-            }
-        }
-    }
-
-    fn drain(&mut self, now: u64, until: Instant) {
-        let earliest = self.drain_until.map_or(until, |earlier| earlier.min(until));
-        if self.drain_until.replace(earliest).is_some() {
-            return;
-        }
-        // What was published before the drain is part of it.
-        self.publishes.close();
-        let (unix_ms, instant) = (unix_ms(), Instant::now());
-        self.backlog.extend(std::iter::from_fn(|| self.publishes.try_recv().ok()));
-        while let Some(command) = self.backlog.pop() {
-            self.publish(now, instant, unix_ms, command);
-        }
-        self.session.drain();
-        self.shared.draining.store(true, Ordering::SeqCst);
-        self.members.end(&Error::closed());
     }
 
     /// Does what the session wants done.
@@ -542,15 +439,8 @@ impl Owner {
     }
 }
 
-/// What a PUBLISH frame holds besides its texts, roughly.
-const OVERHEAD: usize = 160;
-
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
 }
 
 /// The standard library keys its hash maps by the system's randomness.

@@ -33,6 +33,8 @@ pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Socket, String>> + 
 /// Where to connect, and how.
 pub(crate) struct Transport {
     url: String,
+    /// Host and port, for people.
+    host: String,
     #[cfg(feature = "tls")]
     tls: Option<std::sync::Arc<rustls::ClientConfig>>,
 }
@@ -45,19 +47,30 @@ impl Transport {
         let request = url
             .into_client_request()
             .map_err(|error| Error::config("the URL is not one of a WebSocket").with_source(error))?;
-        let scheme = request.uri().scheme_str().unwrap_or_default();
-        match scheme {
-            "ws" => Ok(Self {
-                url: url.to_owned(),
-                #[cfg(feature = "tls")]
-                tls: None,
-            }),
-            #[cfg(feature = "tls")]
-            "wss" => Ok(Self { url: url.to_owned(), tls: Some(tls_config()?) }),
-            #[cfg(not(feature = "tls"))]
-            "wss" => Err(Error::config("wss:// needs the feature `tls` of prom-sdk")),
-            _ => Err(Error::config("the URL must start with ws:// or wss://")),
+        let uri = request.uri();
+        let secure = match uri.scheme_str() {
+            Some("ws") => false,
+            Some("wss") => true,
+            _ => return Err(Error::config("the URL must start with ws:// or wss://")),
+        };
+        let host = match (uri.host(), uri.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (host, _) => host.unwrap_or_default().to_owned(),
+        };
+        #[cfg(not(feature = "tls"))]
+        if secure {
+            return Err(Error::config("wss:// needs the feature `tls` of prom-sdk"));
         }
+        Ok(Self {
+            url: url.to_owned(),
+            host,
+            #[cfg(feature = "tls")]
+            tls: secure.then(tls_config).transpose()?,
+        })
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
     }
 
     pub(super) fn open(&self) -> Opening {

@@ -112,9 +112,13 @@ impl Relay {
                 opened.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
                     let mut far = TcpStream::connect(hub).await.unwrap();
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                        _ = cut.changed() => {}
+                    {
+                        let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.split(), far.split());
+                        tokio::select! {
+                            _ = tokio::io::copy(&mut near_in, &mut far_out) => {}
+                            _ = tokio::io::copy(&mut far_in, &mut near_out) => {}
+                            _ = cut.changed() => {}
+                        }
                     }
                     drop((near, far));
                     ended.fetch_add(1, Ordering::SeqCst);

@@ -190,6 +190,7 @@ impl Engine {
     /// Forgets what was taken up while the group had another order; it is taken up again in the new one.
     fn put_back(&mut self) {
         self.timers.clear();
+        self.first_lease = self.next_lease;
         for log in &mut self.logs {
             for unsettled in log.unsettled.values() {
                 self.ids.remove(&unsettled.event.id);
@@ -393,10 +394,9 @@ impl Engine {
     /// Finds the delivery `member` holds on `id`.
     fn leased(&mut self, member: MemberId, id: &str, lease: Option<u64>) -> Result<(usize, u64), Settled> {
         let Some(&(index, seq)) = self.ids.get(id) else {
-            // A lease of an earlier engine, on an event that may not have been read again yet.
+            // Of an earlier engine's lease nobody can say whether its event was settled: it may be read again any time.
             let earlier = lease.is_some_and(|lease| lease < self.first_lease);
-            let stale = earlier && self.logs.iter().any(Log::is_restoring);
-            return Err(if stale { Settled::Stale } else { Settled::Unknown });
+            return Err(if earlier { Settled::Stale } else { Settled::Unknown });
         };
         let log = &mut self.logs[index];
         match log.unsettled.get(&seq).map(|u| u.state) {

@@ -152,11 +152,6 @@ impl Log {
         seq <= self.floor || self.runs.range(..=seq).next_back().is_some_and(|(_, run)| seq <= run.last)
     }
 
-    /// Whether events that were delivered before the engine had this log may still be unsettled.
-    pub(super) fn is_restoring(&self) -> bool {
-        self.floor < self.restored_to
-    }
-
     /// Takes up an event; its caller finds out whether it can be delivered now.
     pub(super) fn take_up(&mut self, event: Stored, ordered: bool) {
         let seq = event.seq;

@@ -9,9 +9,12 @@
 //! All that a wake-up of a connection produces, answers and events, leaves in one write.
 
 mod connection;
+mod feed;
 mod handle;
+mod out;
 mod publish;
 mod session;
+mod subscribe;
 mod subscriptions;
 
 use std::sync::{

@@ -101,3 +101,66 @@ impl<S: Sink<Message, Error = axum::Error> + Unpin> Out<S> {
         let _ = self.sink.flush().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use super::*;
+
+    /// A socket that takes `room` frames, and flushes when it is told to.
+    struct Slow {
+        room: usize,
+        flushes: bool,
+    }
+
+    impl Sink<Message> for Slow {
+        type Error = axum::Error;
+
+        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+            if self.room > 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn start_send(mut self: Pin<&mut Self>, _: Message) -> Result<(), axum::Error> {
+            self.room -= 1;
+            Ok(())
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+            if self.flushes { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn bytes_that_left_are_counted_also_when_a_write_is_given_up_halfway() {
+        // They were counted by who polled. When something else woke the connection they were lost, and after a megabyte
+        // of them its groups took it for full for ever.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut out = Out::new(Slow { room: 2, flushes: false });
+        for reserved in [10, 20, 40] {
+            out.push(vec![b'x'; 5], reserved);
+        }
+        assert!(out.poll_write(&mut cx).is_pending());
+        // Here the connection turns to something else.
+        assert_eq!((out.take_left(), out.bytes(), out.is_idle()), (30, 5, false));
+        out.sink.room = 1;
+        assert!(out.poll_write(&mut cx).is_pending(), "not flushed");
+        out.sink.flushes = true;
+        assert!(out.poll_write(&mut cx).is_ready());
+        out.skip(80);
+        assert_eq!((out.take_left(), out.take_left(), out.is_idle()), (120, 0, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_not_stuck_when_it_is_pinged() {
+        // The time it had to take a ping was counted from the frame before it, however long ago that was.
+        let mut out = Out::new(Slow { room: 0, flushes: false });
+        tokio::time::advance(std::time::Duration::from_secs(60)).await;
+        out.control(Message::Ping(Bytes::new()));
+        assert_eq!(out.progress(), Instant::now());
+    }
+}

@@ -45,7 +45,7 @@ impl Session {
         match verifier.verify(token) {
             Ok(access) => {
                 let left = access.expires_at_ms.map(|at| at.saturating_sub(crate::writer::wall_clock()));
-                self.deadline = left.map(|left| Instant::now() + Duration::from_millis(left));
+                self.deadline = left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
                 self.failures = 0;
                 self.access = Some(access);
                 Outcome::Accepted(left)

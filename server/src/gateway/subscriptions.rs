@@ -42,6 +42,10 @@ impl Subscription {
         encode_event_head(&mut head, target.as_str(), group.as_str());
         Self { target, group, head, paused: false, source }
     }
+
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.source, Source::Live(_))
+    }
 }
 
 /// See the module.

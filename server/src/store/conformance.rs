@@ -79,16 +79,20 @@ fn put(on: &str, name: &str, floor: u64) -> CursorPut {
     CursorPut { topic: topic(on), group: group(name), cursor: Cursor { floor, delivered: floor, ..Cursor::default() } }
 }
 
-async fn commit(store: &dyn Store, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Vec<Result<Appended, Refused>> {
+async fn commit(
+    store: &Arc<dyn Store>,
+    appends: Vec<Append>,
+    cursors: Vec<CursorPut>,
+) -> Vec<Result<Appended, Refused>> {
     store.commit(Batch { now: 1_000, appends, cursors }).await.unwrap()
 }
 
 /// Publishes to `on` and expects it to be taken.
-async fn publish(store: &dyn Store, on: &str, key: Option<&str>, payload: &str) -> Appended {
+async fn publish(store: &Arc<dyn Store>, on: &str, key: Option<&str>, payload: &str) -> Appended {
     commit(store, vec![event(on, None, key, payload)], Vec::new()).await.remove(0).unwrap()
 }
 
-async fn seqs(store: &dyn Store, on: &str, after: u64) -> Vec<u64> {
+async fn seqs(store: &Arc<dyn Store>, on: &str, after: u64) -> Vec<u64> {
     let page = store.read(&topic(on), after, usize::MAX, usize::MAX).await.unwrap();
     assert_eq!(page.read_to, page.events.last().map_or(after, |event| event.seq));
     page.events.iter().map(|event| event.seq).collect()
@@ -98,7 +102,7 @@ fn keys(events: &[Stored]) -> Vec<(&str, u64)> {
     events.iter().map(|event| (event.key.as_deref().unwrap(), event.seq)).collect()
 }
 
-pub async fn an_empty_store_answers_with_nothing(store: &dyn Store) {
+pub async fn an_empty_store_answers_with_nothing(store: &Arc<dyn Store>) {
     let t = topic("t");
     assert!(!store.name().is_empty() && !store.durability().is_empty());
     assert_eq!(store.tail(&t).await, Ok(None));
@@ -115,7 +119,7 @@ pub async fn an_empty_store_answers_with_nothing(store: &dyn Store) {
     assert_eq!(commit(store, Vec::new(), Vec::new()).await, []);
 }
 
-pub async fn seqs_have_no_gaps_and_follow_the_order_of_appends(store: &dyn Store) {
+pub async fn seqs_have_no_gaps_and_follow_the_order_of_appends(store: &Arc<dyn Store>) {
     let mut expected = [0, 0];
     for round in 0..20 {
         let names: Vec<&str> = (0..=round).map(|i| if i % 3 == 0 { "b" } else { "a" }).collect();
@@ -136,7 +140,7 @@ pub async fn seqs_have_no_gaps_and_follow_the_order_of_appends(store: &dyn Store
     assert_eq!(topics, [("a".to_owned(), expected[0]), ("b".to_owned(), expected[1])], "in name order");
 }
 
-pub async fn an_event_is_stored_as_it_was_published(store: &dyn Store) {
+pub async fn an_event_is_stored_as_it_was_published(store: &Arc<dyn Store>) {
     let payload = r#"{"n":19.5,"text":"ü \" \n","list":[1,null,true,-9007199254740993]}"#;
     let mut append = event("t", Some("mine"), Some("k"), payload);
     append.ts = Some(77);
@@ -154,7 +158,7 @@ pub async fn an_event_is_stored_as_it_was_published(store: &dyn Store) {
     assert_eq!(second.key, None);
 }
 
-pub async fn the_same_id_is_stored_once(store: &dyn Store) {
+pub async fn the_same_id_is_stored_once(store: &Arc<dyn Store>) {
     let twice =
         || vec![event("t", Some("x"), None, "1"), event("t", Some("y"), None, "2"), event("t", Some("x"), None, "3")];
     let expected = |duplicate: [bool; 3]| {
@@ -169,7 +173,7 @@ pub async fn the_same_id_is_stored_once(store: &dyn Store) {
     assert_eq!(publish(store, "t", None, "4").await.seq, 3, "a duplicate uses up no seq");
 }
 
-pub async fn an_id_on_another_topic_is_refused_and_the_rest_goes_on(store: &dyn Store) {
+pub async fn an_id_on_another_topic_is_refused_and_the_rest_goes_on(store: &Arc<dyn Store>) {
     let appends = vec![event("a", Some("x"), None, "1"), event("b", Some("x"), None, "2"), event("b", None, None, "3")];
     let outcomes = commit(store, appends, vec![put("b", "g", 0)]).await;
     assert_eq!(outcomes[0].as_ref().map(|a| a.seq), Ok(1));
@@ -180,7 +184,7 @@ pub async fn an_id_on_another_topic_is_refused_and_the_rest_goes_on(store: &dyn 
     assert!(store.cursor(&topic("b"), &group("g")).await.unwrap().is_some());
 }
 
-pub async fn reads_stop_at_their_limits_and_give_at_least_one(store: &dyn Store) {
+pub async fn reads_stop_at_their_limits_and_give_at_least_one(store: &Arc<dyn Store>) {
     for i in 0..10 {
         publish(store, "t", None, &format!("\"{}\"", "x".repeat(1000 + i))).await;
     }
@@ -198,7 +202,7 @@ pub async fn reads_stop_at_their_limits_and_give_at_least_one(store: &dyn Store)
     assert_eq!(read(8, 100, BYTES).await, [9, 10]);
 }
 
-pub async fn reads_at_and_past_both_ends(store: &dyn Store) {
+pub async fn reads_at_and_past_both_ends(store: &Arc<dyn Store>) {
     for _ in 0..3 {
         publish(store, "t", None, "1").await;
     }
@@ -210,7 +214,7 @@ pub async fn reads_at_and_past_both_ends(store: &dyn Store) {
     assert_eq!(seqs(store, "t", 3).await, [4]);
 }
 
-pub async fn positions_are_found_by_id_and_by_time(store: &dyn Store) {
+pub async fn positions_are_found_by_id_and_by_time(store: &Arc<dyn Store>) {
     // Publishers set `ts`, so the log is not sorted by it.
     for (i, ts) in [10, 30, 20, 30].into_iter().enumerate() {
         let mut append = event("t", Some(&format!("e{i}")), None, "1");
@@ -226,7 +230,7 @@ pub async fn positions_are_found_by_id_and_by_time(store: &dyn Store) {
     }
 }
 
-pub async fn the_newest_of_each_key_is_found(store: &dyn Store) {
+pub async fn the_newest_of_each_key_is_found(store: &Arc<dyn Store>) {
     for key in [Some("a"), Some("b"), None, Some("a")] {
         publish(store, "t", key, "1").await;
     }
@@ -235,7 +239,7 @@ pub async fn the_newest_of_each_key_is_found(store: &dyn Store) {
     assert!(store.latest(&topic("other"), "a").await.unwrap().is_none());
 }
 
-pub async fn the_newest_of_each_key_pages_at_a_fixed_seq(store: &dyn Store) {
+pub async fn the_newest_of_each_key_pages_at_a_fixed_seq(store: &Arc<dyn Store>) {
     for key in ["d", "a", "ä", "c", "B", "a"] {
         publish(store, "t", Some(key), &format!("\"{}\"", "x".repeat(500))).await;
     }
@@ -270,7 +274,7 @@ pub async fn the_newest_of_each_key_pages_at_a_fixed_seq(store: &dyn Store) {
     assert!(none.events.is_empty() && !none.more);
 }
 
-pub async fn cursors_come_back_as_they_were_stored(store: &dyn Store) {
+pub async fn cursors_come_back_as_they_were_stored(store: &Arc<dyn Store>) {
     let cursor = Cursor {
         epoch: (1 << 53) - 1,
         floor: 3,
@@ -298,7 +302,7 @@ pub async fn cursors_come_back_as_they_were_stored(store: &dyn Store) {
     assert_eq!(store.cursor(&t, &group("g")).await, Ok(Some(plain)));
 }
 
-pub async fn a_cursor_alone_makes_no_topic(store: &dyn Store) {
+pub async fn a_cursor_alone_makes_no_topic(store: &Arc<dyn Store>) {
     commit(store, Vec::new(), vec![put("t", "g", 0)]).await;
     assert_eq!(store.tail(&topic("t")).await, Ok(None));
     assert_eq!(store.topics().await, Ok(Vec::new()));
@@ -306,7 +310,7 @@ pub async fn a_cursor_alone_makes_no_topic(store: &dyn Store) {
     assert_eq!(store.tail(&topic("t")).await.unwrap().map(|tail| tail.seq), Some(1));
 }
 
-pub async fn the_epoch_stays(store: &dyn Store) {
+pub async fn the_epoch_stays(store: &Arc<dyn Store>) {
     publish(store, "t", None, "1").await;
     let epoch = async || store.tail(&topic("t")).await.unwrap().unwrap().epoch;
     let first = epoch().await;
@@ -322,14 +326,14 @@ pub async fn readers_see_a_commit_whole_or_not_at_all(store: &Arc<dyn Store>) {
     let readers: Vec<_> = (0..3).map(|_| tokio::spawn(read_whole(Arc::clone(store), Arc::clone(&done)))).collect();
     for commits in 1..=COMMITS {
         let appends = (0..EACH).flat_map(|_| [event("a", None, Some("k"), "1"), event("b", None, None, "1")]);
-        commit(&**store, appends.collect(), vec![put("a", "g", commits * EACH)]).await;
+        commit(store, appends.collect(), vec![put("a", "g", commits * EACH)]).await;
         tokio::task::yield_now().await;
     }
     done.store(true, Ordering::SeqCst);
     for reader in readers {
         reader.await.unwrap();
     }
-    assert_eq!(seqs(&**store, "a", COMMITS * EACH - 1).await, [COMMITS * EACH]);
+    assert_eq!(seqs(store, "a", COMMITS * EACH - 1).await, [COMMITS * EACH]);
 }
 
 /// Events of each topic in each commit.
@@ -360,7 +364,7 @@ async fn read_whole(store: Arc<dyn Store>, done: Arc<AtomicBool>) {
 }
 
 /// Publishes until the store refuses or `limit` events are in; answers how many were taken.
-async fn fill(store: &dyn Store, on: &str, limit: u64) -> u64 {
+async fn fill(store: &Arc<dyn Store>, on: &str, limit: u64) -> u64 {
     let payload = format!("\"{}\"", "x".repeat(10_000));
     for taken in 0..limit {
         match commit(store, vec![event(on, None, None, &payload)], Vec::new()).await.remove(0) {
@@ -374,7 +378,7 @@ async fn fill(store: &dyn Store, on: &str, limit: u64) -> u64 {
     limit
 }
 
-pub async fn a_trim_takes_settled_events_from_the_front(store: &dyn Store) {
+pub async fn a_trim_takes_settled_events_from_the_front(store: &Arc<dyn Store>) {
     commit(store, Vec::new(), vec![put("t", "slow", 0), put("t", "fast", 0)]).await;
     assert_eq!(fill(store, "t", 40).await, 40);
     commit(store, Vec::new(), vec![put("t", "slow", 30), put("t", "fast", 40)]).await;
@@ -392,7 +396,7 @@ pub async fn a_trim_takes_settled_events_from_the_front(store: &dyn Store) {
     assert_eq!(store.seq_before_ts(&topic("other"), 0).await, Ok(other.first - 1));
 }
 
-pub async fn the_newest_of_each_key_outlives_a_trim(store: &dyn Store) {
+pub async fn the_newest_of_each_key_outlives_a_trim(store: &Arc<dyn Store>) {
     for key in ["a", "b", "a"] {
         publish(store, "t", Some(key), "1").await;
     }
@@ -405,7 +409,7 @@ pub async fn the_newest_of_each_key_outlives_a_trim(store: &dyn Store) {
     assert_eq!(store.latest(&topic("t"), "b").await.unwrap().map(|event| event.seq), Some(504));
 }
 
-pub async fn an_id_is_free_again_once_its_event_is_trimmed(store: &dyn Store) {
+pub async fn an_id_is_free_again_once_its_event_is_trimmed(store: &Arc<dyn Store>) {
     commit(store, vec![event("t", Some("x"), None, "1")], Vec::new()).await;
     fill(store, "t", 500).await;
     assert_eq!(store.seq_of(&topic("t"), "x").await, Ok(None));
@@ -413,7 +417,7 @@ pub async fn an_id_is_free_again_once_its_event_is_trimmed(store: &dyn Store) {
     assert_eq!((again.seq, again.duplicate), (502, false));
 }
 
-pub async fn a_full_store_refuses_events_until_they_are_settled(store: &dyn Store) {
+pub async fn a_full_store_refuses_events_until_they_are_settled(store: &Arc<dyn Store>) {
     commit(store, Vec::new(), vec![put("t", "g", 0)]).await;
     let taken = fill(store, "t", 10_000).await;
     assert!((20..10_000).contains(&taken), "about {BYTES} bytes: {taken} events");
@@ -423,7 +427,7 @@ pub async fn a_full_store_refuses_events_until_they_are_settled(store: &dyn Stor
     assert_eq!(store.tail(&topic("t")).await.unwrap().unwrap().seq, taken + 10, "no seq was lost");
 }
 
-pub async fn a_full_store_takes_duplicates_cursors_and_dead_letters(store: &dyn Store) {
+pub async fn a_full_store_takes_duplicates_cursors_and_dead_letters(store: &Arc<dyn Store>) {
     commit(store, vec![event("t", Some("x"), None, "1")], vec![put("t", "g", 0)]).await;
     let taken = fill(store, "t", 10_000).await;
     let payload = format!("\"{}\"", "x".repeat(10_000));

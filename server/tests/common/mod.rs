@@ -8,7 +8,10 @@ use jsonwebtoken::{EncodingKey, Header};
 use prom_hub::{Auth, Config, Hub};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{self, Message},
+};
 
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// Deadline of every wait: far beyond what is waited for, so that only a defect meets it.
@@ -88,6 +91,41 @@ impl Client {
                 other => panic!("a text frame expected, got {other:?}"),
             }
         }
+    }
+
+    /// Many frames in one write, unless the hub has hung up.
+    pub async fn try_send_all<'a>(
+        &mut self,
+        frames: impl IntoIterator<Item = &'a Value>,
+    ) -> Result<(), tungstenite::Error> {
+        for frame in frames {
+            self.socket.feed(Message::text(frame.to_string())).await?;
+        }
+        self.socket.flush().await
+    }
+
+    /// The next frame, if one comes this soon.
+    pub async fn next_within(&mut self, wait: Duration) -> Option<Value> {
+        match tokio::time::timeout(wait, self.socket.next()).await {
+            Ok(Some(Ok(Message::Text(text)))) => Some(serde_json::from_str(&text).expect("JSON")),
+            _ => None,
+        }
+    }
+
+    /// Whether the hub answers this client's close frame before it hangs up.
+    pub async fn closed_cleanly(&mut self) -> bool {
+        loop {
+            match tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("an end in time") {
+                Some(Ok(Message::Close(_))) => return true,
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return false,
+            }
+        }
+    }
+
+    /// Says goodbye, as a client that ends does.
+    pub async fn close(&mut self) {
+        self.socket.send(Message::Close(None)).await.expect("sends");
     }
 
     /// The code of the close frame that ends this connection; frames before it are passed over.

@@ -1,0 +1,258 @@
+//! What a connection does about its subscriptions: begins, ends, pauses them, and settles their events.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use prom_protocol::{
+    ErrorCode, Group, ServerFrame, StartFrom, SubscribeOptions, Text, TopicOrPattern,
+    client::{Settle, Subscribe, Target},
+    server::{OkFrame, parse_lease},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    connection::Connection,
+    subscriptions::{Source, Subscription},
+};
+use crate::{
+    delivery::{
+        MemberId,
+        actor::{Join, Settlement, ToGroup, Verdict},
+    },
+    live::{self, Live},
+};
+
+/// Deadline for a group's answer.
+const GROUP_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl Connection {
+    /// Ends the subscriptions that a new policy does not allow.
+    pub(super) async fn revoke(&mut self) {
+        self.flush_settlements().await;
+        for id in self.subscriptions.ids() {
+            let Some(subscription) = self.subscriptions.get_mut(id) else { continue };
+            let durable = matches!(subscription.source, Source::Group { .. });
+            let group = durable.then(|| subscription.group.as_str());
+            if self.session.policy().is_some_and(|policy| policy.may_subscribe(&subscription.target, group)) {
+                continue;
+            }
+            let frame = ServerFrame::Revoked {
+                topic: Text::from(subscription.target.as_str().to_owned()),
+                group: Text::from(subscription.group.as_str().to_owned()),
+                code: ErrorCode::Forbidden.as_str().into(),
+                msg: "the new token does not allow it".into(),
+            };
+            self.remove(id).await;
+            self.send(&frame);
+        }
+    }
+
+    pub(super) fn settle(&mut self, settle: &Settle<'_>, verdict: Verdict, corr: Option<&Text<'_>>) {
+        let Some(id) = self.subscriptions.find(&settle.target.topic, &settle.target.group) else {
+            self.not_subscribed(&settle.target, corr);
+            return;
+        };
+        let extend = matches!(verdict, Verdict::Extend(_));
+        let settlement = Settlement {
+            id: settle.id.as_str().into(),
+            // What is no token of ours matches no lease.
+            lease: settle.lease.as_ref().map(|token| parse_lease(token).unwrap_or(0)),
+            verdict,
+            corr: corr.map(|corr| corr.as_str().into()),
+        };
+        if !self.subscriptions.settle(id, settlement) {
+            // An ephemeral subscription: everything is settled as it is sent.
+            if extend {
+                self.error(ErrorCode::UnknownId, "no unsettled event of that id is leased to you", corr);
+            } else if corr.is_some() {
+                self.send(&ServerFrame::ok(corr.cloned()));
+            }
+        }
+    }
+
+    fn not_subscribed(&mut self, target: &Target<'_>, corr: Option<&Text<'_>>) {
+        let topic: String = target.topic.chars().take(prom_protocol::limits::TOPIC_BYTES).collect();
+        self.error(ErrorCode::NotSubscribed, &format!("this connection has no such subscription of {topic}"), corr);
+    }
+
+    pub(super) async fn subscribe(&mut self, subscribe: Subscribe, corr: Option<&Text<'_>>) {
+        self.flush_settlements().await;
+        let Subscribe { topic: target, group, options } = subscribe;
+        let group_name = group.as_ref().map(Group::as_str);
+        if !self.session.policy().is_some_and(|policy| policy.may_subscribe(&target, group_name)) {
+            return self.error(ErrorCode::Forbidden, &format!("subscribing to {target} is not allowed"), corr);
+        }
+        if let Some(group) = group_name
+            && self.subscriptions.find(target.as_str(), group).is_some()
+        {
+            return self.error(
+                ErrorCode::AlreadySubscribed,
+                &format!("{target} is already subscribed as {group}"),
+                corr,
+            );
+        }
+        let limit = self.gateway.limits.subscriptions;
+        if self.subscriptions.len() >= limit {
+            return self.error(
+                ErrorCode::Overloaded,
+                &format!("a connection may have at most {limit} subscriptions"),
+                corr,
+            );
+        }
+        let one_topic = matches!(target, TopicOrPattern::Topic(_));
+        if !one_topic && matches!(options.from, StartFrom::AfterId(_) | StartFrom::AfterSeq(_)) {
+            return self.error(
+                ErrorCode::BadFrame,
+                "opts.from afterId and afterSeq need one topic, not a pattern",
+                corr,
+            );
+        }
+        let id = next_member();
+        let (group, source) = match group {
+            Some(group) => {
+                let joined = self.join(id, &group, &target, options).await;
+                match joined {
+                    Ok(sender) => (group, Source::Group { group: sender, settlements: Vec::new() }),
+                    Err((code, message)) => return self.error(code, &message, corr),
+                }
+            }
+            None => match self.watch(id, &target, options).await {
+                Ok(live) => (Group::generated(id), Source::Live(Box::new(live))),
+                Err((code, message)) => {
+                    self.unfollow(&target);
+                    return self.error(code, &message, corr);
+                }
+            },
+        };
+        let ok = OkFrame {
+            corr: corr.cloned(),
+            topic: Some(target.as_str().to_owned().into()),
+            group: Some(group.as_str().to_owned().into()),
+            ..OkFrame::default()
+        };
+        self.send(&ServerFrame::Ok(ok));
+        self.subscriptions.insert(id, Subscription::new(target, group, source));
+        self.waiting_live.push_back(id);
+    }
+
+    /// Starts an ephemeral subscription.
+    async fn watch(
+        &mut self,
+        id: MemberId,
+        target: &TopicOrPattern,
+        options: SubscribeOptions,
+    ) -> Result<Live, (ErrorCode, String)> {
+        let mut live = Live::new(target.clone(), &options.from, options.filter);
+        for state in self.gateway.topics.follow(target, &self.signals) {
+            match live::position(&*self.gateway.store, &state, &options.from).await {
+                Ok(Some(position)) => {
+                    let link = state.listen(id, self.signals.clone());
+                    live.add(state, link, position);
+                }
+                Ok(None) => {
+                    return Err((ErrorCode::PositionGone, "opts.afterId or opts.afterSeq is not in the log".into()));
+                }
+                Err(error) => return Err((ErrorCode::StoreUnavailable, error.to_string())),
+            }
+        }
+        Ok(live)
+    }
+
+    /// Signals new topics of a pattern no more, unless another subscription has it too.
+    fn unfollow(&mut self, target: &TopicOrPattern) {
+        let pattern = matches!(target, TopicOrPattern::Pattern(_));
+        if pattern && !self.subscriptions.iter_mut().any(|(_, own)| own.is_live() && own.target == *target) {
+            self.gateway.topics.unfollow(target, &self.signals);
+        }
+    }
+
+    /// Joins a durable group. A group that has just ended is opened once more.
+    async fn join(
+        &mut self,
+        id: MemberId,
+        group: &Group,
+        target: &TopicOrPattern,
+        options: SubscribeOptions,
+    ) -> Result<mpsc::Sender<ToGroup>, (ErrorCode, String)> {
+        for _ in 0..3 {
+            let sender = self.gateway.groups.open(group);
+            let (reply, joined) = oneshot::channel();
+            let join =
+                Join { id, target: target.clone(), options: options.clone(), connection: self.handle.clone(), reply };
+            if sender.send(ToGroup::Join(Box::new(join))).await.is_err() {
+                continue;
+            }
+            match tokio::time::timeout(GROUP_TIMEOUT, joined).await {
+                Ok(Ok(Ok(()))) => return Ok(sender),
+                Ok(Ok(Err(refused))) => return Err((refused.code, refused.message)),
+                Ok(Err(_)) => {}
+                Err(_) => return Err((ErrorCode::Overloaded, "the group did not answer in time".into())),
+            }
+        }
+        Err((ErrorCode::Internal, "the group could not be started".into()))
+    }
+
+    pub(super) async fn unsubscribe(&mut self, target: &Target<'_>, corr: Option<&Text<'_>>) {
+        self.flush_settlements().await;
+        match self.subscriptions.find(&target.topic, &target.group) {
+            Some(id) => {
+                self.remove(id).await;
+                self.send(&ServerFrame::ok(corr.cloned()));
+            }
+            None => self.not_subscribed(target, corr),
+        }
+    }
+
+    async fn remove(&mut self, id: MemberId) {
+        let Some(subscription) = self.subscriptions.remove(id) else { return };
+        match subscription.source {
+            Source::Group { group, .. } => {
+                let (reply, left) = oneshot::channel();
+                if group.send(ToGroup::Leave(id, Some(reply))).await.is_ok() {
+                    let _ = tokio::time::timeout(GROUP_TIMEOUT, left).await;
+                }
+            }
+            Source::Live(_) => self.unfollow(&subscription.target),
+        }
+    }
+
+    pub(super) async fn pause(&mut self, target: &Target<'_>, paused: bool, corr: Option<&Text<'_>>) {
+        self.flush_settlements().await;
+        let Some(id) = self.subscriptions.find(&target.topic, &target.group) else {
+            return self.not_subscribed(target, corr);
+        };
+        if let Some(subscription) = self.subscriptions.get_mut(id) {
+            subscription.paused = paused;
+            if let Source::Group { group, .. } = &subscription.source {
+                let (reply, done) = oneshot::channel();
+                if group.send(ToGroup::Pause(id, paused, reply)).await.is_ok() {
+                    let _ = tokio::time::timeout(GROUP_TIMEOUT, done).await;
+                }
+            }
+        }
+        self.waiting_live.push_back(id);
+        self.send(&ServerFrame::ok(corr.cloned()));
+    }
+
+    pub(super) async fn flush_settlements(&mut self) {
+        for (group, member, settlements) in self.subscriptions.take_settlements() {
+            let sent = group.send(ToGroup::Settle(member, settlements)).await;
+            // A group ends only without members, so this one has failed; its leases are gone.
+            let Err(mpsc::error::SendError(ToGroup::Settle(_, settlements))) = sent else { continue };
+            for Settlement { corr, verdict, .. } in settlements {
+                if corr.is_some() || matches!(verdict, Verdict::Extend(_)) {
+                    let corr = corr.as_deref().map(Text::from);
+                    self.error(ErrorCode::AckFailed, "the group has ended", corr.as_ref());
+                }
+            }
+        }
+    }
+}
+
+/// A name for a subscription, unique while the hub runs.
+fn next_member() -> MemberId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,7 +1,7 @@
 //! The writer task: everything that is committed goes through it, in groups.
 //!
 //! While one commit is under way, requests queue up; the next commit takes all of them, up to a count and a byte limit,
-//! so that one transaction or one `fdatasync` serves thousands of requests. Then it answers, then it wakes the topics.
+//! so that one transaction or one `fdatasync` serves thousands of requests. Then it wakes the topics, then it answers.
 
 use std::{
     sync::Arc,
@@ -113,10 +113,11 @@ async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Rec
         if let Err(error) = &committed {
             tracing::error!(%error, events = names.len(), "commit failed");
         }
-        answer(replies, &committed);
+        // Before the answers: whoever has one, and subscribes, starts behind what was answered.
         if let Ok(outcomes) = &committed {
             wake(&topics, &names, outcomes);
         }
+        answer(replies, &committed);
     }
 }
 

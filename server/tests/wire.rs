@@ -196,6 +196,27 @@ async fn a_snapshot_is_the_newest_of_each_key_then_what_follows() {
     hub.shutdown().await;
 }
 
+/// The answer to a publish came before the topic was known to have grown, so a snapshot right after it could miss the event.
+#[tokio::test]
+async fn what_is_acknowledged_is_in_the_snapshot_that_follows() {
+    let hub = hub().await;
+    let mut publisher = Client::open(&hub).await;
+    let mut watcher = Client::open(&hub).await;
+    for i in 0..300 {
+        let key = format!("k{i}");
+        let ok = publisher.ask(json!({"op": "PUBLISH", "topic": "s", "payload": i, "opts": {"key": key}})).await;
+        assert_eq!(ok["seq"], i + 1);
+        let ok = watcher
+            .ask(json!({"op": "SUBSCRIBE", "topic": "s", "opts": {"from": "snapshot", "filter": {"keys": [key]}}}))
+            .await;
+        let event = watcher.next().await;
+        assert_eq!(event["event"]["payload"], i, "{event}");
+        assert_eq!(watcher.next().await["op"], "LIVE");
+        watcher.ask(json!({"op": "UNSUBSCRIBE", "topic": "s", "group": ok["group"]})).await;
+    }
+    hub.shutdown().await;
+}
+
 #[tokio::test]
 async fn patterns_cover_topics_that_come_later() {
     let hub = hub().await;

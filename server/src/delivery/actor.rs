@@ -10,10 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use prom_protocol::{
-    ErrorCode, EventOptions, Group, ServerFrame, StartFrom, SubscribeOptions, Text, Topic, TopicOrPattern,
-    encode_event_body, limits,
-};
+use prom_protocol::{ErrorCode, Group, ServerFrame, StartFrom, SubscribeOptions, Text, Topic, TopicOrPattern};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -21,12 +18,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    dead_letter::dead_letter,
     engine::{Delivery, Engine, MemberId, Nack, Persist, Settled},
-    log::Dead,
 };
 use crate::{
     gateway::{ConnectionHandle, ToConnection},
-    store::{Append, Cursor, CursorPut, Page, Store, StoreError},
+    store::{Cursor, CursorPut, Page, Store, StoreError},
     topics::{Link, Signal, SignalSender, TopicState, Topics},
     writer::Writer,
 };
@@ -548,35 +545,4 @@ impl From<StoreError> for JoinError {
     fn from(error: StoreError) -> Self {
         Self { code: ErrorCode::StoreUnavailable, message: error.to_string() }
     }
-}
-
-/// The event on `dlq.<topic>` for an event that used up its attempts.
-fn dead_letter(topic: &Topic, group: &Group, dead: &Dead) -> Option<Append> {
-    let mut end = dead.error.len().min(limits::REASON_BYTES);
-    while !dead.error.is_char_boundary(end) {
-        end -= 1;
-    }
-    let text = |value: &str| serde_json::to_string(value).unwrap_or_default();
-    let payload = format!(
-        "{{\"topic\":{},\"group\":{},\"original\":{},\"err\":{},\"ts\":{},\"attempts\":{}}}",
-        text(topic.as_str()),
-        text(group.as_str()),
-        dead.event.text(),
-        text(&dead.error[..end]),
-        crate::writer::wall_clock(),
-        dead.attempts,
-    );
-    let options = EventOptions {
-        key: dead.event.key.as_deref().map(Text::from),
-        caused_by: Some(Text::from(&*dead.event.id)),
-        ..EventOptions::default()
-    };
-    let (source, topic) = (topic, topic.dead_letter()?);
-    let mut body = Vec::with_capacity(payload.len() + 128);
-    encode_event_body(&mut body, topic.as_str(), &options, &payload);
-    // The same id on every try, so that a commit whose outcome was lost does not bury the event twice; and another for
-    // every other event and group, also for one that is published under the same id once this one is trimmed. Neither
-    // topics nor numbers have a slash. No client can have taken it: ids of clients do not start with `$`.
-    let id = format!("$dead.{group}/{source}/{}", dead.event.seq);
-    Some(Append { topic, id: Some(id.into()), ts: None, key: dead.event.key.clone(), body })
 }

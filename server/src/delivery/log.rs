@@ -129,14 +129,14 @@ impl Log {
 
     /// The position to store.
     pub(super) fn cursor(&self) -> Cursor {
-        let mut attempts: Vec<(u64, u32)> = self.restored.iter().map(|(seq, n)| (*seq, *n)).collect();
-        attempts.extend(self.unsettled.iter().map(|(seq, u)| (*seq, u.attempts)));
+        let restored = self.restored.iter().map(|(seq, n)| (*seq, *n));
+        let unsettled = self.unsettled.iter().map(|(seq, unsettled)| (*seq, unsettled.attempts));
         // Passed over by later events, and not delivered themselves.
-        let passed = self.ready.iter().chain(self.parked.values().flatten()).map(|event| event.seq);
-        attempts.extend(passed.filter(|seq| *seq > self.restored_to).map(|seq| (seq, 0)));
-        attempts.retain(|(seq, n)| *seq <= self.delivered && *n != 1);
+        let read = self.ready.iter().chain(self.parked.values().flatten()).map(|event| (event.seq, 0));
+        let passed = read.filter(|(seq, _)| *seq > self.restored_to && !self.restored.contains_key(seq));
+        let counted = restored.chain(unsettled).chain(passed);
+        let mut attempts: Vec<(u64, u32)> = counted.filter(|(seq, n)| *seq <= self.delivered && *n != 1).collect();
         attempts.sort_unstable();
-        attempts.dedup_by_key(|(seq, _)| *seq);
         Cursor {
             epoch: self.epoch,
             floor: self.floor,

@@ -15,6 +15,7 @@ pub mod actor;
 #[cfg(test)]
 mod check;
 mod choose;
+mod dead_letter;
 mod engine;
 mod log;
 #[cfg(test)]

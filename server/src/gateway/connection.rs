@@ -196,7 +196,12 @@ impl Connection {
                     self.out.control(Message::Ping(Bytes::new()));
                 }
                 () = sleep_until(auth_deadline) => return self.expired(),
-                () = tokio::time::sleep_until(stuck), if writing => return End::Close(CloseCode::SlowConsumer),
+                () = tokio::time::sleep_until(stuck), if writing => {
+                    // Something may have been taken since the timer was set.
+                    if self.out.progress().elapsed() >= self.gateway.limits.write_timeout {
+                        return End::Close(CloseCode::SlowConsumer);
+                    }
+                }
                 () = sleep_until(ended_at.map(|at| at + ENDING)), if ended_at.is_some() => {}
             }
         }

@@ -15,7 +15,7 @@ pub(crate) struct Listen {
     /// Address to listen on.
     #[arg(long, env = "BIND", default_value = "127.0.0.1")]
     pub(crate) bind: IpAddr,
-    /// Origins of pages that may connect, comma-separated, like https://app.example.com [default: any; a token is
+    /// Origins of pages that may connect, comma-separated, like <https://app.example.com> [default: any; a token is
     /// needed all the same]
     #[arg(long, env = "PROM_ORIGINS", value_delimiter = ',')]
     pub(crate) origins: Vec<String>,

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                     output.note(&format!("that is {} now; changes follow, stop with Ctrl+C", args.topic));
                 }
                 Some(LiveItem::Lagged(events)) => {
-                    tracing::warn!(events, "changes were dropped: this reader is too slow")
+                    tracing::warn!(events, "changes were dropped: this reader is too slow");
                 }
                 Some(_) => {}
                 None => match live.error() {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! One [`Engine`] serves one group over all topics its members subscribe to, so that a member's credit counts across
-//! them. Per topic a [`log::Log`] holds the position: everything at or below `floor` is settled, above it stand settled
+//! them. Per topic a log (`log.rs`) holds the position: everything at or below `floor` is settled, above it stand settled
 //! ranges, leases and retries. The [`actor`] gives the engine its clock and carries out what it asks for.
 
 pub mod actor;

@@ -168,7 +168,7 @@ fn client_frames() -> Vec<(&'static str, Option<&'static str>, ClientFrame<'stat
 
 const EVENT: &str = r#"{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","payload":{"order":7}}"#;
 const EVENT_FULL: &str = r#"{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","key":"order-7","sid":"checkout-3","headers":{"trace":"4bf92f35"},"tags":["eu","card"],"caused_by":"order-7-placed","payload":{"order":7,"total":19.50}}"#;
-const DEAD_LETTER: &str = r#"{"id":"$dead.billing.order-7-paid","seq":3,"ts":1767225660000,"topic":"dlq.orders.paid","key":"order-7","caused_by":"order-7-paid","payload":{"topic":"orders.paid","group":"billing","original":{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","payload":{"order":7}},"err":"no such order","ts":1767225660000,"attempts":5}}"#;
+const DEAD_LETTER: &str = r#"{"id":"$dead.billing/orders.paid/42","seq":3,"ts":1767225660000,"topic":"dlq.orders.paid","key":"order-7","caused_by":"order-7-paid","payload":{"topic":"orders.paid","group":"billing","original":{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","payload":{"order":7}},"err":"no such order","ts":1767225660000,"attempts":5}}"#;
 
 fn event(
     (topic, group): (&'static str, &'static str),

@@ -22,8 +22,10 @@ use crate::{
     writer::Writer,
 };
 
-/// How long connections and groups may take to end.
+/// How long connections, groups and the writer may take to end.
 const ENDING: Duration = Duration::from_secs(8);
+/// And after them, requests for the page.
+const REQUESTS: Duration = Duration::from_secs(1);
 
 /// Why a hub did not start.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +66,11 @@ fn explain(error: &io::Error) -> String {
 pub struct Hub {
     address: SocketAddr,
     ending: CancellationToken,
+    /// Nobody is left who could ask the writer for anything.
+    over: CancellationToken,
     tasks: TaskTracker,
     server: JoinHandle<()>,
     writer: JoinHandle<()>,
-    gateway: Arc<Gateway>,
 }
 
 impl Hub {
@@ -84,7 +87,8 @@ impl Hub {
 
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(config.memory_bytes));
         let topics = Arc::new(Topics::load(&*store).await?);
-        let (writer, writing) = Writer::start(Arc::clone(&store), Arc::clone(&topics));
+        let over = CancellationToken::new();
+        let (writer, writing) = Writer::start(Arc::clone(&store), Arc::clone(&topics), over.clone());
         // Not among `tasks`: it ends last, when nobody is left who could ask it for anything.
         let writing = tokio::spawn(writing);
         let tasks = TaskTracker::new();
@@ -112,7 +116,7 @@ impl Hub {
             ending: ending.clone(),
             connections: AtomicUsize::new(0),
         });
-        let router = gateway::router(Arc::clone(&gateway));
+        let router = gateway::router(gateway);
         let listener = listener.tap_io(|stream| {
             // Answers are written whole; waiting to fill a packet would only delay them.
             if let Err(error) = stream.set_nodelay(true) {
@@ -129,7 +133,7 @@ impl Hub {
             tracing::warn!("WS_TOKEN is set: whoever has it may publish and read everything. For trying things only");
         }
         tracing::info!(%address, store = store.name(), durability = store.durability(), auth = ?config.auth, "hub ready");
-        Ok(Self { address, ending, tasks, server, writer: writing, gateway })
+        Ok(Self { address, ending, over, tasks, server, writer: writing })
     }
 
     /// Where it listens.
@@ -139,20 +143,20 @@ impl Hub {
 
     /// Stops accepting, finishes commits, gives leases back, closes connections with 1001, and ends within ten seconds.
     pub async fn shutdown(self) {
-        let Self { ending, tasks, mut server, mut writer, gateway, .. } = self;
+        let Self { ending, over, tasks, mut server, mut writer, .. } = self;
         ending.cancel();
         tasks.close();
         let ended = async {
             tasks.wait().await;
-            // The last ways to the writer.
-            drop(gateway);
-            let _ = (&mut server).await;
+            over.cancel();
             let _ = (&mut writer).await;
         };
         if tokio::time::timeout(ENDING, ended).await.is_err() {
             tracing::warn!("some connections did not end in time");
-            server.abort();
             writer.abort();
+        }
+        if tokio::time::timeout(REQUESTS, &mut server).await.is_err() {
+            server.abort();
         }
         tracing::info!("hub ended");
     }

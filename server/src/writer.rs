@@ -10,6 +10,7 @@ use std::{
 
 use prom_protocol::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     store::{Append, Appended, Batch, CursorPut, Refused, Store, StoreError},
@@ -48,15 +49,20 @@ pub enum Reply {
     Connection(mpsc::UnboundedSender<crate::gateway::ToConnection>),
 }
 
-/// The way to the writer. Cheap to clone; the writer ends when the last one is gone.
+/// The way to the writer. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Writer(mpsc::Sender<Write>);
 
 impl Writer {
-    /// Starts the writer of `store` and gives the way to it, with the task itself.
-    pub fn start(store: Arc<dyn Store>, topics: Arc<Topics>) -> (Self, impl Future<Output = ()>) {
+    /// Starts the writer of `store` and gives the way to it, with the task itself. It ends when it is told that all is
+    /// `over`, after what has come by then, or when the last way to it is gone.
+    pub fn start(
+        store: Arc<dyn Store>,
+        topics: Arc<Topics>,
+        over: CancellationToken,
+    ) -> (Self, impl Future<Output = ()>) {
         let (sender, requests) = mpsc::channel(QUEUE);
-        (Self(sender), run(store, topics, requests))
+        (Self(sender), run(store, topics, requests, over))
     }
 
     /// Queues a request if there is room, else gives it back.
@@ -94,8 +100,18 @@ pub fn wall_clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Receiver<Write>) {
-    while let Some(first) = requests.recv().await {
+async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Receiver<Write>, over: CancellationToken) {
+    let mut closed = false;
+    loop {
+        let first = tokio::select! {
+            first = requests.recv() => first,
+            () = over.cancelled(), if !closed => {
+                requests.close();
+                closed = true;
+                continue;
+            }
+        };
+        let Some(first) = first else { return };
         let mut batch = Batch { now: wall_clock(), ..Batch::default() };
         let mut replies = Vec::new();
         let mut bytes = 0;

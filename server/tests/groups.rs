@@ -99,7 +99,8 @@ impl World {
     fn new() -> Self {
         let store = Arc::new(Flaky { inner: MemoryStore::new(1024 * 1024), away: AtomicBool::new(false) });
         let topics = Arc::new(Topics::default());
-        let (writer, writing) = Writer::start(Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&topics));
+        let (writer, writing) =
+            Writer::start(Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&topics), Default::default());
         tokio::spawn(writing);
         let context = Context {
             store: Arc::clone(&store) as Arc<dyn Store>,

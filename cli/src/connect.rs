@@ -50,7 +50,7 @@ impl Connection {
         match connecting.await {
             Ok(connected) => connected.with_context(|| format!("cannot connect to {}", self.url)),
             Err(_) => bail!(
-                "cannot connect to {}: no hub answered within {}",
+                "cannot connect to {}: no hub answered within {}; --url or PROM_URL says where it is",
                 self.url,
                 humantime::format_duration(self.timeout)
             ),

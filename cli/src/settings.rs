@@ -34,13 +34,13 @@ pub(crate) struct Tokens {
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub(crate) jwt_secret: Option<String>,
     /// The secret before a rotation, still accepted.
-    #[arg(long, env = "JWT_SECRET_PREVIOUS", hide_env_values = true, requires = "jwt_secret")]
+    #[arg(long, env = "JWT_SECRET_PREVIOUS", hide_env_values = true)]
     pub(crate) jwt_secret_previous: Option<String>,
     /// Required aud of tokens.
-    #[arg(long, env = "JWT_AUD", requires = "jwt_secret")]
+    #[arg(long, env = "JWT_AUD")]
     pub(crate) jwt_aud: Option<String>,
     /// Required iss of tokens.
-    #[arg(long, env = "JWT_ISS", requires = "jwt_secret")]
+    #[arg(long, env = "JWT_ISS")]
     pub(crate) jwt_iss: Option<String>,
     /// One token that may do everything, for trying things.
     #[arg(long, env = "WS_TOKEN", hide_env_values = true)]
@@ -55,13 +55,14 @@ or run `prom dev`, which makes a secret of its own";
 impl Tokens {
     /// The one way that is configured.
     pub(crate) fn auth(self) -> anyhow::Result<Auth> {
-        match (self.jwt_secret, self.ws_token) {
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        match (given(self.jwt_secret), given(self.ws_token)) {
             (Some(_), Some(_)) => bail!("JWT_SECRET and WS_TOKEN are both set; a hub checks tokens in one way"),
             (Some(secret), None) => Ok(Auth::Hs256 {
                 secret,
-                previous: self.jwt_secret_previous,
-                audience: self.jwt_aud,
-                issuer: self.jwt_iss,
+                previous: given(self.jwt_secret_previous),
+                audience: given(self.jwt_aud),
+                issuer: given(self.jwt_iss),
             }),
             (None, Some(token)) => Ok(Auth::Static(token)),
             (None, None) => bail!(NO_AUTH),
@@ -83,7 +84,10 @@ impl Listen {
         let mut config = Config::new(auth);
         config.port = self.port;
         config.bind = self.bind;
-        config.origins = (!self.origins.is_empty()).then_some(self.origins);
+        // An origin has neither a path nor capitals, whatever was copied from the address bar.
+        let origins = self.origins.iter().map(|origin| origin.trim().trim_end_matches('/').to_ascii_lowercase());
+        let origins: Vec<String> = origins.filter(|origin| !origin.is_empty()).collect();
+        config.origins = (!origins.is_empty()).then_some(origins);
         config.allow_plaintext = self.allow_plaintext;
         config.memory_bytes = self.memory_mb.saturating_mul(1024 * 1024);
         Ok(config)

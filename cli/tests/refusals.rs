@@ -100,6 +100,13 @@ fn two_ways_to_check_tokens_are_refused() {
     refused(&["hub"], &[SECRET, ("WS_TOKEN", "x")], &["JWT_SECRET and WS_TOKEN are both set"]);
 }
 
+/// What is set to nothing is not set, as compose files do it.
+#[test]
+fn empty_variables_count_as_absent() {
+    refused(&["hub"], &[("JWT_SECRET", ""), ("WS_TOKEN", "")], &["no way to check tokens"]);
+    refused(&["hub"], &[("JWT_SECRET", "short"), ("WS_TOKEN", "")], &["JWT_SECRET is 5 bytes long"]);
+}
+
 #[test]
 fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

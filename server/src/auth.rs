@@ -40,8 +40,9 @@ impl AuthError {
 
 #[derive(Debug, Deserialize)]
 struct Claims {
-    /// Seconds since the Unix epoch.
-    exp: f64,
+    /// Seconds since the Unix epoch. Required, and checked to be there with the signature.
+    #[serde(default)]
+    exp: Option<f64>,
     #[serde(default)]
     policy: Option<Box<RawValue>>,
     #[serde(default)]
@@ -136,6 +137,7 @@ impl Verifier {
 }
 
 fn access(claims: &Claims) -> Result<Access, AuthError> {
+    let exp = claims.exp.ok_or_else(|| AuthError::new(ErrorCode::JwtInvalid, "the token lacks the claim exp"))?;
     let policy = match (&claims.policy, &claims.scopes, &claims.scope) {
         (Some(policy), ..) => Policy::from_claim(policy.get())
             .map_err(|error| AuthError::new(ErrorCode::JwtInvalid, error.to_string()))?,
@@ -144,7 +146,7 @@ fn access(claims: &Claims) -> Result<Access, AuthError> {
         (None, None, None) => Policy::default(),
     };
     // The cast saturates, so an `exp` beyond all time is just far away: as far as the protocol can say.
-    let expires_at_ms = (claims.exp * 1000.0) as u64;
+    let expires_at_ms = (exp * 1000.0) as u64;
     Ok(Access { policy, expires_at_ms: Some(expires_at_ms.saturating_add(LEEWAY_SECS * 1000).min(limits::TS_MAX)) })
 }
 
@@ -233,6 +235,8 @@ mod tests {
         assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"exp": past}))), ErrorCode::TokenExpired);
         assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"scopes": []}))), ErrorCode::JwtInvalid);
         assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"exp": "soon"}))), ErrorCode::JwtInvalid);
+        let unlimited = token(Algorithm::HS256, SECRET, &json!({"scopes": []}));
+        assert_eq!(verifier.verify(&unlimited).unwrap_err().message, "the token lacks the claim exp");
         let policy = json!({"exp": later(), "policy": {"rules": "all"}});
         assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &policy)), ErrorCode::JwtInvalid);
         // {"alg":"none","typ":"JWT"} . {"exp":9999999999,"scopes":["*:**"]} . (nothing)

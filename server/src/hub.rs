@@ -32,7 +32,7 @@ const REQUESTS: Duration = Duration::from_secs(1);
 #[non_exhaustive]
 pub enum StartError {
     /// The configuration is refused.
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
     /// The port cannot be had.
     #[error("cannot listen on {address}: {}", explain(source))]
@@ -43,10 +43,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// The store cannot be read.
-    #[error("the store cannot be read: {0}")]
+    #[error("the store cannot be read")]
     Store(#[from] StoreError),
     /// A defect.
-    #[error("a name of the hub's own is not well formed: {0}")]
+    #[error("a name of the hub's own is not well formed")]
     Name(#[from] prom_protocol::NameError),
 }
 

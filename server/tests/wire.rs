@@ -402,6 +402,37 @@ async fn limits_on_connections_and_subscriptions_hold() {
 }
 
 #[tokio::test]
+async fn with_a_list_of_origins_others_are_closed_with_4403() {
+    let mut config = config();
+    config.origins = Some(vec!["https://app.example.com".into()]);
+    let hub = Hub::start(config).await.unwrap();
+    assert_eq!(Client::connect_from(&hub, "https://evil.example.com").await.closed().await, 4403);
+    assert_eq!(Client::connect_from(&hub, "null").await.closed().await, 4403);
+    for origin in ["https://app.example.com", &format!("http://{}", hub.address())] {
+        let mut client = Client::connect_from(&hub, origin).await;
+        assert_eq!(client.ask(json!({"op": "PING"})).await["op"], "PONG", "{origin}");
+    }
+    assert_eq!(Client::connect(&hub).await.ask(json!({"op": "PING"})).await["op"], "PONG", "no page at all");
+    hub.shutdown().await;
+}
+
+/// `NACK dead: true` settled the event although there is no topic for its dead letter.
+#[tokio::test]
+async fn where_there_are_no_dead_letters_an_event_is_tried_again() {
+    let hub = hub().await;
+    let mut client = Client::open(&hub).await;
+    client.subscribe("dlq.dlq.a", "g", json!({"maxAttempts": 1})).await;
+    client.publish("dlq.dlq.a", json!(1)).await;
+    for attempt in 1..=3 {
+        let event = client.next().await;
+        assert_eq!(event["ctx"]["attempt"], attempt);
+        let id = &event["event"]["id"];
+        client.send(json!({"op": "NACK", "topic": "dlq.dlq.a", "group": "g", "id": id, "dead": true})).await;
+    }
+    hub.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_shutdown_answers_what_was_asked_and_closes_with_1001() {
     let hub = hub().await;
     let mut client = Client::open(&hub).await;

@@ -89,23 +89,40 @@ async fn lines(client: &Client, args: &Args, output: &Output) -> anyhow::Result<
     let mut under_way = FuturesOrdered::new();
     let mut open = true;
     let mut number = 0_u64;
+    // The first thing that went wrong ends the reading; what is under way is still waited for and printed, so that it
+    // is known what was published.
+    let mut failed = Ok(());
     while open || !under_way.is_empty() {
         tokio::select! {
             line = lines.recv(), if open && under_way.len() < WINDOW => match line {
                 Some(line) => {
                     number += 1;
-                    let line = line.context("cannot read standard input")?;
-                    if !line.trim().is_empty() {
-                        let payload = json(&line).with_context(|| format!("line {number}"))?;
-                        under_way.push_back(client.publish_raw(&args.topic, &payload, args.options()));
+                    match line.context("cannot read standard input").and_then(|line| parse_line(&line)) {
+                        Ok(Some(payload)) => under_way.push_back(client.publish_raw(&args.topic, &payload, args.options())),
+                        Ok(None) => {}
+                        Err(error) => {
+                            failed = failed.and(Err(error.context(format!("line {number}"))));
+                            open = false;
+                        }
                     }
                 }
                 None => open = false,
             },
-            Some(published) = under_way.next() => print(output, &published?)?,
+            Some(published) = under_way.next() => match published {
+                Ok(published) => print(output, &published)?,
+                Err(error) => {
+                    failed = failed.and(Err(error.into()));
+                    open = false;
+                }
+            },
         }
     }
-    Ok(())
+    failed
+}
+
+/// The payload of a line; none for an empty one.
+fn parse_line(line: &str) -> anyhow::Result<Option<Box<RawValue>>> {
+    if line.trim().is_empty() { Ok(None) } else { json(line).map(Some) }
 }
 
 impl Args {

@@ -260,7 +260,8 @@ impl Engine {
             Err(settled) => return settled,
         };
         let reason = nack.reason.unwrap_or_else(|| "nack".into());
-        if nack.dead {
+        // Where there are no dead letters an event cannot leave: it is tried again.
+        if nack.dead && self.logs[log].topic.dead_letter().is_some() {
             self.bury(log, seq, reason);
         } else {
             self.give_back(log, seq, now, nack.delay_ms, reason);

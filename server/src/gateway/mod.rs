@@ -119,6 +119,7 @@ impl Gateway {
         let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
         if let (Some(allowed), Some(origin)) = (&self.origins, origin)
             && !allowed.iter().any(|own| own == origin)
+            && !is_own(origin, headers)
         {
             tracing::warn!(origin, "connection refused: origin not on the list");
             return Some(CloseCode::Origin);
@@ -129,6 +130,12 @@ impl Gateway {
         }
         self.ending.is_cancelled().then_some(CloseCode::Shutdown)
     }
+}
+
+/// Whether a page of this hub's own is connecting: its origin is where it connects to.
+fn is_own(origin: &str, headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.is_some() && origin.split_once("://").map(|(_, authority)| authority) == host
 }
 
 async fn close(socket: &mut WebSocket, code: CloseCode) {

@@ -107,8 +107,10 @@ impl Inner {
         // Dead letters always come in, with the cursors that settle what they are about: they are what makes room.
         let own = append.id.as_ref().is_some_and(|id| id.starts_with('$'));
         if !own && !room.make(self, cost) {
-            let message =
-                format!("the memory store is full: {} MiB of events that are not settled", room.max_bytes >> 20);
+            let message = format!(
+                "the memory store is full: {} MiB of events that are not settled or the newest of their key",
+                room.max_bytes >> 20
+            );
             return Err(Refused { code: ErrorCode::StoreUnavailable, message });
         }
         if !self.topics.contains_key(&append.topic) {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{self, Message},
+    tungstenite::{self, Message, client::IntoClientRequest},
 };
 
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -51,6 +51,14 @@ impl Client {
     /// A connection that has not authenticated.
     pub async fn connect(hub: &Hub) -> Self {
         let (socket, _) = connect_async(format!("ws://{}/ws", hub.address())).await.expect("connects");
+        Self { socket }
+    }
+
+    /// A connection from a page of this origin.
+    pub async fn connect_from(hub: &Hub, origin: &str) -> Self {
+        let mut request = format!("ws://{}/ws", hub.address()).into_client_request().expect("a request");
+        request.headers_mut().insert("origin", origin.parse().expect("a header"));
+        let (socket, _) = connect_async(request).await.expect("connects");
         Self { socket }
     }
 

@@ -144,7 +144,7 @@ impl Topics {
             TopicOrPattern::Topic(topic) => vec![self.state(topic)],
             TopicOrPattern::Pattern(pattern) => {
                 let mut inner = lock(&self.inner);
-                inner.patterns.retain(|(known, s)| !(s.is_closed() || known == target && s.same_channel(signals)));
+                inner.unfollow(target, signals);
                 inner.patterns.push((target.clone(), signals.clone()));
                 inner.topics.values().filter(|state| pattern.matches(&state.topic)).map(Arc::clone).collect()
             }
@@ -153,7 +153,7 @@ impl Topics {
 
     /// Signals new topics of `target` no more.
     pub fn unfollow(&self, target: &TopicOrPattern, signals: &SignalSender) {
-        lock(&self.inner).patterns.retain(|(known, s)| !(s.is_closed() || known == target && s.same_channel(signals)));
+        lock(&self.inner).unfollow(target, signals);
     }
 
     /// Tells everybody that `topic` has grown to `tail`.
@@ -163,6 +163,10 @@ impl Topics {
 }
 
 impl Inner {
+    fn unfollow(&mut self, target: &TopicOrPattern, signals: &SignalSender) {
+        self.patterns.retain(|(known, s)| !(s.is_closed() || known == target && s.same_channel(signals)));
+    }
+
     /// Forgets topics that were only ever subscribed to, so that names cannot fill the memory. Whoever holds a state
     /// got it under the lock, so what only the map holds is nobody's.
     fn sweep(&mut self) {

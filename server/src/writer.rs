@@ -133,16 +133,18 @@ async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Rec
         if let Ok(outcomes) = &committed {
             wake(&topics, &names, outcomes);
         }
-        answer(replies, &committed);
+        answer(replies, committed);
     }
 }
 
 /// Gives every request its share of the outcomes.
-fn answer(replies: Vec<(Reply, usize)>, committed: &Result<Outcomes, StoreError>) {
-    let mut at = 0;
+fn answer(replies: Vec<(Reply, usize)>, committed: Result<Outcomes, StoreError>) {
+    let mut committed = committed.map(Vec::into_iter);
     for (reply, count) in replies {
-        let outcome = committed.as_ref().map(|all| all[at..at + count].to_vec()).map_err(Clone::clone);
-        at += count;
+        let outcome = match &mut committed {
+            Ok(all) => Ok(all.by_ref().take(count).collect::<Outcomes>()),
+            Err(error) => Err(error.clone()),
+        };
         // Whoever asked may be gone; the events are committed all the same.
         match reply {
             Reply::Once(sender) => drop(sender.send(outcome)),

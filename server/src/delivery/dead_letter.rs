@@ -7,17 +7,13 @@ use crate::store::Append;
 
 /// The event on `dlq.<topic>` for an event that used up its attempts.
 pub(super) fn dead_letter(topic: &Topic, group: &Group, dead: &Dead) -> Option<Append> {
-    let mut end = dead.error.len().min(limits::REASON_BYTES);
-    while !dead.error.is_char_boundary(end) {
-        end -= 1;
-    }
     let text = |value: &str| serde_json::to_string(value).unwrap_or_default();
     let payload = format!(
         "{{\"topic\":{},\"group\":{},\"original\":{},\"err\":{},\"ts\":{},\"attempts\":{}}}",
         text(topic.as_str()),
         text(group.as_str()),
         dead.event.text(),
-        text(&dead.error[..end]),
+        text(&dead.error[..dead.error.floor_char_boundary(limits::REASON_BYTES)]),
         crate::writer::wall_clock(),
         dead.attempts,
     );

@@ -10,7 +10,9 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+pub mod embedded;
 pub mod memory;
+mod retention;
 
 use std::{fmt, sync::Arc};
 
@@ -18,7 +20,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use prom_protocol::{ErrorCode, Group, Topic};
 
+pub use embedded::{EmbeddedStore, OpenError};
 pub use memory::MemoryStore;
+pub use retention::{Retention, Rule};
 
 /// A committed event: what delivery needs to know of it, and its wire JSON as every subscriber gets it.
 #[derive(Debug)]
@@ -162,6 +166,9 @@ pub enum StoreError {
     /// It cannot be reached or cannot write, for the moment.
     #[error("{0}")]
     Unavailable(String),
+    /// What it holds is not what was written.
+    #[error("{0}")]
+    Damaged(String),
 }
 
 /// A durable log of events per topic, with the cursors of its groups.

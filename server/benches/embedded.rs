@@ -1,0 +1,251 @@
+//! What the embedded store costs: `cargo bench -p prom-hub --bench embedded [-- --events 5000000]`.
+//!
+//! Events of about 473 bytes on 50 topics with 10,000 keys, ids made by the hub unless a line says otherwise. Prints
+//! events a second, CPU seconds per million events, and what reads take. The machine's own rate of 1 KiB append and
+//! `fdatasync` is measured in the same run, in the same folder.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    io::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use prom_hub::store::{
+    Append, Batch, EmbeddedStore, Store,
+    embedded::{Durability, Options},
+};
+use prom_protocol::{EventOptions, Text, Topic, encode_event_body};
+
+const TOPICS: usize = 50;
+const KEYS: usize = 10_000;
+const PAYLOAD: usize = 330;
+
+struct Load {
+    topics: Vec<Topic>,
+    keys: Vec<String>,
+    payload: String,
+    next: usize,
+    chosen_ids: bool,
+    random: fastrand::Rng,
+}
+
+impl Load {
+    fn new(topics: usize) -> Self {
+        Self {
+            topics: (0..topics).map(|i| Topic::new(&format!("bench.topic-{i:02}")).unwrap()).collect(),
+            keys: (0..KEYS).map(|i| format!("key-{i:05}")).collect(),
+            payload: format!("\"{}\"", "x".repeat(PAYLOAD - 2)),
+            next: 0,
+            chosen_ids: false,
+            random: fastrand::Rng::with_seed(7),
+        }
+    }
+
+    fn append(&mut self) -> Append {
+        let topic = &self.topics[self.next % self.topics.len()];
+        let key = &self.keys[self.random.usize(0..KEYS)];
+        self.next += 1;
+        let id = self.chosen_ids.then(|| {
+            let mut random = [0; 10];
+            self.random.fill(&mut random);
+            uuid::Builder::from_unix_timestamp_millis(now(), &random).into_uuid().to_string().into()
+        });
+        let options = EventOptions { key: Some(Text::from(key.as_str())), ..EventOptions::default() };
+        let mut body = Vec::with_capacity(PAYLOAD + 96);
+        encode_event_body(&mut body, topic.as_str(), &options, &self.payload);
+        Append { topic: topic.clone(), id, ts: None, key: Some(key.as_str().into()), body }
+    }
+
+    fn batch(&mut self, events: usize) -> Batch {
+        Batch { now: now(), appends: (0..events).map(|_| self.append()).collect(), cursors: Vec::new() }
+    }
+}
+
+fn now() -> u64 {
+    prom_hub::writer::wall_clock()
+}
+
+/// User and system time of this process.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    Duration::from_millis((fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) * 10)
+}
+
+fn rss(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+fn folder_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().metadata().unwrap().blocks() * 512).sum()
+}
+
+fn percentile(times: &mut [Duration], part: f64) -> Duration {
+    times.sort_unstable();
+    times[((times.len() - 1) as f64 * part) as usize]
+}
+
+async fn append(store: &dyn Store, load: &mut Load, batch: usize, events: usize) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..events.div_ceil(batch) {
+        let batch = load.batch(batch);
+        let started = Instant::now();
+        let outcomes = store.commit(batch).await.unwrap();
+        times.push(started.elapsed());
+        assert!(outcomes.iter().all(|outcome| outcome.as_ref().is_ok_and(|appended| !appended.duplicate)));
+    }
+    times
+}
+
+fn report(name: &str, events: usize, times: &mut [Duration], cpu: Duration) {
+    // Making the events is the load's own work, so the time is that of the commits alone.
+    let busy: Duration = times.iter().sum();
+    let max = times.iter().max().copied().unwrap_or_default();
+    println!(
+        "{name:<44} {:>10.0} events/s   CPU {:>5.2} s/M   commit p50 {:>7.0?} p99 {:>7.0?} max {:>7.1?}",
+        events as f64 / busy.as_secs_f64(),
+        cpu.as_secs_f64() * 1e6 / events as f64,
+        percentile(times, 0.5),
+        percentile(times, 0.99),
+        max,
+    );
+}
+
+fn machine(path: &Path) -> f64 {
+    let file = std::fs::File::create(path.join("machine")).unwrap();
+    let block = [7; 1024];
+    let started = Instant::now();
+    for _ in 0..1_000 {
+        (&file).write_all(&block).unwrap();
+        file.sync_data().unwrap();
+    }
+    let rate = 1_000.0 / started.elapsed().as_secs_f64();
+    std::fs::remove_file(path.join("machine")).unwrap();
+    rate
+}
+
+/// What making the events costs by itself.
+fn load_cost(events: usize, chosen_ids: bool) -> Duration {
+    let mut load = Load::new(TOPICS);
+    load.chosen_ids = chosen_ids;
+    let before = cpu();
+    for _ in 0..events / 1000 {
+        std::hint::black_box(load.batch(1000));
+    }
+    cpu() - before
+}
+
+async fn appends(folder: &Path) {
+    let own = machine(folder);
+    println!("machine: 1 KiB append + fdatasync             {own:>10.0} a second");
+    for (name, durability, batch, events, chosen_ids) in [
+        ("append, commit, batches of 1", Durability::Commit, 1, 5_000, false),
+        ("append, commit, batches of 16", Durability::Commit, 16, 100_000, false),
+        ("append, commit, batches of 256", Durability::Commit, 256, 1_000_000, false),
+        ("append, commit, batches of 1024", Durability::Commit, 1024, 2_000_000, false),
+        ("append, commit, batches of 1024, chosen ids", Durability::Commit, 1024, 2_000_000, true),
+        ("append, os, batches of 256", Durability::Os, 256, 2_000_000, false),
+    ] {
+        let path = folder.join("append");
+        let store = EmbeddedStore::open(&path, Options { durability, ..Options::default() }).unwrap();
+        let mut load = Load::new(TOPICS);
+        load.chosen_ids = chosen_ids;
+        append(&store, &mut load, batch, batch * 20).await;
+        let before = cpu();
+        let mut times = append(&store, &mut load, batch, events).await;
+        drop(store);
+        let spent = (cpu() - before).saturating_sub(load_cost(events, chosen_ids));
+        report(name, events, &mut times, spent);
+        if batch == 1 {
+            let rate = 1.0 / percentile(&mut times, 0.5).as_secs_f64();
+            println!("{:<44} {:>9.0} % of the machine's own rate", "", rate / own * 100.0);
+        }
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+async fn large(folder: &Path, events: usize) {
+    let path = folder.join("large");
+    let store = EmbeddedStore::open(&path, Options::default()).unwrap();
+    let mut load = Load::new(TOPICS);
+    let mut times = append(&store, &mut load, 1024, events).await;
+    report("load", events, &mut times, Duration::ZERO);
+    println!("{:<44} {:>10} MiB now, {} MiB at most", "RSS", rss("VmRSS"), rss("VmHWM"));
+    drop(store);
+    println!("{:<44} {:>10.0} bytes per event", "disk", folder_bytes(&path) as f64 / events as f64);
+
+    let started = Instant::now();
+    let store = EmbeddedStore::open(&path, Options::default()).unwrap();
+    println!("{:<44} {:>10.1?}", "open after a close", started.elapsed());
+
+    let topic = &load.topics[7];
+    let tail = store.tail(topic).await.unwrap().unwrap().seq;
+    let mut first = Vec::new();
+    let mut scanned = 0;
+    for round in 0..2 {
+        let started = Instant::now();
+        for topic in &load.topics {
+            let mut after = 0;
+            loop {
+                let started = Instant::now();
+                let page = store.read(topic, after, 1000, usize::MAX).await.unwrap();
+                first.push(started.elapsed());
+                if page.events.is_empty() {
+                    break;
+                }
+                after = page.read_to;
+                scanned += page.events.len();
+            }
+        }
+        if round == 1 {
+            let rate = scanned as f64 / 2.0 / started.elapsed().as_secs_f64();
+            println!("{:<44} {rate:>10.0} events/s", "topic scan, warm, 50 topics interleaved");
+        }
+    }
+    append(&store, &mut load, 1024, 100_000).await;
+    let mut times = Vec::new();
+    for _ in 0..2_000 {
+        let started = Instant::now();
+        let page = store.read(topic, tail + 900, 1000, usize::MAX).await.unwrap();
+        times.push(started.elapsed());
+        assert_eq!(page.events.len(), 1000);
+    }
+    println!("{:<44} {:>10.0?} p50", "tail read of 1000 events", percentile(&mut times, 0.5));
+    let mut times = Vec::new();
+    for i in 0..20_000 {
+        let key = &load.keys[(i * 7919) % KEYS];
+        let started = Instant::now();
+        let found = store.latest(&load.topics[i % TOPICS], key).await.unwrap();
+        times.push(started.elapsed());
+        assert!(found.is_none_or(|event| event.key.as_deref() == Some(key)));
+    }
+    println!("{:<44} {:>10.2?} p50, {:.2?} p99", "latest by key", percentile(&mut times, 0.5), percentile(&mut times, 0.99));
+    let mut ids = Vec::new();
+    for i in 0..2_000 {
+        let page = store.read(topic, (i * 7919) % tail, 1, usize::MAX).await.unwrap();
+        ids.push((page.events[0].id.clone(), page.events[0].seq));
+    }
+    let mut times = Vec::new();
+    for (id, seq) in &ids {
+        let started = Instant::now();
+        assert_eq!(store.seq_of(topic, id).await, Ok(Some(*seq)));
+        times.push(started.elapsed());
+    }
+    println!("{:<44} {:>10.2?} p50, {:.2?} p99", "position of an id", percentile(&mut times, 0.5), percentile(&mut times, 0.99));
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let events = args.iter().position(|arg| arg == "--events").map_or(5_000_000, |at| args[at + 1].parse().unwrap());
+    // Next to the build, because a temporary folder may be memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        appends(folder.path()).await;
+        large(folder.path(), events).await;
+    });
+}

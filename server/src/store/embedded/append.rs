@@ -1,0 +1,431 @@
+//! The one way into the log: plan a batch, write it as one commit, make it durable, show it to readers.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, atomic::Ordering},
+};
+
+use prom_protocol::{ErrorCode, Topic};
+
+use super::{
+    Durability,
+    disk::DiskFile,
+    format::{ALIGN, COMMIT_HEADER, CommitHeader, Position, SEGMENT_HEADER, SegmentHeader, aligned},
+    ids::Maker,
+    record::{CursorRecord, EVENT_OVERHEAD, NewEvent, TopicRecord},
+    shared::Shared,
+    state::{Segment, SegmentIndex, State},
+};
+use crate::store::{Append, Appended, Batch, CursorPut, Record, Refused, StoreError, Stored, memory::MAX_TOPICS};
+
+/// About what the position of an event takes in its JSON.
+const POSITION_BYTES: usize = 96;
+
+/// The name of a segment's file.
+pub(crate) fn segment_name(number: u32) -> String {
+    format!("{number:010}.log")
+}
+
+/// The end of the log, and who may move it.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    pub(crate) segment: Arc<Segment>,
+    /// Where the next commit begins.
+    pub(crate) end: u32,
+    /// How far the segment's space is reserved.
+    pub(crate) size: u64,
+    /// A sync failed: nobody knows what of this segment's tail is on disk, so nothing is written to it any more.
+    pub(crate) abandoned: bool,
+}
+
+/// An event with everything but its bytes decided.
+struct Planned {
+    topic: u32,
+    seq: u64,
+    ts: u64,
+    id: Box<str>,
+    key: Option<Box<str>>,
+    body: Vec<u8>,
+    listed: bool,
+}
+
+/// What a batch comes to, before anything is written.
+#[derive(Default)]
+struct Plan {
+    events: Vec<Planned>,
+    outcomes: Vec<Result<Appended, Refused>>,
+    new_topics: Vec<(Topic, u64)>,
+    new_by_name: HashMap<Topic, u32>,
+    /// Tails of the topics of this batch, with its events.
+    tails: HashMap<u32, u64>,
+    cursors: Vec<(u32, CursorPut)>,
+    /// Chosen ids of this batch.
+    ids: HashMap<Box<str>, (u32, u64)>,
+    /// Topics that are trimmed to make room, and from where they are retained then.
+    trims: BTreeMap<u32, u64>,
+    /// Retained bytes with this batch.
+    bytes: u64,
+    exhausted: bool,
+}
+
+impl Plan {
+    fn topic(&mut self, state: &State, topic: &Topic, own: bool) -> Result<u32, Refused> {
+        if let Some(number) = state.by_name.get(topic).or_else(|| self.new_by_name.get(topic)) {
+            return Ok(*number);
+        }
+        let number = state.topics.len() + self.new_topics.len();
+        if number >= MAX_TOPICS && !own {
+            let message = format!("the hub already has {MAX_TOPICS} topics");
+            return Err(Refused { code: ErrorCode::PublishFailed, message });
+        }
+        let epoch = fastrand::u64(1..=prom_protocol::limits::TS_MAX);
+        self.new_topics.push((topic.clone(), epoch));
+        self.new_by_name.insert(topic.clone(), number as u32);
+        Ok(number as u32)
+    }
+
+    fn append(&mut self, shared: &Shared, state: &State, maker: &Maker, append: Append, now: u64) -> Result<(), StoreError> {
+        let own = append.id.as_ref().is_some_and(|id| id.starts_with('$'));
+        if let Some(id) = &append.id {
+            let found = match self.ids.get(id) {
+                Some(place) => Some(*place),
+                None => shared.find_id(state, id)?,
+            };
+            if let Some((topic, seq)) = found {
+                let same = state.by_name.get(&append.topic).or_else(|| self.new_by_name.get(&append.topic));
+                self.outcomes.push(if same == Some(&topic) {
+                    Ok(Appended { id: id.clone(), seq, duplicate: true })
+                } else {
+                    // Not saying which: the publisher may not be allowed to know that topic.
+                    Err(Refused { code: ErrorCode::PublishFailed, message: "opts.id stands on another topic".into() })
+                });
+                return Ok(());
+            }
+        }
+        let cost = (append.body.len() + POSITION_BYTES + EVENT_OVERHEAD) as u64;
+        if !own && !self.room(shared, state, cost) {
+            let message = format!(
+                "the store is full: {} MiB of events that a group has not settled",
+                shared.options.max_bytes.unwrap_or_default() >> 20
+            );
+            self.outcomes.push(Err(Refused { code: ErrorCode::StoreUnavailable, message }));
+            return Ok(());
+        }
+        let topic = match self.topic(state, &append.topic, own) {
+            Ok(topic) => topic,
+            Err(refused) => {
+                self.outcomes.push(Err(refused));
+                return Ok(());
+            }
+        };
+        let before = || state.topics.get(topic as usize).map_or(0, |log| log.tail);
+        let tail = self.tails.entry(topic).or_insert_with(before);
+        *tail += 1;
+        let seq = *tail;
+        let (id, listed) = match append.id {
+            Some(id) => {
+                self.ids.insert(id.clone(), (topic, seq));
+                (id, true)
+            }
+            None => match maker.make(topic, seq) {
+                Some(id) => (id, false),
+                None => (crate::store::memory::new_id(now), true),
+            },
+        };
+        self.bytes += cost;
+        self.outcomes.push(Ok(Appended { id: id.clone(), seq, duplicate: false }));
+        let ts = append.ts.unwrap_or(now);
+        self.events.push(Planned { topic, seq, ts, id, key: append.key, body: append.body, listed });
+        Ok(())
+    }
+
+    /// Whether `cost` more bytes fit; if need be the oldest settled events of the largest topics go.
+    fn room(&mut self, shared: &Shared, state: &State, cost: u64) -> bool {
+        let Some(max_bytes) = shared.options.max_bytes else { return true };
+        if self.bytes + cost <= max_bytes {
+            return true;
+        }
+        if self.exhausted {
+            return false;
+        }
+        // Somewhat below the budget, so that this walk over the topics is rare.
+        let target = (max_bytes - max_bytes / 16).saturating_sub(cost);
+        let mut logs: Vec<_> = state.topics.iter().collect();
+        logs.sort_by_key(|log| std::cmp::Reverse(log.bytes));
+        for log in logs {
+            let put = |group| self.cursors.iter().rev().find(|(topic, put)| *topic == log.number && put.group == group);
+            let floors = log.cursors.iter().map(|(group, own)| {
+                put(group.clone()).map_or(own.cursor.floor, |(_, put)| put.cursor.floor)
+            });
+            let settled = floors.min().unwrap_or(u64::MAX);
+            for run in log.runs.values() {
+                if self.bytes <= target || run.last > settled || run.segment == state.end.segment() {
+                    break;
+                }
+                if self.trims.get(&log.number).is_none_or(|first| *first <= run.last) {
+                    self.bytes -= run.bytes.min(self.bytes);
+                    self.trims.insert(log.number, run.last + 1);
+                }
+            }
+        }
+        self.exhausted = self.bytes + cost > max_bytes;
+        !self.exhausted
+    }
+}
+
+/// A commit that is encoded, and what readers are shown once it is durable.
+struct Encoded {
+    bytes: Vec<u8>,
+    topics: Vec<(TopicRecord<'static>, Position)>,
+    /// Topic, event, place, and whether the id table has it.
+    events: Vec<(u32, Stored, Position, u64, bool)>,
+    cursors: Vec<(u32, CursorPut, Position)>,
+}
+
+impl Appender {
+    /// See [`Store::commit`](crate::store::Store::commit).
+    pub(crate) fn commit(&mut self, shared: &Shared, batch: Batch) -> Result<Vec<Result<Appended, Refused>>, StoreError> {
+        let now = batch.now;
+        let mut plan = Plan::default();
+        {
+            let state = shared.read();
+            plan.bytes = state.bytes;
+            for put in batch.cursors {
+                let topic = plan
+                    .topic(&state, &put.topic, true)
+                    .map_err(|refused| StoreError::Unavailable(refused.message))?;
+                plan.cursors.push((topic, put));
+            }
+            let maker = Maker::new(shared.store, now);
+            plan.events.reserve(batch.appends.len());
+            plan.outcomes.reserve(batch.appends.len());
+            for append in batch.appends {
+                plan.append(shared, &state, &maker, append, now)?;
+            }
+        }
+        if plan.events.is_empty() && plan.cursors.is_empty() && plan.trims.is_empty() {
+            return Ok(plan.outcomes);
+        }
+        // Events of a topic together, so that reading one topic reads few places.
+        plan.events.sort_by_key(|event| event.topic);
+        let outcomes = std::mem::take(&mut plan.outcomes);
+        let expected = plan.events.iter().map(|event| event.body.len() + EVENT_OVERHEAD + POSITION_BYTES).sum::<usize>();
+        self.make_room(shared, now, expected + 1024 * (plan.new_topics.len() + plan.trims.len()) + 4096)?;
+        let encoded = self.encode(shared, plan, now);
+        // An estimate falls short where cursors are large.
+        let encoded = match encoded {
+            Ok(encoded) => encoded,
+            Err((plan, needed)) => {
+                self.make_room(shared, now, needed)?;
+                self.encode(shared, plan, now).map_err(|_| StoreError::Unavailable("a commit is too large".into()))?
+            }
+        };
+        self.put(shared, &encoded.bytes)?;
+        let rung = self.show(shared, encoded);
+        if rung {
+            shared.bell.ring();
+        }
+        Ok(outcomes)
+    }
+
+    /// Writes one commit at the end of the log and makes it as durable as it shall be.
+    fn put(&mut self, shared: &Shared, bytes: &[u8]) -> Result<(), StoreError> {
+        let failed = |error| StoreError::Unavailable(format!("the log cannot be written: {error}"));
+        self.segment.file.write(bytes, self.end.into()).map_err(failed)?;
+        let end = self.end + bytes.len() as u32;
+        if shared.options.durability == Durability::Commit {
+            if let Err(error) = self.segment.file.sync() {
+                // What of it is on disk, and what later syncs would tell, nobody knows: the log goes on elsewhere.
+                self.abandoned = true;
+                return Err(failed(error));
+            }
+            shared.synced.store(Position::new(self.segment.number, end).0, Ordering::SeqCst);
+        }
+        self.end = end;
+        Ok(())
+    }
+
+    /// Encodes a plan for the place where the log ends, or gives it back with the room it needs.
+    fn encode(&self, shared: &Shared, plan: Plan, now: u64) -> Result<Encoded, (Plan, usize)> {
+        let store = shared.store;
+        let base = Position::new(self.segment.number, self.end);
+        let state = shared.read();
+        let bytes = plan.events.iter().map(|event| event.body.len() + EVENT_OVERHEAD + POSITION_BYTES + 64).sum::<usize>();
+        let mut out = Vec::with_capacity(bytes + 4096);
+        out.resize(COMMIT_HEADER, 0);
+        let mut topics = Vec::new();
+        for (index, (topic, epoch)) in plan.new_topics.iter().enumerate() {
+            let number = (state.topics.len() + index) as u32;
+            let name = Cow::Owned(topic.as_str().to_owned());
+            let record = TopicRecord { number, name, epoch: *epoch, first: 1, tail: 0 };
+            let offset = record.encode(&mut out, store, base);
+            topics.push((record, Position::new(base.segment(), offset)));
+        }
+        for (number, first) in &plan.trims {
+            let log = &state.topics[*number as usize];
+            let name = Cow::Owned(log.topic.as_str().to_owned());
+            let record = TopicRecord { number: *number, name, epoch: log.epoch, first: *first, tail: log.tail };
+            let offset = record.encode(&mut out, store, base);
+            topics.push((record, Position::new(base.segment(), offset)));
+        }
+        let name = |number: u32| match state.topics.get(number as usize) {
+            Some(log) => log.topic.as_str(),
+            None => plan.new_topics[number as usize - state.topics.len()].0.as_str(),
+        };
+        let mut jsons = Vec::with_capacity(plan.events.len());
+        for event in &plan.events {
+            let start = out.len();
+            let new = NewEvent {
+                topic: event.topic,
+                topic_name: name(event.topic),
+                seq: event.seq,
+                ts: event.ts,
+                id: &event.id,
+                key: event.key.as_deref(),
+                body: &event.body,
+                listed: event.listed,
+            };
+            let json = new.encode(&mut out, store, base);
+            jsons.push((Position(base.0 + start as u64), json));
+        }
+        let mut cursor_at = Vec::with_capacity(plan.cursors.len());
+        for (topic, put) in &plan.cursors {
+            let cursor = Cow::Borrowed(&put.cursor);
+            let offset = CursorRecord { topic: *topic, group: put.group.as_str(), cursor }.encode(&mut out, store, base);
+            cursor_at.push(Position::new(base.segment(), offset));
+        }
+        drop(state);
+        finish_commit(shared, &mut out, base, topics.len() + jsons.len() + cursor_at.len(), now);
+        if u64::from(self.end) + out.len() as u64 > self.size {
+            return Err((plan, out.len()));
+        }
+        let events = plan.events.into_iter().zip(jsons).map(|(event, (at, json))| {
+            let Planned { topic, seq, ts, id, key, listed, .. } = event;
+            let bytes = (json.end - (at.0 - base.0) as usize) as u64;
+            let json = bytes::Bytes::copy_from_slice(&out[json]);
+            (topic, Arc::new(Record { id, seq, ts, key, json }), at, bytes, listed)
+        });
+        let events = events.collect();
+        let cursors = plan.cursors.into_iter().zip(cursor_at).map(|((topic, put), at)| (topic, put, at)).collect();
+        Ok(Encoded { bytes: out, topics, events, cursors })
+    }
+
+    /// Shows a commit to readers; answers whether the upkeep has something to do.
+    fn show(&self, shared: &Shared, encoded: Encoded) -> bool {
+        let mut state = shared.write();
+        for (record, at) in &encoded.topics {
+            if let Err(error) = state.apply_topic(record, *at) {
+                tracing::error!(error, "a topic was not taken on");
+            }
+        }
+        for (topic, event, at, bytes, listed) in encoded.events {
+            if listed {
+                state.ids.add(shared.store, &event.id, at.offset());
+            }
+            state.apply_event(topic, event, at, bytes);
+        }
+        for (topic, put, at) in encoded.cursors {
+            state.apply_cursor(topic, put.group, Arc::new(put.cursor), at);
+        }
+        state.end = Position::new(self.segment.number, self.end);
+        state.records >= shared.options.flush_records
+    }
+
+    /// Makes sure that a commit of about `bytes` fits into the active segment, if need be a new one.
+    pub(crate) fn make_room(&mut self, shared: &Shared, now: u64, bytes: usize) -> Result<(), StoreError> {
+        let fits = u64::from(self.end) + bytes as u64 <= self.size;
+        if fits && !self.abandoned { Ok(()) } else { self.roll(shared, now, bytes) }
+    }
+
+    /// Seals the active segment and goes on in a new one that has room for `bytes`.
+    pub(crate) fn roll(&mut self, shared: &Shared, now: u64, bytes: usize) -> Result<(), StoreError> {
+        let failed = |error: std::io::Error| {
+            let hint = if error.kind() == std::io::ErrorKind::StorageFull { "; publishing goes on when there is space" } else { "" };
+            StoreError::Unavailable(format!("the log cannot grow: {error}{hint}"))
+        };
+        let end = Position::new(self.segment.number, self.end);
+        // What is in an abandoned one was synced before, and its sync cannot be trusted again.
+        if !self.abandoned && shared.options.durability != Durability::Commit {
+            self.segment.file.sync().map_err(failed)?;
+        }
+        let number = self.segment.number.checked_add(1).ok_or_else(|| failed(std::io::ErrorKind::QuotaExceeded.into()))?;
+        let header = SegmentHeader { store: shared.store, number, previous_end: end, made_at: now };
+        let size = shared.options.segment_bytes.max(bytes as u64 + u64::from(SEGMENT_HEADER));
+        let file = make_segment(shared, &header, size).map_err(failed)?;
+        let segment = Arc::new(Segment { number, file, made_at: now, index: SegmentIndex::Active });
+        let mut state = shared.write();
+        let ids = Arc::new(std::mem::take(&mut state.ids));
+        let sealed = Segment {
+            number: self.segment.number,
+            file: Arc::clone(&self.segment.file),
+            made_at: self.segment.made_at,
+            index: SegmentIndex::Sealed(self.end, ids),
+        };
+        let segments = Arc::make_mut(&mut state.segments);
+        segments.insert(sealed.number, Arc::new(sealed));
+        segments.insert(number, Arc::clone(&segment));
+        self.end = SEGMENT_HEADER;
+        state.end = Position::new(number, self.end);
+        drop(state);
+        shared.synced.store(Position::new(number, self.end).0, Ordering::SeqCst);
+        self.segment = segment;
+        self.size = size;
+        self.abandoned = false;
+        shared.bell.ring();
+        Ok(())
+    }
+
+    /// Writes records that are encoded already as one commit. `encode` gets the place of the commit's first byte, and
+    /// appends to a buffer that holds as much of it as a header takes; it answers how many records those were.
+    pub(crate) fn put_records(
+        &mut self,
+        shared: &Shared,
+        now: u64,
+        room: usize,
+        encode: impl FnOnce(&mut Vec<u8>, Position) -> usize,
+    ) -> Result<(), StoreError> {
+        self.make_room(shared, now, room + COMMIT_HEADER + ALIGN)?;
+        let base = Position::new(self.segment.number, self.end);
+        let mut out = vec![0; COMMIT_HEADER];
+        let records = encode(&mut out, base);
+        if records == 0 {
+            return Ok(());
+        }
+        finish_commit(shared, &mut out, base, records, now);
+        self.put(shared, &out)
+    }
+}
+
+/// Writes the header of a commit that is in `out`, and fills it up.
+fn finish_commit(shared: &Shared, out: &mut Vec<u8>, base: Position, records: usize, now: u64) {
+    let header = CommitHeader {
+        body: (out.len() - COMMIT_HEADER) as u32,
+        records: records as u32,
+        synced: Position(shared.synced.load(Ordering::SeqCst)),
+        time: now,
+    };
+    out[..COMMIT_HEADER].copy_from_slice(&header.encode(shared.store, base));
+    out.resize(aligned(out.len()), 0);
+}
+
+/// Makes the file of a segment; it is durable, with its name, when this returns.
+fn make_segment(shared: &Shared, header: &SegmentHeader, size: u64) -> std::io::Result<Arc<dyn DiskFile>> {
+    create_segment(&*shared.disk, header, size)
+}
+
+/// See [`make_segment`].
+pub(crate) fn create_segment(
+    disk: &dyn super::disk::Disk,
+    header: &SegmentHeader,
+    size: u64,
+) -> std::io::Result<Arc<dyn DiskFile>> {
+    let name = segment_name(header.number);
+    let temporary = format!("{name}.tmp");
+    let file = disk.create(&temporary, size)?;
+    file.write(&header.encode(), 0)?;
+    file.sync()?;
+    disk.rename(&temporary, &name)?;
+    disk.sync()?;
+    Ok(file)
+}

@@ -1,0 +1,215 @@
+//! The log on this machine's disk: append-only segments, all topics interleaved, so that one sequential write and one
+//! `fdatasync` commit everything that was waiting.
+//!
+//! ```text
+//!   commit ── append.rs ──► 0000000007.log     the truth: commits of records      format.rs, record.rs, scan.rs
+//!                │              │
+//!                │              ├─ sealed ──► 0000000006.idx   offsets, chosen ids      sidecar.rs, ids.rs
+//!                ▼              └─ behind ──► index.redb       topics, cursors, newest  index.rs
+//!             state.rs   what is in memory: the newest events, where the others stand
+//!                ▲
+//!   read ──── read.rs                upkeep.rs   one thread: index, retention, room on disk
+//! ```
+//!
+//! Only the `.log` files matter: whatever else is missing or damaged is made again from them when the store is opened
+//! ([`open`](self::open)), which also cuts off a commit that was not whole when the machine went down.
+
+mod append;
+mod disk;
+mod format;
+mod ids;
+mod index;
+mod open;
+mod read;
+mod record;
+mod scan;
+mod shared;
+mod sidecar;
+#[cfg(test)]
+mod sim;
+mod state;
+mod upkeep;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use prom_protocol::{Group, Topic};
+
+pub use self::open::OpenError;
+use self::{
+    disk::{Disk, Folder, TakeError},
+    shared::{Shared, lock},
+    upkeep::Upkeep,
+};
+use super::{Appended, Batch, Cursor, LatestPage, Page, Refused, Retention, Store, StoreError, Stored, Tail};
+
+/// When a commit counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// When it is on disk: nothing that was acknowledged is lost, whatever happens.
+    #[default]
+    Commit,
+    /// When the operating system has it; it is on disk at most so much later. A power loss may take that much.
+    Interval(Duration),
+    /// When the operating system has it; it is on disk when the system likes, or the index is brought forward.
+    Os,
+}
+
+impl std::fmt::Display for Durability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Commit => f.write_str("commit: on disk before it is acknowledged"),
+            Self::Interval(interval) => {
+                write!(f, "interval:{}ms: on disk at most so much after it is acknowledged", interval.as_millis())
+            }
+            Self::Os => f.write_str("os: on disk when the operating system writes it"),
+        }
+    }
+}
+
+/// How an embedded store works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// When a commit counts as done; default [`Durability::Commit`].
+    pub durability: Durability,
+    /// What is kept for how long; default: everything.
+    pub retention: Retention,
+    /// Retained events beyond which the oldest settled ones make room, in bytes; default none: as far as the disk goes.
+    pub max_bytes: Option<u64>,
+    /// Memory for the newest events, in bytes; default 64 MiB.
+    pub cache_bytes: usize,
+    /// Size of a segment, in bytes, but for one larger commit; default 64 MiB.
+    pub segment_bytes: u64,
+    /// Records after which the index is brought forward at once; default 64k.
+    pub flush_records: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            durability: Durability::default(),
+            retention: Retention::default(),
+            max_bytes: None,
+            cache_bytes: 64 * 1024 * 1024,
+            segment_bytes: 64 * 1024 * 1024,
+            flush_records: 64 * 1024,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+    /// Ends with the store.
+    _upkeep: Upkeep,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in a folder, or makes one; the folder is locked until the store is dropped. Blocks.
+    ///
+    /// # Errors
+    /// The folder is in use, cannot be used, or what is in it is damaged.
+    pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
+        let folder = path.display().to_string();
+        let disk = Folder::take(path).map_err(|error| match error {
+            TakeError::Taken => OpenError::Taken(folder),
+            TakeError::Io(source) => OpenError::Io { folder, source },
+        })?;
+        Self::open_on(Arc::new(disk), options)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<Self, OpenError> {
+        let shared = open::open(&disk, options)?;
+        let upkeep = Upkeep::start(Arc::clone(&shared)).map_err(|source| OpenError::Io {
+            folder: shared.disk.path().display().to_string(),
+            source,
+        })?;
+        Ok(Self { shared, _upkeep: upkeep })
+    }
+
+    /// Runs what may read from the disk where it holds nobody up.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let done = tokio::task::spawn_blocking(move || read(&shared)).await;
+        done.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("a read ended early: {error}"))))
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn durability(&self) -> String {
+        self.shared.options.durability.to_string()
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Vec<Result<Appended, Refused>>, StoreError> {
+        lock(&self.shared.appender).commit(&self.shared, batch)
+    }
+
+    async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
+        if let Some(page) = self.shared.read_cached(topic, after, limit, max_bytes) {
+            return Ok(page);
+        }
+        let topic = topic.clone();
+        self.blocking(move |shared| shared.read_page(&topic, after, limit, max_bytes)).await
+    }
+
+    async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError> {
+        Ok(self.shared.read().topic(topic).map(state::TopicLog::tail).filter(|tail| tail.seq > 0))
+    }
+
+    async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
+        let state = self.shared.read();
+        let written = state.topics.iter().filter(|log| log.tail > 0);
+        let mut topics: Vec<_> = written.map(|log| (log.topic.clone(), log.tail())).collect();
+        topics.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(topics)
+    }
+
+    async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
+        let state = self.shared.read();
+        let Some(number) = state.by_name.get(topic) else { return Ok(None) };
+        Ok(self.shared.find_id(&state, id)?.filter(|(own, _)| own == number).map(|(_, seq)| seq))
+    }
+
+    async fn seq_before_ts(&self, topic: &Topic, ts: u64) -> Result<u64, StoreError> {
+        let topic = topic.clone();
+        self.blocking(move |shared| shared.seq_before_ts(&topic, ts)).await
+    }
+
+    async fn latest(&self, topic: &Topic, key: &str) -> Result<Option<Stored>, StoreError> {
+        self.shared.latest(topic, key)
+    }
+
+    async fn latest_page(
+        &self,
+        topic: &Topic,
+        after: Option<&str>,
+        at: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<LatestPage, StoreError> {
+        let (topic, after) = (topic.clone(), after.map(str::to_owned));
+        self.blocking(move |shared| shared.latest_page(&topic, after.as_deref(), at, limit, max_bytes)).await
+    }
+
+    async fn cursor(&self, topic: &Topic, group: &Group) -> Result<Option<Cursor>, StoreError> {
+        Ok(self.shared.read().topic(topic).and_then(|log| log.cursors.get(group)).map(|own| (*own.cursor).clone()))
+    }
+
+    async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError> {
+        let state = self.shared.read();
+        let cursors = state.topic(topic).map(|log| log.cursors.iter());
+        Ok(cursors.into_iter().flatten().map(|(group, own)| (group.clone(), (*own.cursor).clone())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,378 @@
+//! Opening a store: find the log's end, cut a torn commit off, bring the index forward.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
+};
+
+use prom_protocol::Group;
+
+use super::{
+    Options,
+    append::{Appender, create_segment, segment_name},
+    disk::{Disk, DiskFile, read_exact},
+    format::{Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader},
+    ids::IdMap,
+    index::{Index, Loaded, NAME},
+    record::{CursorRecord, EventRecord, TopicRecord},
+    scan::{Scanner, later_commit},
+    shared::{Bell, Shared},
+    sidecar,
+    state::{Offsets, Run, Segment, SegmentIndex, Segments, State},
+};
+use crate::writer::wall_clock;
+
+/// Why a store did not open.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process has the folder.
+    #[error("the data folder {0} is in use by another hub; stop that one, or choose another folder with PROM_DATA or --data")]
+    Taken(String),
+    /// It cannot be read or written.
+    #[error("the data folder {folder} cannot be used: {source}; choose another with PROM_DATA or --data")]
+    Io {
+        /// Which.
+        folder: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The log is not what was written. Nothing was changed.
+    #[error("the log in {folder} is damaged: {what}. Nothing was changed. `prom store verify --data {folder}` lists what is lost, \
+             and `prom store compact --drop-damaged --data {folder}` goes on without it")]
+    Damaged {
+        /// Where.
+        folder: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// A segment's file and what its header says.
+pub(crate) struct Found {
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) header: SegmentHeader,
+}
+
+/// What of an open goes wrong, and how.
+pub(crate) struct Opening<'a> {
+    pub(crate) disk: &'a dyn Disk,
+}
+
+impl Opening<'_> {
+    pub(crate) fn io(&self, source: std::io::Error) -> OpenError {
+        OpenError::Io { folder: self.disk.path().display().to_string(), source }
+    }
+
+    pub(crate) fn damaged(&self, what: impl Into<String>) -> OpenError {
+        OpenError::Damaged { folder: self.disk.path().display().to_string(), what: what.into() }
+    }
+
+    /// The segments in their order. Files that were being made when the process ended are removed.
+    pub(crate) fn segments(&self) -> Result<Vec<Found>, OpenError> {
+        let mut found = BTreeMap::new();
+        for name in self.disk.list().map_err(|error| self.io(error))? {
+            let Some(number) = name.strip_suffix(".log").and_then(|number| number.parse::<u32>().ok()) else { continue };
+            let file = self.disk.open(&name).map_err(|error| self.io(error))?;
+            let mut bytes = [0; SEGMENT_HEADER as usize];
+            let read = file.read(&mut bytes, 0).map_err(|error| self.io(error))?;
+            let header = SegmentHeader::decode(&bytes[..read]).map_err(|what| self.damaged(format!("{name}: {what}")))?;
+            if header.number != number {
+                return Err(self.damaged(format!("{name} is segment {} by its header", header.number)));
+            }
+            found.insert(number, Found { file, header });
+        }
+        let found: Vec<Found> = found.into_values().collect();
+        if let Some(other) = found.iter().find(|other| other.header.store != found[0].header.store) {
+            return Err(self.damaged(format!("{} belongs to another store", segment_name(other.header.number))));
+        }
+        Ok(found)
+    }
+}
+
+/// What a scan of a segment finds for its index.
+#[derive(Debug, Default)]
+struct Contents {
+    /// Topic, seq, `ts`, place, bytes of the record.
+    events: Vec<(u32, u64, u64, Position, u64)>,
+    ids: IdMap,
+}
+
+/// Brings a state to where the log ends.
+struct Recovery<'a> {
+    opening: Opening<'a>,
+    store: u64,
+    index: &'a Index,
+    /// The index has all of the log before this place.
+    from: Position,
+    state: State,
+}
+
+impl Recovery<'_> {
+    /// Reads a segment up to `end`, or to the first commit that is not whole; answers where that is. Records the index
+    /// does not have are taken on; with `contents`, all events are collected.
+    fn scan(&mut self, found: &Found, end: u32, mut contents: Option<&mut Contents>) -> Result<Position, OpenError> {
+        let number = found.header.number;
+        let start = Position::new(number, SEGMENT_HEADER);
+        let start = if contents.is_none() { start.max(self.from) } else { start };
+        let mut scanner = Scanner::new(&*found.file, self.store, start, end);
+        loop {
+            let commit = scanner.next().map_err(|error| self.opening.io(error))?;
+            let Some(commit) = commit else { return Ok(scanner.at()) };
+            for (at, record) in &commit.records {
+                if let Some(contents) = &mut contents
+                    && let Some(event) = EventRecord::decode(record)
+                {
+                    contents.events.push((event.topic, event.seq, event.ts, *at, record.length as u64));
+                    if event.listed {
+                        contents.ids.add(self.store, event.id, at.offset());
+                    }
+                }
+                if *at >= self.from {
+                    let applied = self.apply(*at, record);
+                    applied.map_err(|what| self.opening.damaged(format!("{what} ({at})")))?;
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, at: Position, record: &RawRecord<'_>) -> Result<(), String> {
+        let unknown = || "a record is not what its kind says".to_owned();
+        match record.kind {
+            Kind::Event => {
+                let event = EventRecord::decode(record).ok_or_else(unknown)?;
+                let index = self.index;
+                let known = |topic, key: &str| {
+                    index.latest().and_then(|latest| latest.get(topic, key)).map_err(|error| error.to_string())
+                };
+                self.state.apply_scanned(&event, at, known)
+            }
+            Kind::Topic => self.state.apply_topic(&TopicRecord::decode(record.body).ok_or_else(unknown)?, at),
+            Kind::Cursor => {
+                let CursorRecord { topic, group, cursor } = CursorRecord::decode(record.body).ok_or_else(unknown)?;
+                let group = Group::new(group).map_err(|error| format!("a group in the log is none: {error}"))?;
+                if topic as usize >= self.state.topics.len() {
+                    return Err("a cursor comes before its topic".into());
+                }
+                self.state.apply_cursor(topic, group, Arc::new(cursor.into_owned()), at);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes on what the index has.
+    fn restore(&mut self, loaded: &Loaded) -> Option<()> {
+        let split = |body: &'_ [u8]| -> Option<(usize, Position)> {
+            let rest = body.len().checked_sub(8)?;
+            Some((rest, Position(u64::from_le_bytes(body[rest..].try_into().ok()?))))
+        };
+        for body in &loaded.topics {
+            let (rest, at) = split(body)?;
+            self.state.apply_topic(&TopicRecord::decode(&body[..rest])?, at).ok()?;
+        }
+        for body in &loaded.cursors {
+            let (rest, at) = split(body)?;
+            let record = CursorRecord::decode(&body[..rest])?;
+            let group = Group::new(record.group).ok()?;
+            self.state.apply_cursor(record.topic, group, Arc::new(record.cursor.into_owned()), at);
+        }
+        Some(())
+    }
+
+    /// Without an index, events may stand before the record of their topic, which was copied forward.
+    fn find_topics(&mut self, segments: &[(Found, u32)]) -> Result<(), OpenError> {
+        let mut topics: BTreeMap<u32, (TopicRecord<'static>, Position)> = BTreeMap::new();
+        for (found, end) in segments {
+            let start = Position::new(found.header.number, SEGMENT_HEADER);
+            let mut scanner = Scanner::new(&*found.file, self.store, start, *end);
+            while let Some(commit) = scanner.next().map_err(|error| self.opening.io(error))? {
+                for (at, record) in commit.records.iter().filter(|(_, record)| record.kind == Kind::Topic) {
+                    let decoded = TopicRecord::decode(record.body);
+                    let own = decoded.ok_or_else(|| self.opening.damaged(format!("a topic record is none ({at})")))?;
+                    let name = own.name.into_owned().into();
+                    topics.insert(own.number, (TopicRecord { name, ..own }, *at));
+                }
+            }
+        }
+        for (record, at) in topics.values() {
+            self.state.apply_topic(record, *at).map_err(|what| self.opening.damaged(what))?;
+        }
+        Ok(())
+    }
+
+    /// Where the active segment really ends, and how many bytes behind that are a commit that is not whole.
+    fn check_end(&self, found: &Found, end: Position, length: u32, loaded: Option<&Loaded>) -> Result<u64, OpenError> {
+        let opening = &self.opening;
+        if let Some(index) = loaded.filter(|index| index.position.segment() == end.segment()) {
+            if end < index.position {
+                return Err(
+                    opening.damaged(format!("the commit in {end} is not whole, and it was when the store was last open"))
+                );
+            }
+            if index.closed && end != index.position {
+                return Err(opening.damaged(format!("it goes on behind {}, where it ended when closed", index.position)));
+            }
+        }
+        let later = later_commit(&*found.file, self.store, end, length).map_err(|error| opening.io(error))?;
+        if let Some((later, _)) = later.filter(|(_, header)| header.synced > end) {
+            let what = format!("the commit in {end} is not whole, and it was durable before the one in {later} was made");
+            return Err(opening.damaged(what));
+        }
+        let mut rest = vec![0; (length - end.offset()) as usize];
+        read_exact(&*found.file, &mut rest, end.offset().into()).map_err(|error| opening.io(error))?;
+        Ok(rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1))
+    }
+}
+
+/// Opens the store of a folder, or makes one.
+pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>, OpenError> {
+    let opening = Opening { disk: &**disk };
+    for name in disk.list().map_err(|error| opening.io(error))? {
+        // Was being made, or its segment was being removed, when the process ended.
+        let left_over = name.strip_suffix(".idx").is_some_and(|number| disk.open(&format!("{number}.log")).is_err());
+        if left_over || name.ends_with(".tmp") {
+            disk.remove(&name).map_err(|error| opening.io(error))?;
+        }
+    }
+    let mut found = opening.segments()?;
+    if found.is_empty() {
+        found.push(opening.make_first(&options)?);
+    }
+    let store = found[0].header.store;
+    let (index, loaded) = opening.index(store)?;
+    let last = found.last().map_or(0, |found| found.header.number);
+    if loaded.as_ref().is_some_and(|loaded| loaded.position.segment() > last) {
+        return Err(opening.damaged("its last segment is missing"));
+    }
+
+    // Where each ends: as the next one says, or its index file, or where its file ends.
+    let ends: Vec<Option<Position>> = found.iter().skip(1).map(|next| Some(next.header.previous_end)).chain([None]).collect();
+    let mut segments = Vec::with_capacity(found.len());
+    for (found, next) in found.into_iter().zip(ends) {
+        let length = u32::try_from(found.file.len().map_err(|error| opening.io(error))?).unwrap_or(u32::MAX);
+        let told = next.filter(|end| end.segment() == found.header.number).map(Position::offset);
+        segments.push((found, told.unwrap_or(length)));
+    }
+
+    let from = loaded.as_ref().map_or(Position::default(), |loaded| loaded.position);
+    let mut recovery = Recovery { opening, store, index: &index, from, state: State::new(options.cache_bytes) };
+    match &loaded {
+        Some(loaded) => {
+            recovery.restore(loaded).ok_or_else(|| Opening { disk: &**disk }.damaged("its index holds what no hub wrote"))?;
+            recovery.state.take_dirty();
+        }
+        None => recovery.find_topics(&segments)?,
+    }
+
+    let mut runs = Vec::new();
+    let mut opened = BTreeMap::new();
+    let (active, length) = segments.pop().ok_or_else(|| recovery.opening.damaged("it has no segments"))?;
+    for (found, end) in segments {
+        let number = found.header.number;
+        let written = sidecar::open(&**disk, store, number).filter(|(_, own, _)| own.offset() <= end);
+        let end = written.as_ref().map_or(end, |(_, own, _)| own.offset());
+        let mut contents = Contents::default();
+        if written.is_none() || from < Position::new(number, end) {
+            let wanted = if written.is_none() { Some(&mut contents) } else { None };
+            let reached = recovery.scan(&found, end, wanted)?;
+            if reached.offset() != end && reached.offset() < end {
+                return Err(recovery.opening.damaged(format!("the commit in {reached} is not whole")));
+            }
+        }
+        let index = match written {
+            Some((sidecar, own, entries)) => {
+                runs.extend(entries.iter().map(|entry| (entry.topic, Run::from_entry(entry, number))));
+                SegmentIndex::File(own.offset(), sidecar)
+            }
+            None => {
+                runs.extend(collect_runs(&contents, number));
+                SegmentIndex::Sealed(end, Arc::new(contents.ids))
+            }
+        };
+        opened.insert(number, Arc::new(Segment { number, file: found.file, made_at: found.header.made_at, index }));
+    }
+    let mut contents = Contents::default();
+    let end = recovery.scan(&active, length, Some(&mut contents))?;
+    let torn = recovery.check_end(&active, end, length, loaded.as_ref())?;
+    runs.extend(collect_runs(&contents, active.header.number));
+    let Recovery { opening, mut state, .. } = recovery;
+    state.ids = contents.ids;
+    if torn > 0 {
+        tracing::warn!(bytes = torn, "the last commit was not whole and never acknowledged as durable; cut off in {end}");
+    }
+    let size = u64::from(length).max(options.segment_bytes);
+    if torn > 0 || u64::from(length) < size {
+        active.file.zero_from(end.offset().into(), size).map_err(|error| opening.io(error))?;
+    }
+    // What was found may not be on disk yet, if it was a process that ended and not the machine.
+    active.file.sync().map_err(|error| opening.io(error))?;
+
+    state.add_runs(runs).map_err(|what| opening.damaged(what))?;
+    let number = active.header.number;
+    let active = Segment { number, file: active.file, made_at: active.header.made_at, index: SegmentIndex::Active };
+    let active = Arc::new(active);
+    opened.insert(number, Arc::clone(&active));
+    state.segments = Segments::new(opened);
+    state.end = end;
+    let mut flush = state.take_dirty();
+    flush.sort();
+    // From now on it is open, and goes on behind this place.
+    index.flush(&flush).map_err(|error| opening.io(std::io::Error::other(error)))?;
+    state.flushed(&flush.latest);
+    Ok(Arc::new(Shared {
+        disk: Arc::clone(disk),
+        store,
+        options,
+        index,
+        state: RwLock::new(state),
+        appender: Mutex::new(Appender { segment: active, end: end.offset(), size, abandoned: false }),
+        synced: AtomicU64::new(end.0),
+        bell: Bell::default(),
+    }))
+}
+
+/// The runs that events in their order make.
+fn collect_runs(contents: &Contents, segment: u32) -> Vec<(u32, Run)> {
+    let mut runs: Vec<(u32, Run)> = Vec::new();
+    // The run of each topic that may go on.
+    let mut open: HashMap<u32, usize> = HashMap::new();
+    for (topic, seq, ts, at, bytes) in &contents.events {
+        if let Some((_, run)) = open.get(topic).map(|index| &mut runs[*index])
+            && run.last + 1 == *seq
+            && let Offsets::Memory(offsets) = &mut run.offsets
+        {
+            offsets.push(at.offset());
+            run.last = *seq;
+            run.max_ts = run.max_ts.max(*ts);
+            run.bytes += bytes;
+            continue;
+        }
+        open.insert(*topic, runs.len());
+        let offsets = Offsets::Memory(vec![at.offset()]);
+        let run = Run { first: *seq, last: *seq, segment, skip: 0, offsets, max_ts: *ts, bytes: *bytes };
+        runs.push((*topic, run));
+    }
+    runs
+}
+
+impl Opening<'_> {
+    fn make_first(&self, options: &Options) -> Result<Found, OpenError> {
+        let store = fastrand::u64(1..);
+        let header = SegmentHeader { store, number: 1, previous_end: Position::default(), made_at: wall_clock() };
+        let file = create_segment(self.disk, &header, options.segment_bytes).map_err(|error| self.io(error))?;
+        Ok(Found { file, header })
+    }
+
+    fn index(&self, store: u64) -> Result<(Index, Option<Loaded>), OpenError> {
+        match Index::open(self.disk, store) {
+            Ok((index, loaded)) => Ok((index, Some(loaded))),
+            Err(error) => {
+                if self.disk.list().map_err(|error| self.io(error))?.iter().any(|name| name == NAME) {
+                    tracing::warn!(%error, "the index is made again from the log");
+                }
+                let index = Index::make(self.disk, store).map_err(|error| self.io(std::io::Error::other(error)))?;
+                Ok((index, None))
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What is kept for how long, by topic.
+
+use std::time::Duration;
+
+use prom_protocol::{Topic, TopicOrPattern};
+
+/// Limits for the topics of one pattern. What is beyond any of them goes, the oldest first, a good part at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Which topics.
+    pub topics: TopicOrPattern,
+    /// Longest time an event is kept, by its `ts`.
+    pub max_age: Option<Duration>,
+    /// Most events of a topic.
+    pub max_events: Option<u64>,
+    /// Most bytes of a topic.
+    pub max_bytes: Option<u64>,
+    /// The newest event of each key stays, whatever the limits say.
+    pub compact: bool,
+    /// Also what a group has not settled may go; the group is told by a `GAP`.
+    pub drop_unsettled: bool,
+}
+
+/// The rules of a hub: the first that matches a topic counts; where none does, everything is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retention(Vec<Rule>);
+
+impl Retention {
+    /// Rules in their order.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self(rules)
+    }
+
+    /// The rule that counts for a topic.
+    pub fn rule(&self, topic: &Topic) -> Option<&Rule> {
+        self.0.iter().find(|rule| rule.topics.matches(topic))
+    }
+
+    /// Whether the newest event of a key stays when the log before it is trimmed.
+    pub fn compacts(&self, topic: &Topic) -> bool {
+        self.rule(topic).is_none_or(|rule| rule.compact)
+    }
+
+    /// Whether there are no rules.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The shortest time any rule names.
+    pub fn shortest_age(&self) -> Option<Duration> {
+        self.0.iter().filter_map(|rule| rule.max_age).min()
+    }
+}

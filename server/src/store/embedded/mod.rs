@@ -212,4 +212,6 @@ impl Store for EmbeddedStore {
 }
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod tests;

@@ -124,12 +124,7 @@ fn sync_log(shared: &Shared) -> Result<Position, StoreError> {
 }
 
 fn run(shared: &Shared) {
-    let mut keeper = Keeper {
-        shared,
-        flushed: shared.read().end,
-        flushed_at: Instant::now(),
-        retained_at: Instant::now(),
-    };
+    let mut keeper = Keeper::new(shared);
     loop {
         let closing = wait(shared, TICK, true);
         if let Err(error) = keeper.round(closing) {
@@ -145,7 +140,8 @@ fn run(shared: &Shared) {
     }
 }
 
-struct Keeper<'a> {
+/// Does the work of the upkeep.
+pub(crate) struct Keeper<'a> {
     shared: &'a Shared,
     /// How far the index has come.
     flushed: Position,
@@ -153,7 +149,22 @@ struct Keeper<'a> {
     retained_at: Instant,
 }
 
-impl Keeper<'_> {
+impl<'a> Keeper<'a> {
+    /// For a store whose index has just been brought forward.
+    pub(crate) fn new(shared: &'a Shared) -> Self {
+        let flushed = shared.read().end;
+        Self { shared, flushed, flushed_at: Instant::now(), retained_at: Instant::now() }
+    }
+
+    /// All of it at once, whether it is due or not.
+    #[cfg(test)]
+    pub(crate) fn everything(&mut self) -> Result<(), StoreError> {
+        self.flush(false)?;
+        self.write_sidecars()?;
+        self.retain()?;
+        self.reclaim()
+    }
+
     fn round(&mut self, closing: bool) -> Result<(), StoreError> {
         if closing {
             // Whoever appends now finds the store as it was closed.

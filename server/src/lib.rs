@@ -17,6 +17,7 @@ pub mod delivery;
 pub mod gateway;
 mod hub;
 pub mod live;
+pub mod metrics;
 mod page;
 pub mod projector;
 pub mod store;

@@ -12,6 +12,9 @@ pub(crate) struct Listen {
     /// Port of the WebSocket and the page; 0 takes a free one.
     #[arg(long, env = "WS_PORT", default_value_t = 8090)]
     pub(crate) port: u16,
+    /// Port of the operators' pages, always on 127.0.0.1; 0 takes a free one.
+    #[arg(long, env = "OPS_PORT", default_value_t = 8082)]
+    pub(crate) ops_port: u16,
     /// Address to listen on.
     #[arg(long, env = "BIND", default_value = "127.0.0.1")]
     pub(crate) bind: IpAddr,
@@ -83,6 +86,7 @@ impl Listen {
         }
         let mut config = Config::new(auth);
         config.port = self.port;
+        config.ops_port = Some(self.ops_port);
         config.bind = self.bind;
         // An origin has neither a path nor capitals, whatever was copied from the address bar.
         let origins = self.origins.iter().map(|origin| origin.trim().trim_end_matches('/').to_ascii_lowercase());

@@ -116,6 +116,15 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn an_ops_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let expected = [&*port, "the port is in use", "OPS_PORT"];
+    refused(&["hub", "--port", "0", "--ops-port", &port], &[SECRET], &expected);
+    refused(&["dev", "--port", "0"], &[("OPS_PORT", &port)], &expected);
+}
+
+#[test]
 fn a_wide_bind_needs_a_word() {
     refused(&["hub", "--bind", "0.0.0.0", "--port", "0"], &[SECRET], &["0.0.0.0", "--allow-plaintext"]);
 }

@@ -56,7 +56,9 @@ export function start(args, { env = {}, cwd } = {}) {
 /** What surrounds this test run must not configure the hubs it starts. */
 function cleanEnvironment() {
   const own = /^(WS_|OPS_|JWT_|PROM_|MONGO_|BIND$|RUST_LOG$)/;
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !own.test(name)));
+  const rest = Object.entries(process.env).filter(([name]) => !own.test(name));
+  // Many hubs run at once; each takes a free port for operators unless a test names one.
+  return { ...Object.fromEntries(rest), OPS_PORT: "0" };
 }
 
 /** A `prom dev` with its page, this machine's processes and a token for everything. */

@@ -47,6 +47,8 @@ pub struct Limits {
     pub ping_every: Duration,
     /// Time a connection may go without taking anything that waits for it; default 30 s.
     pub write_timeout: Duration,
+    /// Exports under way; default 32.
+    pub exports: usize,
     /// Largest frame before AUTH; default 16 KiB.
     pub frame_bytes_before_auth: usize,
 }
@@ -59,6 +61,7 @@ impl Default for Limits {
             auth_timeout: Duration::from_secs(5),
             ping_every: Duration::from_secs(25),
             write_timeout: Duration::from_secs(30),
+            exports: 32,
             frame_bytes_before_auth: limits::FRAME_BYTES_BEFORE_AUTH,
         }
     }
@@ -71,6 +74,8 @@ pub struct Config {
     pub bind: IpAddr,
     /// Port; 0 takes a free one. Default 8090.
     pub port: u16,
+    /// Port of the operators' pages, always on loopback; 0 takes a free one. Default: none.
+    pub ops_port: Option<u16>,
     /// How tokens are checked.
     pub auth: Auth,
     /// Origins of pages that may connect; none: any.
@@ -106,6 +111,7 @@ impl Config {
         Self {
             bind: IpAddr::from([127, 0, 0, 1]),
             port: 8090,
+            ops_port: None,
             auth,
             origins: None,
             allow_plaintext: false,

@@ -4,10 +4,9 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use axum::serve::ListenerExt;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -16,6 +15,8 @@ use crate::{
     config::{Auth, Config, ConfigError},
     delivery::{Groups, actor::Context},
     gateway::{self, Gateway},
+    http::PatientListener,
+    ops::{self, Ops},
     projector::Projector,
     store::{MemoryStore, Store, StoreError},
     topics::Topics,
@@ -26,6 +27,9 @@ use crate::{
 const ENDING: Duration = Duration::from_secs(8);
 /// And after them, requests for the page.
 const REQUESTS: Duration = Duration::from_secs(1);
+/// How much longer than [`crate::Limits::write_timeout`] a socket is given before it fails by itself: a WebSocket that is
+/// stuck is closed with its own code first.
+const WRITE_GRACE: Duration = Duration::from_secs(4);
 
 /// Why a hub did not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,14 @@ pub enum StartError {
     /// The port cannot be had.
     #[error("cannot listen on {address}: {}", explain(source))]
     Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The ops port cannot be had.
+    #[error("cannot listen on {address} for operators: {}", explain_ops(source))]
+    ListenOps {
         /// Which address.
         address: SocketAddr,
         /// Why not.
@@ -61,6 +73,15 @@ fn explain(error: &io::Error) -> String {
     }
 }
 
+fn explain_ops(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the port is in use; stop what uses it or choose another with OPS_PORT or --ops-port".into()
+        }
+        _ => explain(error),
+    }
+}
+
 /// A running hub. Dropping it leaves its tasks running; end it with [`Hub::shutdown`].
 #[derive(Debug)]
 pub struct Hub {
@@ -71,6 +92,7 @@ pub struct Hub {
     tasks: TaskTracker,
     server: JoinHandle<()>,
     writer: JoinHandle<()>,
+    ops: Option<ops::Server>,
 }
 
 impl Hub {
@@ -84,6 +106,14 @@ impl Hub {
         let listen = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
+
+        let ops = match config.ops_port {
+            Some(port) => {
+                let (address, listener) = ops::bind(port).await;
+                Some(listener.map_err(|source| StartError::ListenOps { address, source })?)
+            }
+            None => None,
+        };
 
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(config.memory_bytes));
         let topics = Arc::new(Topics::load(&*store).await?);
@@ -116,13 +146,13 @@ impl Hub {
             ending: ending.clone(),
             connections: AtomicUsize::new(0),
         });
+        let started = Instant::now();
+        let ops =
+            ops.map(|listener| ops::Server::start(listener, Ops { gateway: Arc::clone(&gateway), address, started }));
+        let ops = ops.transpose().map_err(listen)?;
+        let patience = gateway.limits.write_timeout + WRITE_GRACE;
         let router = gateway::router(gateway);
-        let listener = listener.tap_io(|stream| {
-            // Answers are written whole; waiting to fill a packet would only delay them.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY not set");
-            }
-        });
+        let listener = PatientListener { listener, limit: patience };
         let stop = ending.clone().cancelled_owned();
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
@@ -132,8 +162,9 @@ impl Hub {
         if matches!(config.auth, Auth::Static(_)) {
             tracing::warn!("WS_TOKEN is set: whoever has it may publish and read everything. For trying things only");
         }
-        tracing::info!(%address, store = store.name(), durability = store.durability(), auth = ?config.auth, "hub ready");
-        Ok(Self { address, ending, over, tasks, server, writer: writing })
+        let ops_port = ops.as_ref().map(|ops| ops.address().to_string());
+        tracing::info!(%address, ops = ops_port, store = store.name(), durability = store.durability(), auth = ?config.auth, "hub ready");
+        Ok(Self { address, ending, over, tasks, server, writer: writing, ops })
     }
 
     /// Where it listens.
@@ -141,9 +172,14 @@ impl Hub {
         self.address
     }
 
+    /// Where the operators' pages are, if anywhere.
+    pub fn ops_address(&self) -> Option<SocketAddr> {
+        self.ops.as_ref().map(ops::Server::address)
+    }
+
     /// Stops accepting, finishes commits, gives leases back, closes connections with 1001, and ends within ten seconds.
     pub async fn shutdown(self) {
-        let Self { ending, over, tasks, mut server, mut writer, .. } = self;
+        let Self { ending, over, tasks, mut server, mut writer, ops, .. } = self;
         ending.cancel();
         tasks.close();
         let ended = async {
@@ -157,6 +193,10 @@ impl Hub {
         }
         if tokio::time::timeout(REQUESTS, &mut server).await.is_err() {
             server.abort();
+        }
+        // Last: until here it says that the hub is not ready.
+        if let Some(ops) = ops {
+            ops.end().await;
         }
         tracing::info!("hub ended");
     }

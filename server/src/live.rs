@@ -352,7 +352,7 @@ mod tests {
             let append = Append { topic: topic.clone(), id: None, ts: None, key: key.map(Into::into), body };
             let outcome =
                 self.store.commit(Batch { now: 1, appends: vec![append], cursors: Vec::new() }).await.unwrap();
-            self.topics.grown(&topic, outcome[0].as_ref().unwrap().seq);
+            self.topics.grown(&topic, outcome[0].as_ref().unwrap().seq, 1);
         }
 
         async fn live(&self, target: &str, from: StartFrom) -> Live {

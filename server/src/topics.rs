@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -11,7 +11,10 @@ use std::{
 use prom_protocol::{Topic, TopicOrPattern};
 use tokio::sync::mpsc;
 
-use crate::store::{Store, StoreError};
+use crate::{
+    metrics::{Counter, Metrics},
+    store::{Store, StoreError},
+};
 
 /// What a listener is told. It then reads [`TopicState::tail`], which may be further on by then.
 #[derive(Debug)]
@@ -57,6 +60,8 @@ pub struct TopicState {
     /// The name.
     pub topic: Topic,
     tail: AtomicU64,
+    /// Its series, from its first event on.
+    published: OnceLock<Counter>,
     listeners: Mutex<Vec<Listener>>,
 }
 
@@ -92,6 +97,7 @@ impl TopicState {
 #[derive(Debug, Default)]
 pub struct Topics {
     inner: Mutex<Inner>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -126,7 +132,12 @@ impl Topics {
             return Arc::clone(state);
         }
         inner.sweep();
-        let state = Arc::new(TopicState { topic: topic.clone(), tail: AtomicU64::new(0), listeners: Mutex::default() });
+        let state = Arc::new(TopicState {
+            topic: topic.clone(),
+            tail: AtomicU64::new(0),
+            published: OnceLock::new(),
+            listeners: Mutex::default(),
+        });
         inner.topics.insert(topic.clone(), Arc::clone(&state));
         inner.patterns.retain(|(target, signals)| {
             if target.matches(topic) {
@@ -156,9 +167,16 @@ impl Topics {
         lock(&self.inner).unfollow(target, signals);
     }
 
-    /// Tells everybody that `topic` has grown to `tail`.
-    pub fn grown(&self, topic: &Topic, tail: u64) {
-        self.state(topic).grow(tail);
+    /// Tells everybody that `topic` has grown by `events` to `tail`.
+    pub fn grown(&self, topic: &Topic, tail: u64, events: u64) {
+        let state = self.state(topic);
+        state.published.get_or_init(|| self.metrics.published(topic)).add(events);
+        state.grow(tail);
+    }
+
+    /// What the hub counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 }
 
@@ -192,16 +210,16 @@ mod tests {
         let topic = Topic::new("a.b").unwrap();
         let (signals, mut received) = mpsc::unbounded_channel();
         let link = topics.state(&topic).listen(7, signals);
-        topics.grown(&topic, 1);
-        topics.grown(&topic, 2);
+        topics.grown(&topic, 1, 1);
+        topics.grown(&topic, 2, 1);
         assert!(matches!(received.try_recv(), Ok(Signal::Grown(7))));
         assert!(received.try_recv().is_err());
         link.rearm();
-        topics.grown(&topic, 3);
+        topics.grown(&topic, 3, 1);
         assert!(matches!(received.try_recv(), Ok(Signal::Grown(7))));
         assert_eq!(topics.state(&topic).tail(), 3);
         drop(link);
-        topics.grown(&topic, 4);
+        topics.grown(&topic, 4, 1);
         assert!(received.try_recv().is_err(), "a dropped link is forgotten");
     }
 
@@ -209,7 +227,7 @@ mod tests {
     fn topics_nobody_published_to_are_forgotten_with_their_last_subscriber() {
         let topics = Topics::default();
         let kept = topics.state(&Topic::new("kept").unwrap());
-        topics.grown(&Topic::new("grown").unwrap(), 1);
+        topics.grown(&Topic::new("grown").unwrap(), 1, 1);
         for i in 0..10 * SWEEP_MIN {
             topics.state(&Topic::new(&format!("t{i}")).unwrap());
         }

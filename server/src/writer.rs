@@ -5,7 +5,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use prom_protocol::ErrorCode;
@@ -125,7 +125,9 @@ async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Rec
             next = if full { None } else { requests.try_recv().ok() };
         }
         let names: Vec<_> = batch.appends.iter().map(|append| append.topic.clone()).collect();
+        let started = Instant::now();
         let committed = store.commit(batch).await;
+        topics.metrics().committed(names.len(), started.elapsed());
         if let Err(error) = &committed {
             tracing::error!(%error, events = names.len(), "commit failed");
         }
@@ -164,16 +166,18 @@ pub fn refusal(error: &StoreError) -> Refused {
 /// Tells each topic's listeners how far it has grown. Runs of one topic are one call.
 fn wake(topics: &Topics, names: &[prom_protocol::Topic], outcomes: &Outcomes) {
     let mut grown: Option<(&prom_protocol::Topic, u64)> = None;
+    let mut events = 0;
     for (topic, outcome) in names.iter().zip(outcomes) {
         let Ok(Appended { seq, duplicate: false, .. }) = outcome else { continue };
         if let Some((last, tail)) = grown
             && last != topic
         {
-            topics.grown(last, tail);
+            topics.grown(last, tail, std::mem::take(&mut events));
         }
         grown = Some((topic, *seq));
+        events += 1;
     }
     if let Some((topic, tail)) = grown {
-        topics.grown(topic, tail);
+        topics.grown(topic, tail, events);
     }
 }

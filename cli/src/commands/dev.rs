@@ -36,6 +36,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let auth = Auth::Hs256 { secret: secret.clone(), previous: None, audience: None, issuer: None };
     let hub = Hub::start(args.listen.config(auth)?).await?;
     let address = hub.address();
+    let ops = hub.ops_address().map(|ops| format!("\n  For operators   http://{ops}/groups")).unwrap_or_default();
     let page = secret::mint(&secret, &["subscribe:process.state".into()], TTL, Some("page"))?;
     let all = secret::mint(&secret, &["*:**".into()], TTL, Some("dev"))?;
     // Into a pipe too, and at once: whoever started this waits for the URL.
@@ -44,7 +45,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         out,
         "\n  Prom Hub {} is running. Events are kept in memory and are gone when it stops.\n\n  \
          Live processes  http://{address}/#token={page}\n  \
-         WebSocket       ws://{address}/ws\n  \
+         WebSocket       ws://{address}/ws{ops}\n  \
          Token           {all}\n                  may do everything, good for 7 days\n\n  \
          Stop with Ctrl+C.\n",
         env!("CARGO_PKG_VERSION"),

@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     dead_letter::dead_letter,
     engine::{Delivery, Engine, MemberId, Nack, Persist, Settled},
+    tally::Tally,
 };
 use crate::{
     gateway::{ConnectionHandle, ToConnection},
@@ -181,12 +182,14 @@ struct Actor {
     /// Patterns that new topics are signalled for.
     patterns: Vec<TopicOrPattern>,
     outbound: HashMap<MemberId, Vec<Delivery>>,
+    tally: Tally,
     started: Instant,
 }
 
 impl Actor {
     fn new(group: Group, context: Context) -> Self {
         let (signals, signalled) = mpsc::unbounded_channel();
+        let tally = Tally::new(Arc::clone(context.topics.metrics()));
         Self {
             group,
             context,
@@ -201,6 +204,7 @@ impl Actor {
             storing: Vec::new(),
             patterns: Vec::new(),
             outbound: HashMap::new(),
+            tally,
             started: Instant::now(),
         }
     }
@@ -370,6 +374,7 @@ impl Actor {
         for (state, (cursor, _)) in logs {
             let index = self.engine.add_log(state.topic.clone(), cursor, state.tail());
             debug_assert_eq!(index, self.topics.len());
+            self.tally.add_log(&state.topic, &self.group);
             let link = state.listen(index as u64, self.signals.clone());
             self.engine.tail(index, state.tail());
             self.topics.push((state, link));
@@ -412,6 +417,7 @@ impl Actor {
     fn settle(&mut self, member: MemberId, settlement: Settlement, now: u64) {
         let Settlement { id, lease, verdict, corr } = settlement;
         let extend = matches!(verdict, Verdict::Extend(_));
+        let acked = matches!(verdict, Verdict::Ack);
         let settled = match verdict {
             Verdict::Ack => self.engine.ack(member, &id, lease),
             Verdict::Nack(nack) => self.engine.nack(member, &id, lease, nack, now),
@@ -421,6 +427,11 @@ impl Actor {
         let answer = match settled {
             // OK to a settle means it is stored.
             Settled::Done(log) if !extend => {
+                if acked {
+                    self.tally.acked(log);
+                } else {
+                    self.tally.nacked(log);
+                }
                 if let (Some(corr), Some(connection)) = (corr, self.connections.get(&member)) {
                     self.owed.push((log, connection.clone(), corr));
                 }
@@ -495,6 +506,7 @@ impl Actor {
                 break;
             };
             let member = delivery.member;
+            self.tally.delivered(delivery.log, delivery.attempt);
             if let Some(connection) = self.connections.get(&member)
                 && !connection.reserve(delivery.event.json.len())
             {
@@ -507,6 +519,7 @@ impl Actor {
                 connection.send(ToConnection::Deliver { member, deliveries, clock: self.started });
             }
         }
+        self.tally.flush(self.engine.leases());
         while let Some(read) = self.engine.next_read() {
             let store = Arc::clone(&self.context.store);
             self.work.push(Box::pin(async move {

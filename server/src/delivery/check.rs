@@ -50,6 +50,7 @@ impl Engine {
             log.check(self.ordered == Ordering::Key);
         }
         assert_eq!(timers, self.timers, "timers");
+        assert_eq!(self.leases, in_flight.values().sum::<u32>() as usize, "leases");
         assert_eq!(ids, self.ids.len(), "ids");
         for (id, member) in &self.members {
             assert_eq!(member.in_flight, in_flight.remove(id).unwrap_or(0), "in flight with {id}");

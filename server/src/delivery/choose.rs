@@ -125,6 +125,7 @@ impl Engine {
         log.dirty = true;
         let mut delivery = Delivery {
             member: id,
+            log: index,
             event: unsettled.event.clone(),
             attempt: unsettled.attempts,
             max_attempts: self.max_attempts,
@@ -138,6 +139,7 @@ impl Engine {
         self.next_lease = self.next_lease.wrapping_add(1);
         let deadline = now.saturating_add(member.options.ack_timeout_ms);
         member.in_flight += 1;
+        self.leases += 1;
         unsettled.state = State::Leased { member: id, lease, deadline };
         self.timers.insert((deadline, index, seq));
         delivery.lease = Some((lease, deadline));

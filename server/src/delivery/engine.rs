@@ -26,6 +26,8 @@ const BACKOFF_MAX: u64 = 30_000;
 pub struct Delivery {
     /// To whom.
     pub member: MemberId,
+    /// Index of its log.
+    pub log: usize,
     /// What.
     pub event: Stored,
     /// How often the group was given it, this time included.
@@ -114,6 +116,8 @@ pub struct Engine {
     /// Tokens below are of an earlier engine.
     first_lease: u64,
     pub(super) next_lease: u64,
+    /// Events that are leased.
+    pub(super) leases: usize,
     /// Taken from the member that joined first while the group has members.
     pub(super) max_attempts: u32,
     pub(super) ordered: Ordering,
@@ -134,6 +138,7 @@ impl Engine {
             timers: BTreeSet::new(),
             first_lease,
             next_lease: first_lease,
+            leases: 0,
             max_attempts: SubscribeOptions::default().max_attempts,
             ordered: Ordering::None,
             turn: 0,
@@ -251,6 +256,11 @@ impl Engine {
         };
         self.settle(log, seq);
         Settled::Done(log)
+    }
+
+    /// How many events are leased to members.
+    pub fn leases(&self) -> usize {
+        self.leases
     }
 
     /// Gives a delivery back.
@@ -423,6 +433,7 @@ impl Engine {
         match unsettled.state {
             State::Leased { member, deadline, .. } => {
                 self.timers.remove(&(deadline, index, seq));
+                self.leases -= 1;
                 if let Some(member) = self.members.get_mut(&member) {
                     member.in_flight -= 1;
                 }

@@ -20,6 +20,7 @@ mod engine;
 mod log;
 #[cfg(test)]
 mod simulation;
+mod tally;
 
 pub use actor::Groups;
 pub use engine::{Delivery, Engine, MemberId, Nack, Persist, Read, Settled};

@@ -38,7 +38,7 @@ use crate::{
     live::Got,
     store::{Refused, StoreError},
     topics::{Signal, SignalSender},
-    writer::Write,
+    writer::{Write, wall_clock},
 };
 
 /// Most frames and messages handled between two writes.
@@ -71,7 +71,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, socket: WebSocket) {
         session,
         handle,
         out: Out::new(sink),
-        publishes: Publishes::default(),
+        publishes: Publishes::new(Arc::clone(gateway.topics.metrics())),
         room: None,
         subscriptions: Subscriptions::default(),
         signals,
@@ -382,6 +382,10 @@ impl Connection {
             self.out.skip(deliveries.iter().map(|delivery| delivery.event.json.len()).sum());
             return;
         };
+        let clock = wall_clock();
+        let first = deliveries.iter().filter(|delivery| delivery.attempt == 1);
+        let ages = first.map(|delivery| clock.saturating_sub(delivery.event.ts));
+        self.gateway.topics.metrics().latency.record(ages);
         for delivery in deliveries {
             let (lease, left) = match delivery.lease {
                 Some((lease, deadline)) => (Some(lease), deadline.saturating_sub(now)),

@@ -37,7 +37,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use handle::{ConnectionHandle, ToConnection};
 
-use crate::{auth::Verifier, config::Limits, delivery::Groups, page, store::Store, topics::Topics, writer::Writer};
+use crate::{
+    auth::Verifier, config::Limits, delivery::Groups, http, page, store::Store, topics::Topics, writer::Writer,
+};
 
 /// Bytes a connection reads at once. tungstenite's default of 128 KiB would be allocated for every idle connection.
 const READ_BUFFER: usize = 16 * 1024;
@@ -69,7 +71,8 @@ pub struct Gateway {
 
 /// The routes of the public port.
 pub fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new().route("/", get(root)).route("/ws", get(socket)).fallback(asset).with_state(gateway)
+    let http = http::router(Arc::clone(&gateway));
+    Router::new().route("/", get(root)).route("/ws", get(socket)).fallback(asset).with_state(gateway).merge(http)
 }
 
 /// `/` is the page for a browser and the WebSocket for a client.

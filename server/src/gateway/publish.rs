@@ -1,6 +1,6 @@
 //! A connection's publishes: gathered per wake-up, answered in the order they were asked.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use prom_protocol::{
     ErrorCode, ServerFrame, Text, Topic, check_payload, client::Publish, encode_event_body, server::encode_published,
@@ -8,6 +8,7 @@ use prom_protocol::{
 
 use super::handle::ConnectionHandle;
 use crate::{
+    metrics::Metrics,
     store::{Append, Refused},
     writer::{Outcomes, Reply, Write},
 };
@@ -27,7 +28,7 @@ struct Waiting {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Publishes {
     waiting: VecDeque<Waiting>,
     bytes: usize,
@@ -36,9 +37,14 @@ pub(super) struct Publishes {
     pub(super) parked: Option<Write>,
     /// The last topic published to, so that a stream to one topic shares its name.
     last_topic: Option<Topic>,
+    metrics: Arc<Metrics>,
 }
 
 impl Publishes {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { waiting: VecDeque::new(), bytes: 0, batch: Vec::new(), parked: None, last_topic: None, metrics }
+    }
+
     /// Whether the connection may read on.
     pub(super) fn have_room(&self) -> bool {
         self.parked.is_none() && self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES
@@ -116,6 +122,9 @@ impl Publishes {
             self.answer_refused(&mut out);
             let Some(waiting) = self.waiting.pop_front() else { return };
             self.bytes -= waiting.bytes;
+            if let Err(refused) = &outcome {
+                self.metrics.refused(refused.code);
+            }
             out(encode(waiting.corr.as_deref(), outcome.as_ref().map(|a| (&*a.id, a.seq, a.duplicate))));
         }
         self.answer_refused(&mut out);
@@ -125,6 +134,7 @@ impl Publishes {
     pub(super) fn answer_refused(&mut self, out: &mut impl FnMut(Vec<u8>)) {
         while let Some(Waiting { refused: Some(_), .. }) = self.waiting.front() {
             let Some(Waiting { corr, refused: Some(refused), .. }) = self.waiting.pop_front() else { return };
+            self.metrics.refused(refused.code);
             out(encode(corr.as_deref(), Err(&refused)));
         }
     }
@@ -157,7 +167,7 @@ mod tests {
     fn a_batch_that_finds_no_room_is_refused_behind_those_before_it() {
         // The refusals once went to the oldest publishes, which were committed later; the last ones got their OK.
         let (handle, _messages) = ConnectionHandle::new();
-        let mut publishes = Publishes::default();
+        let mut publishes = Publishes::new(Arc::default());
         add(&mut publishes, "1", "a");
         add(&mut publishes, "2", "a");
         assert_eq!(publishes.take_batch(&handle).map(|write| write.appends.len()), Some(2));

@@ -1,6 +1,8 @@
 //! A real hub on a free port, and a client that speaks plain frames.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod http;
+
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};

@@ -1,0 +1,171 @@
+//! `GET /export`: a topic's events as a stream, read from the log at the pace of the client.
+//!
+//! Nothing is read ahead: the next page is read when the socket has taken most of the last one. So an export holds
+//! about one page, whatever the topic's size and however slow its reader.
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, Version},
+};
+use bytes::Bytes;
+use prom_protocol::{ErrorCode, StartFrom, Topic, limits};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Failure, Http, JSON, Params, answer, position};
+use crate::{gateway::Gateway, writer::wall_clock};
+
+/// Most events of one read.
+const PAGE: usize = 512;
+/// Most bytes of one read, but for a single larger event.
+const PAGE_BYTES: usize = 64 * 1024;
+
+pub(super) async fn export(
+    State(http): State<Arc<Http>>,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Failure> {
+    let access = http.access(&headers)?;
+    if version < Version::HTTP_11 {
+        // Where an abort looks like an end.
+        return Err(Failure::status(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "an export needs HTTP/1.1"));
+    }
+    let params = Params::of(&uri);
+    let topic = params.topic()?;
+    http.reader(&access, &topic)?;
+    let ndjson = params.flag("ndjson")?;
+    let from_ts = params.integer("fromTs", 0..=limits::TS_MAX)?;
+    let to_ts = params.integer("toTs", 0..=limits::TS_MAX)?;
+    let from = match (position::from(&params)?, from_ts) {
+        (StartFrom::Earliest, Some(ts)) => StartFrom::Ts(ts),
+        (from, _) => from,
+    };
+    let busy = |_| Failure::new(ErrorCode::Overloaded, "the hub has as many exports under way as it allows");
+    let permit = Arc::clone(&http.exports).try_acquire_owned().map_err(busy)?;
+    let start = position::find(&*http.gateway.store, &topic, &from).await?;
+
+    let export = Export {
+        gateway: Arc::clone(&http.gateway),
+        topic,
+        // What is gone already is told in a header.
+        after: start.after.max(start.first - 1),
+        end: start.last,
+        ts: (from_ts.unwrap_or(0), to_ts.unwrap_or(u64::MAX)),
+        expires_at_ms: access.expires_at_ms.unwrap_or(u64::MAX),
+        ndjson,
+        begun: false,
+        over: false,
+        _permit: permit,
+    };
+    let chunks = futures_util::stream::unfold(export, async |mut export| {
+        let chunk = export.next().await.transpose()?;
+        export.over |= chunk.is_err();
+        Some((chunk, export))
+    });
+    let content_type = if ndjson { HeaderValue::from_static("application/x-ndjson") } else { JSON };
+    let mut response = answer(StatusCode::OK, content_type, Body::from_stream(chunks));
+    response.headers_mut().insert("prom-end", HeaderValue::from(start.last));
+    if let Some((from, to)) = start.gap()
+        && let Ok(gap) = HeaderValue::try_from(format!("{from}-{to}"))
+    {
+        response.headers_mut().insert("prom-gap", gap);
+    }
+    Ok(response)
+}
+
+/// Why an export ended before its end. The client sees its connection break; it goes on with `afterSeq`.
+#[derive(Debug)]
+struct Aborted(&'static str);
+
+impl fmt::Display for Aborted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Aborted {}
+
+#[derive(Debug)]
+struct Export {
+    gateway: Arc<Gateway>,
+    topic: Topic,
+    after: u64,
+    /// Last seq of the log when the export began.
+    end: u64,
+    /// Least and largest `ts` that is wanted.
+    ts: (u64, u64),
+    expires_at_ms: u64,
+    ndjson: bool,
+    /// Something was sent.
+    begun: bool,
+    over: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Export {
+    /// What to send next; `None` after the last of it.
+    async fn next(&mut self) -> Result<Option<Bytes>, Aborted> {
+        let mut chunk = Vec::new();
+        if self.over {
+            return Ok(None);
+        }
+        if !self.ndjson && !self.begun {
+            chunk.push(b'[');
+        }
+        while self.after < self.end {
+            self.read(&mut chunk).await?;
+            if chunk.len() > 1 {
+                break;
+            }
+            // A filter may pass over much.
+            tokio::task::yield_now().await;
+        }
+        if self.after >= self.end {
+            self.over = true;
+            if !self.ndjson {
+                chunk.push(b']');
+            }
+        }
+        Ok((!chunk.is_empty()).then(|| chunk.into()))
+    }
+
+    /// Reads one page.
+    async fn read(&mut self, chunk: &mut Vec<u8>) -> Result<(), Aborted> {
+        if wall_clock() >= self.expires_at_ms {
+            return Err(Aborted("the token has expired"));
+        }
+        let read = self.gateway.store.read(&self.topic, self.after, PAGE, PAGE_BYTES);
+        let page = tokio::select! {
+            biased;
+            () = self.gateway.ending.cancelled() => return Err(Aborted("the hub is shutting down")),
+            page = read => page.map_err(|error| {
+                tracing::warn!(topic = %self.topic, %error, "export cannot read on");
+                Aborted("the store cannot be read")
+            })?,
+        };
+        if page.first > self.after + 1 {
+            return Err(Aborted("events were trimmed before they were exported"));
+        }
+        if page.read_to <= self.after {
+            return Err(Aborted("the log ends too early"));
+        }
+        let bytes: usize = page.events.iter().map(|event| event.json.len() + 1).sum();
+        chunk.reserve(bytes + 1);
+        let wanted = page.events.iter().take_while(|event| event.seq <= self.end);
+        for event in wanted.filter(|event| (self.ts.0..=self.ts.1).contains(&event.ts)) {
+            if !self.ndjson && self.begun {
+                chunk.push(b',');
+            }
+            self.begun = true;
+            chunk.extend_from_slice(&event.json);
+            if self.ndjson {
+                chunk.push(b'\n');
+            }
+        }
+        self.after = page.read_to;
+        Ok(())
+    }
+}

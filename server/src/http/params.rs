@@ -1,0 +1,60 @@
+//! The parameters of a request's query.
+
+use std::{borrow::Cow, ops::RangeInclusive};
+
+use axum::http::Uri;
+use prom_protocol::{Group, Topic};
+
+use super::Failure;
+
+/// Most parameters that are looked at.
+const MAX: usize = 64;
+
+/// See the module. Unknown ones are ignored; one that is empty counts as absent.
+#[derive(Debug)]
+pub(crate) struct Params<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Params<'a> {
+    pub(crate) fn of(uri: &'a Uri) -> Self {
+        let query = uri.query().unwrap_or_default();
+        Self(form_urlencoded::parse(query.as_bytes()).filter(|(_, value)| !value.is_empty()).take(MAX).collect())
+    }
+
+    /// The value of `name`. Given twice it is refused: which of the two counts would be a guess.
+    pub(crate) fn value(&self, name: &str) -> Result<Option<&str>, Failure> {
+        let mut values = self.0.iter().filter(|(own, _)| own == name).map(|(_, value)| &**value);
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value),
+            _ => Err(Failure::bad(format!("{name} is given twice"))),
+        }
+    }
+
+    pub(crate) fn required(&self, name: &str) -> Result<&str, Failure> {
+        self.value(name)?.ok_or_else(|| Failure::bad(format!("{name} required")))
+    }
+
+    pub(crate) fn topic(&self) -> Result<Topic, Failure> {
+        Ok(Topic::new(self.required("topic")?)?)
+    }
+
+    pub(crate) fn group(&self) -> Result<Group, Failure> {
+        Ok(Group::new(self.required("group")?)?)
+    }
+
+    pub(crate) fn integer(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Failure> {
+        let Some(value) = self.value(name)? else { return Ok(None) };
+        match value.parse() {
+            Ok(number) if range.contains(&number) => Ok(Some(number)),
+            _ => Err(Failure::bad(format!("{name} must be an integer from {} to {}", range.start(), range.end()))),
+        }
+    }
+
+    /// `1` or `true`, `0` or `false`; absent is `false`.
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, Failure> {
+        match self.value(name)? {
+            None | Some("0" | "false") => Ok(false),
+            Some("1" | "true") => Ok(true),
+            Some(_) => Err(Failure::bad(format!("{name} must be 0 or 1"))),
+        }
+    }
+}

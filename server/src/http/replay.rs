@@ -1,0 +1,69 @@
+//! `GET /replay`: one page of a topic's events.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Response, StatusCode, Uri},
+};
+
+use super::{Failure, Http, JSON, Params, answer, position};
+
+/// Events of a page unless it is asked for another number.
+const LIMIT: u64 = 100;
+/// Most events of a page.
+const MAX_LIMIT: u64 = 1000;
+/// Bytes of events beyond which a page ends early; it holds at least one event.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+pub(super) async fn replay(
+    State(http): State<Arc<Http>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Failure> {
+    let access = http.access(&headers)?;
+    let params = Params::of(&uri);
+    let topic = params.topic()?;
+    http.reader(&access, &topic)?;
+    let from = position::from(&params)?;
+    let limit = params.integer("limit", 1..=MAX_LIMIT)?.unwrap_or(LIMIT) as usize;
+
+    let store = &*http.gateway.store;
+    let mut start = position::find(store, &topic, &from).await?;
+    let mut body = Vec::with_capacity(16 * 1024);
+    body.extend_from_slice(b"\"events\":[");
+    let (mut count, mut after) = (0, start.after);
+    while count < limit && body.len() < MAX_BYTES {
+        let page = store.read(&topic, after, limit - count, MAX_BYTES - body.len()).await?;
+        if count == 0 {
+            // What was trimmed since is part of the gap too.
+            start.first = start.first.max(page.first);
+        } else if page.first > after + 1 {
+            // Not across events that are gone: the next page says which.
+            break;
+        }
+        if page.events.is_empty() {
+            break;
+        }
+        for event in &page.events {
+            if count > 0 {
+                body.push(b',');
+            }
+            count += 1;
+            body.extend_from_slice(&event.json);
+        }
+        after = page.read_to;
+    }
+    let last = store.tail(&topic).await?.map_or(0, |tail| tail.seq);
+    let next = if after < last { after.to_string() } else { "null".into() };
+    // A topic needs no escaping.
+    let mut whole = format!("{{\"topic\":\"{topic}\",\"count\":{count},").into_bytes();
+    whole.append(&mut body);
+    whole.extend_from_slice(format!("],\"next\":{next}").as_bytes());
+    if let Some((from, to)) = start.gap() {
+        whole.extend_from_slice(format!(",\"gap\":{{\"from\":{from},\"to\":{to}}}").as_bytes());
+    }
+    whole.push(b'}');
+    Ok(answer(StatusCode::OK, JSON, whole))
+}

@@ -33,7 +33,7 @@ pub struct HubInfo {
     pub durability: String,
     /// Where its WebSocket is.
     #[serde(default, skip_serializing)]
-    ws: Option<String>,
+    pub ws: Option<String>,
 }
 
 fn unknown() -> String {

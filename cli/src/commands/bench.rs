@@ -231,10 +231,12 @@ async fn once(hubs: &Hubs, scenario: &Scenario, told: &mut Option<HubInfo>) -> a
         Hubs::There { target, pid, ops_port } => (target.clone(), *pid, *ops_port, None),
     };
     let scenario = scenario.clone();
+    let own_version = matches!(hubs, Hubs::Own(..)).then_some(env!("CARGO_PKG_VERSION"));
     let (sender, done) = oneshot::channel();
     // A thread that nobody waits for at the end, so that an interruption ends this program at once.
     std::thread::spawn(move || {
-        let info = HubInfo::ask(ops_port, &target).unwrap_or_else(|| HubInfo::unknown(pid));
+        let info = HubInfo::ask(ops_port, &target)
+            .unwrap_or_else(|| HubInfo { version: own_version.unwrap_or("unknown").into(), ..HubInfo::unknown(pid) });
         let row = prom_bench::run(&target, &scenario, pid.or(info.pid));
         // Nobody listens after an interruption.
         let _ = sender.send((info, row));

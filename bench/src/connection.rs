@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tungstenite::{client::IntoClientRequest, http::Uri};
+use tungstenite::{HandshakeError, client::IntoClientRequest, http::Uri};
 
 use crate::{
     Error,
@@ -82,7 +82,12 @@ impl Connection {
         };
         set(&stream).map_err(|error| failed(&error))?;
         let request = target.url.as_str().into_client_request().map_err(|error| failed(&error))?;
-        let (socket, _) = tungstenite::client(request, stream).map_err(|error| failed(&error))?;
+        let (socket, _) = tungstenite::client(request, stream).map_err(|error| match error {
+            HandshakeError::Interrupted(_) => {
+                Error::Stalled { after: target.stall, state: "a handshake was sent".into() }
+            }
+            HandshakeError::Failure(error) => failed(&error),
+        })?;
         // A hub says nothing before it is asked, so nothing is lost with tungstenite's buffer.
         let mut connection = Self { stream: socket.into_inner(), rest: Vec::new() };
         let token = serde_json::Value::from(target.token.as_str());
@@ -119,7 +124,7 @@ impl Connection {
             }
             let mut chunk = [0; 4096];
             let got = match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(closed(1006, b"")),
+                Ok(0) => return Err(hung_up()),
                 Ok(got) => got,
                 Err(error) if would_block(&error) => 0,
                 Err(error) => return Err(Error::Broken(error)),
@@ -139,6 +144,11 @@ pub(crate) fn would_block(error: &io::Error) -> bool {
 
 pub(crate) fn closed(code: u16, reason: &[u8]) -> Error {
     Error::Closed { code, reason: String::from_utf8_lossy(reason).into_owned() }
+}
+
+/// The connection ended without a close frame.
+pub(crate) fn hung_up() -> Error {
+    closed(1006, b"without a word")
 }
 
 pub(crate) fn refuse(nonsense: &frame::NotAFrame) -> Error {

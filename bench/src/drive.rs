@@ -10,7 +10,7 @@ use mio::{Events, Interest, Poll, Token, net::TcpStream};
 
 use crate::{
     Error,
-    connection::{Connection, closed, malformed, refuse, would_block},
+    connection::{Connection, closed, hung_up, malformed, refuse, would_block},
     frame::{self, Frame},
     scan::{self, Answer},
 };
@@ -147,7 +147,7 @@ impl Drive {
         chunk[..kept].copy_from_slice(&link.rest);
         let room = chunk.len() - kept;
         let got = match link.stream.read(&mut chunk[kept..]) {
-            Ok(0) => return Err(closed(1006, b"")),
+            Ok(0) => return Err(hung_up()),
             Ok(got) => got,
             Err(error) if would_block(&error) => 0,
             Err(error) => return Err(Error::Broken(error)),

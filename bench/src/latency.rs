@@ -17,7 +17,7 @@ use hdrhistogram::Histogram;
 use crate::{
     Error, Findings, LatencyOptions, Target,
     check::{Ledger, Order},
-    connection::{Connection, closed, malformed, refuse, refused, would_block},
+    connection::{Connection, closed, hung_up, malformed, refuse, refused, would_block},
     frame::{self, Frame},
     publisher::{Publisher, Topics},
     report::{Latency, Meter, Percentiles, Row},
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         mut take: impl FnMut(&Answer<'_>, Instant) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let got = match self.stream.read(&mut self.chunk) {
-            Ok(0) => return Err(closed(1006, b"")),
+            Ok(0) => return Err(hung_up()),
             Ok(got) => got,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
             Err(error) if would_block(&error) => return Err(Error::Stalled { after: self.stall, state: state() }),
@@ -179,7 +179,7 @@ fn deliveries(
             frame::text(&mut out, &[parts[0], parts[1], parts[2], parts[3], corr]);
             Ok(())
         })?;
-        connection.stream.try_clone().and_then(|mut stream| stream.write_all(&out)).map_err(Error::Broken)?;
+        (&connection.stream).write_all(&out).map_err(Error::Broken)?;
         out.clear();
     }
     Ok((histogram, ledger, redelivered, findings))

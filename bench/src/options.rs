@@ -201,8 +201,8 @@ impl Scenario {
                 within("rate", options.rate, 1..=200_000)?;
                 payload(options.payload)?;
                 seconds(options.duration)?;
-                let count = options.count();
-                if count == 0 { refuse("rate times duration", "at least 1", count) } else { Ok(()) }
+                // Each is accounted for until the end.
+                within("rate times duration", options.count(), 1..=50_000_000)
             }
             Self::Idle(options) => within("connections", options.connections, 1..=100_000),
         }
@@ -256,7 +256,7 @@ mod tests {
         let bad = Scenario::Latency(LatencyOptions { rate: 0, ..LatencyOptions::default() });
         assert_eq!(refusal(&bad), "rate must be 1 to 200000, not 0");
         let bad = LatencyOptions { rate: 1, duration: Duration::from_millis(100), ..LatencyOptions::default() };
-        assert_eq!(refusal(&Scenario::Latency(bad)), "rate times duration must be at least 1, not 0");
+        assert_eq!(refusal(&Scenario::Latency(bad)), "rate times duration must be 1 to 50000000, not 0");
         assert_eq!(refusal(&Scenario::Idle(IdleOptions { connections: 0 })), "connections must be 1 to 100000, not 0");
     }
 }

@@ -240,6 +240,11 @@ pub(crate) fn run(target: &Target, options: &DeliverOptions, pid: Option<u32>) -
     drive.drain(&mut delivering)?;
 
     let mut connections = drive.into_connections()?;
+    if let Some((holder, _)) = &delivering.held {
+        // Else what is published now could still be given to it, and would come to the new member as a second attempt.
+        let unsubscribe = format!(r#""op":"UNSUBSCRIBE","topic":"{}","group":"{GROUP}""#, topics.pattern());
+        connections[*holder].ask("UNSUBSCRIBE", &unsubscribe, target.stall)?;
+    }
     connections.truncate(1);
     connections.extend(Connection::open_many(target, 1)?);
     delivering.try_settled(1);

@@ -29,16 +29,27 @@ pub(crate) struct Connection {
 const TTL: Duration = Duration::from_secs(3600);
 
 impl Connection {
+    /// A token for `scopes`: the one that was given, or one made with the secret of `prom dev`.
+    pub(crate) fn token(&self, scopes: &[String]) -> anyhow::Result<String> {
+        match &self.token {
+            Some(token) => Ok(token.clone()),
+            None => secret::mint(&self.secret()?, scopes, TTL, None),
+        }
+    }
+
+    fn secret(&self) -> anyhow::Result<String> {
+        let Some(secret) = secret::load(&self.data)? else {
+            bail!("no token: give one with --token or PROM_TOKEN, or run this where `prom dev` has its data folder");
+        };
+        Ok(secret)
+    }
+
     /// Connects, with a token for `scope` if it has to make one.
     pub(crate) async fn open(&self, scope: &str) -> anyhow::Result<Client> {
         let builder = match &self.token {
             Some(token) => Client::builder(&self.url).token(token.clone()),
             None => {
-                let Some(secret) = secret::load(&self.data)? else {
-                    bail!(
-                        "no token: give one with --token or PROM_TOKEN, or run this where `prom dev` has its data folder"
-                    );
-                };
+                let secret = self.secret()?;
                 let scopes = vec![scope.to_owned()];
                 Client::builder(&self.url).token_provider(move || {
                     let token = secret::mint(&secret, &scopes, TTL, None);

@@ -5,6 +5,7 @@
 //!   token mint                make a token         commands/token.rs
 //!   pub, sub, watch           talk to a hub        commands/{publish,subscribe,watch}.rs
 //!   heartbeat                 publish this machine's processes
+//!   bench                     measure a hub        commands/bench.rs
 //! ```
 
 mod commands;
@@ -54,6 +55,8 @@ enum Command {
     Watch(commands::watch::Args),
     /// Publish this machine's processes, every second.
     Heartbeat(commands::heartbeat::Args),
+    /// Measure a hub, and check what it answers.
+    Bench(commands::bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +81,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Sub(args) => commands::subscribe::run(args).await,
         Command::Watch(args) => commands::watch::run(args).await,
         Command::Heartbeat(args) => commands::heartbeat::run(args).await,
+        Command::Bench(args) => commands::bench::run(args).await,
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn load(data: &Path) -> anyhow::Result<Option<String>> {
 }
 
 /// 32 bytes of the system's randomness, in hex.
-fn random_hex() -> anyhow::Result<String> {
+pub(crate) fn random_hex() -> anyhow::Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -1,72 +1,11 @@
 //! What `prom` refuses, with what words, and that it says so instead of hanging or panicking.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    io::Read,
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
-};
+mod common;
 
-/// Runs `prom` with nothing of this test run's own configuration, and with a deadline.
-fn prom(args: &[&str], environment: &[(&str, &str)], folder: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_prom"));
-    for (name, _) in std::env::vars() {
-        if ["WS_", "OPS_", "JWT_", "PROM_", "MONGO_"].iter().any(|own| name.starts_with(own))
-            || name == "BIND"
-            || name == "RUST_LOG"
-        {
-            command.env_remove(name);
-        }
-    }
-    let child = command
-        .args(args)
-        .envs(environment.iter().copied())
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    finish(child)
-}
+use std::net::TcpListener;
 
-fn finish(mut child: Child) -> Output {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("prom did not end");
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
-    child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
-    Output { status, stdout, stderr }
-}
-
-/// A folder of this test's own.
-struct Folder(std::path::PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("prom-cli-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use common::{Folder, prom};
 
 fn refused(args: &[&str], environment: &[(&str, &str)], expected: &[&str]) {
     let folder = Folder::new(&format!(

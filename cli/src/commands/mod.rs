@@ -1,5 +1,6 @@
 //! One file a command: its arguments, and what it does.
 
+pub(crate) mod bench;
 pub(crate) mod dev;
 pub(crate) mod heartbeat;
 pub(crate) mod hub;

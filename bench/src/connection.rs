@@ -1,0 +1,166 @@
+//! Connections to the hub while a measurement is set up: the handshake, the login, one request at a time.
+
+use std::{
+    io::{self, Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    time::{Duration, Instant},
+};
+
+use tungstenite::{HandshakeError, client::IntoClientRequest, http::Uri};
+
+use crate::{
+    Error,
+    frame::{self, Frame},
+    scan,
+};
+
+/// Which hub, as whom, and how patiently.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The hub's WebSocket, `ws://…`.
+    pub url: String,
+    /// A token that may publish to and subscribe `bench.**`.
+    pub token: String,
+    /// How long to try to connect. Default: 10 s.
+    pub connect: Duration,
+    /// How long a hub may leave everything unanswered. Default: 30 s.
+    pub stall: Duration,
+}
+
+impl Target {
+    /// A hub, with the usual patience.
+    pub fn new(url: impl Into<String>, token: impl Into<String>) -> Self {
+        Self { url: url.into(), token: token.into(), connect: Duration::from_secs(10), stall: Duration::from_secs(30) }
+    }
+
+    fn uri(&self) -> Result<Uri, Error> {
+        let bad = |what| Error::Url { url: self.url.clone(), what };
+        let uri: Uri = self.url.parse().map_err(|_| bad("is not a URL"))?;
+        match uri.scheme_str() {
+            Some("ws") if uri.host().is_some() => Ok(uri),
+            Some("wss") => Err(bad("asks for TLS, which would be measured too; use the ws:// URL behind it")),
+            _ => Err(bad("is not a URL of the form ws://host:port/ws")),
+        }
+    }
+
+    /// The port of the URL.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.uri().ok().map(|uri| uri.port_u16().unwrap_or(80))
+    }
+}
+
+/// The `corr` of what is asked here.
+const CORR: &[u8] = b"ask";
+
+/// An open connection. What was read behind the last answer waits in `rest`.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) stream: TcpStream,
+    pub(crate) rest: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects and logs in.
+    pub(crate) fn open(target: &Target) -> Result<Self, Error> {
+        let uri = target.uri()?;
+        let failed =
+            |error: &dyn std::fmt::Display| Error::Connect { url: target.url.clone(), what: error.to_string() };
+        let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
+        let addresses = (host.trim_matches(['[', ']']), port).to_socket_addrs().map_err(|error| failed(&error))?;
+        let mut stream = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
+        for address in addresses {
+            stream = TcpStream::connect_timeout(&address, target.connect);
+            if stream.is_ok() {
+                break;
+            }
+        }
+        let stream = stream.map_err(|error| failed(&error))?;
+        let set = |stream: &TcpStream| {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(target.stall))?;
+            stream.set_write_timeout(Some(target.stall))
+        };
+        set(&stream).map_err(|error| failed(&error))?;
+        let request = target.url.as_str().into_client_request().map_err(|error| failed(&error))?;
+        let (socket, _) = tungstenite::client(request, stream).map_err(|error| match error {
+            HandshakeError::Interrupted(_) => {
+                Error::Stalled { after: target.stall, state: "a handshake was sent".into() }
+            }
+            HandshakeError::Failure(error) => failed(&error),
+        })?;
+        // A hub says nothing before it is asked, so nothing is lost with tungstenite's buffer.
+        let mut connection = Self { stream: socket.into_inner(), rest: Vec::new() };
+        let token = serde_json::Value::from(target.token.as_str());
+        connection.ask("AUTH", &format!(r#""op":"AUTH","token":{token}"#), target.stall)?;
+        Ok(connection)
+    }
+
+    /// Opens several.
+    pub(crate) fn open_many(target: &Target, count: usize) -> Result<Vec<Self>, Error> {
+        (0..count).map(|_| Self::open(target)).collect()
+    }
+
+    /// Asks for something and waits for its OK; `fields` are those of the frame beside `corr`.
+    pub(crate) fn ask(&mut self, what: &str, fields: &str, patience: Duration) -> Result<(), Error> {
+        let mut out = Vec::new();
+        frame::text(&mut out, &[br#"{"corr":""#, CORR, b"\",", fields.as_bytes(), b"}"]);
+        self.stream.write_all(&out).map_err(Error::Broken)?;
+        let since = Instant::now();
+        let mut at = 0;
+        loop {
+            while let Some((frame, len)) = frame::parse(&self.rest[at..]).map_err(|nonsense| refuse(&nonsense))? {
+                let text = match frame {
+                    Frame::Text(text) => text,
+                    Frame::Close(code, reason) => return Err(closed(code, reason)),
+                    Frame::Ping(_) | Frame::Pong => b"{}",
+                };
+                let answer = scan::answer(text).map_err(|_| malformed(text))?;
+                if answer.corr == Some(CORR) {
+                    let result = if answer.op == b"OK" { Ok(()) } else { Err(refused(what, &answer)) };
+                    self.rest.drain(at..at + len);
+                    return result;
+                }
+                at += len;
+            }
+            let mut chunk = [0; 4096];
+            let got = match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(hung_up()),
+                Ok(got) => got,
+                Err(error) if would_block(&error) => 0,
+                Err(error) => return Err(Error::Broken(error)),
+            };
+            self.rest.extend_from_slice(&chunk[..got]);
+            if since.elapsed() >= patience {
+                return Err(Error::Stalled { after: patience, state: format!("{what} was asked") });
+            }
+        }
+    }
+}
+
+/// Whether a read ended without anything, for now.
+pub(crate) fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+pub(crate) fn closed(code: u16, reason: &[u8]) -> Error {
+    Error::Closed { code, reason: String::from_utf8_lossy(reason).into_owned() }
+}
+
+/// The connection ended without a close frame.
+pub(crate) fn hung_up() -> Error {
+    closed(1006, b"without a word")
+}
+
+pub(crate) fn refuse(nonsense: &frame::NotAFrame) -> Error {
+    Error::Nonsense(nonsense.0.into())
+}
+
+pub(crate) fn malformed(text: &[u8]) -> Error {
+    let text: String = String::from_utf8_lossy(text).chars().take(200).collect();
+    Error::Nonsense(format!("what is no answer: {text}"))
+}
+
+pub(crate) fn refused(what: &str, answer: &scan::Answer<'_>) -> Error {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Error::Refused { what: what.into(), code: text(answer.code), msg: text(answer.msg) }
+}

@@ -1,0 +1,227 @@
+//! One thread drives all connections: reads what there is, lets the scenario answer and go on, writes all that came of it
+//! at once. It shares two cores with the hub it measures, so it does nothing else.
+
+use std::{
+    io::{Read, Write},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token, net::TcpStream};
+
+use crate::{
+    Error,
+    connection::{Connection, closed, hung_up, malformed, refuse, would_block},
+    frame::{self, Frame},
+    scan::{self, Answer},
+};
+
+/// Bytes read at once.
+const READ: usize = 256 * 1024;
+/// Bytes a connection has to say beyond which it is not asked for more.
+pub(crate) const WRITE: usize = 256 * 1024;
+
+/// What is measured. Connections are numbered as they were given to the [`Drive`].
+pub(crate) trait Scenario {
+    /// Appends what a connection has to say, up to about [`WRITE`] bytes. `true`: there is more.
+    fn produce(&mut self, link: usize, out: &mut Vec<u8>) -> bool;
+    /// Takes an answer or an event, and appends what is to be said to it.
+    fn answer(&mut self, link: usize, answer: &Answer<'_>, out: &mut Vec<u8>) -> Result<(), Error>;
+    /// Whether all is said and answered.
+    fn is_done(&self) -> bool;
+    /// What is there and what is not, for somebody who asks why nothing goes on.
+    fn state(&self) -> String;
+}
+
+struct Link {
+    stream: TcpStream,
+    /// The start of a frame whose end has not come.
+    rest: Vec<u8>,
+    out: Vec<u8>,
+    written: usize,
+    readable: bool,
+    writable: bool,
+    /// The hub will send no more.
+    ended: bool,
+}
+
+pub(crate) struct Drive {
+    poll: Poll,
+    events: Events,
+    links: Vec<Link>,
+    chunk: Vec<u8>,
+    stall: Duration,
+}
+
+impl Drive {
+    pub(crate) fn new(connections: Vec<Connection>, stall: Duration) -> Result<Self, Error> {
+        let failed = |error| Error::System("cannot wait for sockets", error);
+        let poll = Poll::new().map_err(failed)?;
+        let mut links = Vec::with_capacity(connections.len());
+        for (number, Connection { stream, rest }) in connections.into_iter().enumerate() {
+            stream.set_nonblocking(true).map_err(failed)?;
+            let mut stream = TcpStream::from_std(stream);
+            poll.registry()
+                .register(&mut stream, Token(number), Interest::READABLE | Interest::WRITABLE)
+                .map_err(failed)?;
+            let out = Vec::with_capacity(WRITE + WRITE / 4);
+            // Taken for ready until a call says otherwise: what happened before they were registered is not told.
+            links.push(Link { stream, rest, out, written: 0, readable: true, writable: true, ended: false });
+        }
+        Ok(Self { poll, events: Events::with_capacity(1024), links, chunk: vec![0; READ], stall })
+    }
+
+    /// Runs until the scenario is done.
+    pub(crate) fn run(&mut self, scenario: &mut impl Scenario) -> Result<(), Error> {
+        let mut progress = Instant::now();
+        loop {
+            let (mut moved, mut again) = (false, false);
+            for number in 0..self.links.len() {
+                if self.links[number].readable {
+                    moved |= self.read(number, scenario)?;
+                    again |= self.links[number].readable;
+                }
+            }
+            for (number, link) in self.links.iter_mut().enumerate() {
+                let more = link.out.len() < WRITE && scenario.produce(number, &mut link.out);
+                link.write()?;
+                again |= more && link.writable;
+            }
+            if scenario.is_done() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            if moved {
+                progress = now;
+            } else if now - progress >= self.stall {
+                return Err(Error::Stalled { after: self.stall, state: scenario.state() });
+            }
+            let wait = if again { Duration::ZERO } else { (progress + self.stall).saturating_duration_since(now) };
+            self.wait(wait)?;
+        }
+    }
+
+    /// Waits until the hub has said all it had to say by now, so that also what comes too much is seen.
+    pub(crate) fn drain(&mut self, scenario: &mut impl Scenario) -> Result<(), Error> {
+        let count = self.links.len();
+        self.run(&mut Drain { inner: scenario, asked: vec![false; count], left: count })
+    }
+
+    /// Gives the connections back.
+    pub(crate) fn into_connections(self) -> Result<Vec<Connection>, Error> {
+        let Self { poll, links, .. } = self;
+        let mut connections = Vec::with_capacity(links.len());
+        for Link { mut stream, rest, .. } in links {
+            let back = poll.registry().deregister(&mut stream).and_then(|()| {
+                let stream = std::net::TcpStream::from(stream);
+                stream.set_nonblocking(false).map(|()| stream)
+            });
+            let stream = back.map_err(|error| Error::System("cannot give a socket back", error))?;
+            connections.push(Connection { stream, rest });
+        }
+        Ok(connections)
+    }
+
+    fn wait(&mut self, at_most: Duration) -> Result<(), Error> {
+        match self.poll.poll(&mut self.events, Some(at_most)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(Error::System("cannot wait for sockets", error)),
+        }
+        for event in &self.events {
+            let link = &mut self.links[event.token().0];
+            link.readable |= event.is_readable() || event.is_error();
+            link.writable |= event.is_writable();
+            link.ended |= event.is_read_closed() || event.is_error();
+        }
+        Ok(())
+    }
+
+    /// Reads once and hands on every whole frame. `true`: there was a text.
+    fn read(&mut self, number: usize, scenario: &mut impl Scenario) -> Result<bool, Error> {
+        let link = &mut self.links[number];
+        let chunk = &mut self.chunk;
+        let kept = link.rest.len();
+        if kept > chunk.len() / 2 {
+            chunk.resize(2 * chunk.len(), 0);
+        }
+        chunk[..kept].copy_from_slice(&link.rest);
+        let room = chunk.len() - kept;
+        let got = match link.stream.read(&mut chunk[kept..]) {
+            Ok(0) => return Err(hung_up()),
+            Ok(got) => got,
+            Err(error) if would_block(&error) => 0,
+            Err(error) => return Err(Error::Broken(error)),
+        };
+        // Less than asked for is all there was. Its end, though, is read and not told again.
+        link.readable = got == room || (link.ended && got > 0);
+        let bytes = &chunk[..kept + got];
+        let (mut at, mut moved) = (0, false);
+        while let Some((frame, len)) = frame::parse(&bytes[at..]).map_err(|nonsense| refuse(&nonsense))? {
+            match frame {
+                Frame::Text(text) => {
+                    let answer = scan::answer(text).map_err(|_| malformed(text))?;
+                    scenario.answer(number, &answer, &mut link.out)?;
+                    moved = true;
+                }
+                Frame::Ping(payload) => frame::pong(&mut link.out, payload),
+                Frame::Pong => {}
+                Frame::Close(code, reason) => return Err(closed(code, reason)),
+            }
+            at += len;
+        }
+        link.rest.clear();
+        link.rest.extend_from_slice(&bytes[at..]);
+        Ok(moved)
+    }
+}
+
+impl Link {
+    /// Writes what the socket takes.
+    fn write(&mut self) -> Result<(), Error> {
+        while self.writable && self.written < self.out.len() {
+            match self.stream.write(&self.out[self.written..]) {
+                Ok(written) => self.written += written,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if would_block(&error) => self.writable = false,
+                Err(error) => return Err(Error::Broken(error)),
+            }
+        }
+        if self.written == self.out.len() {
+            self.out.clear();
+            self.written = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Asks every connection for a PONG.
+struct Drain<'a, S> {
+    inner: &'a mut S,
+    asked: Vec<bool>,
+    left: usize,
+}
+
+impl<S: Scenario> Scenario for Drain<'_, S> {
+    fn produce(&mut self, link: usize, out: &mut Vec<u8>) -> bool {
+        if !std::mem::replace(&mut self.asked[link], true) {
+            frame::text(out, &[br#"{"op":"PING"}"#]);
+        }
+        false
+    }
+
+    fn answer(&mut self, link: usize, answer: &Answer<'_>, out: &mut Vec<u8>) -> Result<(), Error> {
+        if answer.op == b"PONG" {
+            self.left = self.left.saturating_sub(1);
+            return Ok(());
+        }
+        self.inner.answer(link, answer, out)
+    }
+
+    fn is_done(&self) -> bool {
+        self.left == 0
+    }
+
+    fn state(&self) -> String {
+        format!("{} connections were asked for a PONG", self.left)
+    }
+}

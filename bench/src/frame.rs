@@ -1,0 +1,143 @@
+//! WebSocket frames, as cheap as they get: many are built in one buffer and leave in one write, and what comes is looked
+//! at where it was read.
+
+/// FIN and the opcode of a text frame.
+const TEXT: u8 = 0x81;
+/// FIN and the opcode of a pong.
+const PONG: u8 = 0x8a;
+/// The bit that says a mask follows.
+const MASKED: u8 = 0x80;
+/// RFC 6455 has clients mask what they send, against proxies that take a payload for a request of their own. There is
+/// none here; under a mask of zeros a payload stands for itself, while the hub does all its work of unmasking.
+const MASK: [u8; 4] = [0; 4];
+
+/// A frame as it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Frame<'a> {
+    /// A whole text message.
+    Text(&'a [u8]),
+    /// Wants a pong with the same payload.
+    Ping(&'a [u8]),
+    /// The hub hangs up: its code and its reason.
+    Close(u16, &'a [u8]),
+    /// A pong that nobody asked for.
+    Pong,
+}
+
+/// What a hub does not send.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotAFrame(pub(crate) &'static str);
+
+/// Appends a text frame whose payload is these parts.
+pub(crate) fn text(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    head(out, TEXT, parts.iter().map(|part| part.len()).sum());
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Appends the answer to a ping.
+pub(crate) fn pong(out: &mut Vec<u8>, payload: &[u8]) {
+    head(out, PONG, payload.len());
+    out.extend_from_slice(payload);
+}
+
+fn head(out: &mut Vec<u8>, first: u8, len: usize) {
+    out.push(first);
+    match (u8::try_from(len), u16::try_from(len)) {
+        (Ok(len @ 0..=125), _) => out.push(MASKED | len),
+        (_, Ok(len)) => {
+            out.push(MASKED | 126);
+            out.extend_from_slice(&len.to_be_bytes());
+        }
+        _ => {
+            out.push(MASKED | 127);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&MASK);
+}
+
+/// The first frame of `bytes` and its length; `None` when it is not whole.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, NotAFrame> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    if second & MASKED != 0 {
+        return Err(NotAFrame("a masked frame"));
+    }
+    let (start, len) = match (second, rest) {
+        (126, [a, b, ..]) => (4, u64::from(u16::from_be_bytes([*a, *b]))),
+        (127, [a, b, c, d, e, f, g, h, ..]) => (10, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),
+        (126 | 127, _) => return Ok(None),
+        (len, _) => (2, u64::from(*len)),
+    };
+    if len > prom_protocol::limits::FRAME_BYTES as u64 * 4 {
+        return Err(NotAFrame("a frame larger than any event"));
+    }
+    let end = start + len as usize;
+    let Some(payload) = bytes.get(start..end) else { return Ok(None) };
+    let frame = match first {
+        0x81 => Frame::Text(payload),
+        0x88 => match payload {
+            [a, b, reason @ ..] => Frame::Close(u16::from_be_bytes([*a, *b]), reason),
+            _ => Frame::Close(1005, b""),
+        },
+        0x89 => Frame::Ping(payload),
+        0x8a => Frame::Pong,
+        0x01 | 0x00 | 0x80 => return Err(NotAFrame("a message in pieces")),
+        _ => return Err(NotAFrame("a frame that is no text")),
+    };
+    Ok(Some((frame, end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tungstenite::protocol::{Role, WebSocket};
+
+    use super::*;
+
+    /// What tungstenite, in the role of the hub, reads of these bytes.
+    fn read_by_a_hub(bytes: Vec<u8>) -> Vec<String> {
+        let mut socket = WebSocket::from_raw_socket(std::io::Cursor::new(bytes), Role::Server, None);
+        let mut texts = Vec::new();
+        while let Ok(message) = socket.read() {
+            texts.push(message.into_text().unwrap().as_str().to_owned());
+        }
+        texts
+    }
+
+    #[test]
+    fn a_hub_reads_what_is_written() {
+        let mut out = Vec::new();
+        let texts: Vec<String> = [0, 1, 125, 126, 65_535, 65_536].iter().map(|len| "x".repeat(*len)).collect();
+        for each in &texts {
+            text(&mut out, &[&each.as_bytes()[..each.len() / 2], &each.as_bytes()[each.len() / 2..]]);
+        }
+        assert_eq!(read_by_a_hub(out), texts);
+    }
+
+    #[test]
+    fn frames_are_read_once_they_are_whole() {
+        for len in [0, 1, 125, 126, 65_535, 65_536] {
+            let text = "y".repeat(len);
+            let mut socket = WebSocket::from_raw_socket(std::io::Cursor::new(Vec::new()), Role::Server, None);
+            socket.send(text.as_str().into()).unwrap();
+            let bytes = socket.get_ref().get_ref().clone();
+            for cut in [0, 1, 2, 3, 9, bytes.len() - 1] {
+                assert_eq!(parse(&bytes[..cut.min(bytes.len() - 1)]), Ok(None));
+            }
+            let more = [&bytes[..], b"\x81"].concat();
+            assert_eq!(parse(&more), Ok(Some((Frame::Text(text.as_bytes()), bytes.len()))));
+        }
+    }
+
+    #[test]
+    fn control_frames_and_nonsense() {
+        assert_eq!(parse(b"\x89\x01p"), Ok(Some((Frame::Ping(b"p"), 3))));
+        assert_eq!(parse(b"\x8a\x00"), Ok(Some((Frame::Pong, 2))));
+        assert_eq!(parse(b"\x88\x04\x03\xe9by"), Ok(Some((Frame::Close(1001, b"by"), 6))));
+        assert_eq!(parse(b"\x88\x00"), Ok(Some((Frame::Close(1005, b""), 2))));
+        for bytes in [&b"\x81\x81"[..], b"\x82\x00", b"\x01\x00", b"\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff"] {
+            assert!(parse(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}

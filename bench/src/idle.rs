@@ -1,0 +1,48 @@
+//! `idle`: what a connection costs that says nothing.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Error, IdleOptions, Target,
+    connection::Connection,
+    process,
+    report::{Idle, Meter, Row},
+};
+
+/// Connections opened before it counts, so that what a hub makes for its first is not taken for the price of all.
+const WARM: usize = 16;
+/// Time between two looks at the hub's memory; it has settled when two are the same.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long to wait for that.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Measures it.
+pub(crate) fn run(target: &Target, options: &IdleOptions, pid: Option<u32>) -> Result<Row, Error> {
+    let _warm = Connection::open_many(target, WARM)?;
+    let before = settled(pid);
+    let meter = Meter::start(pid);
+    let open = Connection::open_many(target, options.connections)?;
+    let after = settled(pid);
+    let mut row = meter.stop(options.connections as u64);
+    row.rate = None;
+    let growth = before.zip(after).map(|(before, after)| after as f64 - before as f64);
+    row.idle = Some(Idle { kb_per_connection: growth.map(|kb| kb / open.len() as f64) });
+    Ok(row)
+}
+
+/// The hub's memory once it is the same for a while, in kB.
+fn settled(pid: Option<u32>) -> Option<u64> {
+    let until = Instant::now() + SETTLE;
+    let mut before = process::memory(pid?)?.0;
+    loop {
+        thread::sleep(LOOK);
+        let now = process::memory(pid?)?.0;
+        if now == before || Instant::now() >= until {
+            return Some(now);
+        }
+        before = now;
+    }
+}

@@ -1,0 +1,55 @@
+//! The load harness: measures a running hub over its WebSocket, and checks what it got.
+//!
+//! ```text
+//!   options ──► publish, deliver ──► drive     one thread, all connections, coalesced reads and writes
+//!               latency ──────────► threads    one per direction, for the clock's sake
+//!               idle                  │
+//!                 │                 frame, scan   the wire, as cheap as it gets
+//!                 ├──► check        answers, seqs, events: nothing lost, doubled, out of order
+//!                 └──► report       a table for people, JSON for machines; hub, process: what the hub costs
+//! ```
+//!
+//! The generator shares its machine with the hub, so what it costs is taken from the hub. It does not go through the SDK:
+//! frames are copied from templates, many to a write, and answers are scanned where they were read.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod check;
+mod connection;
+mod deliver;
+mod drive;
+mod error;
+mod frame;
+mod hub;
+mod idle;
+mod latency;
+mod options;
+mod own_hub;
+mod process;
+mod publish;
+mod publisher;
+mod report;
+mod scan;
+
+pub use check::Findings;
+pub use connection::Target;
+pub use error::Error;
+pub use hub::HubInfo;
+pub use options::{DeliverOptions, IdleOptions, LatencyOptions, PublishOptions, Scenario};
+pub use own_hub::{Launch, OwnHub};
+pub use report::{Idle, Latency, Machine, Percentiles, Report, Row};
+
+/// Runs one measurement and blocks until it is done. `pid` is the hub's process, where it is on this machine.
+///
+/// # Errors
+/// What kept it from being made. What the hub did wrong is in the row's findings.
+pub fn run(target: &Target, scenario: &Scenario, pid: Option<u32>) -> Result<Row, Error> {
+    scenario.check()?;
+    let row = match scenario {
+        Scenario::Publish(options) => publish::run(target, options, pid),
+        Scenario::Deliver(options) => deliver::run(target, options, pid),
+        Scenario::Latency(options) => latency::run(target, options, pid),
+        Scenario::Idle(options) => idle::run(target, options, pid),
+    };
+    row.map(|row| row.named(scenario))
+}

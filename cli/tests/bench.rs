@@ -1,0 +1,98 @@
+//! `prom bench --self`: the hub it starts is measured, and is gone afterwards whatever happens.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Folder, prom};
+use serde_json::Value;
+
+/// Temporary folders of the bench go into `folder`.
+fn bench(args: &[&str], folder: &Path) -> std::process::Output {
+    prom(&[&["bench"], args].concat(), &[("TMPDIR", folder.to_str().unwrap())], folder)
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).unwrap().next().is_none()
+}
+
+#[test]
+fn a_hub_of_its_own_is_measured_and_removed() {
+    let folder = Folder::new("bench-self");
+    let output = bench(&["--self", "--times", "3", "publish", "--count", "500", "--json", "-"], &folder.0);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = &report["rows"][0];
+    assert_eq!(
+        (&row["scenario"], &row["events"], &row["findings"]["lost"]),
+        (&"publish".into(), &500.into(), &0.into())
+    );
+    assert_eq!(row["runs"].as_array().unwrap().len(), 3);
+    assert_eq!(report["hub"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(row["hubRssKb"].is_u64(), cfg!(target_os = "linux"));
+    assert!(is_empty(&folder.0));
+}
+
+#[test]
+fn a_table_names_the_durability_and_a_file_takes_the_json() {
+    let folder = Folder::new("bench-table");
+    let output = bench(&["--self", "deliver", "--count", "100", "--json", "out.json"], &folder.0);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("durability") && table.contains("deliver   100 to 1 x 1000 in flight"), "{table}");
+    let report: Value = serde_json::from_slice(&std::fs::read(folder.0.join("out.json")).unwrap()).unwrap();
+    assert_eq!(report["rows"][0]["events"], 100);
+}
+
+#[test]
+fn what_cannot_be_measured_is_said() {
+    let folder = Folder::new("bench-refused");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("ws://127.0.0.1:{free}/ws");
+    for (args, said) in [
+        (&["--self", "publish", "--window", "0"][..], "window must be 1 to 100000, not 0"),
+        (&["--self", "--times", "0", "idle"], "--times"),
+        (&["--durability", "os", "idle"], "--self"),
+        (&["idle"], "no token"),
+        (&["--token", "x", "--url", &url, "idle"], "not every measurement could be made"),
+    ] {
+        let output = bench(args, &folder.0);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains(said), "{args:?} says {text}");
+    }
+    let output = bench(&["--token", "x", "--url", &url, "idle"], &folder.0);
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains(&format!("cannot connect to {url}")), "{table}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interruption_ends_the_hub_and_removes_its_folder() {
+    use std::{
+        process::Command,
+        time::{Duration, Instant},
+    };
+
+    let folder = Folder::new("bench-interrupted");
+    let args = ["bench", "--self", "latency", "--duration", "60s"];
+    let child = common::start(&args, &[("TMPDIR", folder.0.to_str().unwrap())], &folder.0);
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let hub = loop {
+        // The first thread is the one that starts hubs.
+        let hub = std::fs::read_to_string(&children).unwrap_or_default();
+        if !hub.trim().is_empty() && !is_empty(&folder.0) {
+            break hub.trim().to_owned();
+        }
+        assert!(Instant::now() < deadline, "no hub was started");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = common::finish(child);
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("interrupted"), "{text}");
+    assert!(!Path::new(&format!("/proc/{hub}")).exists(), "the hub is still there");
+    assert!(is_empty(&folder.0));
+}

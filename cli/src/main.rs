@@ -10,6 +10,7 @@
 
 mod commands;
 mod connect;
+mod file;
 mod logging;
 mod output;
 mod processes;

@@ -1,10 +1,18 @@
 //! A hub's settings, each from a variable or its flag.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
-use prom_hub::{Auth, Config};
+use prom_hub::{
+    Auth, Config, StoreConfig,
+    store::{
+        Retention,
+        embedded::{Durability, Options},
+    },
+};
+
+use crate::file;
 
 /// Where and how a hub listens: shared by `prom hub` and `prom dev`.
 #[derive(Debug, Args)]
@@ -25,9 +33,38 @@ pub(crate) struct Listen {
     /// Listen on an address other machines can reach although tokens then travel unencrypted: there is TLS in front.
     #[arg(long)]
     pub(crate) allow_plaintext: bool,
-    /// Memory for events, in MiB.
-    #[arg(long, env = "PROM_MEMORY_MB", default_value_t = 512)]
-    pub(crate) memory_mb: usize,
+    /// Folder the events are kept in.
+    #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
+    pub(crate) data: PathBuf,
+    /// When an event is acknowledged: commit (it is on disk), interval:<ms> (on disk at most so much later), or os
+    /// (on disk when the operating system writes it).
+    #[arg(long, env = "PROM_DURABILITY", default_value = "commit", value_parser = durability)]
+    pub(crate) durability: Durability,
+    /// Configuration file, TOML: retention by topic, room for events.
+    #[arg(long, env = "PROM_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Keep events in memory alone, so many MiB of them; nothing survives the hub.
+    #[arg(long, env = "PROM_MEMORY_MB")]
+    pub(crate) memory_mb: Option<usize>,
+}
+
+/// Longest interval: what is acknowledged must not stay in memory for ever.
+const LONGEST_INTERVAL: u64 = 60_000;
+
+/// Reads `commit`, `interval:<ms>` or `os`.
+fn durability(text: &str) -> Result<Durability, String> {
+    match text {
+        // An empty variable is one that is not set.
+        "commit" | "" => Ok(Durability::Commit),
+        "os" => Ok(Durability::Os),
+        other => {
+            let ms = other.strip_prefix("interval:").map(|ms| ms.strip_suffix("ms").unwrap_or(ms));
+            match ms.and_then(|ms| ms.parse().ok()) {
+                Some(ms) if (1..=LONGEST_INTERVAL).contains(&ms) => Ok(Durability::Interval(Duration::from_millis(ms))),
+                _ => Err(format!("it is commit, os, or interval:<ms> with 1 to {LONGEST_INTERVAL} ms")),
+            }
+        }
+    }
 }
 
 /// How a hub checks tokens.
@@ -81,9 +118,6 @@ impl Listen {
                 bail!("{name} is set, and this version does not have {what} yet; unset it to run without");
             }
         }
-        if std::env::var_os("PROM_DURABILITY").is_some_and(|value| !value.is_empty()) {
-            tracing::warn!("PROM_DURABILITY has no effect: this version keeps events in memory");
-        }
         let mut config = Config::new(auth);
         config.port = self.port;
         config.ops_port = Some(self.ops_port);
@@ -93,7 +127,13 @@ impl Listen {
         let origins: Vec<String> = origins.filter(|origin| !origin.is_empty()).collect();
         config.origins = (!origins.is_empty()).then_some(origins);
         config.allow_plaintext = self.allow_plaintext;
-        config.memory_bytes = self.memory_mb.saturating_mul(1024 * 1024);
+        let mut options = Options { durability: self.durability, ..Options::default() };
+        let rules = self.config.as_deref().map(|path| file::read(path, &mut options)).transpose()?.unwrap_or_default();
+        options.retention = Retention::new(rules).with_own();
+        config.store = match self.memory_mb {
+            Some(mb) => StoreConfig::Memory(mb.saturating_mul(1024 * 1024)),
+            None => StoreConfig::Embedded(self.data, options),
+        };
         Ok(config)
     }
 }

@@ -72,7 +72,7 @@ async fn pausing_leaves_the_events_in_the_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_retention_took_is_a_gap() {
     let mut config = config();
-    config.memory_bytes = 100_000;
+    config.store = prom_hub::StoreConfig::Memory(100_000);
     let hub = Hub::start(config).await.unwrap();
     let client = client(&hub).await;
     let mut events = client.events();

@@ -1,8 +1,10 @@
 //! What a hub is told at start. Reading it from the environment is the binary's work; checking it is done here.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use prom_protocol::limits;
+
+use crate::store::embedded;
 
 /// Shortest JWT secret outside dev mode, in bytes: RFC 7518 section 3.2 asks for the size of the hash.
 pub const SECRET_BYTES: usize = 32;
@@ -32,6 +34,15 @@ impl std::fmt::Debug for Auth {
             Self::Static(_) => "static token",
         })
     }
+}
+
+/// Where events are kept.
+#[derive(Debug, Clone)]
+pub enum StoreConfig {
+    /// In memory, this many bytes of them; nothing survives the process.
+    Memory(usize),
+    /// On this machine's disk, in this folder.
+    Embedded(PathBuf, embedded::Options),
 }
 
 /// Limits of the gateway.
@@ -82,8 +93,8 @@ pub struct Config {
     pub origins: Option<Vec<String>>,
     /// Listening on other than loopback without TLS is intended.
     pub allow_plaintext: bool,
-    /// Events kept in memory, in bytes; default 512 MiB.
-    pub memory_bytes: usize,
+    /// Where events are kept; default: in memory, 512 MiB of them.
+    pub store: StoreConfig,
     /// Limits of the gateway.
     pub limits: Limits,
 }
@@ -115,7 +126,7 @@ impl Config {
             auth,
             origins: None,
             allow_plaintext: false,
-            memory_bytes: 512 * 1024 * 1024,
+            store: StoreConfig::Memory(512 * 1024 * 1024),
             limits: Limits::default(),
         }
     }

@@ -7,18 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Verifier,
-    config::{Auth, Config, ConfigError},
+    config::{Auth, Config, ConfigError, StoreConfig},
     delivery::{Groups, actor::Context},
     gateway::{self, Gateway},
     http::PatientListener,
     ops::{self, Ops},
     projector::Projector,
-    store::{MemoryStore, Store, StoreError},
+    store::{EmbeddedStore, MemoryStore, OpenError, Store, StoreError},
     topics::Topics,
     writer::Writer,
 };
@@ -57,6 +57,9 @@ pub enum StartError {
     /// The store cannot be read.
     #[error("the store cannot be read")]
     Store(#[from] StoreError),
+    /// The data folder cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// A defect.
     #[error("a name of the hub's own is not well formed")]
     Name(#[from] prom_protocol::NameError),
@@ -91,7 +94,9 @@ pub struct Hub {
     over: CancellationToken,
     tasks: TaskTracker,
     server: JoinHandle<()>,
-    writer: JoinHandle<()>,
+    /// Answers when the writer has ended; it ends last, when nobody is left who could ask it for anything.
+    writer: oneshot::Receiver<()>,
+    store: Arc<dyn Store>,
     ops: Option<ops::Server>,
 }
 
@@ -115,12 +120,11 @@ impl Hub {
             None => None,
         };
 
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(config.memory_bytes));
+        let store = open(config.store).await?;
         let topics = Arc::new(Topics::load(&*store).await?);
         let over = CancellationToken::new();
         let (writer, writing) = Writer::start(Arc::clone(&store), Arc::clone(&topics), over.clone());
-        // Not among `tasks`: it ends last, when nobody is left who could ask it for anything.
-        let writing = tokio::spawn(writing);
+        let writer_ended = on_its_own_thread("writer", writing).map_err(listen)?;
         let tasks = TaskTracker::new();
         let ending = CancellationToken::new();
         let context = Context {
@@ -164,7 +168,7 @@ impl Hub {
         }
         let ops_port = ops.as_ref().map(|ops| ops.address().to_string());
         tracing::info!(%address, ops = ops_port, store = store.name(), durability = store.durability(), auth = ?config.auth, "hub ready");
-        Ok(Self { address, ending, over, tasks, server, writer: writing, ops })
+        Ok(Self { address, ending, over, tasks, server, writer: writer_ended, store, ops })
     }
 
     /// Where it listens.
@@ -179,17 +183,20 @@ impl Hub {
 
     /// Stops accepting, finishes commits, gives leases back, closes connections with 1001, and ends within ten seconds.
     pub async fn shutdown(self) {
-        let Self { ending, over, tasks, mut server, mut writer, ops, .. } = self;
+        let Self { ending, over, tasks, mut server, writer, store, ops, .. } = self;
         ending.cancel();
         tasks.close();
         let ended = async {
             tasks.wait().await;
             over.cancel();
-            let _ = (&mut writer).await;
+            let _ = writer.await;
+            // Nothing is written any more.
+            if let Err(error) = store.close().await {
+                tracing::warn!(%error, "the store was not closed; it is brought up to date when it is opened");
+            }
         };
         if tokio::time::timeout(ENDING, ended).await.is_err() {
             tracing::warn!("some connections did not end in time");
-            writer.abort();
         }
         if tokio::time::timeout(REQUESTS, &mut server).await.is_err() {
             server.abort();
@@ -200,4 +207,25 @@ impl Hub {
         }
         tracing::info!("hub ended");
     }
+}
+
+async fn open(config: StoreConfig) -> Result<Arc<dyn Store>, StartError> {
+    Ok(match config {
+        StoreConfig::Memory(bytes) => Arc::new(MemoryStore::new(bytes)),
+        StoreConfig::Embedded(path, options) => {
+            let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, options)).await;
+            Arc::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??)
+        }
+    })
+}
+
+/// Runs what may block, such as commits that wait for the disk, where it holds no other task up. Answers when it ends.
+fn on_its_own_thread(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<oneshot::Receiver<()>> {
+    let (ended, end) = oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        runtime.block_on(work);
+        let _ = ended.send(());
+    })?;
+    Ok(end)
 }

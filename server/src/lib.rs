@@ -26,5 +26,5 @@ pub mod store;
 pub mod topics;
 pub mod writer;
 
-pub use config::{Auth, Config, Limits};
+pub use config::{Auth, Config, Limits, StoreConfig};
 pub use hub::{Hub, StartError};

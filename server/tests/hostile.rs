@@ -192,7 +192,7 @@ async fn a_full_store_takes_events_again_once_they_are_settled() {
     // Cursors were refused together with the publishes of the same commit, so under load it stayed full for ever; and
     // so did one that was full of events that could only become dead letters.
     let mut config = config();
-    config.memory_bytes = 1024 * 1024;
+    config.store = prom_hub::StoreConfig::Memory(1024 * 1024);
     let hub = Hub::start(config).await.unwrap();
     let mut consumer = Client::open(&hub).await;
     consumer.subscribe("a", "g", json!({"maxInFlight": 10, "maxAttempts": 1})).await;

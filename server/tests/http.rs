@@ -89,7 +89,7 @@ async fn a_replay_starts_where_it_is_told() {
 #[tokio::test]
 async fn what_was_trimmed_is_told_and_large_pages_end_early() {
     let mut config = config();
-    config.memory_bytes = 16 * 1024 * 1024;
+    config.store = prom_hub::StoreConfig::Memory(16 * 1024 * 1024);
     let hub = Hub::start(config).await.unwrap();
     let payload = json!("x".repeat(500_000)).to_string();
     for _ in 0..40 {
@@ -388,7 +388,7 @@ async fn what_must_not_be_published_is_refused() {
 #[tokio::test]
 async fn a_full_store_asks_to_come_again() {
     let mut config = config();
-    config.memory_bytes = 1024 * 1024;
+    config.store = prom_hub::StoreConfig::Memory(1024 * 1024);
     config.ops_port = Some(0);
     let hub = Hub::start(config).await.unwrap();
     let payload = json!("x".repeat(300_000)).to_string();

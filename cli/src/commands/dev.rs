@@ -1,6 +1,6 @@
 //! `prom dev`: a hub for trying things.
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{io::Write, time::Duration};
 
 use prom_hub::{Auth, Hub};
 use prom_sdk::Client;
@@ -21,9 +21,6 @@ pub(crate) struct Args {
     /// Do not publish this machine's processes.
     #[arg(long)]
     no_heartbeat: bool,
-    /// Folder for the hub's secret, so that pages and clients go on after a restart.
-    #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
-    data: PathBuf,
 }
 
 /// How long the printed tokens are good for.
@@ -32,7 +29,11 @@ const TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 const OWN_TTL: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let secret = secret::load_or_make(&args.data)?;
+    let secret = secret::load_or_make(&args.listen.data)?;
+    let kept = match args.listen.memory_mb {
+        Some(_) => "Events are kept in memory and are gone when it stops.".to_owned(),
+        None => format!("Events are kept in {}.", args.listen.data.display()),
+    };
     let auth = Auth::Hs256 { secret: secret.clone(), previous: None, audience: None, issuer: None };
     let hub = Hub::start(args.listen.config(auth)?).await?;
     let address = hub.address();
@@ -43,7 +44,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "\n  Prom Hub {} is running. Events are kept in memory and are gone when it stops.\n\n  \
+        "\n  Prom Hub {} is running. {kept}\n\n  \
          Live processes  http://{address}/#token={page}\n  \
          WebSocket       ws://{address}/ws{ops}\n  \
          Token           {all}\n                  may do everything, good for 7 days\n\n  \

@@ -3,7 +3,7 @@
 //! ```text
 //!   writer task ──commit(Batch)──► Store ◄──read, tail, latest, cursor── delivery, live subscriptions, ops
 //!                                    │
-//!                                  memory
+//!                            embedded, memory
 //! ```
 //!
 //! There is one writer (see [`crate::writer`]) and any number of readers. Everything a reader gets is shared, not copied.
@@ -196,7 +196,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// What "committed" means here, for people.
     fn durability(&self) -> String;
 
-    /// Writes a batch; answers one result per append, in their order.
+    /// Writes a batch; answers one result per append, in their order. May block its thread for as long as the disk takes.
     async fn commit(&self, batch: Batch) -> Result<Vec<Result<Appended, Refused>>, StoreError>;
 
     /// Events of `topic` after `after`, at most `limit` of them and about `max_bytes`, but at least one if there is one.
@@ -235,4 +235,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Every cursor of a topic, in group order.
     async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError>;
+
+    /// Finishes what is done behind the commits. Nothing can be written afterwards.
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prom_protocol::{Topic, TopicOrPattern};
+use prom_protocol::{Topic, TopicOrPattern, topics};
 
 /// Limits for the topics of one pattern. What is beyond any of them goes, the oldest first, a good part at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,20 @@ impl Retention {
     /// The rule that counts for a topic.
     pub fn rule(&self, topic: &Topic) -> Option<&Rule> {
         self.0.iter().find(|rule| rule.topics.matches(topic))
+    }
+
+    /// These rules, and after them those of the hub's own topics: beats and states of processes stay for an hour, the
+    /// newest state of each process for ever.
+    #[must_use]
+    pub fn with_own(mut self) -> Self {
+        let hour = Some(Duration::from_secs(3600));
+        for (topic, compact) in [(topics::HEARTBEAT, false), (topics::STATE, true)] {
+            if let Ok(topics) = TopicOrPattern::new(topic) {
+                let (max_events, max_bytes, drop_unsettled) = (None, None, false);
+                self.0.push(Rule { topics, max_age: hour, max_events, max_bytes, compact, drop_unsettled });
+            }
+        }
+        self
     }
 
     /// Whether the newest event of a key stays when the log before it is trimmed.

@@ -37,6 +37,8 @@ pub(crate) struct Appender {
     pub(crate) size: u64,
     /// A sync failed: nobody knows what of this segment's tail is on disk, so nothing is written to it any more.
     pub(crate) abandoned: bool,
+    /// The store was closed here.
+    pub(crate) closed: Option<Position>,
 }
 
 /// An event with everything but its bytes decided.
@@ -85,7 +87,14 @@ impl Plan {
         Ok(number as u32)
     }
 
-    fn append(&mut self, shared: &Shared, state: &State, maker: &Maker, append: Append, now: u64) -> Result<(), StoreError> {
+    fn append(
+        &mut self,
+        shared: &Shared,
+        state: &State,
+        maker: &Maker,
+        append: Append,
+        now: u64,
+    ) -> Result<(), StoreError> {
         let own = append.id.as_ref().is_some_and(|id| id.starts_with('$'));
         if let Some(id) = &append.id {
             let found = match self.ids.get(id) {
@@ -155,9 +164,10 @@ impl Plan {
         logs.sort_by_key(|log| std::cmp::Reverse(log.bytes));
         for log in logs {
             let put = |group| self.cursors.iter().rev().find(|(topic, put)| *topic == log.number && put.group == group);
-            let floors = log.cursors.iter().map(|(group, own)| {
-                put(group.clone()).map_or(own.cursor.floor, |(_, put)| put.cursor.floor)
-            });
+            let floors = log
+                .cursors
+                .iter()
+                .map(|(group, own)| put(group.clone()).map_or(own.cursor.floor, |(_, put)| put.cursor.floor));
             let settled = floors.min().unwrap_or(u64::MAX);
             for run in log.runs.values() {
                 if self.bytes <= target || run.last > settled || run.segment == state.end.segment() {
@@ -185,16 +195,22 @@ struct Encoded {
 
 impl Appender {
     /// See [`Store::commit`](crate::store::Store::commit).
-    pub(crate) fn commit(&mut self, shared: &Shared, batch: Batch) -> Result<Vec<Result<Appended, Refused>>, StoreError> {
+    pub(crate) fn commit(
+        &mut self,
+        shared: &Shared,
+        batch: Batch,
+    ) -> Result<Vec<Result<Appended, Refused>>, StoreError> {
+        if self.closed.is_some() {
+            return Err(StoreError::Unavailable("the store is closed".into()));
+        }
         let now = batch.now;
         let mut plan = Plan::default();
         {
             let state = shared.read();
             plan.bytes = state.bytes;
             for put in batch.cursors {
-                let topic = plan
-                    .topic(&state, &put.topic, true)
-                    .map_err(|refused| StoreError::Unavailable(refused.message))?;
+                let topic =
+                    plan.topic(&state, &put.topic, true).map_err(|refused| StoreError::Unavailable(refused.message))?;
                 plan.cursors.push((topic, put));
             }
             let maker = Maker::new(shared.store, now);
@@ -210,7 +226,8 @@ impl Appender {
         // Events of a topic together, so that reading one topic reads few places.
         plan.events.sort_by_key(|event| event.topic);
         let outcomes = std::mem::take(&mut plan.outcomes);
-        let expected = plan.events.iter().map(|event| event.body.len() + EVENT_OVERHEAD + POSITION_BYTES).sum::<usize>();
+        let expected =
+            plan.events.iter().map(|event| event.body.len() + EVENT_OVERHEAD + POSITION_BYTES).sum::<usize>();
         self.make_room(shared, now, expected + 1024 * (plan.new_topics.len() + plan.trims.len()) + 4096)?;
         let encoded = self.encode(shared, plan, now);
         // An estimate falls short where cursors are large.
@@ -251,7 +268,8 @@ impl Appender {
         let store = shared.store;
         let base = Position::new(self.segment.number, self.end);
         let state = shared.read();
-        let bytes = plan.events.iter().map(|event| event.body.len() + EVENT_OVERHEAD + POSITION_BYTES + 64).sum::<usize>();
+        let bytes =
+            plan.events.iter().map(|event| event.body.len() + EVENT_OVERHEAD + POSITION_BYTES + 64).sum::<usize>();
         let mut out = Vec::with_capacity(bytes + 4096);
         out.resize(COMMIT_HEADER, 0);
         let mut topics = Vec::new();
@@ -292,7 +310,8 @@ impl Appender {
         let mut cursor_at = Vec::with_capacity(plan.cursors.len());
         for (topic, put) in &plan.cursors {
             let cursor = Cow::Borrowed(&put.cursor);
-            let offset = CursorRecord { topic: *topic, group: put.group.as_str(), cursor }.encode(&mut out, store, base);
+            let offset =
+                CursorRecord { topic: *topic, group: put.group.as_str(), cursor }.encode(&mut out, store, base);
             cursor_at.push(Position::new(base.segment(), offset));
         }
         drop(state);
@@ -341,7 +360,11 @@ impl Appender {
     /// Seals the active segment and goes on in a new one that has room for `bytes`.
     pub(crate) fn roll(&mut self, shared: &Shared, now: u64, bytes: usize) -> Result<(), StoreError> {
         let failed = |error: std::io::Error| {
-            let hint = if error.kind() == std::io::ErrorKind::StorageFull { "; publishing goes on when there is space" } else { "" };
+            let hint = if error.kind() == std::io::ErrorKind::StorageFull {
+                "; publishing goes on when there is space"
+            } else {
+                ""
+            };
             StoreError::Unavailable(format!("the log cannot grow: {error}{hint}"))
         };
         let end = Position::new(self.segment.number, self.end);
@@ -349,7 +372,8 @@ impl Appender {
         if !self.abandoned && shared.options.durability != Durability::Commit {
             self.segment.file.sync().map_err(failed)?;
         }
-        let number = self.segment.number.checked_add(1).ok_or_else(|| failed(std::io::ErrorKind::QuotaExceeded.into()))?;
+        let number =
+            self.segment.number.checked_add(1).ok_or_else(|| failed(std::io::ErrorKind::QuotaExceeded.into()))?;
         let header = SegmentHeader { store: shared.store, number, previous_end: end, made_at: now };
         let size = shared.options.segment_bytes.max(bytes as u64 + u64::from(SEGMENT_HEADER));
         let file = make_segment(shared, &header, size).map_err(failed)?;

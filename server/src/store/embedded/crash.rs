@@ -78,12 +78,8 @@ impl Driver {
         let options = prom_protocol::EventOptions { key: key.map(Into::into), ..Default::default() };
         let mut body = Vec::new();
         prom_protocol::encode_event_body(&mut body, name, &options, &payload);
-        let event = Event {
-            id: id.clone().unwrap_or_default(),
-            key: key.map(str::to_owned),
-            chosen: id.is_some(),
-            payload,
-        };
+        let event =
+            Event { id: id.clone().unwrap_or_default(), key: key.map(str::to_owned), chosen: id.is_some(), payload };
         (Append { topic: topic(name), id: id.map(Into::into), ts: None, key: key.map(Into::into), body }, event)
     }
 
@@ -149,8 +145,7 @@ fn with(
             Err(firsts) => (next.tails.get(name).copied().unwrap_or_default() + 1, firsts),
         };
         let retained = |(name, seq): &(String, u64)| *seq >= firsts.get(name).copied().unwrap_or(1);
-        let stands =
-            event.chosen && next.events.iter().any(|(place, own)| own.id == event.id && retained(place));
+        let stands = event.chosen && next.events.iter().any(|(place, own)| own.id == event.id && retained(place));
         if !stands {
             next.events.insert((name.clone(), seq), event.clone());
             next.tails.insert(name.clone(), seq);
@@ -215,7 +210,8 @@ fn found(shared: &Shared, seed: u64) -> (Model, BTreeMap<String, u64>) {
 /// Whether what was found is that model, but for what retention may have taken and the ids the hub has made.
 fn is(found: &Model, firsts: &BTreeMap<String, u64>, model: &Model) -> bool {
     let retained = |(name, seq): &(String, u64)| *seq >= firsts.get(name).copied().unwrap_or(1);
-    let same = |(a, b): (&Event, &Event)| (&a.key, &a.payload) == (&b.key, &b.payload) && (b.id.is_empty() || a.id == b.id);
+    let same =
+        |(a, b): (&Event, &Event)| (&a.key, &a.payload) == (&b.key, &b.payload) && (b.id.is_empty() || a.id == b.id);
     let expected: Vec<_> = model.events.iter().filter(|(place, _)| retained(place)).collect();
     found.tails == model.tails
         && found.cursors == model.cursors
@@ -232,7 +228,11 @@ fn explain(found: &Model, firsts: &BTreeMap<String, u64>, model: &Model) {
         }
     }
     for (place, event) in &found.events {
-        if model.events.get(place).is_none_or(|own| own.payload != event.payload || (!own.id.is_empty() && own.id != event.id)) {
+        if model
+            .events
+            .get(place)
+            .is_none_or(|own| own.payload != event.payload || (!own.id.is_empty() && own.id != event.id))
+        {
             println!("  {place:?}: found {event:?}, model {:?}", model.events.get(place));
         }
     }

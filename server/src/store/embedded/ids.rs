@@ -293,8 +293,9 @@ mod tests {
 
         let mut map = IdMap::default();
         let maker = Maker::new(1, 5_000);
-        let ids: Vec<String> =
-            (0..5_000).map(|i| if i % 2 == 0 { format!("mine-{i}") } else { maker.make(9, i).unwrap().into() }).collect();
+        let ids: Vec<String> = (0..5_000)
+            .map(|i| if i % 2 == 0 { format!("mine-{i}") } else { maker.make(9, i).unwrap().into() })
+            .collect();
         for (offset, id) in ids.iter().enumerate() {
             map.add(7, id, offset as u32);
         }

@@ -30,7 +30,11 @@ mod sim;
 mod state;
 mod upkeep;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use prom_protocol::{Group, Topic};
@@ -101,8 +105,8 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
-    /// Ends with the store.
-    _upkeep: Upkeep,
+    /// Ends with the store, or when it is closed.
+    upkeep: Mutex<Option<Upkeep>>,
 }
 
 impl EmbeddedStore {
@@ -121,11 +125,9 @@ impl EmbeddedStore {
 
     fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<Self, OpenError> {
         let shared = open::open(&disk, options)?;
-        let upkeep = Upkeep::start(Arc::clone(&shared)).map_err(|source| OpenError::Io {
-            folder: shared.disk.path().display().to_string(),
-            source,
-        })?;
-        Ok(Self { shared, _upkeep: upkeep })
+        let upkeep = Upkeep::start(Arc::clone(&shared))
+            .map_err(|source| OpenError::Io { folder: shared.disk.path().display().to_string(), source })?;
+        Ok(Self { shared, upkeep: Mutex::new(Some(upkeep)) })
     }
 
     /// Runs what may read from the disk where it holds nobody up.
@@ -208,6 +210,16 @@ impl Store for EmbeddedStore {
         let state = self.shared.read();
         let cursors = state.topic(topic).map(|log| log.cursors.iter());
         Ok(cursors.into_iter().flatten().map(|(group, own)| (group.clone(), (*own.cursor).clone())).collect())
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        let upkeep = lock(&self.upkeep).take();
+        self.blocking(move |shared| {
+            drop(upkeep);
+            let closed = &lock(&shared.appender).closed;
+            if closed.is_some() { Ok(()) } else { Err(StoreError::Unavailable("the index is behind the log".into())) }
+        })
+        .await
     }
 }
 

@@ -27,7 +27,9 @@ use crate::writer::wall_clock;
 #[non_exhaustive]
 pub enum OpenError {
     /// Another process has the folder.
-    #[error("the data folder {0} is in use by another hub; stop that one, or choose another folder with PROM_DATA or --data")]
+    #[error(
+        "the data folder {0} is in use by another hub; stop that one, or choose another folder with PROM_DATA or --data"
+    )]
     Taken(String),
     /// It cannot be read or written.
     #[error("the data folder {folder} cannot be used: {source}; choose another with PROM_DATA or --data")]
@@ -38,8 +40,10 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// The log is not what was written. Nothing was changed.
-    #[error("the log in {folder} is damaged: {what}. Nothing was changed. `prom store verify --data {folder}` lists what is lost, \
-             and `prom store compact --drop-damaged --data {folder}` goes on without it")]
+    #[error(
+        "the log in {folder} is damaged: {what}. Nothing was changed. `prom store verify --data {folder}` lists what is lost, \
+             and `prom store compact --drop-damaged --data {folder}` goes on without it"
+    )]
     Damaged {
         /// Where.
         folder: String,
@@ -72,11 +76,14 @@ impl Opening<'_> {
     pub(crate) fn segments(&self) -> Result<Vec<Found>, OpenError> {
         let mut found = BTreeMap::new();
         for name in self.disk.list().map_err(|error| self.io(error))? {
-            let Some(number) = name.strip_suffix(".log").and_then(|number| number.parse::<u32>().ok()) else { continue };
+            let Some(number) = name.strip_suffix(".log").and_then(|number| number.parse::<u32>().ok()) else {
+                continue;
+            };
             let file = self.disk.open(&name).map_err(|error| self.io(error))?;
             let mut bytes = [0; SEGMENT_HEADER as usize];
             let read = file.read(&mut bytes, 0).map_err(|error| self.io(error))?;
-            let header = SegmentHeader::decode(&bytes[..read]).map_err(|what| self.damaged(format!("{name}: {what}")))?;
+            let header =
+                SegmentHeader::decode(&bytes[..read]).map_err(|what| self.damaged(format!("{name}: {what}")))?;
             if header.number != number {
                 return Err(self.damaged(format!("{name} is segment {} by its header", header.number)));
             }
@@ -205,17 +212,19 @@ impl Recovery<'_> {
         let opening = &self.opening;
         if let Some(index) = loaded.filter(|index| index.position.segment() == end.segment()) {
             if end < index.position {
-                return Err(
-                    opening.damaged(format!("the commit in {end} is not whole, and it was when the store was last open"))
-                );
+                return Err(opening
+                    .damaged(format!("the commit in {end} is not whole, and it was when the store was last open")));
             }
             if index.closed && end != index.position {
-                return Err(opening.damaged(format!("it goes on behind {}, where it ended when closed", index.position)));
+                return Err(
+                    opening.damaged(format!("it goes on behind {}, where it ended when closed", index.position))
+                );
             }
         }
         let later = later_commit(&*found.file, self.store, end, length).map_err(|error| opening.io(error))?;
         if let Some((later, _)) = later.filter(|(_, header)| header.synced > end) {
-            let what = format!("the commit in {end} is not whole, and it was durable before the one in {later} was made");
+            let what =
+                format!("the commit in {end} is not whole, and it was durable before the one in {later} was made");
             return Err(opening.damaged(what));
         }
         let mut rest = vec![0; (length - end.offset()) as usize];
@@ -246,7 +255,8 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>
     }
 
     // Where each ends: as the next one says, or its index file, or where its file ends.
-    let ends: Vec<Option<Position>> = found.iter().skip(1).map(|next| Some(next.header.previous_end)).chain([None]).collect();
+    let ends: Vec<Option<Position>> =
+        found.iter().skip(1).map(|next| Some(next.header.previous_end)).chain([None]).collect();
     let mut segments = Vec::with_capacity(found.len());
     for (found, next) in found.into_iter().zip(ends) {
         let length = u32::try_from(found.file.len().map_err(|error| opening.io(error))?).unwrap_or(u32::MAX);
@@ -258,7 +268,9 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>
     let mut recovery = Recovery { opening, store, index: &index, from, state: State::new(options.cache_bytes) };
     match &loaded {
         Some(loaded) => {
-            recovery.restore(loaded).ok_or_else(|| Opening { disk: &**disk }.damaged("its index holds what no hub wrote"))?;
+            recovery
+                .restore(loaded)
+                .ok_or_else(|| Opening { disk: &**disk }.damaged("its index holds what no hub wrote"))?;
             recovery.state.take_dirty();
         }
         None => recovery.find_topics(&segments)?,
@@ -298,7 +310,10 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>
     let Recovery { opening, mut state, .. } = recovery;
     state.ids = contents.ids;
     if torn > 0 {
-        tracing::warn!(bytes = torn, "the last commit was not whole and never acknowledged as durable; cut off in {end}");
+        tracing::warn!(
+            bytes = torn,
+            "the last commit was not whole and never acknowledged as durable; cut off in {end}"
+        );
     }
     let size = u64::from(length).max(options.segment_bytes);
     if torn > 0 || u64::from(length) < size {
@@ -325,7 +340,7 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>
         options,
         index,
         state: RwLock::new(state),
-        appender: Mutex::new(Appender { segment: active, end: end.offset(), size, abandoned: false }),
+        appender: Mutex::new(Appender { segment: active, end: end.offset(), size, abandoned: false, closed: None }),
         synced: AtomicU64::new(end.0),
         bell: Bell::default(),
     }))

@@ -83,9 +83,11 @@ impl Shared {
                     return Err(self.damaged("a segment that is missing", Position::new(run.segment, 0)));
                 };
                 match &run.offsets {
-                    super::state::Offsets::Memory(_) => {
-                        Block { offsets: self.offsets(segment, run, from, count)?, segment: Arc::clone(segment), first: from }
-                    }
+                    super::state::Offsets::Memory(_) => Block {
+                        offsets: self.offsets(segment, run, from, count)?,
+                        segment: Arc::clone(segment),
+                        first: from,
+                    },
                     super::state::Offsets::File(_) => {
                         let (segment, run) = (Arc::clone(segment), run.clone());
                         drop(state);
@@ -114,7 +116,8 @@ impl Shared {
         for (index, offset) in block.offsets.iter().enumerate() {
             let seq = block.first + index as u64;
             let at = Position::new(segment.number, *offset);
-            let record = window.record(segment, &block.offsets[index..])?.ok_or_else(|| self.damaged("an event", at))?;
+            let record =
+                window.record(segment, &block.offsets[index..])?.ok_or_else(|| self.damaged("an event", at))?;
             let event = decode_record(record, self.store, at)
                 .and_then(|record| EventRecord::decode(&record))
                 .filter(|event| event.topic == topic && event.seq == seq)
@@ -168,7 +171,8 @@ impl Shared {
                 return Ok(Some(Arc::clone(event)));
             }
             // Under the lock: what leaves `latest` is in the index before.
-            let index = if recent.is_none() { Some(self.index.latest().map_err(|error| index_failed(&error))?) } else { None };
+            let index =
+                if recent.is_none() { Some(self.index.latest().map_err(|error| index_failed(&error))?) } else { None };
             (log.number, recent, Arc::clone(&state.segments), index, self.kept_from(log))
         };
         let place = match index {
@@ -221,9 +225,12 @@ impl Shared {
             };
             // Both up to a key that both have been read up to.
             let last = if recent.len() == RECENT { recent.last().map(|(key, _)| key.clone()) } else { None };
-            let mut older = index.page(number, after.as_deref(), last.as_deref()).map_err(|error| index_failed(&error))?;
+            let mut older =
+                index.page(number, after.as_deref(), last.as_deref()).map_err(|error| index_failed(&error))?;
             let more_in_index = match older.last() {
-                Some((key, _)) => !index.page(number, Some(key), last.as_deref()).map_err(|error| index_failed(&error))?.is_empty(),
+                Some((key, _)) => {
+                    !index.page(number, Some(key), last.as_deref()).map_err(|error| index_failed(&error))?.is_empty()
+                }
                 None => false,
             };
             let end = if more_in_index { older.last().map(|(key, _)| key.clone()) } else { last.clone() };

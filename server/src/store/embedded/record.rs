@@ -116,9 +116,7 @@ impl<'a> EventRecord<'a> {
         let raw_id = if flags & RAW_ID != 0 { Some(reader.text()?) } else { None };
         let raw_key = if flags & RAW_KEY != 0 { Some(reader.text()?) } else { None };
         let json = reader.0;
-        let within = |at: usize, length: u16| {
-            std::str::from_utf8(json.get(at..at + usize::from(length))?).ok()
-        };
+        let within = |at: usize, length: u16| std::str::from_utf8(json.get(at..at + usize::from(length))?).ok();
         let id = match raw_id {
             Some(id) => id,
             // Behind `{"id":"`.

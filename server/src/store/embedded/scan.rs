@@ -23,11 +23,9 @@ pub(crate) struct Scanner<'a> {
     buffer_at: u32,
 }
 
-/// One commit that is whole: its place, its header, its records with their places.
+/// One commit that is whole: its records with their places.
 #[derive(Debug)]
 pub(crate) struct ScannedCommit<'a> {
-    pub(crate) at: Position,
-    pub(crate) header: CommitHeader,
     pub(crate) records: Vec<(Position, RawRecord<'a>)>,
 }
 
@@ -67,7 +65,7 @@ impl<'a> Scanner<'a> {
             return Ok(None);
         }
         self.at = Position(at.0 + header.size() as u64);
-        Ok(Some(ScannedCommit { at, header, records }))
+        Ok(Some(ScannedCommit { records }))
     }
 
     /// Makes sure that `count` bytes from the current place are in the buffer.

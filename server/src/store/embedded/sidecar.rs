@@ -162,7 +162,6 @@ pub(crate) fn open(disk: &dyn Disk, store: u64, segment: u32) -> Option<(Sidecar
         written.push(RunEntry { topic, first, count, max_ts, bytes, offsets_at });
     }
     let buckets = (0..buckets).map(|_| Some((reader.u32()?, reader.u32()?))).collect::<Option<_>>()?;
-    let ids =
-        IdTable { span: Span { from, to, others }, filter: Filter(reader.0.to_vec()), buckets, entries };
+    let ids = IdTable { span: Span { from, to, others }, filter: Filter(reader.0.to_vec()), buckets, entries };
     Some((Sidecar { file, ids, ids_at }, Position(own_end), written))
 }

@@ -166,7 +166,10 @@ impl SimDisk {
 
     pub(crate) fn with(contents: &BTreeMap<String, Vec<u8>>) -> Self {
         let file = |(name, bytes): (&String, &Vec<u8>)| {
-            (name.clone(), Arc::new(Mutex::new(Data { visible: bytes.clone(), durable: bytes.clone(), pending: Vec::new() })))
+            (
+                name.clone(),
+                Arc::new(Mutex::new(Data { visible: bytes.clone(), durable: bytes.clone(), pending: Vec::new() })),
+            )
         };
         let files: BTreeMap<_, _> = contents.iter().map(file).collect();
         Self(Arc::new(Mutex::new(Inner { durable_names: files.clone(), files, ..Inner::default() })))

@@ -189,7 +189,8 @@ impl TopicLog {
                 rest.cut_front(run.last + 1);
                 self.runs.insert(rest.first, rest);
             }
-            old.bytes -= (u128::from(old.bytes) * u128::from(old.last - run.first + 1) / u128::from(old.count())) as u64;
+            old.bytes -=
+                (u128::from(old.bytes) * u128::from(old.last - run.first + 1) / u128::from(old.count())) as u64;
             old.last = run.first - 1;
             self.runs.insert(old.first, old);
         }
@@ -346,7 +347,14 @@ impl State {
     }
 
     /// Takes on an event that was copied forward: as a retained one, as the newest of its key, or as both.
-    pub(crate) fn apply_moved(&mut self, event: &EventRecord<'_>, at: Position, bytes: u64, retained: bool, newest: bool) {
+    pub(crate) fn apply_moved(
+        &mut self,
+        event: &EventRecord<'_>,
+        at: Position,
+        bytes: u64,
+        retained: bool,
+        newest: bool,
+    ) {
         self.records += 1;
         let Some(log) = self.topics.get_mut(event.topic as usize) else { return };
         if retained {

@@ -17,7 +17,7 @@ use prom_protocol::Group;
 
 use super::{
     Durability,
-    append::segment_name,
+    append::{Appender, segment_name},
     format::{Position, RawRecord, SEGMENT_HEADER},
     index::Place,
     record::{CursorRecord, EventRecord, TopicRecord, encode_moved},
@@ -38,6 +38,10 @@ const RETENTION_EVERY: Duration = Duration::from_secs(2);
 const COPY: usize = 256 * 1024;
 /// Bytes copied forward a second.
 const COPY_RATE: usize = 32 * 1024 * 1024;
+/// A segment below this part of a whole one is small.
+const SMALL: u64 = 4;
+/// So many small segments are put together.
+const MANY: usize = 16;
 /// Cleaned index entries between two looks at the lock.
 const CHUNK: usize = 4096;
 /// A segment is old when it has this part of the shortest age that a rule names, so that what is in it can go.
@@ -96,14 +100,14 @@ fn wait(shared: &Shared, time: Duration, answer: bool) -> bool {
 /// Makes durable what was acknowledged before, every so often.
 fn sync_every(shared: &Shared, interval: Duration) {
     while !wait(shared, interval, false) {
-        if let Err(error) = sync_log(shared) {
+        if let Err(error) = sync_log(shared, None) {
             tracing::error!(%error, "acknowledged events are not on disk yet");
         }
     }
 }
 
-/// Makes the log durable up to where readers see it; answers that place.
-fn sync_log(shared: &Shared) -> Result<Position, StoreError> {
+/// Makes the log durable up to where readers see it; answers that place. Whoever holds the appender passes it.
+fn sync_log(shared: &Shared, appender: Option<&mut Appender>) -> Result<Position, StoreError> {
     let (end, segment) = {
         let state = shared.read();
         (state.end, state.segments.get(&state.end.segment()).map(Arc::clone))
@@ -113,9 +117,10 @@ fn sync_log(shared: &Shared) -> Result<Position, StoreError> {
     }
     let Some(segment) = segment else { return Ok(end) };
     if let Err(error) = segment.file.sync() {
-        let mut appender = lock(&shared.appender);
-        if appender.segment.number == segment.number {
-            appender.abandoned = true;
+        let abandon = |appender: &mut Appender| appender.abandoned |= appender.segment.number == segment.number;
+        match appender {
+            Some(appender) => abandon(appender),
+            None => abandon(&mut lock(&shared.appender)),
         }
         return Err(StoreError::Unavailable(format!("the log cannot be written: {error}")));
     }
@@ -159,7 +164,7 @@ impl<'a> Keeper<'a> {
     /// All of it at once, whether it is due or not.
     #[cfg(test)]
     pub(crate) fn everything(&mut self) -> Result<(), StoreError> {
-        self.flush(false)?;
+        self.flush(false, None)?;
         self.write_sidecars()?;
         self.retain()?;
         self.reclaim()
@@ -168,10 +173,13 @@ impl<'a> Keeper<'a> {
     fn round(&mut self, closing: bool) -> Result<(), StoreError> {
         if closing {
             // Whoever appends now finds the store as it was closed.
-            let appender = lock(&self.shared.appender);
-            let flushed = self.flush(true);
-            drop(appender);
-            return flushed;
+            let mut appender = lock(&self.shared.appender);
+            if appender.abandoned {
+                appender.roll(self.shared, wall_clock(), 0)?;
+            }
+            self.flush(true, Some(&mut appender))?;
+            appender.closed = Some(self.flushed);
+            return Ok(());
         }
         self.flush_if_due()?;
         self.write_sidecars()?;
@@ -187,19 +195,19 @@ impl<'a> Keeper<'a> {
     fn flush_if_due(&mut self) -> Result<(), StoreError> {
         let records = self.shared.read().records;
         if records >= self.shared.options.flush_records || (records > 0 && self.flushed_at.elapsed() >= FLUSH_EVERY) {
-            self.flush(false)?;
+            self.flush(false, None)?;
         }
         Ok(())
     }
 
     /// Brings the index forward.
-    fn flush(&mut self, closed: bool) -> Result<(), StoreError> {
+    fn flush(&mut self, closed: bool, mut appender: Option<&mut Appender>) -> Result<(), StoreError> {
         // The index must not know of what the log may lose.
-        let synced = sync_log(self.shared)?;
+        let synced = sync_log(self.shared, appender.as_deref_mut())?;
         let mut flush = self.shared.write().take_dirty();
         if flush.position > synced {
             // More has come since.
-            if let Err(error) = sync_log(self.shared) {
+            if let Err(error) = sync_log(self.shared, appender) {
                 self.shared.write().not_flushed(&flush);
                 return Err(error);
             }
@@ -270,8 +278,16 @@ impl<'a> Keeper<'a> {
         let Some(shortest) = self.shared.options.retention.shortest_age() else { return Ok(()) };
         let now = wall_clock();
         let mut appender = lock(&self.shared.appender);
+        let may_go = {
+            let state = self.shared.read();
+            let active = |run: &Run| run.segment == appender.segment.number;
+            let aging = |log: &&super::state::TopicLog| {
+                self.shared.options.retention.rule(&log.topic).is_some_and(|rule| rule.max_age.is_some())
+            };
+            state.topics.iter().filter(aging).any(|log| log.runs.values().next_back().is_some_and(active))
+        };
         let age = Duration::from_millis(now.saturating_sub(appender.segment.made_at));
-        if appender.end > SEGMENT_HEADER && age >= (shortest / AGE_PARTS).max(YOUNGEST) {
+        if may_go && age >= (shortest / AGE_PARTS).max(YOUNGEST) {
             appender.roll(self.shared, now, 0)?;
         }
         Ok(())
@@ -309,12 +325,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Trims topics to these first seqs.
-    fn trim(
-        &self,
-        appender: &mut super::append::Appender,
-        now: u64,
-        trims: &[(u32, u64)],
-    ) -> Result<(), StoreError> {
+    fn trim(&self, appender: &mut Appender, now: u64, trims: &[(u32, u64)]) -> Result<(), StoreError> {
         for part in trims.chunks(CHUNK) {
             let mut records: Vec<(TopicRecord<'static>, Position)> = Vec::new();
             appender.put_records(self.shared, now, part.len() * 512, |out, base| {
@@ -360,6 +371,9 @@ impl<'a> Keeper<'a> {
             });
             sealed.collect()
         };
+        // Segments that were sealed early are put together, once there are many.
+        let small = |end: u32| u64::from(end) < shared.options.segment_bytes / SMALL;
+        let many_small = sealed.iter().filter(|(_, end)| small(*end)).count() >= MANY;
         for (segment, end) in sealed {
             // The index is brought forward from the log, which must still be there.
             if self.flushed < Position::new(segment.number, end) || shared.bell.closing.load(Ordering::SeqCst) {
@@ -370,7 +384,7 @@ impl<'a> Keeper<'a> {
             let retained = live.get(&segment.number).copied().unwrap_or_default();
             // Of one that is retained for its key alone only the average length is known.
             let events = 512 * pointed + retained;
-            if retained > 0 && events * 2 >= u64::from(end) || events >= u64::from(end) && pointed > 0 {
+            if (retained > 0 || pointed > 0) && events * 2 >= u64::from(end) && !(many_small && small(end)) {
                 continue;
             }
             if retained > 0 || pointed > 0 {
@@ -515,7 +529,7 @@ impl<'a> Keeper<'a> {
     /// Removes a segment of which nothing is wanted any more.
     fn drop_segment(&self, segment: &Segment) -> Result<(), StoreError> {
         // Its copies first.
-        sync_log(self.shared)?;
+        sync_log(self.shared, None)?;
         let number = segment.number;
         Arc::make_mut(&mut self.shared.write().segments).remove(&number);
         let failed = |error: io::Error| StoreError::Unavailable(format!("segment {number} cannot be removed: {error}"));

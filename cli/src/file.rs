@@ -1,0 +1,160 @@
+//! The configuration file: what does not fit a variable.
+//!
+//! ```toml
+//! [store]
+//! max_bytes = "50GiB"      # of retained events, beyond which the oldest settled ones make room
+//! cache_bytes = "64MiB"    # memory for the newest events
+//!
+//! [[retention]]            # the first rule that matches a topic counts
+//! topics = "orders.**"
+//! max_age = "30d"
+//! max_events = 1000000     # of each topic
+//! max_bytes = "10GiB"      # of each topic
+//! compact = true           # the newest event of each key stays, whatever the limits say; default false
+//! unsettled = "drop"       # also what a group has not settled may go; default "keep"
+//! ```
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, bail};
+use bytesize::ByteSize;
+use prom_hub::store::{Rule, embedded::Options};
+use prom_protocol::TopicOrPattern;
+use serde::Deserialize;
+
+/// Least room for events, and least memory for the newest ones.
+const LEAST: ByteSize = ByteSize::mib(1);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    store: Store,
+    #[serde(default)]
+    retention: Vec<RetentionRule>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Store {
+    max_bytes: Option<ByteSize>,
+    cache_bytes: Option<ByteSize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetentionRule {
+    topics: String,
+    max_age: Option<String>,
+    max_events: Option<u64>,
+    max_bytes: Option<ByteSize>,
+    #[serde(default)]
+    compact: bool,
+    #[serde(default)]
+    unsettled: Unsettled,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Unsettled {
+    #[default]
+    Keep,
+    Drop,
+}
+
+/// Reads a file into `options`.
+///
+/// # Errors
+/// What is wrong with it, naming the field.
+pub(crate) fn read(path: &Path, options: &mut Options) -> anyhow::Result<Vec<Rule>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse(&text, options).with_context(|| path.display().to_string())
+}
+
+fn parse(text: &str, options: &mut Options) -> anyhow::Result<Vec<Rule>> {
+    let file: File = toml::from_str(text)?;
+    for (name, size) in [("store.max_bytes", file.store.max_bytes), ("store.cache_bytes", file.store.cache_bytes)] {
+        if size.is_some_and(|size| size < LEAST) {
+            bail!("{name} must be at least 1MiB");
+        }
+    }
+    options.max_bytes = file.store.max_bytes.map(|size| size.as_u64());
+    if let Some(size) = file.store.cache_bytes {
+        options.cache_bytes = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    }
+    file.retention.iter().enumerate().map(|(index, rule)| rule.checked(&format!("retention[{index}]"))).collect()
+}
+
+impl RetentionRule {
+    fn checked(&self, name: &str) -> anyhow::Result<Rule> {
+        let topics = TopicOrPattern::new(&self.topics).map_err(|error| anyhow::anyhow!("{name}.topics: {error}"))?;
+        let max_age = self.max_age.as_deref().map(humantime::parse_duration).transpose();
+        let max_age = max_age.map_err(|error| anyhow::anyhow!("{name}.max_age: {error}; it is like 90s, 12h, 30d"))?;
+        if max_age.is_none() && self.max_events.is_none() && self.max_bytes.is_none() {
+            bail!("{name} sets no limit: give max_age, max_events or max_bytes");
+        }
+        if max_age.is_some_and(|age| age < Duration::from_secs(1)) {
+            bail!("{name}.max_age must be at least 1s");
+        }
+        if self.max_events == Some(0) {
+            bail!("{name}.max_events must be at least 1");
+        }
+        Ok(Rule {
+            topics,
+            max_age,
+            max_events: self.max_events,
+            max_bytes: self.max_bytes.map(|size| size.as_u64()),
+            compact: self.compact,
+            drop_unsettled: self.unsettled == Unsettled::Drop,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_what_is_kept() {
+        let mut options = Options::default();
+        let text = r#"
+            [store]
+            max_bytes = "2GiB"
+            [[retention]]
+            topics = "orders.**"
+            max_age = "30d"
+            compact = true
+            [[retention]]
+            topics = "logs"
+            max_events = 10
+            max_bytes = "5MB"
+            unsettled = "drop"
+        "#;
+        let rules = parse(text, &mut options).unwrap();
+        assert_eq!(options.max_bytes, Some(2 << 30));
+        assert_eq!(rules[0].max_age, Some(Duration::from_secs(30 * 24 * 3600)));
+        assert!(rules[0].compact && !rules[0].drop_unsettled);
+        assert_eq!(
+            (rules[1].max_events, rules[1].max_bytes, rules[1].drop_unsettled),
+            (Some(10), Some(5_000_000), true)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, message) in [
+            ("[store]\nmax_byte = 1", "max_byte"),
+            ("[store]\nmax_bytes = \"1KiB\"", "store.max_bytes must be at least 1MiB"),
+            ("[[retention]]\ntopics = \"a\"", "retention[0] sets no limit"),
+            ("[[retention]]\ntopics = \"a..b\"\nmax_events = 1", "retention[0].topics"),
+            ("[[retention]]\ntopics = \"a\"\nmax_age = \"soon\"", "retention[0].max_age"),
+            ("[[retention]]\ntopics = \"a\"\nmax_age = \"10ms\"", "retention[0].max_age must be at least 1s"),
+            ("[[retention]]\ntopics = \"a\"\nmax_events = 0", "retention[0].max_events must be at least 1"),
+            ("[[retention]]\ntopics = \"a\"\nmax_events = 1\nunsettled = \"x\"", "unsettled"),
+            ("nonsense", "nonsense"),
+        ] {
+            let error = format!("{:#}", parse(text, &mut Options::default()).unwrap_err());
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+}

@@ -8,6 +8,7 @@
 //! Events leave as their stored bytes: nothing here parses a payload.
 
 mod export;
+mod ahead;
 mod failure;
 mod params;
 mod patient;

@@ -87,7 +87,11 @@ fn hex4(bytes: &[u8], at: usize) -> u32 {
 pub fn single_line(json: &str) -> Cow<'_, str> {
     // In blocks without an early end, which compilers turn into a few wide instructions.
     let breaks = |block: &[u8]| block.iter().fold(false, |found, byte| found | matches!(byte, b'\n' | b'\r'));
-    if json.as_bytes().chunks(256).any(breaks) { Cow::Owned(json.replace(['\n', '\r'], " ")) } else { Cow::Borrowed(json) }
+    if json.as_bytes().chunks(256).any(breaks) {
+        Cow::Owned(json.replace(['\n', '\r'], " "))
+    } else {
+        Cow::Borrowed(json)
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@
 //!
 //! Events leave as their stored bytes: nothing here parses a payload.
 
-mod export;
 mod ahead;
+mod export;
 mod failure;
 mod params;
 mod patient;

@@ -46,7 +46,7 @@ struct Planned {
     topic: u32,
     seq: u64,
     ts: u64,
-    id: Box<str>,
+    id: Arc<str>,
     key: Option<Box<str>>,
     body: Vec<u8>,
     listed: bool,
@@ -63,7 +63,7 @@ struct Plan {
     tails: HashMap<u32, u64>,
     cursors: Vec<(u32, CursorPut)>,
     /// Chosen ids of this batch.
-    ids: HashMap<Box<str>, (u32, u64)>,
+    ids: HashMap<Arc<str>, (u32, u64)>,
     /// Topics that are trimmed to make room, and from where they are retained then.
     trims: BTreeMap<u32, u64>,
     /// Retained bytes with this batch.

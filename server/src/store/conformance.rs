@@ -25,7 +25,10 @@ macro_rules! store_conformance {
             an_empty_store_answers_with_nothing
             seqs_have_no_gaps_and_follow_the_order_of_appends
             an_event_is_stored_as_it_was_published
+            payloads_come_back_byte_for_byte
             the_same_id_is_stored_once
+            an_id_that_looks_like_the_stores_own_is_an_id_like_any
+            many_topics_and_keys_stay_apart
             an_id_on_another_topic_is_refused_and_the_rest_goes_on
             reads_stop_at_their_limits_and_give_at_least_one
             reads_at_and_past_both_ends
@@ -156,6 +159,81 @@ pub async fn an_event_is_stored_as_it_was_published(store: &Arc<dyn Store>) {
     let second = Event::parse(page.events[1].text()).unwrap();
     assert_eq!((&*second.id, second.ts, second.payload.get()), (&*made, 1_000, "null"), "the batch's time");
     assert_eq!(second.key, None);
+}
+
+/// The payload profile, at its edges.
+pub async fn payloads_come_back_byte_for_byte(store: &Arc<dyn Store>) {
+    let deep = format!("{}1{}", "[".repeat(96), "]".repeat(96));
+    let long = format!("\"{}\"", "ü".repeat(100_000));
+    let payloads = [
+        "null",
+        "true",
+        "-0.0",
+        "0.10",
+        "1e308",
+        "5e-324",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "\"\"",
+        "[]",
+        "{}",
+        r#"{"":{"":[]}}"#,
+        r#"{"a.b":1,"$c":2,"a":1,"a":2}"#,
+        r#""\u0000 \ud83d\ude00 \" \\ / 😀""#,
+        "[ 1 ,\t2 ]",
+        &deep,
+        &long,
+    ];
+    let t = topic("t");
+    for payload in payloads {
+        let seq = publish(store, "t", Some("k"), payload).await.seq;
+        let latest = store.latest(&t, "k").await.unwrap().unwrap();
+        let page = store.read(&t, seq - 1, 1, BYTES).await.unwrap();
+        for event in [&latest, &page.events[0]] {
+            assert_eq!((event.seq, Event::parse(event.text()).unwrap().payload.get()), (seq, payload));
+        }
+    }
+}
+
+/// Ids the store makes tell where their events stand. Nobody else's do, whatever they look like.
+pub async fn an_id_that_looks_like_the_stores_own_is_an_id_like_any(store: &Arc<dyn Store>) {
+    let made = publish(store, "t", None, "1").await.id;
+    let again = commit(store, vec![event("t", Some(&made), None, "2")], Vec::new()).await.remove(0).unwrap();
+    assert_eq!((again.seq, again.duplicate), (1, true), "the id of an event is taken");
+    // One digit of each part changed.
+    for at in [3, 12, 16, 20, 30, 35] {
+        let mut id = made.to_string();
+        let digit = if &id[at..=at] == "8" { "9" } else { "8" };
+        id.replace_range(at..=at, digit);
+        let chosen = commit(store, vec![event("t", Some(&id), None, "3")], Vec::new()).await.remove(0).unwrap();
+        assert!(!chosen.duplicate && *chosen.id == *id, "{id}");
+        let again = commit(store, vec![event("t", Some(&id), None, "4")], Vec::new()).await.remove(0).unwrap();
+        assert_eq!((again.seq, again.duplicate), (chosen.seq, true));
+        assert_eq!(store.seq_of(&topic("t"), &id).await, Ok(Some(chosen.seq)));
+        assert_eq!(store.seq_of(&topic("t"), &id.to_uppercase()).await, Ok(None), "an id is its text");
+    }
+    assert_eq!(store.seq_of(&topic("t"), &made).await, Ok(Some(1)));
+}
+
+pub async fn many_topics_and_keys_stay_apart(store: &Arc<dyn Store>) {
+    for round in 0..4 {
+        let appends = (0..50)
+            .flat_map(|t| (0..5).map(move |k| event(&format!("t{t}"), None, Some(&format!("k{k}")), &format!("{t}"))));
+        let outcomes = commit(store, appends.collect(), Vec::new()).await;
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| outcome.as_ref().is_ok_and(|a| a.seq > round * 5 && a.seq <= (round + 1) * 5))
+        );
+    }
+    for t in 0..50 {
+        let name = topic(&format!("t{t}"));
+        let page = store.read(&name, 0, 100, BYTES).await.unwrap();
+        assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
+        assert!(page.events.iter().all(|event| Event::parse(event.text()).unwrap().payload.get() == t.to_string()));
+        let page = store.latest_page(&name, None, u64::MAX, 100, BYTES).await.unwrap();
+        assert_eq!(keys(&page.events), [("k0", 16), ("k1", 17), ("k2", 18), ("k3", 19), ("k4", 20)]);
+    }
 }
 
 pub async fn the_same_id_is_stored_once(store: &Arc<dyn Store>) {

@@ -177,14 +177,17 @@ pub enum StoreError {
 /// - **Atomicity.** [`commit`](Store::commit) does all of a batch or none of it; an append that is [`Refused`] by itself
 ///   counts as done. Readers see a commit whole or not at all.
 /// - **Order.** Within a topic, seq is 1, 2, 3… without gaps, in the order of the appends; commit order is seq order.
+/// - **Payload.** What comes back is what was published, byte for byte.
 /// - **Idempotence.** Ids are unique in the hub. An append whose id stands on the same topic is answered with that
 ///   event's id and seq and `duplicate`, and stores nothing, for as long as that event is retained; also within one batch.
 ///   An id that stands on another topic is refused.
 /// - **Durability.** When `commit` returns, the batch is as durable as the backend's level says.
 /// - **Epoch.** A topic's epoch is set when its log is made and never changes while the log lives.
-/// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed.
+/// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed, unless a [`Rule`]
+///   that does not `compact` trimmed it.
 /// - **One writer.** `commit` is called by one task at a time; reads run beside it.
-/// - **Retention.** A trim takes events from the front only, and never one that a stored cursor has not settled.
+/// - **Retention.** A trim takes events from the front only, and never one that a stored cursor has not settled, unless
+///   the [`Rule`] of the topic says so.
 /// - **Room.** A store that is full refuses events one by one, with a temporary code, and takes them again once groups have
 ///   settled what fills it. Duplicates, cursors, and events whose id starts with `$` are not refused: these are dead
 ///   letters, committed with the cursor that settles what they are about, and that is what makes room.

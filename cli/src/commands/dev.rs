@@ -35,6 +35,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         None => format!("Events are kept in {}.", args.listen.data.display()),
     };
     let auth = Auth::Hs256 { secret: secret.clone(), previous: None, audience: None, issuer: None };
+    super::raise_open_files();
     let hub = Hub::start(args.listen.config(auth)?).await?;
     let address = hub.address();
     let ops = hub.ops_address().map(|ops| format!("\n  For operators   http://{ops}/groups")).unwrap_or_default();

@@ -17,6 +17,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    super::raise_open_files();
     let hub = Hub::start(args.listen.config(args.tokens.auth()?)?).await?;
     super::interrupted().await?;
     hub.shutdown().await;

@@ -22,6 +22,9 @@ use crate::store::{Append, Appended, Batch, CursorPut, Record, Refused, StoreErr
 /// About what the position of an event takes in its JSON.
 const POSITION_BYTES: usize = 96;
 
+/// How many times as many records as bring the index forward may wait for that: what waits is in memory.
+const BEHIND: usize = 64;
+
 /// The name of a segment's file.
 pub(crate) fn segment_name(number: u32) -> String {
     format!("{number:010}.log")
@@ -207,6 +210,11 @@ impl Appender {
         let mut plan = Plan::default();
         {
             let state = shared.read();
+            if state.records > shared.options.flush_records.saturating_mul(BEHIND) {
+                return Err(StoreError::Unavailable(
+                    "the index cannot be brought forward; the hub's log says why".into(),
+                ));
+            }
             plan.bytes = state.bytes;
             for put in batch.cursors {
                 let topic =

@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     io::{self, ErrorKind},
-    os::unix::fs::FileExt,
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -92,9 +92,10 @@ pub(crate) enum TakeError {
 impl Folder {
     /// Takes a folder, which is made if it is not there.
     pub(crate) fn take(path: &Path) -> Result<Self, TakeError> {
-        fs::create_dir_all(path).map_err(TakeError::Io)?;
+        // What people publish is for those who have a token.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(TakeError::Io)?;
         let mut options = fs::OpenOptions::new();
-        options.create(true).truncate(false).read(true).write(true);
+        options.create(true).truncate(false).read(true).write(true).mode(0o600);
         let lock = options.open(path.join(LOCK)).map_err(TakeError::Io)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
@@ -129,7 +130,7 @@ impl Disk for Folder {
 
     fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path.join(name);
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         let file = RealFile(file);
         if let Err(error) = file.reserve(0, size) {
             // Whatever was reserved is needed more by others now.

@@ -166,7 +166,7 @@ impl Shared {
         let (number, recent, segments, index, first) = {
             let state = self.read();
             let Some(log) = state.topic(topic) else { return Ok(None) };
-            let recent = log.latest.get(key).copied();
+            let recent = log.latest.get(key).copied().filter(|place| place.seq >= self.kept_from(log));
             if let Some(event) = recent.and_then(|place| cached(log, place.seq)) {
                 return Ok(Some(Arc::clone(event)));
             }

@@ -6,7 +6,7 @@
 //! the log has everything, and a crash leaves at most a copy too many.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
@@ -152,13 +152,16 @@ pub(crate) struct Keeper<'a> {
     flushed: Position,
     flushed_at: Instant,
     retained_at: Instant,
+    /// Segments that cannot be read whole.
+    damaged: HashSet<u32>,
 }
 
 impl<'a> Keeper<'a> {
     /// For a store whose index has just been brought forward.
     pub(crate) fn new(shared: &'a Shared) -> Self {
         let flushed = shared.read().end;
-        Self { shared, flushed, flushed_at: Instant::now(), retained_at: Instant::now() }
+        let now = Instant::now();
+        Self { shared, flushed, flushed_at: now, retained_at: now, damaged: HashSet::new() }
     }
 
     /// All of it at once, whether it is due or not.
@@ -387,8 +390,19 @@ impl<'a> Keeper<'a> {
             if (retained > 0 || pointed > 0) && events * 2 >= u64::from(end) && !(many_small && small(end)) {
                 continue;
             }
+            if self.damaged.contains(&segment.number) {
+                continue;
+            }
             if retained > 0 || pointed > 0 {
-                self.copy_events(&segment, end)?;
+                match self.copy_events(&segment, end) {
+                    // It stays, and so does what is still whole in it.
+                    Err(error @ StoreError::Damaged(_)) => {
+                        tracing::error!(%error, "a segment cannot be cleaned");
+                        self.damaged.insert(segment.number);
+                        continue;
+                    }
+                    copied => copied?,
+                }
             }
             self.copy_names(segment.number)?;
             self.drop_segment(&segment)?;

@@ -76,6 +76,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) previous_end: Position,
     /// Milliseconds since the Unix epoch.
     pub(crate) made_at: u64,
+    /// Bytes its file had when it was made. It has at least as many until it is sealed, so a shorter one was cut off.
+    pub(crate) size: u64,
 }
 
 impl SegmentHeader {
@@ -87,6 +89,7 @@ impl SegmentHeader {
         bytes[16..24].copy_from_slice(&self.store.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.previous_end.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.made_at.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.size.to_le_bytes());
         let check = xxh3_64(&bytes[..56]);
         bytes[56..].copy_from_slice(&check.to_le_bytes());
         bytes
@@ -110,6 +113,7 @@ impl SegmentHeader {
             store: u64_at(bytes, 16).ok_or_else(broken)?,
             previous_end: Position(u64_at(bytes, 24).ok_or_else(broken)?),
             made_at: u64_at(bytes, 32).ok_or_else(broken)?,
+            size: u64_at(bytes, 40).ok_or_else(broken)?,
         })
     }
 }
@@ -172,11 +176,13 @@ pub(crate) enum Kind {
     Topic = 2,
     /// See [`super::record::CursorRecord`].
     Cursor = 3,
+    /// Stands where damaged records stood that were given up; its body is zeros.
+    Lost = 4,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Event, Self::Topic, Self::Cursor].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::Event, Self::Topic, Self::Cursor, Self::Lost].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -265,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_header_with_any_bit_flipped_is_refused() {
-        let header = SegmentHeader { store: 7, number: 3, previous_end: Position::new(2, 640), made_at: 1_700 };
+        let header = SegmentHeader { store: 7, number: 3, previous_end: Position::new(2, 640), made_at: 1_700, size: 4096 };
         let bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         let commit = CommitHeader { body: 100, records: 2, synced: Position::new(3, 64), time: 5 };

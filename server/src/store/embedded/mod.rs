@@ -15,6 +15,7 @@
 //! ([`open`](self::open)), which also cuts off a commit that was not whole when the machine went down.
 
 mod append;
+mod check;
 mod disk;
 mod format;
 mod ids;

@@ -104,6 +104,8 @@ pub(crate) struct TopicLog {
     pub(crate) first: u64,
     /// Last seq that was committed.
     pub(crate) tail: u64,
+    /// Ranges of retained seqs whose events were damaged and given up, ascending.
+    pub(crate) holes: Vec<(u64, u64)>,
     /// By first seq, apart from each other.
     pub(crate) runs: BTreeMap<u64, Run>,
     /// The newest events, in order and up to the tail.
@@ -141,7 +143,24 @@ impl TopicLog {
             epoch: self.epoch,
             first: self.first,
             tail: self.tail,
+            holes: self.holes.clone().into(),
         }
+    }
+
+    /// The ranges of retained seqs whose events are not there.
+    pub(crate) fn missing(&self) -> Vec<(u64, u64)> {
+        let mut missing = Vec::new();
+        let mut next = self.first.max(1);
+        for run in self.runs.values() {
+            if run.first > next {
+                missing.push((next, run.first - 1));
+            }
+            next = next.max(run.last + 1);
+        }
+        if next <= self.tail {
+            missing.push((next, self.tail));
+        }
+        missing
     }
 
     /// The run that has `seq`, else the first one behind it.
@@ -209,6 +228,10 @@ impl TopicLog {
     pub(crate) fn trim(&mut self, first: u64) -> u64 {
         let mut gone = 0;
         self.first = self.first.max(first);
+        self.holes.retain(|(_, last)| *last >= first);
+        if let Some(hole) = self.holes.first_mut() {
+            hole.0 = hole.0.max(first);
+        }
         while let Some(mut entry) = self.runs.first_entry() {
             if entry.get().first >= first {
                 break;
@@ -280,10 +303,15 @@ impl State {
         self.records += 1;
         self.dirty_topics.insert(record.number);
         if let Some(log) = self.topics.get_mut(record.number as usize) {
-            if log.topic.as_str() != record.name || log.epoch != record.epoch {
+            if log.topic.as_str() != record.name {
                 return Err(format!("topic {} is called {} and {}", record.number, log.topic, record.name));
             }
-            log.record_at = log.record_at.max(at);
+            // An earlier one is scanned again. What was given up, and a new epoch, is told by a later one.
+            if at >= log.record_at {
+                log.record_at = at;
+                log.epoch = record.epoch;
+                log.holes = record.holes.to_vec();
+            }
             log.tail = log.tail.max(record.tail);
             self.bytes -= log.trim(record.first).min(self.bytes);
             return Ok(());
@@ -299,6 +327,7 @@ impl State {
             epoch: record.epoch,
             first: record.first,
             tail: record.tail,
+            holes: record.holes.to_vec(),
             runs: BTreeMap::new(),
             cache: VecDeque::new(),
             latest: BTreeMap::new(),

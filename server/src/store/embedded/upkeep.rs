@@ -332,8 +332,8 @@ impl<'a> Keeper<'a> {
                 let state = self.shared.read();
                 for (number, first) in part {
                     let log = &state.topics[*number as usize];
-                    let name = log.topic.as_str().to_owned().into();
-                    let record = TopicRecord { name, first: *first, ..log.record() };
+                    let (name, holes) = (log.topic.as_str().to_owned().into(), log.holes.clone().into());
+                    let record = TopicRecord { name, first: *first, holes, ..log.record() };
                     let offset = record.encode(out, self.shared.store, base);
                     records.push((record, Position::new(base.segment(), offset)));
                 }

@@ -57,6 +57,12 @@ fn checksum(store: u64, at: Position, bytes: &[u8]) -> u64 {
     xxh3_64(bytes) ^ (store ^ at.0).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
 }
 
+/// The store for which `check` is the checksum, at a place, of bytes whose hash is `hash`.
+pub(crate) fn store_of(hash: u64, check: u64, at: Position) -> u64 {
+    // The inverse of what the checksum multiplies by, modulo 2^64.
+    (hash ^ check).rotate_right(31).wrapping_mul(0xf1de_83e1_9937_733d) ^ at.0
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

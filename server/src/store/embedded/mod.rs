@@ -29,6 +29,7 @@ mod sidecar;
 #[cfg(test)]
 mod sim;
 mod state;
+pub mod tools;
 mod upkeep;
 
 use std::{
@@ -226,5 +227,7 @@ impl Store for EmbeddedStore {
 
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod damage;
 #[cfg(test)]
 mod tests;

@@ -206,7 +206,9 @@ impl Recovery<'_> {
                     let decoded = TopicRecord::decode(record.body);
                     let own = decoded.ok_or_else(|| self.opening.damaged(format!("a topic record is none ({at})")))?;
                     let (name, holes) = (own.name.into_owned().into(), own.holes.into_owned().into());
-                    topics.insert(own.number, (TopicRecord { name, holes, ..own }, *at));
+                    if topics.get(&own.number).is_none_or(|(_, known)| known < at) {
+                        topics.insert(own.number, (TopicRecord { name, holes, ..own }, *at));
+                    }
                 }
             }
         }

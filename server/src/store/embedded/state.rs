@@ -104,6 +104,8 @@ pub(crate) struct TopicLog {
     pub(crate) first: u64,
     /// Last seq that was committed.
     pub(crate) tail: u64,
+    /// What the index has for it.
+    pub(crate) stored_tail: u64,
     /// Ranges of retained seqs whose events were damaged and given up, ascending.
     pub(crate) holes: Vec<(u64, u64)>,
     /// By first seq, apart from each other.
@@ -327,6 +329,7 @@ impl State {
             epoch: record.epoch,
             first: record.first,
             tail: record.tail,
+            stored_tail: record.tail,
             holes: record.holes.to_vec(),
             runs: BTreeMap::new(),
             cache: VecDeque::new(),
@@ -446,12 +449,13 @@ impl State {
     /// What the index does not have yet.
     pub(crate) fn dirty(&self) -> Flush {
         let mut flush = Flush { position: self.end, ..Flush::default() };
-        for number in &self.dirty_topics {
+        // With their tails: so it is noticed if the newest events of a topic are gone.
+        let dirty = |log: &&TopicLog| log.tail != log.stored_tail || self.dirty_topics.contains(&log.number);
+        for log in self.topics.iter().filter(dirty) {
             let mut body = Vec::new();
-            let log = &self.topics[*number as usize];
             log.record().encode_body(&mut body);
             body.extend_from_slice(&log.record_at.0.to_le_bytes());
-            flush.topics.push((*number, body));
+            flush.topics.push((log.number, body));
         }
         for (topic, group) in &self.dirty_cursors {
             if let Some(state) = self.topics[*topic as usize].cursors.get(group) {
@@ -486,6 +490,10 @@ impl State {
     /// [`State::not_flushed`].
     pub(crate) fn take_dirty(&mut self) -> Flush {
         let flush = self.dirty();
+        for (number, _) in &flush.topics {
+            let log = &mut self.topics[*number as usize];
+            log.stored_tail = log.tail;
+        }
         self.dirty_topics.clear();
         self.dirty_cursors.clear();
         self.records = 0;

@@ -152,13 +152,24 @@ pub(crate) struct Keeper<'a> {
     flushed: Position,
     flushed_at: Instant,
     retained_at: Instant,
+    /// Copies no faster than [`COPY_RATE`].
+    gentle: bool,
+    /// Segments from this number on are left alone.
+    below: u32,
 }
 
 impl<'a> Keeper<'a> {
     /// For a store whose index has just been brought forward.
     pub(crate) fn new(shared: &'a Shared) -> Self {
         let flushed = shared.read().end;
-        Self { shared, flushed, flushed_at: Instant::now(), retained_at: Instant::now() }
+        let now = Instant::now();
+        Self { shared, flushed, flushed_at: now, retained_at: now, gentle: true, below: u32::MAX }
+    }
+
+    /// Closes the store.
+    #[cfg(test)]
+    pub(crate) fn close(&mut self) -> Result<(), StoreError> {
+        self.round(true)
     }
 
     /// All of it at once, whether it is due or not.
@@ -168,6 +179,26 @@ impl<'a> Keeper<'a> {
         self.write_sidecars()?;
         self.retain()?;
         self.reclaim()
+    }
+
+    /// Does all there is to do, as fast as it goes, and closes the store.
+    pub(crate) fn compact(&mut self) -> Result<(), StoreError> {
+        self.gentle = false;
+        {
+            let mut appender = lock(&self.shared.appender);
+            if appender.end > SEGMENT_HEADER {
+                appender.roll(self.shared, wall_clock(), 0)?;
+            }
+            // What is copied forward is not looked at again.
+            self.below = appender.segment.number;
+        }
+        self.retain()?;
+        self.flush(false, None)?;
+        self.write_sidecars()?;
+        self.reclaim()?;
+        self.flush(false, None)?;
+        self.write_sidecars()?;
+        self.round(true)
     }
 
     fn round(&mut self, closing: bool) -> Result<(), StoreError> {
@@ -365,7 +396,8 @@ impl<'a> Keeper<'a> {
                     *recent.entry(place.at.segment()).or_default() += 1;
                 }
             }
-            let sealed = state.segments.values().filter_map(|segment| match &segment.index {
+            let old = state.segments.range(..self.below).map(|(_, segment)| segment);
+            let sealed = old.filter_map(|segment| match &segment.index {
                 SegmentIndex::File(end, _) => Some((Arc::clone(segment), *end)),
                 _ => None,
             });
@@ -414,7 +446,7 @@ impl<'a> Keeper<'a> {
                 let (part, others) = rest.split_at(count.count().max(1));
                 rest = others;
                 let copied = self.copy_part(part, &mut forgotten)?;
-                if copied > 0 {
+                if copied > 0 && self.gentle {
                     std::thread::sleep(Duration::from_secs_f64(copied as f64 / COPY_RATE as f64));
                 }
             }

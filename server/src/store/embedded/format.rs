@@ -277,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_header_with_any_bit_flipped_is_refused() {
-        let header = SegmentHeader { store: 7, number: 3, previous_end: Position::new(2, 640), made_at: 1_700, size: 4096 };
+        let header =
+            SegmentHeader { store: 7, number: 3, previous_end: Position::new(2, 640), made_at: 1_700, size: 4096 };
         let bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         let commit = CommitHeader { body: 100, records: 2, synced: Position::new(3, 64), time: 5 };

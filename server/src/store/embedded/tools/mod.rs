@@ -11,8 +11,6 @@
 
 mod overlay;
 mod repair;
-#[cfg(test)]
-mod tests;
 mod survey;
 
 use std::{path::Path, sync::Arc};

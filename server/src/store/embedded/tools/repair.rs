@@ -275,7 +275,9 @@ fn declare(shared: &Shared, found: &Survey, mended: &Survey) -> Result<Vec<Lost>
     for part in records.chunks(PART) {
         let mut places = Vec::new();
         appender.put_records(shared, now, part.iter().map(room).sum(), |out, base| {
-            places.extend(part.iter().map(|record| Position::new(base.segment(), record.encode(out, shared.store, base))));
+            places.extend(
+                part.iter().map(|record| Position::new(base.segment(), record.encode(out, shared.store, base))),
+            );
             part.len()
         })?;
         let mut state = shared.write();

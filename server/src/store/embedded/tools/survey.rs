@@ -127,7 +127,11 @@ pub(super) fn survey(disk: &Arc<dyn Disk>) -> Result<Survey, OpenError> {
             return Err(opening.damaged(format!("{name}: {what}")));
         }
         let header = header.and_then(|header| {
-            if header.number == number { Ok(header) } else { Err(format!("it is segment {} by its header", header.number)) }
+            if header.number == number {
+                Ok(header)
+            } else {
+                Err(format!("it is segment {} by its header", header.number))
+            }
         });
         found.insert(number, (file, header));
     }
@@ -188,8 +192,7 @@ pub(super) fn survey(disk: &Arc<dyn Disk>) -> Result<Survey, OpenError> {
         }
         let (end, damaged, torn, cut_off) = (0, Vec::new(), 0, false);
         let indexed = sidecar.is_some();
-        let mut segment =
-            Segment { number, file, length, header, broken_header, end, damaged, torn, cut_off, indexed };
+        let mut segment = Segment { number, file, length, header, broken_header, end, damaged, torn, cut_off, indexed };
         for entry in sidecar.iter().flat_map(|(.., runs)| runs) {
             let tail = survey.tails.entry(entry.topic).or_default();
             *tail = (*tail).max(entry.first + u64::from(entry.count) - 1);

@@ -314,7 +314,7 @@ fn repaired(whole: &Whole, files: &Files, report: &tools::Report) -> Result<(), 
 }
 
 fn seeds() -> u64 {
-    std::env::var("PROM_DAMAGE_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(80)
+    std::env::var("PROM_DAMAGE_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(60)
 }
 
 #[test]

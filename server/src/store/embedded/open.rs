@@ -342,7 +342,7 @@ pub(crate) fn open_with(
         opened.insert(number, Arc::new(Segment { number, file: found.file, made_at: found.header.made_at, index }));
     }
     let closed = loaded.as_ref().is_some_and(|index| index.closed && index.position.segment() == active.header.number);
-    if u64::from(length) < active.header.size && !closed {
+    if u64::from(length) < active.header.size && !closed && repair.is_none() {
         let name = segment_name(active.header.number);
         let what = format!("{name} is cut off at byte {length}, and it had {}", active.header.size);
         return Err(recovery.opening.damaged(what));

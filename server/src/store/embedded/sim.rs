@@ -118,11 +118,6 @@ impl SimDisk {
         inner.crash_in = Some(inner.changes + changes);
     }
 
-    /// Changes so far.
-    pub(crate) fn changes(&self) -> u64 {
-        lock(&self.0).changes
-    }
-
     pub(crate) fn fail_syncs(&self, fail: bool) {
         lock(&self.0).syncs_fail = fail;
     }

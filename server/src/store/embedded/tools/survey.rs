@@ -257,7 +257,11 @@ fn walk(survey: &mut Survey, segment: &mut Segment, told: Option<u32>, last: boo
     }
     segment.end = at;
     let size = u32::try_from(segment.header.size).unwrap_or(u32::MAX);
-    segment.cut_off = if last && told.is_none() { segment.length < size && !closed } else { segment.length < at };
+    segment.cut_off = if last && told.is_none() {
+        segment.length < size && !(closed && segment.length >= durable_to)
+    } else {
+        segment.length < at
+    };
     Ok(())
 }
 

@@ -233,7 +233,8 @@ impl Appender {
         // An estimate falls short where cursors are large.
         let encoded = match encoded {
             Ok(encoded) => encoded,
-            Err((plan, needed)) => {
+            Err(back) => {
+                let (plan, needed) = *back;
                 self.make_room(shared, now, needed)?;
                 self.encode(shared, plan, now).map_err(|_| StoreError::Unavailable("a commit is too large".into()))?
             }
@@ -264,7 +265,7 @@ impl Appender {
     }
 
     /// Encodes a plan for the place where the log ends, or gives it back with the room it needs.
-    fn encode(&self, shared: &Shared, plan: Plan, now: u64) -> Result<Encoded, (Plan, usize)> {
+    fn encode(&self, shared: &Shared, plan: Plan, now: u64) -> Result<Encoded, Box<(Plan, usize)>> {
         let store = shared.store;
         let base = Position::new(self.segment.number, self.end);
         let state = shared.read();
@@ -318,7 +319,7 @@ impl Appender {
         drop(state);
         finish_commit(shared, &mut out, base, topics.len() + jsons.len() + cursor_at.len(), now);
         if u64::from(self.end) + out.len() as u64 > self.size {
-            return Err((plan, out.len()));
+            return Err(Box::new((plan, out.len())));
         }
         let events = plan.events.into_iter().zip(jsons).map(|(event, (at, json))| {
             let Planned { topic, seq, ts, id, key, listed, .. } = event;

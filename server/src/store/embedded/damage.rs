@@ -277,7 +277,8 @@ fn check(whole: &Whole, seed: u64, counts: &mut [usize; 4]) {
 /// Whatever verify does not call lost is there after a repair, and nothing else.
 fn repaired(whole: &Whole, files: &Files, report: &tools::Report) -> Result<(), String> {
     let sim = SimDisk::with(files);
-    let done = tools::compact_on(Arc::new(sim.clone()), options(), true).map_err(|error| format!("repair: {error}"))?;
+    let done = tools::compact_on(&(Arc::new(sim.clone()) as Arc<dyn Disk>), options(), true)
+        .map_err(|error| format!("repair: {error}"))?;
     if done.lost != report.lost {
         return Err(format!("verify said {:?}, and {:?} was given up", report.lost, done.lost));
     }
@@ -351,9 +352,9 @@ fn a_repair_that_is_cut_short_is_done_by_doing_it_again() {
     for crash in 0.. {
         let sim = SimDisk::with(&files);
         sim.crash_in(crash);
-        let done = tools::compact_on(Arc::new(sim.clone()), options(), true);
+        let done = tools::compact_on(&(Arc::new(sim.clone()) as Arc<dyn Disk>), options(), true);
         let sim = sim.restart(&mut random);
-        let again = tools::compact_on(Arc::new(sim.clone()), options(), true).unwrap();
+        let again = tools::compact_on(&(Arc::new(sim.clone()) as Arc<dyn Disk>), options(), true).unwrap();
         let shared = open(&disk(&sim.contents()), options()).unwrap_or_else(|error| panic!("crash {crash}: {error}"));
         for lost in &report.lost {
             assert_eq!(shared.read().topic(&topic(&lost.topic)).unwrap().missing(), lost.events, "crash {crash}");

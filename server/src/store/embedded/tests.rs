@@ -51,20 +51,20 @@ fn small(max_bytes: usize) -> Options {
     }
 }
 
-fn open_small(disk: Arc<dyn Disk>, max_bytes: usize) -> Arc<dyn Store> {
-    Arc::new(EmbeddedStore::open_on(disk, small(max_bytes)).unwrap())
+fn open_small(disk: impl Disk, max_bytes: usize) -> Arc<dyn Store> {
+    Arc::new(EmbeddedStore::open_on(&(Arc::new(disk) as Arc<dyn Disk>), small(max_bytes)).unwrap())
 }
 
 mod on_a_folder {
     use super::*;
 
-    crate::store_conformance!(|max_bytes| async move { open_small(Arc::new(Temporary::new()), max_bytes) });
+    crate::store_conformance!(|max_bytes| async move { open_small(Temporary::new(), max_bytes) });
 }
 
 mod simulated {
     use super::*;
 
-    crate::store_conformance!(|max_bytes| async move { open_small(Arc::new(SimDisk::default()), max_bytes) });
+    crate::store_conformance!(|max_bytes| async move { open_small(SimDisk::default(), max_bytes) });
 }
 
 /// A store without threads of its own: what they do is done when a test says so.
@@ -301,7 +301,7 @@ fn what_is_derived_is_made_again_from_the_log() {
 #[test]
 fn a_closed_store_takes_nothing_more_and_opens_where_it_was_closed() {
     let disk = SimDisk::default();
-    let store = EmbeddedStore::open_on(Arc::new(disk.clone()), small(1 << 20)).unwrap();
+    let store = EmbeddedStore::open_on(&(Arc::new(disk.clone()) as Arc<dyn Disk>), small(1 << 20)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let batch = || {
         let mut body = Vec::new();

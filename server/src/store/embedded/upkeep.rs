@@ -88,7 +88,7 @@ impl Drop for Upkeep {
 fn wait(shared: &Shared, time: Duration, answer: bool) -> bool {
     let bell = &shared.bell;
     let rung = lock(&bell.rung);
-    let until = |rung: &mut bool| !(answer && *rung) && !bell.closing.load(Ordering::SeqCst);
+    let until = |rung: &mut bool| !(answer && *rung || bell.closing.load(Ordering::SeqCst));
     let waited = bell.waiting.wait_timeout_while(rung, time, until);
     let (mut rung, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
     if answer {

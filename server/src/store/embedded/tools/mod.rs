@@ -239,7 +239,7 @@ pub(super) fn verify_on(disk: Arc<dyn Disk>) -> Result<Report, OpenError> {
     }
     if report.refused.is_some() || !found.is_whole() {
         let copy: Arc<dyn Disk> = Arc::new(Overlay::new(disk));
-        report.lost = repair::repair(&copy, found, Options::default(), false)?.1;
+        report.lost = repair::repair(&copy, &found, Options::default(), false)?.1;
     }
     Ok(report)
 }
@@ -337,35 +337,35 @@ pub fn dump<E>(
 /// # Errors
 /// The folder is in use, damaged, or cannot be read or written.
 pub fn compact(path: &Path, options: Options, drop_damaged: bool) -> Result<Compacted, ToolError> {
-    compact_on(take(path)?, options, drop_damaged)
+    compact_on(&take(path)?, options, drop_damaged)
 }
 
-pub(super) fn compact_on(disk: Arc<dyn Disk>, options: Options, drop_damaged: bool) -> Result<Compacted, ToolError> {
-    let before = bytes_of(&*disk);
+pub(super) fn compact_on(disk: &Arc<dyn Disk>, options: Options, drop_damaged: bool) -> Result<Compacted, ToolError> {
+    let before = bytes_of(&**disk);
     let kept = |disk: &dyn Disk| -> Vec<String> {
         let names = disk.list().unwrap_or_default();
         names.into_iter().filter(|name| name.ends_with(".damaged")).collect()
     };
-    let kept_before = kept(&*disk);
+    let kept_before = kept(&**disk);
     let mut lost = Vec::new();
     let opened = if drop_damaged {
-        let found = survey(&disk)?;
+        let found = survey(disk)?;
         let whole = found.is_whole();
-        match open_whole(&disk, whole, &options)? {
+        match open_whole(disk, whole, &options)? {
             Some(shared) => shared,
             None => {
-                let (shared, given_up) = repair::repair(&disk, found, options, true)?;
+                let (shared, given_up) = repair::repair(disk, &found, options, true)?;
                 lost = given_up;
                 shared
             }
         }
     } else {
-        open::open(&disk, options)?
+        open::open(disk, options)?
     };
     Keeper::new(&opened).compact()?;
-    let mut kept = kept(&*disk);
+    let mut kept = kept(&**disk);
     kept.retain(|name| !kept_before.contains(name));
-    Ok(Compacted { before, after: bytes_of(&*disk), lost, kept })
+    Ok(Compacted { before, after: bytes_of(&**disk), lost, kept })
 }
 
 /// Opens the store if there is nothing to be given up.

@@ -66,7 +66,7 @@ fn kept_name(disk: &dyn Disk, name: &str) -> String {
 /// The folder cannot be used, or is of another version.
 pub(super) fn repair(
     disk: &Arc<dyn Disk>,
-    found: Survey,
+    found: &Survey,
     options: Options,
     keep: bool,
 ) -> Result<(Arc<Shared>, Vec<Lost>), OpenError> {
@@ -84,7 +84,7 @@ pub(super) fn repair(
     }
     // What is in the mended parts.
     let mended = survey(disk)?;
-    let known = known(&found, &mended);
+    let known = known(found, &mended);
     let made_up: Vec<u32> = known.topics.iter().filter(|(_, (_, at))| at.0 == 0).map(|(number, _)| *number).collect();
     let shared = open_with(disk, options, Some(known))?;
     for number in made_up {
@@ -94,7 +94,7 @@ pub(super) fn repair(
             log.first = log.first.max(first.unwrap_or(log.tail + 1));
         }
     }
-    let lost = declare(&shared, &found, &mended).map_err(|error| failed(std::io::Error::other(error)))?;
+    let lost = declare(&shared, found, &mended).map_err(|error| failed(std::io::Error::other(error)))?;
     disk.rename(NEW_INDEX, NAME).map_err(failed)?;
     disk.sync().map_err(failed)?;
     Ok((shared, lost))

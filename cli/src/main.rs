@@ -6,6 +6,7 @@
 //!   pub, sub, watch           talk to a hub        commands/{publish,subscribe,watch}.rs
 //!   heartbeat                 publish this machine's processes
 //!   bench                     measure a hub        commands/bench.rs
+//!   store                     check and mend a data folder
 //! ```
 
 mod commands;
@@ -58,6 +59,9 @@ enum Command {
     Heartbeat(commands::heartbeat::Args),
     /// Measure a hub, and check what it answers.
     Bench(commands::bench::Args),
+    /// Check a data folder, look into it, make it smaller, mend it.
+    #[command(subcommand)]
+    Store(commands::store::Command),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +87,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Watch(args) => commands::watch::run(args).await,
         Command::Heartbeat(args) => commands::heartbeat::run(args).await,
         Command::Bench(args) => commands::bench::run(args).await,
+        Command::Store(command) => commands::store::run(command),
     }
 }
 

@@ -45,7 +45,7 @@ pub enum Got {
 pub enum Item {
     /// This event.
     Event(Stored),
-    /// Events of this topic were trimmed before they could be sent: first and last seq.
+    /// Events of this topic were gone before they could be sent, trimmed or damaged and given up: first and last seq.
     Gap(Arc<TopicState>, u64, u64),
     /// The snapshot is complete.
     Live,
@@ -216,18 +216,16 @@ impl Live {
                     }
                 }
                 if page.read_to > source.position {
-                    source.position = page.read_to;
                     if self.watch {
+                        source.position = page.read_to;
                         source.collect(page.events, &mut events);
                     } else {
-                        events = page.events;
+                        source.follow(page, &self.filter, &mut self.backlog);
                     }
                 }
             }
         }
-        if !self.filter.is_empty() {
-            events.retain(|event| Event::parse(event.text()).is_ok_and(|event| self.filter.passes(&event)));
-        }
+        events.retain(|event| passes(&self.filter, event));
         self.backlog.extend(events.into_iter().map(Item::Event));
     }
 
@@ -243,7 +241,28 @@ impl Live {
     }
 }
 
+fn passes(filter: &Filter, event: &Stored) -> bool {
+    filter.is_empty() || Event::parse(event.text()).is_ok_and(|event| filter.passes(&event))
+}
+
 impl Source {
+    /// Takes on the events of a page, and says which are missing between them.
+    fn follow(&mut self, page: Page, filter: &Filter, out: &mut VecDeque<Item>) {
+        for event in page.events {
+            if event.seq > self.position + 1 {
+                out.push_back(Item::Gap(Arc::clone(&self.state), self.position + 1, event.seq - 1));
+            }
+            self.position = self.position.max(event.seq);
+            if passes(filter, &event) {
+                out.push_back(Item::Event(event));
+            }
+        }
+        if page.read_to > self.position {
+            out.push_back(Item::Gap(Arc::clone(&self.state), self.position + 1, page.read_to));
+            self.position = page.read_to;
+        }
+    }
+
     /// Adds events to the round under way and ends it when it has caught up with where the topic ended at its start.
     fn collect(&mut self, events: Vec<Stored>, out: &mut Vec<Stored>) {
         if self.round.is_empty() {
@@ -441,6 +460,24 @@ mod tests {
         let sent = hub.all(&mut all).await;
         assert_eq!(sent[0], format!("gap 3..={}", first - 1));
         assert_eq!(sent[1], format!("c@{first}"));
+    }
+
+    #[tokio::test]
+    async fn events_that_are_missing_between_others_are_told_as_a_gap() {
+        let hub = Hub::new();
+        for _ in 0..9 {
+            hub.publish("t", Some("a"), 1).await;
+        }
+        let mut live = hub.live("t", StartFrom::Earliest).await;
+        let Some(Next::Read(wanted)) = live.next() else { panic!("nothing to read") };
+        let Got::Events(topic, mut page) = read(&hub.store, &live.state_of(&wanted), wanted).await.unwrap() else {
+            panic!("no events")
+        };
+        // As a store reads over what was damaged and given up.
+        page.events.retain(|event| ![3, 4, 8, 9].contains(&event.seq));
+        live.got(Got::Events(topic, page));
+        let expected = ["a@1", "a@2", "gap 3..=4", "a@5", "a@6", "a@7", "gap 8..=9"];
+        assert_eq!(hub.all(&mut live).await, expected);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ pub(crate) mod dev;
 pub(crate) mod heartbeat;
 pub(crate) mod hub;
 pub(crate) mod publish;
+pub(crate) mod store;
 pub(crate) mod subscribe;
 pub(crate) mod token;
 pub(crate) mod watch;

@@ -456,9 +456,9 @@ impl Actor {
     fn done(&mut self, done: Done) {
         match done {
             Done::Read(log, Ok(page)) => {
-                if let Some((from, to)) = self.engine.loaded(log, page) {
+                for (from, to) in self.engine.loaded(log, page) {
                     let topic = self.engine.topic(log).clone();
-                    tracing::warn!(%topic, group = %self.group, from, to, "events were trimmed before the group had them");
+                    tracing::warn!(%topic, group = %self.group, from, to, "events were gone before the group had them");
                     for member in self.engine.members_of(log) {
                         if let Some(connection) = self.connections.get(member) {
                             connection.send(ToConnection::Gap { member: *member, topic: topic.clone(), from, to });

@@ -116,3 +116,32 @@ impl Log {
         }
     }
 }
+
+#[test]
+fn a_group_goes_on_over_events_that_were_given_up() {
+    // Seqs that never come once kept the floor where it was for ever.
+    use std::sync::Arc;
+
+    use prom_protocol::{SubscribeOptions, TopicOrPattern};
+
+    use crate::store::{Cursor, Page, Record};
+
+    let event = |seq: u64| {
+        let id = format!("e{seq}").as_str().into();
+        Arc::new(Record { id, seq, ts: 1, key: None, json: bytes::Bytes::new() })
+    };
+    let mut engine = Engine::new(1, 1);
+    let topic = Topic::new("t").unwrap();
+    let log = engine.add_log(topic, Cursor::default(), 9);
+    engine.join(1, TopicOrPattern::new("t").unwrap(), SubscribeOptions::default());
+    assert_eq!(engine.next_read().map(|read| read.after), Some(0));
+    let events = [1, 2, 5, 6].map(event).to_vec();
+    let gaps = engine.loaded(log, Page { events, first: 1, read_to: 9 });
+    assert_eq!(gaps, [(3, 4), (7, 9)]);
+    while let Some(delivery) = engine.next_delivery(1) {
+        engine.ack(1, &delivery.event.id, None);
+        engine.check();
+    }
+    assert_eq!(engine.next_persist().map(|persist| persist.cursor.floor), Some(9));
+    assert_eq!(engine.next_read(), None);
+}

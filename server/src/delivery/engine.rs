@@ -351,18 +351,25 @@ impl Engine {
         None
     }
 
-    /// What a read found. Answers the range of events that are gone from the log, if some are.
-    pub fn loaded(&mut self, index: usize, page: Page) -> Option<(u64, u64)> {
+    /// What a read found. Answers the ranges of events that are gone from the log: trimmed at its front, or, within it and
+    /// at its end, damaged and given up. They count as settled, since nobody can ever settle them.
+    pub fn loaded(&mut self, index: usize, page: Page) -> Vec<(u64, u64)> {
         let log = &mut self.logs[index];
         log.reading = false;
-        let gap = log.skip_to(page.first.saturating_sub(1));
+        let mut gaps = Vec::from_iter(log.skip_to(page.first.saturating_sub(1)));
         for event in page.events {
-            if event.seq > log.read_to && !log.is_settled(event.seq) {
+            if event.seq <= log.read_to {
+                continue;
+            }
+            gaps.extend(log.skip_to(event.seq - 1));
+            log.read_to = event.seq;
+            if !log.is_settled(event.seq) {
                 log.ready.push_back(event);
             }
         }
+        gaps.extend(log.skip_to(page.read_to));
         log.read_to = log.read_to.max(page.read_to);
-        gap
+        gaps
     }
 
     /// A read did not succeed; it is asked for again.

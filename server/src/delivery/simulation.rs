@@ -294,7 +294,7 @@ impl World {
         let read_to = events.last().map_or(read.after, |event| event.seq);
         let page = Page { first: model.first, read_to, events };
         note!(self, "{} read topic {topic} {start}..={end}, first {}", self.now, page.first);
-        if let Some((from, to)) = self.engine.loaded(read.log, page) {
+        for (from, to) in self.engine.loaded(read.log, page) {
             assert!(to < model.first && from <= to, "a gap {from}..={to} over what is retained from {}", model.first);
             note!(self, "{} gap of topic {topic} {from}..={to}", self.now);
             for seq in from..=to {

@@ -285,14 +285,15 @@ impl Appender {
         for (index, (topic, epoch)) in plan.new_topics.iter().enumerate() {
             let number = (state.topics.len() + index) as u32;
             let name = Cow::Owned(topic.as_str().to_owned());
-            let record = TopicRecord { number, name, epoch: *epoch, first: 1, tail: 0 };
+            let record = TopicRecord { number, name, epoch: *epoch, first: 1, tail: 0, holes: Cow::Borrowed(&[]) };
             let offset = record.encode(&mut out, store, base);
             topics.push((record, Position::new(base.segment(), offset)));
         }
         for (number, first) in &plan.trims {
             let log = &state.topics[*number as usize];
             let name = Cow::Owned(log.topic.as_str().to_owned());
-            let record = TopicRecord { number: *number, name, epoch: log.epoch, first: *first, tail: log.tail };
+            let holes = Cow::Owned(log.holes.clone());
+            let record = TopicRecord { number: *number, name, epoch: log.epoch, first: *first, tail: log.tail, holes };
             let offset = record.encode(&mut out, store, base);
             topics.push((record, Position::new(base.segment(), offset)));
         }
@@ -383,9 +384,9 @@ impl Appender {
         }
         let number =
             self.segment.number.checked_add(1).ok_or_else(|| failed(std::io::ErrorKind::QuotaExceeded.into()))?;
-        let header = SegmentHeader { store: shared.store, number, previous_end: end, made_at: now };
         let size = shared.options.segment_bytes.max(bytes as u64 + u64::from(SEGMENT_HEADER));
-        let file = make_segment(shared, &header, size).map_err(failed)?;
+        let header = SegmentHeader { store: shared.store, number, previous_end: end, made_at: now, size };
+        let file = create_segment(&*shared.disk, &header).map_err(failed)?;
         let segment = Arc::new(Segment { number, file, made_at: now, index: SegmentIndex::Active });
         let mut state = shared.write();
         let ids = Arc::new(std::mem::take(&mut state.ids));
@@ -443,19 +444,13 @@ fn finish_commit(shared: &Shared, out: &mut Vec<u8>, base: Position, records: us
 }
 
 /// Makes the file of a segment; it is durable, with its name, when this returns.
-fn make_segment(shared: &Shared, header: &SegmentHeader, size: u64) -> std::io::Result<Arc<dyn DiskFile>> {
-    create_segment(&*shared.disk, header, size)
-}
-
-/// See [`make_segment`].
 pub(crate) fn create_segment(
     disk: &dyn super::disk::Disk,
     header: &SegmentHeader,
-    size: u64,
 ) -> std::io::Result<Arc<dyn DiskFile>> {
     let name = segment_name(header.number);
     let temporary = format!("{name}.tmp");
-    let file = disk.create(&temporary, size)?;
+    let file = disk.create(&temporary, header.size)?;
     file.write(&header.encode(), 0)?;
     file.sync()?;
     disk.rename(&temporary, &name)?;

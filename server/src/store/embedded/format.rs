@@ -57,6 +57,12 @@ fn checksum(store: u64, at: Position, bytes: &[u8]) -> u64 {
     xxh3_64(bytes) ^ (store ^ at.0).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
 }
 
+/// The store for which `check` is the checksum, at a place, of bytes whose hash is `hash`.
+pub(crate) fn store_of(hash: u64, check: u64, at: Position) -> u64 {
+    // The inverse of what the checksum multiplies by, modulo 2^64.
+    (hash ^ check).rotate_right(31).wrapping_mul(0xf1de_83e1_9937_733d) ^ at.0
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
@@ -76,6 +82,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) previous_end: Position,
     /// Milliseconds since the Unix epoch.
     pub(crate) made_at: u64,
+    /// Bytes its file had when it was made. It has at least as many until it is sealed, so a shorter one was cut off.
+    pub(crate) size: u64,
 }
 
 impl SegmentHeader {
@@ -87,6 +95,7 @@ impl SegmentHeader {
         bytes[16..24].copy_from_slice(&self.store.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.previous_end.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.made_at.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.size.to_le_bytes());
         let check = xxh3_64(&bytes[..56]);
         bytes[56..].copy_from_slice(&check.to_le_bytes());
         bytes
@@ -110,6 +119,7 @@ impl SegmentHeader {
             store: u64_at(bytes, 16).ok_or_else(broken)?,
             previous_end: Position(u64_at(bytes, 24).ok_or_else(broken)?),
             made_at: u64_at(bytes, 32).ok_or_else(broken)?,
+            size: u64_at(bytes, 40).ok_or_else(broken)?,
         })
     }
 }
@@ -172,11 +182,13 @@ pub(crate) enum Kind {
     Topic = 2,
     /// See [`super::record::CursorRecord`].
     Cursor = 3,
+    /// Stands where damaged records stood that were given up; its body is zeros.
+    Lost = 4,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Event, Self::Topic, Self::Cursor].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::Event, Self::Topic, Self::Cursor, Self::Lost].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -265,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_header_with_any_bit_flipped_is_refused() {
-        let header = SegmentHeader { store: 7, number: 3, previous_end: Position::new(2, 640), made_at: 1_700 };
+        let header =
+            SegmentHeader { store: 7, number: 3, previous_end: Position::new(2, 640), made_at: 1_700, size: 4096 };
         let bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         let commit = CommitHeader { body: 100, records: 2, synced: Position::new(3, 64), time: 5 };

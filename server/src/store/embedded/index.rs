@@ -75,6 +75,8 @@ impl Flush {
 /// What the index says when it is opened.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
+    /// Which store it belongs to.
+    pub(crate) store: u64,
     pub(crate) position: Position,
     pub(crate) closed: bool,
     /// Bodies of topic records, by number.
@@ -119,22 +121,28 @@ impl StorageBackend for Backend {
 }
 
 impl Index {
-    /// Opens the index of a store; every page of it is checked.
+    /// Opens the index of a store, or of any; every page of it is checked.
     ///
     /// # Errors
     /// It is missing, damaged, of another version or of another store: [`Index::make`] makes a new one.
-    pub(crate) fn open(disk: &dyn Disk, store: u64) -> Result<(Self, Loaded), IndexError> {
+    pub(crate) fn open(disk: &dyn Disk, store: Option<u64>) -> Result<(Self, Loaded), IndexError> {
         let file = disk.open(NAME).map_err(|error| IndexError(error.to_string()))?;
-        let database = builder().set_check_integrity_on_open(true).create_with_backend(Backend(file))?;
-        let read = database.begin_read()?;
-        let loaded = load(&read, store)?;
-        drop(read);
-        Ok((Self(database), loaded))
+        if file.len().map_err(|error| IndexError(error.to_string()))? == 0 {
+            return Err(IndexError("it is empty".into()));
+        }
+        let open = || {
+            let database = builder().set_check_integrity_on_open(true).create_with_backend(Backend(file))?;
+            let loaded = load(&database.begin_read()?, store)?;
+            Ok((Self(database), loaded))
+        };
+        // On some damaged files redb does not return an error but panics.
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(open))
+            .unwrap_or_else(|_| Err(IndexError("it is damaged".into())))
     }
 
-    /// Makes an empty one in the place of whatever is there.
-    pub(crate) fn make(disk: &dyn Disk, store: u64) -> Result<Self, IndexError> {
-        let file = disk.create(NAME, 0).map_err(|error| IndexError(error.to_string()))?;
+    /// Makes an empty one of that name in the place of whatever is there.
+    pub(crate) fn make(disk: &dyn Disk, name: &str, store: u64) -> Result<Self, IndexError> {
+        let file = disk.create(name, 0).map_err(|error| IndexError(error.to_string()))?;
         let database = builder().create_with_backend(Backend(file))?;
         let write = database.begin_write()?;
         {
@@ -219,6 +227,25 @@ impl Index {
         Ok(read.open_table(POINTED)?.get(segment)?.map_or(0, |count| count.value()))
     }
 
+    /// The segments that newest events stand in.
+    pub(crate) fn pointed_segments(&self) -> Result<Vec<u32>, IndexError> {
+        let read = self.0.begin_read()?;
+        let table = read.open_table(POINTED)?;
+        table.iter()?.map(|entry| Ok(entry?.0.value())).collect()
+    }
+
+    /// Topic and place of every newest event.
+    pub(crate) fn places(&self) -> Result<Vec<(u32, Place)>, IndexError> {
+        let read = self.0.begin_read()?;
+        let table = read.open_table(LATEST)?;
+        let entries = table.iter()?.map(|entry| {
+            let (key, place) = entry?;
+            let (at, seq) = place.value();
+            Ok((key.value().0, Place { at: Position(at), seq }))
+        });
+        entries.collect()
+    }
+
     /// The newest events as they are now.
     pub(crate) fn latest(&self) -> Result<Latest, IndexError> {
         Ok(Latest(self.0.begin_read()?))
@@ -231,7 +258,7 @@ fn builder() -> Builder {
     builder
 }
 
-fn load(read: &ReadTransaction, store: u64) -> Result<Loaded, IndexError> {
+fn load(read: &ReadTransaction, store: Option<u64>) -> Result<Loaded, IndexError> {
     let meta = read.open_table(META)?;
     let number = |name: &str| -> Result<u64, IndexError> {
         meta.get(name)?.map(|value| value.value()).ok_or_else(|| IndexError(format!("{name} is missing")))
@@ -239,11 +266,12 @@ fn load(read: &ReadTransaction, store: u64) -> Result<Loaded, IndexError> {
     if number("version")? != VERSION {
         return Err(IndexError("it is of another version".into()));
     }
-    if number("store")? != store {
+    let own = number("store")?;
+    if store.is_some_and(|store| store != own) {
         return Err(IndexError("it belongs to another store".into()));
     }
-    let mut loaded =
-        Loaded { position: Position(number("position")?), closed: number("closed")? != 0, ..Loaded::default() };
+    let (position, closed) = (Position(number("position")?), number("closed")? != 0);
+    let mut loaded = Loaded { store: own, position, closed, ..Loaded::default() };
     for entry in read.open_table(TOPICS)?.iter()? {
         let (number, body) = entry?;
         if number.value() as usize != loaded.topics.len() {

@@ -15,6 +15,7 @@
 //! ([`open`](self::open)), which also cuts off a commit that was not whole when the machine went down.
 
 mod append;
+mod check;
 mod disk;
 mod format;
 mod ids;
@@ -28,6 +29,7 @@ mod sidecar;
 #[cfg(test)]
 mod sim;
 mod state;
+pub mod tools;
 mod upkeep;
 
 use std::{
@@ -225,5 +227,7 @@ impl Store for EmbeddedStore {
 
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod damage;
 #[cfg(test)]
 mod tests;

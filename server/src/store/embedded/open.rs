@@ -10,15 +10,16 @@ use prom_protocol::Group;
 use super::{
     Options,
     append::{Appender, create_segment, segment_name},
+    check::{self, Known, Topics},
     disk::{Disk, DiskFile, read_exact},
-    format::{Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader},
+    format::{CommitHeader, Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader},
     ids::IdMap,
     index::{Index, Loaded, NAME},
     record::{CursorRecord, EventRecord, TopicRecord},
     scan::{Scanner, later_commit},
     shared::{Bell, Shared},
     sidecar,
-    state::{Offsets, Run, Segment, SegmentIndex, Segments, State},
+    state::{Offsets, Run, Segment, SegmentIndex, Segments, State, TopicLog},
 };
 use crate::writer::wall_clock;
 
@@ -58,6 +59,13 @@ pub(crate) struct Found {
     pub(crate) header: SegmentHeader,
 }
 
+impl Found {
+    /// Where the segment of that number ends, if this is the next one.
+    fn told(&self, number: u32) -> Option<u32> {
+        Some(self.header.previous_end).filter(|end| end.segment() == number).map(Position::offset)
+    }
+}
+
 /// What of an open goes wrong, and how.
 pub(crate) struct Opening<'a> {
     pub(crate) disk: &'a dyn Disk,
@@ -72,7 +80,7 @@ impl Opening<'_> {
         OpenError::Damaged { folder: self.disk.path().display().to_string(), what: what.into() }
     }
 
-    /// The segments in their order. Files that were being made when the process ended are removed.
+    /// The segments in their order.
     pub(crate) fn segments(&self) -> Result<Vec<Found>, OpenError> {
         let mut found = BTreeMap::new();
         for name in self.disk.list().map_err(|error| self.io(error))? {
@@ -164,6 +172,7 @@ impl Recovery<'_> {
                 self.state.apply_cursor(topic, group, Arc::new(cursor.into_owned()), at);
                 Ok(())
             }
+            Kind::Lost => Ok(()),
         }
     }
 
@@ -186,9 +195,9 @@ impl Recovery<'_> {
         Some(())
     }
 
-    /// Without an index, events may stand before the record of their topic, which was copied forward.
-    fn find_topics(&mut self, segments: &[(Found, u32)]) -> Result<(), OpenError> {
-        let mut topics: BTreeMap<u32, (TopicRecord<'static>, Position)> = BTreeMap::new();
+    /// Without an index, events may stand before the record of their topic, which was copied forward. What the log does
+    /// not say of topics, `topics` may.
+    fn find_topics(&mut self, segments: &[(Found, u32)], mut topics: Topics) -> Result<(), OpenError> {
         for (found, end) in segments {
             let start = Position::new(found.header.number, SEGMENT_HEADER);
             let mut scanner = Scanner::new(&*found.file, self.store, start, *end);
@@ -196,8 +205,10 @@ impl Recovery<'_> {
                 for (at, record) in commit.records.iter().filter(|(_, record)| record.kind == Kind::Topic) {
                     let decoded = TopicRecord::decode(record.body);
                     let own = decoded.ok_or_else(|| self.opening.damaged(format!("a topic record is none ({at})")))?;
-                    let name = own.name.into_owned().into();
-                    topics.insert(own.number, (TopicRecord { name, ..own }, *at));
+                    let (name, holes) = (own.name.into_owned().into(), own.holes.into_owned().into());
+                    if topics.get(&own.number).is_none_or(|(_, known)| known < at) {
+                        topics.insert(own.number, (TopicRecord { name, holes, ..own }, *at));
+                    }
                 }
             }
         }
@@ -221,47 +232,62 @@ impl Recovery<'_> {
                 );
             }
         }
-        let later = later_commit(&*found.file, self.store, end, length).map_err(|error| opening.io(error))?;
-        if let Some((later, _)) = later.filter(|(_, header)| header.synced > end) {
+        let durable = |header: &CommitHeader| header.synced > end;
+        let later = later_commit(&*found.file, self.store, end, length, durable).map_err(|error| opening.io(error))?;
+        if let Some((later, _)) = later {
             let what =
                 format!("the commit in {end} is not whole, and it was durable before the one in {later} was made");
             return Err(opening.damaged(what));
         }
-        let mut rest = vec![0; (length - end.offset()) as usize];
-        read_exact(&*found.file, &mut rest, end.offset().into()).map_err(|error| opening.io(error))?;
+        self.rest(found, end, length)
+    }
+
+    /// How many bytes of a segment behind `end` are not just zeros.
+    fn rest(&self, found: &Found, end: Position, length: u32) -> Result<u64, OpenError> {
+        let mut rest = vec![0; length.saturating_sub(end.offset()) as usize];
+        read_exact(&*found.file, &mut rest, end.offset().into()).map_err(|error| self.opening.io(error))?;
         Ok(rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1))
     }
 }
 
 /// Opens the store of a folder, or makes one.
 pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>, OpenError> {
+    open_with(disk, options, None)
+}
+
+/// The same. With what a repair knows, an index is made beside the old one, which stays as it is, and it is no error that
+/// something is missing.
+pub(crate) fn open_with(
+    disk: &Arc<dyn Disk>,
+    options: Options,
+    repair: Option<Known>,
+) -> Result<Arc<Shared>, OpenError> {
     let opening = Opening { disk: &**disk };
-    for name in disk.list().map_err(|error| opening.io(error))? {
-        // Was being made, or its segment was being removed, when the process ended.
-        let left_over = name.strip_suffix(".idx").is_some_and(|number| disk.open(&format!("{number}.log")).is_err());
-        if left_over || name.ends_with(".tmp") {
-            disk.remove(&name).map_err(|error| opening.io(error))?;
-        }
-    }
     let mut found = opening.segments()?;
     if found.is_empty() {
+        if disk.open(NAME).is_ok() {
+            return Err(opening.damaged("its segments are missing"));
+        }
         found.push(opening.make_first(&options)?);
     }
     let store = found[0].header.store;
-    let (index, loaded) = opening.index(store)?;
+    let (index, loaded) = match &repair {
+        Some(_) => (opening.new_index(check::NEW_INDEX, store)?, None),
+        None => opening.index(store)?,
+    };
     let last = found.last().map_or(0, |found| found.header.number);
-    if loaded.as_ref().is_some_and(|loaded| loaded.position.segment() > last) {
-        return Err(opening.damaged("its last segment is missing"));
+    let behind = loaded.as_ref().is_some_and(|loaded| loaded.position.segment() > last);
+    // Only a segment behind which there is another one has an index file.
+    if behind || sidecar::open(&**disk, store, last).is_some() {
+        return Err(opening.damaged(format!("the segment behind {} is missing", segment_name(last))));
     }
 
     // Where each ends: as the next one says, or its index file, or where its file ends.
-    let ends: Vec<Option<Position>> =
-        found.iter().skip(1).map(|next| Some(next.header.previous_end)).chain([None]).collect();
+    let ends: Vec<Option<u32>> = found.windows(2).map(|pair| pair[1].told(pair[0].header.number)).collect();
     let mut segments = Vec::with_capacity(found.len());
-    for (found, next) in found.into_iter().zip(ends) {
+    for found in found {
         let length = u32::try_from(found.file.len().map_err(|error| opening.io(error))?).unwrap_or(u32::MAX);
-        let told = next.filter(|end| end.segment() == found.header.number).map(Position::offset);
-        segments.push((found, told.unwrap_or(length)));
+        segments.push((found, length));
     }
 
     let from = loaded.as_ref().map_or(Position::default(), |loaded| loaded.position);
@@ -273,23 +299,35 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>
                 .ok_or_else(|| Opening { disk: &**disk }.damaged("its index holds what no hub wrote"))?;
             recovery.state.take_dirty();
         }
-        None => recovery.find_topics(&segments)?,
+        None => {
+            let topics = repair.as_ref().map(|known| known.topics.clone()).unwrap_or_default();
+            recovery.find_topics(&segments, topics)?;
+        }
     }
 
     let mut runs = Vec::new();
     let mut opened = BTreeMap::new();
     let (active, length) = segments.pop().ok_or_else(|| recovery.opening.damaged("it has no segments"))?;
-    for (found, end) in segments {
+    for ((found, length), told) in segments.into_iter().zip(ends) {
         let number = found.header.number;
-        let written = sidecar::open(&**disk, store, number).filter(|(_, own, _)| own.offset() <= end);
-        let end = written.as_ref().map_or(end, |(_, own, _)| own.offset());
+        let written = sidecar::open(&**disk, store, number);
+        // Once it has an index file it is as long as what is in it; before, the next one says how long that is.
+        let written = written.filter(|(_, own, _)| told.is_none_or(|told| own.offset() == told));
+        let mut end = written.as_ref().map(|(_, own, _)| own.offset()).or(told).unwrap_or(length);
+        if end > length {
+            let what = format!("{} is cut off at byte {length}, and it went to {end}", segment_name(number));
+            return Err(recovery.opening.damaged(what));
+        }
         let mut contents = Contents::default();
         if written.is_none() || from < Position::new(number, end) {
             let wanted = if written.is_none() { Some(&mut contents) } else { None };
             let reached = recovery.scan(&found, end, wanted)?;
-            if reached.offset() != end && reached.offset() < end {
+            // Where nothing says where it ends, it ends with zeros.
+            let untold = told.is_none() && written.is_none();
+            if reached.offset() < end && !(untold && recovery.rest(&found, reached, end)? == 0) {
                 return Err(recovery.opening.damaged(format!("the commit in {reached} is not whole")));
             }
+            end = reached.offset();
         }
         let index = match written {
             Some((sidecar, own, entries)) => {
@@ -303,6 +341,12 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>
         };
         opened.insert(number, Arc::new(Segment { number, file: found.file, made_at: found.header.made_at, index }));
     }
+    let closed = loaded.as_ref().is_some_and(|index| index.closed && index.position.segment() == active.header.number);
+    if u64::from(length) < active.header.size && !closed && repair.is_none() {
+        let name = segment_name(active.header.number);
+        let what = format!("{name} is cut off at byte {length}, and it had {}", active.header.size);
+        return Err(recovery.opening.damaged(what));
+    }
     let mut contents = Contents::default();
     let end = recovery.scan(&active, length, Some(&mut contents))?;
     let torn = recovery.check_end(&active, end, length, loaded.as_ref())?;
@@ -315,26 +359,36 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>
             "the last commit was not whole and never acknowledged as durable; cut off in {end}"
         );
     }
-    let size = u64::from(length).max(options.segment_bytes);
-    if torn > 0 || u64::from(length) < size {
-        active.file.zero_from(end.offset().into(), size).map_err(|error| opening.io(error))?;
-    }
-    // What was found may not be on disk yet, if it was a process that ended and not the machine.
-    active.file.sync().map_err(|error| opening.io(error))?;
-    disk.sync().map_err(|error| opening.io(error))?;
-
     state.add_runs(runs).map_err(|what| opening.damaged(what))?;
     let number = active.header.number;
+    let active_file = Arc::clone(&active.file);
     let active = Segment { number, file: active.file, made_at: active.header.made_at, index: SegmentIndex::Active };
     let active = Arc::new(active);
     opened.insert(number, Arc::clone(&active));
     state.segments = Segments::new(opened);
     state.end = end;
+    match repair {
+        Some(known) => known.complete(&mut state),
+        None => check::complete(&state).map_err(|what| opening.damaged(what))?,
+    }
+
+    // Never shorter in between: a segment that is too short was cut off.
+    let size = u64::from(length).max(options.segment_bytes);
+    active_file.write(&vec![0; torn as usize], end.offset().into()).map_err(|error| opening.io(error))?;
+    if u64::from(length) < size {
+        active_file.zero_from(length.into(), size).map_err(|error| opening.io(error))?;
+    }
+    // What was found may not be on disk yet, if it was a process that ended and not the machine.
+    active_file.sync().map_err(|error| opening.io(error))?;
+    disk.sync().map_err(|error| opening.io(error))?;
     let mut flush = state.take_dirty();
     flush.sort();
     // From now on it is open, and goes on behind this place.
     index.flush(&flush).map_err(|error| opening.io(std::io::Error::other(error)))?;
     state.flushed(&flush.latest);
+    let kept_from = |log: &TopicLog| if options.retention.compacts(&log.topic) { 0 } else { log.first };
+    check::newest(&state, &index, kept_from).map_err(|what| opening.damaged(what))?;
+    check::tidy(&**disk, &state).map_err(|error| opening.io(error))?;
     Ok(Arc::new(Shared {
         disk: Arc::clone(disk),
         store,
@@ -374,21 +428,26 @@ fn collect_runs(contents: &Contents, segment: u32) -> Vec<(u32, Run)> {
 impl Opening<'_> {
     fn make_first(&self, options: &Options) -> Result<Found, OpenError> {
         let store = fastrand::u64(1..);
-        let header = SegmentHeader { store, number: 1, previous_end: Position::default(), made_at: wall_clock() };
-        let file = create_segment(self.disk, &header, options.segment_bytes).map_err(|error| self.io(error))?;
+        let (previous_end, made_at, size) = (Position::default(), wall_clock(), options.segment_bytes);
+        let header = SegmentHeader { store, number: 1, previous_end, made_at, size };
+        let file = create_segment(self.disk, &header).map_err(|error| self.io(error))?;
         Ok(Found { file, header })
     }
 
     fn index(&self, store: u64) -> Result<(Index, Option<Loaded>), OpenError> {
-        match Index::open(self.disk, store) {
-            Ok((index, loaded)) => Ok((index, Some(loaded))),
+        match Index::open(self.disk, Some(store)) {
+            // One that was never brought forward says nothing, not even that there are no topics.
+            Ok((index, loaded)) => Ok((index, Some(loaded).filter(|loaded| loaded.position > Position::default()))),
             Err(error) => {
                 if self.disk.list().map_err(|error| self.io(error))?.iter().any(|name| name == NAME) {
                     tracing::warn!(%error, "the index is made again from the log");
                 }
-                let index = Index::make(self.disk, store).map_err(|error| self.io(std::io::Error::other(error)))?;
-                Ok((index, None))
+                Ok((self.new_index(NAME, store)?, None))
             }
         }
+    }
+
+    fn new_index(&self, name: &str, store: u64) -> Result<Index, OpenError> {
+        Index::make(self.disk, name, store).map_err(|error| self.io(std::io::Error::other(error)))
     }
 }

@@ -76,7 +76,11 @@ impl Shared {
                     take_cached(log, from, limit, max_bytes, bytes, &mut page);
                     return Ok(page);
                 }
-                let Some(run) = log.run_at(from) else { return Ok(page) };
+                let Some(run) = log.run_at(from) else {
+                    // What stood there was damaged and given up.
+                    page.read_to = log.tail;
+                    return Ok(page);
+                };
                 let from = from.max(run.first);
                 let count = (run.last - from + 1).min(BLOCK as u64).min((limit - page.events.len()) as u64) as usize;
                 let Some(segment) = state.segments.get(&run.segment) else {

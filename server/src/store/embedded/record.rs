@@ -161,6 +161,8 @@ pub(crate) struct TopicRecord<'a> {
     pub(crate) first: u64,
     /// Last seq that was committed before this.
     pub(crate) tail: u64,
+    /// Ranges of seqs between them whose events were damaged and given up, first and last of each, ascending.
+    pub(crate) holes: Cow<'a, [(u64, u64)]>,
 }
 
 impl TopicRecord<'_> {
@@ -178,17 +180,21 @@ impl TopicRecord<'_> {
             out.extend_from_slice(&number.to_le_bytes());
         }
         put_text(out, &self.name);
+        for (first, last) in &*self.holes {
+            out.extend_from_slice(&first.to_le_bytes());
+            out.extend_from_slice(&last.to_le_bytes());
+        }
     }
 
     pub(crate) fn decode(body: &[u8]) -> Option<TopicRecord<'_>> {
         let mut reader = Reader(body);
-        Some(TopicRecord {
-            number: reader.u32()?,
-            epoch: reader.u64()?,
-            first: reader.u64()?,
-            tail: reader.u64()?,
-            name: Cow::Borrowed(reader.text()?),
-        })
+        let (number, epoch, first, tail) = (reader.u32()?, reader.u64()?, reader.u64()?, reader.u64()?);
+        let name = Cow::Borrowed(reader.text()?);
+        let mut holes = Vec::new();
+        while !reader.0.is_empty() {
+            holes.push((reader.u64()?, reader.u64()?));
+        }
+        Some(TopicRecord { number, name, epoch, first, tail, holes: holes.into() })
     }
 }
 
@@ -292,7 +298,8 @@ mod tests {
 
     #[test]
     fn topics_and_cursors_come_back_as_they_were_written() {
-        let topic = TopicRecord { number: 3, name: "a.b".into(), epoch: 1 << 40, first: 5, tail: 9 };
+        let holes = vec![(6, 6), (8, 9)].into();
+        let topic = TopicRecord { number: 3, name: "a.b".into(), epoch: 1 << 40, first: 5, tail: 9, holes };
         let mut body = Vec::new();
         topic.encode_body(&mut body);
         assert_eq!(TopicRecord::decode(&body), Some(topic));

@@ -86,25 +86,28 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The first commit header that is whole behind `from`, which is no commit itself: what tells a torn end from damage.
+/// The first commit header that is whole behind `from`, and that is `wanted`: what tells a torn end from damage. One that
+/// stands at `from` itself does not count: its commit is not whole.
 pub(crate) fn later_commit(
     file: &dyn DiskFile,
     store: u64,
     from: Position,
     end: u32,
+    wanted: impl Fn(&CommitHeader) -> bool,
 ) -> io::Result<Option<(Position, CommitHeader)>> {
-    let mut at = from.offset().next_multiple_of(super::format::ALIGN as u32);
+    let mut at = (from.offset() + 1).next_multiple_of(super::format::ALIGN as u32);
     let mut chunk = vec![0; CHUNK + COMMIT_HEADER];
     while at < end {
         let length = chunk.len().min((end - at) as usize);
         read_exact(file, &mut chunk[..length], at.into())?;
         for offset in (0..length.min(CHUNK)).step_by(super::format::ALIGN) {
             let place = Position::new(from.segment(), at + offset as u32);
-            if let Some(header) = CommitHeader::decode(&chunk[offset..length], store, place) {
+            let header = CommitHeader::decode(&chunk[offset..length], store, place);
+            if let Some(header) = header.filter(&wanted) {
                 return Ok(Some((place, header)));
             }
         }
-        at += CHUNK as u32;
+        at = at.saturating_add(CHUNK as u32);
     }
     Ok(None)
 }

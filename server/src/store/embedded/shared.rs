@@ -122,9 +122,13 @@ impl Shared {
             } else if let Some(run) = log.run_at(seq).filter(|run| run.first <= seq)
                 && let Some(segment) = state.segments.get(&run.segment)
             {
-                let offset = self.offsets(segment, run, seq, 1)?;
-                if let Some(place) = found(segment, offset[0])? {
-                    return Ok(Some(place));
+                let offset = self.offsets(segment, run, seq, 1)?[0];
+                let own = self.event_at(segment, offset, |event| {
+                    ((event.topic, event.seq) == (number, seq)).then(|| event.id == id)
+                })?;
+                let at = Position::new(run.segment, offset);
+                if own.ok_or_else(|| self.damaged("the index of a segment", at))? {
+                    return Ok(Some((number, seq)));
                 }
             }
         }

@@ -4,8 +4,8 @@
 //!   header 96 | directory: runs, buckets of ids, filter | offsets of each run, 4 bytes each | ids, 12 bytes each
 //! ```
 //!
-//! It can be made again from its segment at any time. The directory is checked when it is read at open, a part of the id
-//! table when it is looked into, and an offset by the record that must stand there.
+//! It can be made again from its segment at any time, and is when it is not whole at open. What is damaged later is noticed
+//! when it is read: a part of the id table has a checksum, and an offset is checked by the record that must stand there.
 
 use std::{io, sync::Arc};
 
@@ -109,6 +109,13 @@ pub(crate) fn write(
         bytes.extend_from_slice(&check.to_le_bytes());
     }
     bytes.extend_from_slice(&table.filter.0);
+    let mut rest = Vec::new();
+    for run in runs {
+        for offset in &run.offsets {
+            rest.extend_from_slice(&offset.to_le_bytes());
+        }
+    }
+    rest.extend_from_slice(&entries);
     let mut header = Vec::with_capacity(HEADER);
     header.extend_from_slice(MAGIC);
     for number in [VERSION, runs.len() as u32, table.entries, table.span.others] {
@@ -116,18 +123,14 @@ pub(crate) fn write(
     }
     let check = xxh3_64(&bytes[HEADER..]);
     let filter = table.filter.0.len() as u64;
-    for number in [store, end.0, table.span.from, table.span.to, ids_at, filter, check, 0] {
+    let rest_check = xxh3_64(&rest);
+    for number in [store, end.0, table.span.from, table.span.to, ids_at, filter, check, rest_check] {
         header.extend_from_slice(&number.to_le_bytes());
     }
     let check = xxh3_64(&header);
     header.extend_from_slice(&check.to_le_bytes());
     bytes[..HEADER].copy_from_slice(&header);
-    for run in runs {
-        for offset in &run.offsets {
-            bytes.extend_from_slice(&offset.to_le_bytes());
-        }
-    }
-    bytes.extend_from_slice(&entries);
+    bytes.append(&mut rest);
     let file = write_whole(disk, &name(end.segment()), &bytes)?;
     Ok((Sidecar { file, ids: table, ids_at }, written))
 }
@@ -143,14 +146,19 @@ pub(crate) fn open(disk: &dyn Disk, store: u64, segment: u32) -> Option<(Sidecar
     }
     let (version, runs, entries, others) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
     let (own_store, own_end, from, to) = (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
-    let (ids_at, filter, check) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    let (ids_at, filter, check, rest) = (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
     if version != VERSION || own_store != store || Position(own_end).segment() != segment {
         return None;
     }
     let buckets = if entries == 0 { 0 } else { BUCKETS };
-    let mut directory = vec![0; runs as usize * RUN + buckets * 8 + usize::try_from(filter).ok()?];
+    let directory = runs as usize * RUN + buckets * 8 + usize::try_from(filter).ok()?;
+    let end = ids_at + u64::from(entries) * super::ids::ENTRY as u64;
+    if file.len().ok()? < end || end < (HEADER + directory) as u64 {
+        return None;
+    }
+    let mut directory = vec![0; directory];
     read_exact(&*file, &mut directory, HEADER as u64).ok()?;
-    if xxh3_64(&directory) != check || file.len().ok()? < ids_at + u64::from(entries) * super::ids::ENTRY as u64 {
+    if xxh3_64(&directory) != check || checksum(&*file, (HEADER + directory.len()) as u64, end).ok()? != rest {
         return None;
     }
     let mut reader = Reader(&directory);
@@ -164,4 +172,18 @@ pub(crate) fn open(disk: &dyn Disk, store: u64, segment: u32) -> Option<(Sidecar
     let buckets = (0..buckets).map(|_| Some((reader.u32()?, reader.u32()?))).collect::<Option<_>>()?;
     let ids = IdTable { span: Span { from, to, others }, filter: Filter(reader.0.to_vec()), buckets, entries };
     Some((Sidecar { file, ids, ids_at }, Position(own_end), written))
+}
+
+/// The checksum of a part of a file.
+fn checksum(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<u64> {
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    let mut chunk = vec![0; 256 * 1024];
+    let mut at = from;
+    while at < to {
+        let length = chunk.len().min((to - at) as usize);
+        read_exact(file, &mut chunk[..length], at)?;
+        hash.update(&chunk[..length]);
+        at += length as u64;
+    }
+    Ok(hash.digest())
 }

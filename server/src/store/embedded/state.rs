@@ -104,6 +104,10 @@ pub(crate) struct TopicLog {
     pub(crate) first: u64,
     /// Last seq that was committed.
     pub(crate) tail: u64,
+    /// What the index has for it.
+    pub(crate) stored_tail: u64,
+    /// Ranges of retained seqs whose events were damaged and given up, ascending.
+    pub(crate) holes: Vec<(u64, u64)>,
     /// By first seq, apart from each other.
     pub(crate) runs: BTreeMap<u64, Run>,
     /// The newest events, in order and up to the tail.
@@ -141,7 +145,24 @@ impl TopicLog {
             epoch: self.epoch,
             first: self.first,
             tail: self.tail,
+            holes: self.holes.clone().into(),
         }
+    }
+
+    /// The ranges of retained seqs whose events are not there.
+    pub(crate) fn missing(&self) -> Vec<(u64, u64)> {
+        let mut missing = Vec::new();
+        let mut next = self.first.max(1);
+        for run in self.runs.values() {
+            if run.first > next {
+                missing.push((next, run.first - 1));
+            }
+            next = next.max(run.last + 1);
+        }
+        if next <= self.tail {
+            missing.push((next, self.tail));
+        }
+        missing
     }
 
     /// The run that has `seq`, else the first one behind it.
@@ -209,6 +230,10 @@ impl TopicLog {
     pub(crate) fn trim(&mut self, first: u64) -> u64 {
         let mut gone = 0;
         self.first = self.first.max(first);
+        self.holes.retain(|(_, last)| *last >= first);
+        if let Some(hole) = self.holes.first_mut() {
+            hole.0 = hole.0.max(first);
+        }
         while let Some(mut entry) = self.runs.first_entry() {
             if entry.get().first >= first {
                 break;
@@ -280,10 +305,15 @@ impl State {
         self.records += 1;
         self.dirty_topics.insert(record.number);
         if let Some(log) = self.topics.get_mut(record.number as usize) {
-            if log.topic.as_str() != record.name || log.epoch != record.epoch {
+            if log.topic.as_str() != record.name {
                 return Err(format!("topic {} is called {} and {}", record.number, log.topic, record.name));
             }
-            log.record_at = log.record_at.max(at);
+            // An earlier one is scanned again. What was given up, and a new epoch, is told by a later one.
+            if at >= log.record_at {
+                log.record_at = at;
+                log.epoch = record.epoch;
+                log.holes = record.holes.to_vec();
+            }
             log.tail = log.tail.max(record.tail);
             self.bytes -= log.trim(record.first).min(self.bytes);
             return Ok(());
@@ -299,6 +329,8 @@ impl State {
             epoch: record.epoch,
             first: record.first,
             tail: record.tail,
+            stored_tail: record.tail,
+            holes: record.holes.to_vec(),
             runs: BTreeMap::new(),
             cache: VecDeque::new(),
             latest: BTreeMap::new(),
@@ -417,12 +449,13 @@ impl State {
     /// What the index does not have yet.
     pub(crate) fn dirty(&self) -> Flush {
         let mut flush = Flush { position: self.end, ..Flush::default() };
-        for number in &self.dirty_topics {
+        // With their tails: so it is noticed if the newest events of a topic are gone.
+        let dirty = |log: &&TopicLog| log.tail != log.stored_tail || self.dirty_topics.contains(&log.number);
+        for log in self.topics.iter().filter(dirty) {
             let mut body = Vec::new();
-            let log = &self.topics[*number as usize];
             log.record().encode_body(&mut body);
             body.extend_from_slice(&log.record_at.0.to_le_bytes());
-            flush.topics.push((*number, body));
+            flush.topics.push((log.number, body));
         }
         for (topic, group) in &self.dirty_cursors {
             if let Some(state) = self.topics[*topic as usize].cursors.get(group) {
@@ -457,6 +490,10 @@ impl State {
     /// [`State::not_flushed`].
     pub(crate) fn take_dirty(&mut self) -> Flush {
         let flush = self.dirty();
+        for (number, _) in &flush.topics {
+            let log = &mut self.topics[*number as usize];
+            log.stored_tail = log.tail;
+        }
         self.dirty_topics.clear();
         self.dirty_cursors.clear();
         self.records = 0;

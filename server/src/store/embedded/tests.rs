@@ -322,6 +322,6 @@ fn a_closed_store_takes_nothing_more_and_opens_where_it_was_closed() {
         assert!(store.commit(batch()).await.is_err());
         assert_eq!(store.tail(&topic("t")).await.unwrap().map(|tail| tail.seq), Some(1), "it can still be read");
     });
-    let (_, loaded) = index::Index::open(&disk, store.shared.store).unwrap();
+    let (_, loaded) = index::Index::open(&disk, Some(store.shared.store)).unwrap();
     assert!(loaded.closed && loaded.position == store.shared.read().end);
 }

@@ -154,6 +154,10 @@ pub(crate) struct Keeper<'a> {
     retained_at: Instant,
     /// Segments that cannot be read whole.
     damaged: HashSet<u32>,
+    /// Copies no faster than [`COPY_RATE`].
+    gentle: bool,
+    /// Segments from this number on are left alone.
+    below: u32,
 }
 
 impl<'a> Keeper<'a> {
@@ -161,7 +165,13 @@ impl<'a> Keeper<'a> {
     pub(crate) fn new(shared: &'a Shared) -> Self {
         let flushed = shared.read().end;
         let now = Instant::now();
-        Self { shared, flushed, flushed_at: now, retained_at: now, damaged: HashSet::new() }
+        Self { shared, flushed, flushed_at: now, retained_at: now, gentle: true, below: u32::MAX, damaged: HashSet::new() }
+    }
+
+    /// Closes the store.
+    #[cfg(test)]
+    pub(crate) fn close(&mut self) -> Result<(), StoreError> {
+        self.round(true)
     }
 
     /// All of it at once, whether it is due or not.
@@ -171,6 +181,26 @@ impl<'a> Keeper<'a> {
         self.write_sidecars()?;
         self.retain()?;
         self.reclaim()
+    }
+
+    /// Does all there is to do, as fast as it goes, and closes the store.
+    pub(crate) fn compact(&mut self) -> Result<(), StoreError> {
+        self.gentle = false;
+        {
+            let mut appender = lock(&self.shared.appender);
+            if appender.end > SEGMENT_HEADER {
+                appender.roll(self.shared, wall_clock(), 0)?;
+            }
+            // What is copied forward is not looked at again.
+            self.below = appender.segment.number;
+        }
+        self.retain()?;
+        self.flush(false, None)?;
+        self.write_sidecars()?;
+        self.reclaim()?;
+        self.flush(false, None)?;
+        self.write_sidecars()?;
+        self.round(true)
     }
 
     fn round(&mut self, closing: bool) -> Result<(), StoreError> {
@@ -335,8 +365,8 @@ impl<'a> Keeper<'a> {
                 let state = self.shared.read();
                 for (number, first) in part {
                     let log = &state.topics[*number as usize];
-                    let name = log.topic.as_str().to_owned().into();
-                    let record = TopicRecord { name, first: *first, ..log.record() };
+                    let (name, holes) = (log.topic.as_str().to_owned().into(), log.holes.clone().into());
+                    let record = TopicRecord { name, first: *first, holes, ..log.record() };
                     let offset = record.encode(out, self.shared.store, base);
                     records.push((record, Position::new(base.segment(), offset)));
                 }
@@ -368,7 +398,8 @@ impl<'a> Keeper<'a> {
                     *recent.entry(place.at.segment()).or_default() += 1;
                 }
             }
-            let sealed = state.segments.values().filter_map(|segment| match &segment.index {
+            let old = state.segments.range(..self.below).map(|(_, segment)| segment);
+            let sealed = old.filter_map(|segment| match &segment.index {
                 SegmentIndex::File(end, _) => Some((Arc::clone(segment), *end)),
                 _ => None,
             });
@@ -428,7 +459,7 @@ impl<'a> Keeper<'a> {
                 let (part, others) = rest.split_at(count.count().max(1));
                 rest = others;
                 let copied = self.copy_part(part, &mut forgotten)?;
-                if copied > 0 {
+                if copied > 0 && self.gentle {
                     std::thread::sleep(Duration::from_secs_f64(copied as f64 / COPY_RATE as f64));
                 }
             }

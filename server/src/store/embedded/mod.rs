@@ -8,7 +8,7 @@
 //!                ▼              └─ behind ──► index.redb       topics, cursors, newest  index.rs
 //!             state.rs   what is in memory: the newest events, where the others stand
 //!                ▲
-//!   read ──── read.rs                upkeep.rs   one thread: index, retention, room on disk
+//!   read ──── read.rs                upkeep.rs, reclaim.rs   one thread: index, retention, room on disk
 //! ```
 //!
 //! Only the `.log` files matter: whatever else is missing or damaged is made again from them when the store is opened
@@ -22,6 +22,7 @@ mod ids;
 mod index;
 mod open;
 mod read;
+mod reclaim;
 mod record;
 mod scan;
 mod shared;

@@ -270,6 +270,33 @@ fn a_few_events_that_stay_do_not_keep_the_space_of_many_that_go() {
 }
 
 #[test]
+fn a_segment_full_of_newest_events_is_left_alone() {
+    // Their length was taken for 512 bytes each, so that segments of larger ones were copied again and again.
+    let rules = vec![Rule { max_events: Some(1), compact: true, ..rule("state") }];
+    let mut store = Quiet::open(SimDisk::default(), with_rules(rules));
+    for key in 0..100 {
+        store.publish("state", None, Some(&format!("key-{key}")), 5_000).unwrap();
+    }
+    let mut keeper = upkeep::Keeper::new(&store.shared);
+    keeper.everything().unwrap();
+    let end = store.shared.read().end;
+    for _ in 0..5 {
+        keeper.everything().unwrap();
+    }
+    assert_eq!(store.shared.read().end, end, "nothing was copied");
+    assert!((0..100).all(|key| store.latest("state", &format!("key-{key}")) == Some(key + 1)));
+    // Until most of it has been replaced.
+    let before = store.disk.used();
+    for key in 0..90 {
+        store.publish("state", None, Some(&format!("key-{key}")), 10).unwrap();
+    }
+    keeper.everything().unwrap();
+    keeper.everything().unwrap();
+    assert!(store.disk.used() < before / 2, "{before} bytes, then {}", store.disk.used());
+    assert_eq!((store.latest("state", "key-95"), store.latest("state", "key-5")), (Some(96), Some(106)));
+}
+
+#[test]
 fn what_is_derived_is_made_again_from_the_log() {
     let mut store =
         Quiet::open(SimDisk::default(), with_rules(vec![Rule { max_events: Some(40), compact: true, ..rule("a") }]));

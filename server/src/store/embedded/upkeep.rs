@@ -1,9 +1,5 @@
 //! What is done behind the acknowledgement, by one thread: bring the index forward, write the index files of sealed
-//! segments, trim what is beyond its retention, and give its space back.
-//!
-//! Space comes back by dropping segments. What is still wanted of one that is mostly dead is first copied forward, as
-//! commits like any other: the newest event of a key, events that are retained, topics and cursors. So at every moment
-//! the log has everything, and a crash leaves at most a copy too many.
+//! segments, trim what is beyond its retention, and give its space back ([`super::reclaim`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,15 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prom_protocol::Group;
-
 use super::{
     Durability,
-    append::{Appender, segment_name},
-    format::{Position, RawRecord, SEGMENT_HEADER},
-    index::Place,
-    record::{CursorRecord, EventRecord, TopicRecord, encode_moved},
-    scan::Scanner,
+    append::Appender,
+    format::{Position, SEGMENT_HEADER},
+    reclaim::Measured,
+    record::TopicRecord,
     shared::{Shared, lock},
     sidecar::{self, NewRun},
     state::{Offsets, Run, Segment, SegmentIndex},
@@ -34,14 +27,6 @@ const TICK: Duration = Duration::from_millis(250);
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How often retention is looked at.
 const RETENTION_EVERY: Duration = Duration::from_secs(2);
-/// Bytes copied forward in one commit.
-const COPY: usize = 256 * 1024;
-/// Bytes copied forward a second.
-const COPY_RATE: usize = 32 * 1024 * 1024;
-/// A segment below this part of a whole one is small.
-const SMALL: u64 = 4;
-/// So many small segments are put together.
-const MANY: usize = 16;
 /// Cleaned index entries between two looks at the lock.
 const CHUNK: usize = 4096;
 /// A segment is old when it has this part of the shortest age that a rule names, so that what is in it can go.
@@ -107,7 +92,7 @@ fn sync_every(shared: &Shared, interval: Duration) {
 }
 
 /// Makes the log durable up to where readers see it; answers that place. Whoever holds the appender passes it.
-fn sync_log(shared: &Shared, appender: Option<&mut Appender>) -> Result<Position, StoreError> {
+pub(super) fn sync_log(shared: &Shared, appender: Option<&mut Appender>) -> Result<Position, StoreError> {
     let (end, segment) = {
         let state = shared.read();
         (state.end, state.segments.get(&state.end.segment()).map(Arc::clone))
@@ -147,17 +132,19 @@ fn run(shared: &Shared) {
 
 /// Does the work of the upkeep.
 pub(crate) struct Keeper<'a> {
-    shared: &'a Shared,
+    pub(super) shared: &'a Shared,
     /// How far the index has come.
-    flushed: Position,
+    pub(super) flushed: Position,
     flushed_at: Instant,
     retained_at: Instant,
     /// Segments that cannot be read whole.
-    damaged: HashSet<u32>,
+    pub(super) damaged: HashSet<u32>,
+    /// How long the events of a segment are that are kept for their keys, and how many those were.
+    pub(super) measured: HashMap<u32, Measured>,
     /// Copies no faster than [`COPY_RATE`].
-    gentle: bool,
+    pub(super) gentle: bool,
     /// Segments from this number on are left alone.
-    below: u32,
+    pub(super) below: u32,
 }
 
 impl<'a> Keeper<'a> {
@@ -165,7 +152,16 @@ impl<'a> Keeper<'a> {
     pub(crate) fn new(shared: &'a Shared) -> Self {
         let flushed = shared.read().end;
         let now = Instant::now();
-        Self { shared, flushed, flushed_at: now, retained_at: now, gentle: true, below: u32::MAX, damaged: HashSet::new() }
+        Self {
+            shared,
+            flushed,
+            flushed_at: now,
+            retained_at: now,
+            gentle: true,
+            below: u32::MAX,
+            damaged: HashSet::new(),
+            measured: HashMap::new(),
+        }
     }
 
     /// Closes the store.
@@ -225,7 +221,7 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
-    fn flush_if_due(&mut self) -> Result<(), StoreError> {
+    pub(super) fn flush_if_due(&mut self) -> Result<(), StoreError> {
         let records = self.shared.read().records;
         if records >= self.shared.options.flush_records || (records > 0 && self.flushed_at.elapsed() >= FLUSH_EVERY) {
             self.flush(false, None)?;
@@ -358,7 +354,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Trims topics to these first seqs.
-    fn trim(&self, appender: &mut Appender, now: u64, trims: &[(u32, u64)]) -> Result<(), StoreError> {
+    pub(super) fn trim(&self, appender: &mut Appender, now: u64, trims: &[(u32, u64)]) -> Result<(), StoreError> {
         for part in trims.chunks(CHUNK) {
             let mut records: Vec<(TopicRecord<'static>, Position)> = Vec::new();
             appender.put_records(self.shared, now, part.len() * 512, |out, base| {
@@ -381,207 +377,5 @@ impl<'a> Keeper<'a> {
             state.end = Position::new(appender.segment.number, appender.end);
         }
         Ok(())
-    }
-
-    /// Gives the space of dead and mostly dead segments back.
-    fn reclaim(&mut self) -> Result<(), StoreError> {
-        let shared = self.shared;
-        let mut live: HashMap<u32, u64> = HashMap::new();
-        let mut recent: HashMap<u32, u64> = HashMap::new();
-        let sealed: Vec<(Arc<Segment>, u32)> = {
-            let state = shared.read();
-            for log in &state.topics {
-                for run in log.runs.values() {
-                    *live.entry(run.segment).or_default() += run.bytes;
-                }
-                for place in log.latest.values() {
-                    *recent.entry(place.at.segment()).or_default() += 1;
-                }
-            }
-            let old = state.segments.range(..self.below).map(|(_, segment)| segment);
-            let sealed = old.filter_map(|segment| match &segment.index {
-                SegmentIndex::File(end, _) => Some((Arc::clone(segment), *end)),
-                _ => None,
-            });
-            sealed.collect()
-        };
-        // Segments that were sealed early are put together, once there are many.
-        let small = |end: u32| u64::from(end) < shared.options.segment_bytes / SMALL;
-        let many_small = sealed.iter().filter(|(_, end)| small(*end)).count() >= MANY;
-        for (segment, end) in sealed {
-            // The index is brought forward from the log, which must still be there.
-            if self.flushed < Position::new(segment.number, end) || shared.bell.closing.load(Ordering::SeqCst) {
-                return Ok(());
-            }
-            let pointed = shared.index.pointed(segment.number).map_err(|error| super::shared::index_failed(&error))?
-                + recent.get(&segment.number).copied().unwrap_or_default();
-            let retained = live.get(&segment.number).copied().unwrap_or_default();
-            // Of one that is retained for its key alone only the average length is known.
-            let events = 512 * pointed + retained;
-            if (retained > 0 || pointed > 0) && events * 2 >= u64::from(end) && !(many_small && small(end)) {
-                continue;
-            }
-            if self.damaged.contains(&segment.number) {
-                continue;
-            }
-            if retained > 0 || pointed > 0 {
-                match self.copy_events(&segment, end) {
-                    // It stays, and so does what is still whole in it.
-                    Err(error @ StoreError::Damaged(_)) => {
-                        tracing::error!(%error, "a segment cannot be cleaned");
-                        self.damaged.insert(segment.number);
-                        continue;
-                    }
-                    copied => copied?,
-                }
-            }
-            self.copy_names(segment.number)?;
-            self.drop_segment(&segment)?;
-            self.flush_if_due()?;
-        }
-        Ok(())
-    }
-
-    /// Copies forward what is still wanted of a segment.
-    fn copy_events(&mut self, segment: &Segment, end: u32) -> Result<(), StoreError> {
-        let shared = self.shared;
-        let start = Position::new(segment.number, SEGMENT_HEADER);
-        let mut scanner = Scanner::new(&*segment.file, shared.store, start, end);
-        let mut forgotten = Vec::new();
-        while let Some(commit) = scanner.next().map_err(|error| super::shared::unreadable(&error))? {
-            let mut rest = &commit.records[..];
-            while !rest.is_empty() {
-                let mut bytes = 0;
-                let count = rest.iter().take_while(|(_, record)| {
-                    bytes += record.length;
-                    bytes <= COPY
-                });
-                let (part, others) = rest.split_at(count.count().max(1));
-                rest = others;
-                let copied = self.copy_part(part, &mut forgotten)?;
-                if copied > 0 && self.gentle {
-                    std::thread::sleep(Duration::from_secs_f64(copied as f64 / COPY_RATE as f64));
-                }
-            }
-            if shared.bell.closing.load(Ordering::SeqCst) {
-                return Err(StoreError::Unavailable("the store is being closed".into()));
-            }
-        }
-        if scanner.at().offset() < end {
-            return Err(shared.damaged("a commit", scanner.at()));
-        }
-        // The trim that let them go must not be lost when the index has forgotten them.
-        sync_log(shared, None)?;
-        shared.index.forget(&forgotten).map_err(|error| super::shared::index_failed(&error))
-    }
-
-    /// Copies forward what is wanted of some records; answers how many bytes that were.
-    fn copy_part(
-        &self,
-        records: &[(Position, RawRecord<'_>)],
-        forgotten: &mut Vec<(u32, Box<str>, Place)>,
-    ) -> Result<usize, StoreError> {
-        let shared = self.shared;
-        let mut appender = lock(&shared.appender);
-        let latest = shared.index.latest().map_err(|error| super::shared::index_failed(&error))?;
-        let mut wanted = Vec::new();
-        {
-            let state = shared.read();
-            for (at, record) in records {
-                let Some(event) = EventRecord::decode(record) else { continue };
-                let Some(log) = state.topics.get(event.topic as usize) else { continue };
-                let here = |run: &&Run| run.segment == at.segment() && (run.first..=run.last).contains(&event.seq);
-                let retained = event.seq >= log.first && log.run_at(event.seq).filter(here).is_some();
-                let mut newest = false;
-                if let Some(key) = event.key {
-                    let place = match log.latest.get(key) {
-                        Some(place) => Some(*place),
-                        None => latest.get(event.topic, key).map_err(|error| super::shared::index_failed(&error))?,
-                    };
-                    newest = place == Some(Place { at: *at, seq: event.seq });
-                    if newest && !retained && event.seq < shared.kept_from(log) {
-                        newest = false;
-                        forgotten.push((event.topic, key.into(), Place { at: *at, seq: event.seq }));
-                    }
-                }
-                if retained || newest {
-                    wanted.push((event, *record, retained, newest));
-                }
-            }
-        }
-        if wanted.is_empty() {
-            return Ok(0);
-        }
-        let room = wanted.iter().map(|(_, record, ..)| record.length).sum::<usize>();
-        let mut places = Vec::with_capacity(wanted.len());
-        appender.put_records(shared, wall_clock(), room, |out, base| {
-            for (_, record, ..) in &wanted {
-                let offset = encode_moved(out, record, shared.store, base);
-                places.push(Position::new(base.segment(), offset));
-            }
-            wanted.len()
-        })?;
-        let mut state = shared.write();
-        for ((event, record, retained, newest), at) in wanted.iter().zip(places) {
-            state.apply_moved(event, at, record.length as u64, *retained, *newest);
-            if event.listed {
-                state.ids.add(shared.store, event.id, at.offset());
-            }
-        }
-        state.end = Position::new(appender.segment.number, appender.end);
-        Ok(room)
-    }
-
-    /// Copies forward the topics and cursors whose last record stands in a segment.
-    fn copy_names(&self, segment: u32) -> Result<(), StoreError> {
-        let shared = self.shared;
-        let mut appender = lock(&shared.appender);
-        let (topics, cursors) = {
-            let state = shared.read();
-            let mut topics = Vec::new();
-            let mut cursors = Vec::new();
-            for log in &state.topics {
-                if log.record_at.segment() == segment {
-                    topics.push((log.number, log.first));
-                }
-                for (group, own) in log.cursors.iter().filter(|(_, own)| own.at.segment() == segment) {
-                    cursors.push((log.number, group.clone(), Arc::clone(&own.cursor)));
-                }
-            }
-            (topics, cursors)
-        };
-        self.trim(&mut appender, wall_clock(), &topics)?;
-        for part in cursors.chunks(64) {
-            let size = |cursor: &crate::store::Cursor| 512 + cursor.settled.len() * 16 + cursor.attempts.len() * 12;
-            let room = part.iter().map(|(.., cursor)| size(cursor)).sum::<usize>();
-            let mut places: Vec<(u32, Group, Arc<crate::store::Cursor>, Position)> = Vec::new();
-            appender.put_records(shared, wall_clock(), room, |out, base| {
-                for (topic, group, cursor) in part {
-                    let borrowed = std::borrow::Cow::Borrowed(&**cursor);
-                    let record = CursorRecord { topic: *topic, group: group.as_str(), cursor: borrowed };
-                    let offset = record.encode(out, shared.store, base);
-                    places.push((*topic, group.clone(), Arc::clone(cursor), Position::new(base.segment(), offset)));
-                }
-                places.len()
-            })?;
-            let mut state = shared.write();
-            for (topic, group, cursor, at) in places {
-                state.apply_cursor(topic, group, cursor, at);
-            }
-            state.end = Position::new(appender.segment.number, appender.end);
-        }
-        Ok(())
-    }
-
-    /// Removes a segment of which nothing is wanted any more.
-    fn drop_segment(&self, segment: &Segment) -> Result<(), StoreError> {
-        // Its copies first.
-        sync_log(self.shared, None)?;
-        let number = segment.number;
-        Arc::make_mut(&mut self.shared.write().segments).remove(&number);
-        let failed = |error: io::Error| StoreError::Unavailable(format!("segment {number} cannot be removed: {error}"));
-        self.shared.disk.remove(&segment_name(number)).map_err(failed)?;
-        self.shared.disk.remove(&sidecar::name(number)).map_err(failed)?;
-        self.shared.disk.sync().map_err(failed)
     }
 }

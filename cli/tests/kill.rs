@@ -34,7 +34,7 @@ impl Load {
         let members: Vec<_> = (0..self.members)
             .map(|_| {
                 let (address, ledger) = (address.clone(), Arc::clone(ledger));
-                tokio::spawn(async move { ledger.consume(&address, false).await })
+                tokio::spawn(async move { ledger.consume(&address).await })
             })
             .collect();
         let window = self.window;
@@ -92,7 +92,7 @@ async fn rounds(name: &str, rounds: usize, environment: &[(&str, &str)], load: i
     }
     let books = Arc::get_mut(&mut ledger).expect("all members have ended");
     books.check(&hub, &open);
-    books.consume(&hub.address, true).await;
+    books.drain(&hub).await;
     books.check_group_is_through();
     books.check_all(&hub);
     println!("{}", books.summary(name, ready));

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Mutex,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -17,6 +17,9 @@ use super::{
 pub const TOPICS: [&str; 4] = ["kill.one", "kill.two", "kill.two.deeper", "kill.keyed"];
 const KEYED: &str = TOPICS[3];
 const KEYS: u64 = 40;
+
+/// How long a group may take to settle what is left; far beyond what it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of one kind of events: every third has an id that the hub makes, the others bring theirs; one topic has keys.
 pub fn event(n: u64) -> Publish {
@@ -151,9 +154,28 @@ impl Ledger {
         assert_eq!(dead, None);
     }
 
-    /// A member of a durable group, which acknowledges and asks for an answer, until the hub is gone, or until nothing
-    /// is left when it is to `drain` the log.
-    pub async fn consume(&self, hub: &Address, drain: bool) {
+    /// A member of the group takes all that is left.
+    pub async fn drain(&self, hub: &Hub) {
+        let through = async {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let lags =
+                    TOPICS.map(|topic| hub.ops(&format!("/lag?topic={topic}&group=workers"))["lagEvents"].clone());
+                if lags.iter().all(|lag| *lag == 0) {
+                    return;
+                }
+                assert!(Instant::now() < deadline, "the group does not come to an end: {lags:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            () = self.consume(&hub.address) => panic!("the hub ended"),
+            () = through => {}
+        }
+    }
+
+    /// A member of a durable group, which acknowledges and asks for an answer, until the hub is gone.
+    pub async fn consume(&self, hub: &Address) {
         let mut connection = Connection::open(hub).await;
         let subscribe = json!({
             "op": "SUBSCRIBE", "corr": "s", "topic": "kill.**", "group": "workers",
@@ -165,17 +187,7 @@ impl Ledger {
         }
         let mut asked: HashMap<String, String> = HashMap::new();
         let mut corr = 0_u64;
-        let all: usize = self.log.values().map(Vec::len).sum();
-        loop {
-            if drain && self.settled.lock().unwrap().answered.len() >= all {
-                return;
-            }
-            let patience = tokio::time::timeout(Duration::from_secs(30), connection.next());
-            let Ok(frame) = patience.await else {
-                let settled = self.settled.lock().unwrap().answered.len();
-                panic!("nothing is delivered any more; {settled} of {all} are settled");
-            };
-            let Some(first) = frame else { return };
+        while let Some(first) = connection.next().await {
             let mut frame = Some(first);
             while let Some(got) = frame {
                 match got["op"].as_str().unwrap() {
@@ -197,7 +209,7 @@ impl Ledger {
                         }
                     }
                     // A lease may have been given back when the hub was told that the other member is gone.
-                    "ERR" if got["code"] == "stale_lease" || got["code"] == "unknown_id" => {}
+                    "ERR" if got["code"] == "stale_lease" => {}
                     // It is on its way out.
                     "ERR" if got["code"] == "shutting_down" => return,
                     _ => panic!("{got}"),
@@ -243,10 +255,10 @@ impl Ledger {
         let found: usize = self.log.values().map(Vec::len).sum();
         let redelivered = settled.delivered.values().filter(|times| **times > 1).count();
         format!(
-            "{what}: acknowledged {}, found {} of them (and {} never answered), doubled 0, redelivered {redelivered} of \
+            "{what}: acknowledged {}, found {} of them (and {} more, not answered), doubled 0, redelivered {redelivered} of \
              {} settled, ready after kill {:.0?} / {:.0?} / {:.0?} (min, median, max of {})",
             self.acknowledged,
-            found - (self.unanswered_but_there.min(found)),
+            found - self.unanswered_but_there,
             self.unanswered_but_there,
             settled.answered.len(),
             ready[0],

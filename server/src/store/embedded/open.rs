@@ -10,12 +10,12 @@ use prom_protocol::Group;
 use super::{
     Options,
     append::{Appender, create_segment, segment_name},
-    disk::{Disk, DiskFile, read_exact},
+    disk::{Disk, DiskFile},
     format::{Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader},
     ids::IdMap,
     index::{Index, Loaded, NAME},
     record::{CursorRecord, EventRecord, TopicRecord},
-    scan::{Scanner, later_commit},
+    scan::{Scanner, later_commit, written_end},
     shared::{Bell, Shared},
     sidecar,
     state::{Offsets, Run, Segment, SegmentIndex, Segments, State},
@@ -227,9 +227,8 @@ impl Recovery<'_> {
                 format!("the commit in {end} is not whole, and it was durable before the one in {later} was made");
             return Err(opening.damaged(what));
         }
-        let mut rest = vec![0; (length - end.offset()) as usize];
-        read_exact(&*found.file, &mut rest, end.offset().into()).map_err(|error| opening.io(error))?;
-        Ok(rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1))
+        let written = written_end(&*found.file, end.offset(), length).map_err(|error| opening.io(error))?;
+        Ok(u64::from(written - end.offset()))
     }
 }
 

@@ -35,15 +35,15 @@ pub struct Hub {
 impl Hub {
     /// Starts one that keeps its events in `data`, and waits until it answers.
     pub fn start(data: &Path, environment: &[(&str, &str)]) -> Self {
-        let hub = Self::launch(data, environment);
+        let hub = Self::launch(data.parent().unwrap(), data, environment);
         hub.unwrap_or_else(|(status, log)| panic!("the hub ended with {status}:\n{log}"))
     }
 
-    /// The same; a hub that ends instead gives its status and what it said.
-    pub fn launch(data: &Path, environment: &[(&str, &str)]) -> Result<Self, (ExitStatus, String)> {
+    /// The same, from a folder it logs to; a hub that ends instead gives its status and what it said.
+    pub fn launch(from: &Path, data: &Path, environment: &[(&str, &str)]) -> Result<Self, (ExitStatus, String)> {
         let (port, ops_port) = free_ports();
-        let log = data.with_extension(format!("{port}.log"));
-        let mut command = super::command(&["hub"], environment, data.parent().unwrap());
+        let log = from.join(format!("hub-{port}.log"));
+        let mut command = super::command(&["hub"], environment, from);
         command
             .env("WS_PORT", port.to_string())
             .env("OPS_PORT", ops_port.to_string())

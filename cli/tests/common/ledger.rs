@@ -156,21 +156,22 @@ impl Ledger {
 
     /// A member of the group takes all that is left.
     pub async fn drain(&self, hub: &Hub) {
-        let through = async {
-            let deadline = Instant::now() + PATIENCE;
-            loop {
-                let lags =
-                    TOPICS.map(|topic| hub.ops(&format!("/lag?topic={topic}&group=workers"))["lagEvents"].clone());
-                if lags.iter().all(|lag| *lag == 0) {
-                    return;
-                }
-                assert!(Instant::now() < deadline, "the group does not come to an end: {lags:?}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
         tokio::select! {
             () = self.consume(&hub.address) => panic!("the hub ended"),
-            () = through => {}
+            () = Self::drained(hub) => {}
+        }
+    }
+
+    /// Waits until the group has settled all there is.
+    pub async fn drained(hub: &Hub) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let lags = TOPICS.map(|topic| hub.ops(&format!("/lag?topic={topic}&group=workers"))["lagEvents"].clone());
+            if lags.iter().all(|lag| *lag == 0) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the group does not come to an end: {lags:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -210,6 +211,8 @@ impl Ledger {
                     }
                     // A lease may have been given back when the hub was told that the other member is gone.
                     "ERR" if got["code"] == "stale_lease" => {}
+                    // The disk is full; it is stored when there is space.
+                    "ERR" if got["code"] == "ack_failed" => {}
                     // It is on its way out.
                     "ERR" if got["code"] == "shutting_down" => return,
                     _ => panic!("{got}"),

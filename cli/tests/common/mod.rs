@@ -3,6 +3,7 @@
 
 pub mod hub;
 pub mod ledger;
+pub mod mount;
 pub mod wire;
 
 use std::{

@@ -116,13 +116,16 @@ impl Connection {
                 // In the order of the requests.
                 let index: usize = open.pop_front().unwrap();
                 assert_eq!(answer["corr"], index.to_string(), "{answer}");
-                assert_eq!(answer["op"], "OK", "{answer}");
-                sent[index].answer = Some(Answered {
-                    id: answer["id"].as_str().unwrap().to_owned(),
-                    seq: answer["seq"].as_u64().unwrap(),
-                    duplicate: answer["duplicate"] == true,
-                });
-                answered();
+                if answer["op"] == "OK" {
+                    sent[index].answer = Some(Answered {
+                        id: answer["id"].as_str().unwrap().to_owned(),
+                        seq: answer["seq"].as_u64().unwrap(),
+                        duplicate: answer["duplicate"] == true,
+                    });
+                    answered();
+                } else {
+                    assert_eq!(answer["code"], "shutting_down", "{answer}");
+                }
                 frame = if open.is_empty() { None } else { self.ready() };
             }
         }

@@ -22,6 +22,15 @@ use crate::store::{Append, Appended, Batch, CursorPut, Record, Refused, StoreErr
 /// About what the position of an event takes in its JSON.
 const POSITION_BYTES: usize = 96;
 
+/// Of a segment, two such parts are left free by commits of events and one by those of cursors alone. So on a full disk
+/// groups can still settle, and what is settled can be trimmed, which is how a full disk gets space again.
+const RESERVES: u64 = 256;
+
+/// See [`RESERVES`], in bytes.
+pub(crate) fn reserve(shared: &Shared) -> usize {
+    (shared.options.segment_bytes / RESERVES) as usize
+}
+
 /// The name of a segment's file.
 pub(crate) fn segment_name(number: u32) -> String {
     format!("{number:010}.log")
@@ -228,13 +237,15 @@ impl Appender {
         let outcomes = std::mem::take(&mut plan.outcomes);
         let expected =
             plan.events.iter().map(|event| event.body.len() + EVENT_OVERHEAD + POSITION_BYTES).sum::<usize>();
-        self.make_room(shared, now, expected + 1024 * (plan.new_topics.len() + plan.trims.len()) + 4096)?;
+        let reserve = if plan.events.is_empty() { reserve(shared) } else { 2 * reserve(shared) };
+        let names = 1024 * (plan.new_topics.len() + plan.trims.len());
+        self.make_room(shared, now, expected + names + 4096 + reserve)?;
         let encoded = self.encode(shared, plan, now);
         // An estimate falls short where cursors are large.
         let encoded = match encoded {
             Ok(encoded) => encoded,
             Err((plan, needed)) => {
-                self.make_room(shared, now, needed)?;
+                self.make_room(shared, now, needed + reserve)?;
                 self.encode(shared, plan, now).map_err(|_| StoreError::Unavailable("a commit is too large".into()))?
             }
         };

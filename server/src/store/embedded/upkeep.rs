@@ -17,7 +17,7 @@ use prom_protocol::Group;
 
 use super::{
     Durability,
-    append::{Appender, segment_name},
+    append::{Appender, reserve, segment_name},
     format::{Position, RawRecord, SEGMENT_HEADER},
     index::Place,
     record::{CursorRecord, EventRecord, TopicRecord, encode_moved},
@@ -181,15 +181,15 @@ impl<'a> Keeper<'a> {
             appender.closed = Some(self.flushed);
             return Ok(());
         }
-        self.flush_if_due()?;
-        self.write_sidecars()?;
+        // Each although another fails: on a full disk most do, and retention is what gives space back.
+        let (flushed, written) = (self.flush_if_due(), self.write_sidecars());
+        let mut done = flushed.and(written);
         if self.retained_at.elapsed() >= RETENTION_EVERY {
             self.retained_at = Instant::now();
-            self.age_segment()?;
-            self.retain()?;
-            self.reclaim()?;
+            let (aged, retained) = (self.age_segment(), self.retain());
+            done = done.and(aged).and(retained).and(self.reclaim());
         }
-        Ok(())
+        done
     }
 
     fn flush_if_due(&mut self) -> Result<(), StoreError> {
@@ -374,7 +374,10 @@ impl<'a> Keeper<'a> {
         // Segments that were sealed early are put together, once there are many.
         let small = |end: u32| u64::from(end) < shared.options.segment_bytes / SMALL;
         let many_small = sealed.iter().filter(|(_, end)| small(*end)).count() >= MANY;
-        for (segment, end) in sealed {
+        // First those that go without a copy: it may be their space that copies need.
+        let (dead, others): (Vec<_>, Vec<_>) =
+            sealed.into_iter().partition(|(segment, _)| !live.contains_key(&segment.number));
+        for (segment, end) in dead.into_iter().chain(others) {
             // The index is brought forward from the log, which must still be there.
             if self.flushed < Position::new(segment.number, end) || shared.bell.closing.load(Ordering::SeqCst) {
                 return Ok(());
@@ -467,7 +470,7 @@ impl<'a> Keeper<'a> {
         }
         let room = wanted.iter().map(|(_, record, ..)| record.length).sum::<usize>();
         let mut places = Vec::with_capacity(wanted.len());
-        appender.put_records(shared, wall_clock(), room, |out, base| {
+        appender.put_records(shared, wall_clock(), room + reserve(shared), |out, base| {
             for (_, record, ..) in &wanted {
                 let offset = encode_moved(out, record, shared.store, base);
                 places.push(Position::new(base.segment(), offset));

@@ -17,13 +17,13 @@ use common::{
 };
 use serde_json::{Value, json};
 
-/// Bytes of a payload: a disk is to be full soon.
-const LARGE: usize = 200_000;
+/// Bytes of payloads: a disk is to be full soon, and to its last byte.
+const SIZES: [usize; 3] = [200_000, 5_000, 10];
 const TOPIC: &str = ledger::TOPICS[0];
 
-/// What the hub answers to one large event.
-async fn publish_large(connection: &mut Connection, n: u64) -> Value {
-    let payload = json!({ "n": n, "filling": "x".repeat(LARGE) });
+/// What the hub answers to one event.
+async fn publish(connection: &mut Connection, n: u64, bytes: usize) -> Value {
+    let payload = json!({ "n": n, "filling": "x".repeat(bytes) });
     let opts = json!({ "id": format!("chosen-{n}") });
     let frame = json!({ "op": "PUBLISH", "corr": n.to_string(), "topic": TOPIC, "payload": payload, "opts": opts });
     assert!(connection.send(&frame).await);
@@ -32,17 +32,20 @@ async fn publish_large(connection: &mut Connection, n: u64) -> Value {
 
 /// Publishes behind `last` until the disk is full; answers the last that was acknowledged.
 async fn fill(connection: &mut Connection, mut last: u64) -> u64 {
-    loop {
-        let answer = publish_large(connection, last + 1).await;
-        if answer["op"] != "OK" {
-            assert_eq!(answer["code"], "store_unavailable", "{answer}");
-            assert!(answer["msg"].as_str().unwrap().contains("goes on when there is space"), "{answer}");
-            return last;
-        }
-        last += 1;
-        assert_eq!(answer["seq"], last);
-        assert!(last < 2000, "the disk is never full");
+    for bytes in SIZES {
+        let refusal = loop {
+            let answer = publish(connection, last + 1, bytes).await;
+            if answer["op"] != "OK" {
+                break answer;
+            }
+            last += 1;
+            assert_eq!(answer["seq"], last);
+            assert!(last < 10_000, "the disk is never full");
+        };
+        assert_eq!(refusal["code"], "store_unavailable", "{refusal}");
+        assert!(refusal["msg"].as_str().unwrap().contains("goes on when there is space"), "{refusal}");
     }
+    last
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,13 +67,13 @@ async fn a_full_disk_refuses_publishes_until_there_is_space() {
     let mut connection = Connection::open(&hub.address).await;
     let mut last = fill(&mut connection, 0).await;
     // It stays so, the hub lives, and what it has can be read.
-    assert_eq!(publish_large(&mut connection, last + 1).await["code"], "store_unavailable");
+    assert_eq!(publish(&mut connection, last + 1, SIZES[2]).await["code"], "store_unavailable");
     assert_eq!(hub.ops("/healthz")["status"], "ok");
     assert_eq!(hub.replay(TOPIC, last - 1)["count"], 1);
 
     std::fs::remove_file(&ballast).unwrap();
     for _ in 0..10 {
-        let answer = publish_large(&mut connection, last + 1).await;
+        let answer = publish(&mut connection, last + 1, SIZES[0]).await;
         last += 1;
         assert_eq!((&answer["op"], &answer["seq"]), (&json!("OK"), &json!(last)), "{answer}");
     }
@@ -103,7 +106,7 @@ async fn a_full_disk_has_space_again_when_retention_lets_go_of_what_is_settled()
     let environment = [("PROM_CONFIG", config.to_str().unwrap())];
     let hub = Hub::launch(&folder.0, &mount.0.join("data"), &environment).unwrap_or_else(|(_, log)| panic!("{log}"));
     let mut connection = Connection::open(&hub.address).await;
-    assert_eq!(publish_large(&mut connection, 1).await["op"], "OK");
+    assert_eq!(publish(&mut connection, 1, SIZES[0]).await["op"], "OK");
     // A member that settles nothing holds everything.
     let mut holder = Connection::open(&hub.address).await;
     let opts = json!({ "from": "earliest", "maxInFlight": 1, "maxAttempts": 100 });
@@ -120,7 +123,7 @@ async fn a_full_disk_has_space_again_when_retention_lets_go_of_what_is_settled()
         tokio::spawn(async move { ledger.consume(&address).await })
     };
     let deadline = Instant::now() + Duration::from_secs(60);
-    while publish_large(&mut connection, last + 1).await["op"] != "OK" {
+    while publish(&mut connection, last + 1, SIZES[2]).await["op"] != "OK" {
         assert!(Instant::now() < deadline, "no space was made:\n{}", hub.log());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -71,6 +71,21 @@ async fn a_full_disk_refuses_publishes_until_there_is_space() {
     assert_eq!(hub.ops("/healthz")["status"], "ok");
     assert_eq!(hub.replay(TOPIC, last - 1)["count"], 1);
 
+    // To the last byte, and with a start: what is there can be read all the same.
+    let rest = mount.0.join("rest");
+    assert!(std::fs::write(&rest, vec![1; 160 << 20]).is_err());
+    hub.kill();
+    member.await.unwrap();
+    let hub = Hub::launch(&folder.0, &data, &[]).unwrap_or_else(|(_, log)| panic!("{log}"));
+    assert_eq!(hub.replay(TOPIC, last - 1)["count"], 1);
+    let member = {
+        let (ledger, address) = (Arc::clone(&ledger), hub.address.clone());
+        tokio::spawn(async move { ledger.consume(&address).await })
+    };
+    let mut connection = Connection::open(&hub.address).await;
+    assert_eq!(publish(&mut connection, last + 1, SIZES[0]).await["code"], "store_unavailable");
+
+    std::fs::remove_file(&rest).unwrap();
     std::fs::remove_file(&ballast).unwrap();
     for _ in 0..10 {
         let answer = publish(&mut connection, last + 1, SIZES[0]).await;

@@ -190,7 +190,7 @@ impl Projector {
         self.publish(states).await
     }
 
-    async fn publish(&mut self, states: Vec<(ProcessState, Option<Box<str>>)>) -> Result<(), StoreError> {
+    async fn publish(&mut self, states: Vec<(ProcessState, Option<Arc<str>>)>) -> Result<(), StoreError> {
         if states.is_empty() {
             return Ok(());
         }

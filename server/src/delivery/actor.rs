@@ -55,7 +55,7 @@ pub struct JoinError {
 #[derive(Debug)]
 pub struct Settlement {
     /// The event.
-    pub id: Box<str>,
+    pub id: Arc<str>,
     /// The lease, if the frame had one.
     pub lease: Option<u64>,
     /// What to do with it.

@@ -1,6 +1,9 @@
 //! The group delivery engine: a state machine over members, leases and logs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use prom_protocol::{Ordering, SubscribeOptions, Topic, TopicOrPattern, limits};
 
@@ -110,7 +113,7 @@ pub struct Engine {
     pub(super) logs: Vec<Log>,
     by_topic: HashMap<Topic, usize>,
     /// Events that were taken up and whose settle is not stored, by id: log and seq.
-    pub(super) ids: HashMap<Box<str>, (usize, u64)>,
+    pub(super) ids: HashMap<Arc<str>, (usize, u64)>,
     /// Leases and retries by the time they run out: time, log, seq.
     pub(super) timers: BTreeSet<(u64, usize, u64)>,
     /// Tokens below are of an earlier engine.

@@ -1,6 +1,9 @@
 //! A group's state in one topic: settled ranges, unsettled events, what is read ahead.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use prom_protocol::Topic;
 
@@ -30,7 +33,7 @@ pub(super) enum State {
 #[derive(Debug, Clone)]
 struct RunEnd {
     last: u64,
-    id: Option<Box<str>>,
+    id: Option<Arc<str>>,
     ts: u64,
 }
 
@@ -51,7 +54,7 @@ pub(super) struct Log {
     epoch: u64,
     /// Every event at or below is settled.
     floor: u64,
-    floor_id: Option<Box<str>>,
+    floor_id: Option<Arc<str>>,
     floor_ts: u64,
     /// Settled ranges above `floor`, by first seq.
     runs: BTreeMap<u64, RunEnd>,
@@ -232,17 +235,17 @@ impl Log {
     }
 
     /// Marks one seq as settled.
-    pub(super) fn settle(&mut self, seq: u64, id: &str, ts: u64) {
+    pub(super) fn settle(&mut self, seq: u64, id: &Arc<str>, ts: u64) {
         if self.is_settled(seq) {
             return;
         }
         self.dirty = true;
         if seq == self.floor + 1 {
-            self.raise_floor(seq, Some(id.into()), ts);
+            self.raise_floor(seq, Some(Arc::clone(id)), ts);
             return;
         }
         let mut first = seq;
-        let mut end = RunEnd { last: seq, id: Some(id.into()), ts };
+        let mut end = RunEnd { last: seq, id: Some(Arc::clone(id)), ts };
         if let Some((before, run)) = self.runs.range(..seq).next_back()
             && run.last + 1 == seq
         {
@@ -289,7 +292,7 @@ impl Log {
         self.runs.insert(before.unwrap_or(first), end);
     }
 
-    fn raise_floor(&mut self, to: u64, id: Option<Box<str>>, ts: u64) {
+    fn raise_floor(&mut self, to: u64, id: Option<Arc<str>>, ts: u64) {
         self.floor = to;
         if id.is_some() {
             self.floor_id = id;
@@ -327,7 +330,7 @@ mod tests {
             random.shuffle(&mut order);
             let mut log = log();
             for (n, seq) in order.iter().enumerate() {
-                log.settle(*seq, &seq.to_string(), *seq);
+                log.settle(*seq, &seq.to_string().into(), *seq);
                 let expected: Vec<u64> = (1..=50).filter(|s| order[..=n].contains(s)).collect();
                 let got: Vec<u64> = (1..=50).filter(|s| log.is_settled(*s)).collect();
                 assert_eq!(got, expected, "seed {seed}");
@@ -343,7 +346,7 @@ mod tests {
     #[test]
     fn a_skip_settles_what_is_gone() {
         let mut log = log();
-        log.settle(5, "5", 5);
+        log.settle(5, &"5".into(), 5);
         assert_eq!(log.skip_to(4), Some((1, 4)));
         assert_eq!(log.floor, 5);
         assert_eq!(log.skip_to(3), None);
@@ -354,13 +357,13 @@ mod tests {
         // It once raised the floor over events that were read and not delivered: a restart lost them.
         let mut log = log();
         log.read_to = 3;
-        log.settle(6, "6", 6);
+        log.settle(6, &"6".into(), 6);
         assert_eq!(log.skip_to(8), Some((4, 8)));
         let cursor = log.cursor();
         assert_eq!((cursor.floor, cursor.settled), (0, vec![(4, 8)]));
-        log.settle(3, "3", 3);
-        log.settle(2, "2", 2);
-        log.settle(1, "1", 1);
+        log.settle(3, &"3".into(), 3);
+        log.settle(2, &"2".into(), 2);
+        log.settle(1, &"1".into(), 1);
         assert_eq!(log.floor, 8);
     }
 
@@ -368,11 +371,11 @@ mod tests {
     fn a_skip_reports_only_what_was_not_settled() {
         let mut log = log();
         for seq in [1, 2, 5, 8, 9] {
-            log.settle(seq, "", 0);
+            log.settle(seq, &"".into(), 0);
         }
         assert_eq!(log.skip_to(9), Some((3, 7)));
         assert_eq!(log.floor, 9);
-        log.settle(11, "", 0);
+        log.settle(11, &"".into(), 0);
         assert_eq!(log.skip_to(11), Some((10, 10)));
         let mut restarted =
             Log::new(Topic::new("t").unwrap(), Cursor { settled: vec![(1, 4)], ..Cursor::default() }, 9);

@@ -41,8 +41,9 @@ use crate::{
     auth::Verifier, config::Limits, delivery::Groups, http, page, store::Store, topics::Topics, writer::Writer,
 };
 
-/// Bytes a connection reads at once. tungstenite's default of 128 KiB would be allocated for every idle connection.
-const READ_BUFFER: usize = 16 * 1024;
+/// Bytes of a connection's own read buffer, which it has also while it is idle. What reads far ahead is below it: see
+/// [`crate::http`].
+const READ_BUFFER: usize = 2 * 1024;
 
 /// What every connection needs of the hub.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 //!
 //! Events leave as their stored bytes: nothing here parses a payload.
 
+mod ahead;
 mod export;
 mod failure;
 mod params;

@@ -15,6 +15,8 @@ use tokio::{
     time::Sleep,
 };
 
+use super::ahead::ReadAhead;
+
 /// A listener whose sockets fail when their peer takes nothing for a while.
 #[derive(Debug)]
 pub(crate) struct PatientListener {
@@ -23,7 +25,7 @@ pub(crate) struct PatientListener {
 }
 
 impl Listener for PatientListener {
-    type Io = Patient<TcpStream>;
+    type Io = Patient<ReadAhead<TcpStream>>;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
@@ -32,7 +34,7 @@ impl Listener for PatientListener {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY not set");
         }
-        (Patient { stream, limit: self.limit, stalled: None }, address)
+        (Patient { stream: ReadAhead::new(stream), limit: self.limit, stalled: None }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -78,8 +78,9 @@ impl Http {
         check_payload(payload.get())?;
         let mut body = Vec::with_capacity(payload.get().len() + 96);
         encode_event_body(&mut body, topic.as_str(), &options, payload.get());
-        let owned = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.as_str().into());
-        let append = Append { topic, id: owned(&options.id), ts: None, key: owned(&options.key), body };
+        let id = options.id.as_ref().map(|id| id.as_str().into());
+        let key = options.key.as_ref().map(|key| key.as_str().into());
+        let append = Append { topic, id, ts: None, key, body };
         let outcome = self.gateway.writer.commit(vec![append], Vec::new()).await?.pop();
         let outcome = outcome.ok_or_else(|| Failure::new(ErrorCode::Internal, "the writer gave no answer"))??;
         Ok(json(StatusCode::OK, &Published { id: &outcome.id, seq: outcome.seq, duplicate: outcome.duplicate }))

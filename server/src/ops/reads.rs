@@ -154,7 +154,7 @@ fn limit(params: &Params<'_>) -> Result<usize, Failure> {
 #[serde(rename_all = "camelCase")]
 struct CursorRow {
     group: Group,
-    last_id: Option<Box<str>>,
+    last_id: Option<Arc<str>>,
     last_ts: Option<u64>,
     last_seq: u64,
     /// How many events above `lastSeq` are settled.
@@ -190,7 +190,7 @@ struct LastCursor<'a> {
 
 #[derive(Serialize)]
 struct TailRow {
-    id: Option<Box<str>>,
+    id: Option<Arc<str>>,
     ts: Option<u64>,
     seq: u64,
 }

@@ -27,7 +27,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Inner {
     topics: BTreeMap<Topic, Log>,
-    ids: HashMap<Box<str>, (Topic, u64)>,
+    ids: HashMap<Arc<str>, (Topic, u64)>,
     bytes: usize,
 }
 
@@ -198,7 +198,7 @@ impl Room {
 }
 
 /// A UUIDv7: sorts by time, so that ids made later stand later.
-pub(crate) fn new_id(now: u64) -> Box<str> {
+pub(crate) fn new_id(now: u64) -> Arc<str> {
     let mut random = [0; 10];
     fastrand::fill(&mut random);
     uuid::Builder::from_unix_timestamp_millis(now, &random).into_uuid().to_string().into()

@@ -28,7 +28,7 @@ pub use retention::{Retention, Rule};
 #[derive(Debug)]
 pub struct Record {
     /// Unique in the hub.
-    pub id: Box<str>,
+    pub id: Arc<str>,
     /// Position in its topic, from 1.
     pub seq: u64,
     /// Milliseconds since the Unix epoch.
@@ -55,7 +55,7 @@ pub struct Append {
     /// Where.
     pub topic: Topic,
     /// Chosen by the publisher; `None`: the store makes one.
-    pub id: Option<Box<str>>,
+    pub id: Option<Arc<str>>,
     /// Chosen by the publisher; `None`: [`Batch::now`].
     pub ts: Option<u64>,
     /// What the event is about.
@@ -68,7 +68,7 @@ pub struct Append {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
     /// The event's id.
-    pub id: Box<str>,
+    pub id: Arc<str>,
     /// Its position.
     pub seq: u64,
     /// An event of that id stood there before; nothing was appended.
@@ -83,7 +83,7 @@ pub struct Cursor {
     /// Every event at or below is settled.
     pub floor: u64,
     /// Id of the event at `floor`; none while nothing is settled.
-    pub last_id: Option<Box<str>>,
+    pub last_id: Option<Arc<str>>,
     /// Its `ts`.
     pub last_ts: u64,
     /// Highest seq that was ever delivered; what is unsettled at or below it was delivered once unless `attempts` says

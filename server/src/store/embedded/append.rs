@@ -55,7 +55,7 @@ struct Planned {
     topic: u32,
     seq: u64,
     ts: u64,
-    id: Box<str>,
+    id: Arc<str>,
     key: Option<Box<str>>,
     body: Vec<u8>,
     listed: bool,
@@ -72,7 +72,7 @@ struct Plan {
     tails: HashMap<u32, u64>,
     cursors: Vec<(u32, CursorPut)>,
     /// Chosen ids of this batch.
-    ids: HashMap<Box<str>, (u32, u64)>,
+    ids: HashMap<Arc<str>, (u32, u64)>,
     /// Topics that are trimmed to make room, and from where they are retained then.
     trims: BTreeMap<u32, u64>,
     /// Retained bytes with this batch.
@@ -244,7 +244,8 @@ impl Appender {
         // An estimate falls short where cursors are large.
         let encoded = match encoded {
             Ok(encoded) => encoded,
-            Err((plan, needed)) => {
+            Err(too_large) => {
+                let (plan, needed) = *too_large;
                 self.make_room(shared, now, needed + reserve)?;
                 self.encode(shared, plan, now).map_err(|_| StoreError::Unavailable("a commit is too large".into()))?
             }
@@ -275,7 +276,7 @@ impl Appender {
     }
 
     /// Encodes a plan for the place where the log ends, or gives it back with the room it needs.
-    fn encode(&self, shared: &Shared, plan: Plan, now: u64) -> Result<Encoded, (Plan, usize)> {
+    fn encode(&self, shared: &Shared, plan: Plan, now: u64) -> Result<Encoded, Box<(Plan, usize)>> {
         let store = shared.store;
         let base = Position::new(self.segment.number, self.end);
         let state = shared.read();
@@ -328,7 +329,7 @@ impl Appender {
         drop(state);
         finish_commit(shared, &mut out, base, topics.len() + jsons.len() + cursor_at.len(), now);
         if u64::from(self.end) + out.len() as u64 > self.size {
-            return Err((plan, out.len()));
+            return Err(Box::new((plan, out.len())));
         }
         let events = plan.events.into_iter().zip(jsons).map(|(event, (at, json))| {
             let Planned { topic, seq, ts, id, key, listed, .. } = event;

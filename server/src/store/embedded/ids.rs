@@ -38,7 +38,7 @@ impl Maker {
     }
 
     /// The id of an event at that place; `None` if the place is beyond what an id can tell.
-    pub(crate) fn make(&self, topic: u32, seq: u64) -> Option<Box<str>> {
+    pub(crate) fn make(&self, topic: u32, seq: u64) -> Option<std::sync::Arc<str>> {
         if topic >> TOPIC_BITS != 0 || seq >> SEQ_BITS != 0 {
             return None;
         }
@@ -46,7 +46,7 @@ impl Maker {
         let (high, low) = (bits >> 62, bits & ((1 << 62) - 1));
         let uuid = u128::from(self.ms) << 80 | 7 << 76 | high << 64 | 2 << 62 | low;
         let mut text = [0; 36];
-        Some(Box::from(&*uuid::Uuid::from_u128(uuid).hyphenated().encode_lower(&mut text)))
+        Some(std::sync::Arc::from(&*uuid::Uuid::from_u128(uuid).hyphenated().encode_lower(&mut text)))
     }
 }
 
@@ -294,7 +294,7 @@ mod tests {
         let mut map = IdMap::default();
         let maker = Maker::new(1, 5_000);
         let ids: Vec<String> = (0..5_000)
-            .map(|i| if i % 2 == 0 { format!("mine-{i}") } else { maker.make(9, i).unwrap().into() })
+            .map(|i| if i % 2 == 0 { format!("mine-{i}") } else { maker.make(9, i).unwrap().to_string() })
             .collect();
         for (offset, id) in ids.iter().enumerate() {
             map.add(7, id, offset as u32);

@@ -120,11 +120,11 @@ impl EmbeddedStore {
             TakeError::Taken => OpenError::Taken(folder),
             TakeError::Io(source) => OpenError::Io { folder, source },
         })?;
-        Self::open_on(Arc::new(disk), options)
+        Self::open_on(&(Arc::new(disk) as Arc<dyn Disk>), options)
     }
 
-    fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<Self, OpenError> {
-        let shared = open::open(&disk, options)?;
+    fn open_on(disk: &Arc<dyn Disk>, options: Options) -> Result<Self, OpenError> {
+        let shared = open::open(disk, options)?;
         let upkeep = Upkeep::start(Arc::clone(&shared))
             .map_err(|source| OpenError::Io { folder: shared.disk.path().display().to_string(), source })?;
         Ok(Self { shared, upkeep: Mutex::new(Some(upkeep)) })

@@ -320,6 +320,7 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>
     }
     // What was found may not be on disk yet, if it was a process that ended and not the machine.
     active.file.sync().map_err(|error| opening.io(error))?;
+    disk.sync().map_err(|error| opening.io(error))?;
 
     state.add_runs(runs).map_err(|what| opening.damaged(what))?;
     let number = active.header.number;

@@ -118,11 +118,6 @@ impl SimDisk {
         inner.crash_in = Some(inner.changes + changes);
     }
 
-    /// Changes so far.
-    pub(crate) fn changes(&self) -> u64 {
-        lock(&self.0).changes
-    }
-
     pub(crate) fn fail_syncs(&self, fail: bool) {
         lock(&self.0).syncs_fail = fail;
     }
@@ -133,6 +128,11 @@ impl SimDisk {
 
     pub(crate) fn used(&self) -> u64 {
         lock(&self.0).files.values().map(|data| lock(data).visible.len() as u64).sum()
+    }
+
+    /// Only the process ended: what it wrote is there, and on disk some time or not.
+    pub(crate) fn go_on(&self) {
+        lock(&self.0).crash_in = None;
     }
 
     /// What is found when the machine is up again.

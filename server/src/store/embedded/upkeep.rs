@@ -88,7 +88,7 @@ impl Drop for Upkeep {
 fn wait(shared: &Shared, time: Duration, answer: bool) -> bool {
     let bell = &shared.bell;
     let rung = lock(&bell.rung);
-    let until = |rung: &mut bool| !(answer && *rung) && !bell.closing.load(Ordering::SeqCst);
+    let until = |rung: &mut bool| !(bell.closing.load(Ordering::SeqCst) || answer && *rung);
     let waited = bell.waiting.wait_timeout_while(rung, time, until);
     let (mut rung, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
     if answer {
@@ -428,6 +428,8 @@ impl<'a> Keeper<'a> {
         if scanner.at().offset() < end {
             return Err(shared.damaged("a commit", scanner.at()));
         }
+        // The trim that let them go must not be lost when the index has forgotten them.
+        sync_log(shared, None)?;
         shared.index.forget(&forgotten).map_err(|error| super::shared::index_failed(&error))
     }
 

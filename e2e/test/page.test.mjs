@@ -156,6 +156,27 @@ test("the page goes on by itself when the hub is restarted", async () => {
   await until("ten rows", async () => (await rows()).length >= 10);
 });
 
+test("the page goes on by itself when the hub is killed, and what ended meanwhile is known and turns stale", async () => {
+  const victim = worker();
+  await filter(String(victim.pid));
+  await row(victim.pid).waitFor({ timeout: 20_000 });
+  await until("the process to be alive", async () => (await row(victim.pid).getAttribute("data-status")) === "alive");
+  // Heartbeats come every second, so this is among them.
+  await hub.stop("SIGKILL");
+  await until("the page to notice", async () => (await connection()) === "reconnecting");
+  victim.kill("SIGKILL");
+  hub = await devHub({ port, cwd: folder.path });
+  assert.doesNotMatch(hub.err, /damaged|panicked|ERROR/);
+  await until("the page to be ready again", async () => (await connection()) === "ready", 40_000);
+  // Nobody beats for it any more: only the log can know it.
+  await until("its row to be stale", async () => (await row(victim.pid).getAttribute("data-status")) === "stale", 40_000);
+  await filter(String(hub.pid));
+  await row(hub.pid).waitFor({ timeout: 20_000 });
+  await until("the new hub to be alive", async () => (await row(hub.pid).getAttribute("data-status")) === "alive");
+  await filter("");
+  await until("ten rows", async () => (await rows()).length >= 10);
+});
+
 test("works on a narrow screen and with a bad token asks for another", async () => {
   const narrow = await openPage(browser, `http://127.0.0.1:${port}/#token=nonsense`, { viewport: { width: 360, height: 720 } });
   await narrow.waitForSelector("#token-panel", { state: "visible" });

@@ -17,7 +17,9 @@ const prom = resolve(root, process.env.PROM_BIN ?? "target/release/prom");
 /** A hub of its own, on a free port and with a folder of its own; ends with `stop`. */
 async function start() {
   const folder = await mkdtemp(join(tmpdir(), "prom-sdk-"));
-  const child = spawn(prom, ["dev", "--port", "0", "--ops-port", "0", "--no-heartbeat"], { cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
+  // Where this test run's own environment may say otherwise, the hub is told.
+  const args = ["dev", "--port", "0", "--ops-port", "0", "--data", join(folder, "data"), "--no-heartbeat"];
+  const child = spawn(prom, args, { cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
   const ended = once(child, "exit");
   let printed = "";
   const found = new Promise((done, fail) => {

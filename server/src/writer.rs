@@ -26,6 +26,9 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How long a request may wait for a place in the queue.
 const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often it is said that commits fail.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
 /// What became of each append of a request, in order.
 pub type Outcomes = Vec<Result<Appended, Refused>>;
 
@@ -102,6 +105,8 @@ pub fn wall_clock() -> u64 {
 
 async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Receiver<Write>, over: CancellationToken) {
     let mut closed = false;
+    // Since when commits fail, and when that was last said.
+    let mut failing: Option<(Instant, Instant)> = None;
     loop {
         let first = tokio::select! {
             first = requests.recv() => first,
@@ -128,8 +133,19 @@ async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Rec
         let started = Instant::now();
         let committed = store.commit(batch).await;
         topics.metrics().committed(names.len(), started.elapsed());
-        if let Err(error) = &committed {
-            tracing::error!(%error, events = names.len(), "commit failed");
+        match (&committed, &mut failing) {
+            // On a full disk every commit fails: not a line each, which may go to the same disk.
+            (Err(_), Some((_, said))) if said.elapsed() < SAY_EVERY => {}
+            (Err(error), _) => {
+                tracing::error!(%error, events = names.len(), "commit failed");
+                failing = Some((failing.map_or(started, |(since, _)| since), Instant::now()));
+            }
+            // Positions may have room where events have none.
+            (Ok(_), Some((since, _))) if !names.is_empty() => {
+                tracing::info!(after_ms = since.elapsed().as_millis(), "commits go on");
+                failing = None;
+            }
+            (Ok(_), _) => {}
         }
         // Before the answers: whoever has one, and subscribes, starts behind what was answered.
         if let Ok(outcomes) = &committed {

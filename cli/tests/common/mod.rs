@@ -1,6 +1,11 @@
 //! Runs the binary as a person would.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod hub;
+pub mod ledger;
+pub mod mount;
+pub mod wire;
+
 use std::{
     io::Read,
     path::Path,
@@ -15,6 +20,12 @@ pub fn prom(args: &[&str], environment: &[(&str, &str)], folder: &Path) -> Outpu
 
 /// The same, to be finished later.
 pub fn start(args: &[&str], environment: &[(&str, &str)], folder: &Path) -> Child {
+    let mut command = command(args, environment, folder);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// `prom` with these arguments, nothing of this test run's own configuration, and no input.
+pub fn command(args: &[&str], environment: &[(&str, &str)], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_prom"));
     for (name, _) in std::env::vars() {
         if ["WS_", "OPS_", "JWT_", "PROM_", "MONGO_"].iter().any(|own| name.starts_with(own))
@@ -24,15 +35,8 @@ pub fn start(args: &[&str], environment: &[(&str, &str)], folder: &Path) -> Chil
             command.env_remove(name);
         }
     }
+    command.args(args).envs(environment.iter().copied()).current_dir(folder).stdin(Stdio::null());
     command
-        .args(args)
-        .envs(environment.iter().copied())
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
 }
 
 /// Waits for its end, but not for ever.

@@ -25,6 +25,15 @@ const POSITION_BYTES: usize = 96;
 /// How many times as many records as bring the index forward may wait for that: what waits is in memory.
 const BEHIND: usize = 64;
 
+/// Of a segment, two such parts are left free by commits of events and one by those of cursors alone. So on a full disk
+/// groups can still settle, and what is settled can be trimmed, which is how a full disk gets space again.
+const RESERVES: u64 = 256;
+
+/// See [`RESERVES`], in bytes.
+pub(crate) fn reserve(shared: &Shared) -> usize {
+    (shared.options.segment_bytes / RESERVES) as usize
+}
+
 /// The name of a segment's file.
 pub(crate) fn segment_name(number: u32) -> String {
     format!("{number:010}.log")
@@ -236,14 +245,16 @@ impl Appender {
         let outcomes = std::mem::take(&mut plan.outcomes);
         let expected =
             plan.events.iter().map(|event| event.body.len() + EVENT_OVERHEAD + POSITION_BYTES).sum::<usize>();
-        self.make_room(shared, now, expected + 1024 * (plan.new_topics.len() + plan.trims.len()) + 4096)?;
+        let reserve = if plan.events.is_empty() { reserve(shared) } else { 2 * reserve(shared) };
+        let names = 1024 * (plan.new_topics.len() + plan.trims.len());
+        self.make_room(shared, now, expected + names + 4096 + reserve)?;
         let encoded = self.encode(shared, plan, now);
         // An estimate falls short where cursors are large.
         let encoded = match encoded {
             Ok(encoded) => encoded,
             Err(too_large) => {
                 let (plan, needed) = *too_large;
-                self.make_room(shared, now, needed)?;
+                self.make_room(shared, now, needed + reserve)?;
                 self.encode(shared, plan, now).map_err(|_| StoreError::Unavailable("a commit is too large".into()))?
             }
         };

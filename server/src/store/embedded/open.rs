@@ -11,12 +11,12 @@ use super::{
     Options,
     append::{Appender, create_segment, segment_name},
     check::{self, Known, Topics},
-    disk::{Disk, DiskFile, read_exact},
+    disk::{Disk, DiskFile},
     format::{CommitHeader, Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader},
     ids::IdMap,
     index::{Index, Loaded, NAME},
     record::{CursorRecord, EventRecord, TopicRecord},
-    scan::{Scanner, later_commit},
+    scan::{Scanner, later_commit, written_end},
     shared::{Bell, Shared},
     sidecar,
     state::{Offsets, Run, Segment, SegmentIndex, Segments, State, TopicLog},
@@ -244,9 +244,8 @@ impl Recovery<'_> {
 
     /// How many bytes of a segment behind `end` are not just zeros.
     fn rest(&self, found: &Found, end: Position, length: u32) -> Result<u64, OpenError> {
-        let mut rest = vec![0; length.saturating_sub(end.offset()) as usize];
-        read_exact(&*found.file, &mut rest, end.offset().into()).map_err(|error| self.opening.io(error))?;
-        Ok(rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1))
+        let written = written_end(&*found.file, end.offset(), length).map_err(|error| self.opening.io(error))?;
+        Ok(u64::from(written - end.offset()))
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use prom_protocol::Group;
 
 use super::{
-    append::segment_name,
+    append::{reserve, segment_name},
     format::{Position, RawRecord, SEGMENT_HEADER},
     index::Place,
     record::{CursorRecord, EventRecord, encode_moved},
@@ -90,10 +90,16 @@ impl Keeper<'_> {
         // Segments that were sealed early are put together, once there are many.
         let small = |end: u32| u64::from(end) < shared.options.segment_bytes / SMALL;
         let many_small = sealed.iter().filter(|(_, end)| small(*end)).count() >= MANY;
-        for (segment, end) in sealed {
-            // The index is brought forward from the log, which must still be there.
-            if self.flushed < Position::new(segment.number, end) || shared.bell.closing.load(Ordering::SeqCst) {
+        // First those that go without a copy: it may be their space that copies need.
+        let (dead, others): (Vec<_>, Vec<_>) =
+            sealed.into_iter().partition(|(segment, _)| !live.contains_key(&segment.number));
+        for (segment, end) in dead.into_iter().chain(others) {
+            if shared.bell.closing.load(Ordering::SeqCst) {
                 return Ok(());
+            }
+            // The index is brought forward from the log, which must still be there.
+            if self.flushed < Position::new(segment.number, end) {
+                continue;
             }
             let pointed = shared.index.pointed(segment.number).map_err(|error| index_failed(&error))?
                 + recent.get(&segment.number).copied().unwrap_or_default();
@@ -212,7 +218,7 @@ impl Keeper<'_> {
         }
         let room = wanted.iter().map(|wanted| wanted.record.length).sum::<usize>();
         let mut places = Vec::with_capacity(wanted.len());
-        appender.put_records(shared, wall_clock(), room, |out, base| {
+        appender.put_records(shared, wall_clock(), room + reserve(shared), |out, base| {
             for Wanted { record, .. } in &wanted {
                 let offset = encode_moved(out, record, shared.store, base);
                 places.push(Position::new(base.segment(), offset));

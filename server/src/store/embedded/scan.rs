@@ -97,9 +97,15 @@ pub(crate) fn later_commit(
 ) -> io::Result<Option<(Position, CommitHeader)>> {
     let mut at = (from.offset() + 1).next_multiple_of(super::format::ALIGN as u32);
     let mut chunk = vec![0; CHUNK + COMMIT_HEADER];
+    let zeros = vec![0; CHUNK + COMMIT_HEADER];
     while at < end {
         let length = chunk.len().min((end - at) as usize);
         read_exact(file, &mut chunk[..length], at.into())?;
+        // Most of what is reserved was never written.
+        if chunk[..length] == zeros[..length] {
+            at += CHUNK as u32;
+            continue;
+        }
         for offset in (0..length.min(CHUNK)).step_by(super::format::ALIGN) {
             let place = Position::new(from.segment(), at + offset as u32);
             let header = CommitHeader::decode(&chunk[offset..length], store, place);
@@ -110,4 +116,20 @@ pub(crate) fn later_commit(
         at = at.saturating_add(CHUNK as u32);
     }
     Ok(None)
+}
+
+/// Where the bytes from `from` to `end` are zeros only: behind the last other one.
+pub(crate) fn written_end(file: &dyn DiskFile, from: u32, end: u32) -> io::Result<u32> {
+    let (mut chunk, zeros) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let (mut at, mut written) = (from, from);
+    while at < end {
+        let length = CHUNK.min((end - at) as usize);
+        read_exact(file, &mut chunk[..length], at.into())?;
+        if chunk[..length] != zeros[..length] {
+            let last = chunk[..length].iter().rposition(|byte| *byte != 0);
+            written = last.map_or(written, |last| at + last as u32 + 1);
+        }
+        at += length as u32;
+    }
+    Ok(written)
 }

@@ -277,7 +277,8 @@ fn a_segment_full_of_newest_events_is_left_alone() {
     for key in 0..100 {
         store.publish("state", None, Some(&format!("key-{key}")), 5_000).unwrap();
     }
-    let mut keeper = upkeep::Keeper::new(&store.shared);
+    let shared = Arc::clone(&store.shared);
+    let mut keeper = upkeep::Keeper::new(&shared);
     keeper.everything().unwrap();
     let end = store.shared.read().end;
     for _ in 0..5 {

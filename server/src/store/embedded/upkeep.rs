@@ -210,15 +210,15 @@ impl<'a> Keeper<'a> {
             appender.closed = Some(self.flushed);
             return Ok(());
         }
-        self.flush_if_due()?;
-        self.write_sidecars()?;
+        // Each although another fails: on a full disk most do, and retention is what gives space back.
+        let (flushed, written) = (self.flush_if_due(), self.write_sidecars());
+        let mut done = flushed.and(written);
         if self.retained_at.elapsed() >= RETENTION_EVERY {
             self.retained_at = Instant::now();
-            self.age_segment()?;
-            self.retain()?;
-            self.reclaim()?;
+            let (aged, retained) = (self.age_segment(), self.retain());
+            done = done.and(aged).and(retained).and(self.reclaim());
         }
-        Ok(())
+        done
     }
 
     pub(super) fn flush_if_due(&mut self) -> Result<(), StoreError> {

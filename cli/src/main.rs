@@ -22,6 +22,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A durable event hub, and the client for it.
 #[derive(Debug, Parser)]
 #[command(name = "prom", version, propagate_version = true, arg_required_else_help = true, after_help = EXAMPLES)]

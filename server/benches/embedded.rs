@@ -17,6 +17,10 @@ use prom_hub::store::{
 };
 use prom_protocol::{EventOptions, Text, Topic, encode_event_body};
 
+/// That of the hub.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const TOPICS: usize = 50;
 const KEYS: usize = 10_000;
 const PAYLOAD: usize = 330;

@@ -43,7 +43,7 @@ use crate::{
 
 /// Bytes of a connection's own read buffer, which it has also while it is idle. What reads far ahead is below it: see
 /// [`crate::http`].
-const READ_BUFFER: usize = 2 * 1024;
+const READ_BUFFER: usize = 1024;
 
 /// What every connection needs of the hub.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
+    hash::BuildHasherDefault,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -12,7 +13,7 @@ use super::{
     Durability,
     disk::DiskFile,
     format::{ALIGN, COMMIT_HEADER, CommitHeader, Position, SEGMENT_HEADER, SegmentHeader, aligned},
-    ids::Maker,
+    ids::{Identity, Maker},
     record::{CursorRecord, EVENT_OVERHEAD, NewEvent, TopicRecord},
     shared::Shared,
     state::{Segment, SegmentIndex, State},
@@ -72,7 +73,7 @@ struct Plan {
     new_topics: Vec<(Topic, u64)>,
     new_by_name: HashMap<Topic, u32>,
     /// Tails of the topics of this batch, with its events.
-    tails: HashMap<u32, u64>,
+    tails: HashMap<u32, u64, BuildHasherDefault<Identity>>,
     cursors: Vec<(u32, CursorPut)>,
     /// Chosen ids of this batch.
     ids: HashMap<Arc<str>, (u32, u64)>,

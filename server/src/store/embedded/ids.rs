@@ -104,7 +104,7 @@ impl Span {
     }
 }
 
-/// Hashes are hashed already.
+/// Hashes are hashed already, and numbers that the hub gives are chosen by nobody.
 #[derive(Debug, Default)]
 pub(crate) struct Identity(u64);
 
@@ -117,6 +117,11 @@ impl std::hash::Hasher for Identity {
 
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
+    }
+
+    /// A topic number. The table looks at the first bits and the last.
+    fn write_u32(&mut self, number: u32) {
+        self.0 = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 

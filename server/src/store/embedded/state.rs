@@ -359,7 +359,9 @@ impl State {
         log.bytes += bytes;
         log.add_event(event.seq, event.ts, at, bytes);
         if let Some(key) = &event.key {
-            self.dirty_latest.insert(topic);
+            if log.latest.is_empty() {
+                self.dirty_latest.insert(topic);
+            }
             let place = Place { at, seq: event.seq };
             match log.latest.get_mut(key) {
                 Some(own) => *own = place,

@@ -12,10 +12,10 @@ use std::{
 };
 
 use prom_hub::store::{
-    Append, Batch, EmbeddedStore, Store,
-    embedded::{Durability, Options},
+    Append, Batch, EmbeddedStore, Retention, Rule, Store,
+    embedded::{Durability, Options, tools},
 };
-use prom_protocol::{EventOptions, Text, Topic, encode_event_body};
+use prom_protocol::{EventOptions, Text, Topic, TopicOrPattern, encode_event_body};
 
 /// That of the hub.
 #[global_allocator]
@@ -251,14 +251,58 @@ async fn large(folder: &Path, events: usize) {
     );
 }
 
+/// Opening after a `kill -9`: a process of its own loads a store and is gone.
+async fn killed(folder: &Path, events: usize) {
+    let path = folder.join("killed");
+    let own = std::env::current_exe().unwrap();
+    let status = std::process::Command::new(own).arg("--load").arg(&path).arg(events.to_string()).status().unwrap();
+    assert!(!status.success(), "it ended as if nothing had happened");
+    let started = Instant::now();
+    let store = EmbeddedStore::open(&path, Options::default()).unwrap();
+    println!("{:<44} {:>10.1?}", format!("open after a kill, {events} events"), started.elapsed());
+    let topics = store.topics().await.unwrap();
+    assert_eq!(topics.iter().map(|(_, tail)| tail.seq).sum::<u64>() as usize, events.next_multiple_of(1024));
+    drop(store);
+
+    let rule = Rule {
+        topics: TopicOrPattern::new("**").unwrap(),
+        max_age: None,
+        max_events: Some((events / TOPICS / 2) as u64),
+        max_bytes: None,
+        compact: false,
+        drop_unsettled: false,
+    };
+    let options = Options { retention: Retention::new(vec![rule]), ..Options::default() };
+    let (before, started) = (folder_bytes(&path), Instant::now());
+    tools::compact(&path, options, false).unwrap();
+    println!(
+        "{:<44} {:>10.1?}, {} MiB of {} MiB came back",
+        "dropping the oldest half, open and close",
+        started.elapsed(),
+        (before - folder_bytes(&path)) >> 20,
+        before >> 20,
+    );
+}
+
+async fn load_and_die(path: &Path, events: usize) {
+    let store = EmbeddedStore::open(path, Options::default()).unwrap();
+    append(&store, &mut Load::new(TOPICS), 1024, events).await;
+    std::process::abort();
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let events = args.iter().position(|arg| arg == "--events").map_or(5_000_000, |at| args[at + 1].parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if args.get(1).is_some_and(|arg| arg == "--load") {
+        return runtime.block_on(load_and_die(Path::new(&args[2]), args[3].parse().unwrap()));
+    }
     // Next to the build, because a temporary folder may be memory.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         appends(folder.path()).await;
         large(folder.path(), events).await;
+        std::fs::remove_dir_all(folder.path().join("large")).unwrap();
+        killed(folder.path(), events).await;
     });
 }

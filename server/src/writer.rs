@@ -123,6 +123,9 @@ async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Rec
         let mut next = Some(first);
         while let Some(write) = next {
             bytes += write.appends.iter().map(|append| append.body.len()).sum::<usize>();
+            // A position may be hundreds of kilobytes.
+            let ranges = |cursor: &crate::store::Cursor| cursor.settled.len() * 16 + cursor.attempts.len() * 12;
+            bytes += write.cursors.iter().map(|put| ranges(&put.cursor)).sum::<usize>();
             replies.push((write.reply, write.appends.len()));
             batch.appends.extend(write.appends);
             batch.cursors.extend(write.cursors);
@@ -176,7 +179,7 @@ fn answer(replies: Vec<(Reply, usize)>, committed: Result<Outcomes, StoreError>)
 
 /// How a store's error is told to a publisher.
 pub fn refusal(error: &StoreError) -> Refused {
-    Refused { code: ErrorCode::StoreUnavailable, message: error.to_string() }
+    Refused { code: ErrorCode::StoreUnavailable, message: error.told() }
 }
 
 /// Tells each topic's listeners how far it has grown. Runs of one topic are one call.

@@ -311,7 +311,7 @@ impl Actor {
         }
         self.adopt(missing)
             .await
-            .map_err(|error| JoinError { code: ErrorCode::StoreUnavailable, message: error.to_string() })
+            .map_err(|error| JoinError { code: ErrorCode::StoreUnavailable, message: error.told() })
     }
 
     /// Forgets patterns that members had who left long ago. Until then new topics are taken on for them too, so that
@@ -556,6 +556,6 @@ impl Actor {
 
 impl From<StoreError> for JoinError {
     fn from(error: StoreError) -> Self {
-        Self { code: ErrorCode::StoreUnavailable, message: error.to_string() }
+        Self { code: ErrorCode::StoreUnavailable, message: error.told() }
     }
 }

@@ -154,7 +154,7 @@ impl Connection {
                 Ok(None) => {
                     return Err((ErrorCode::PositionGone, "opts.afterId or opts.afterSeq is not in the log".into()));
                 }
-                Err(error) => return Err((ErrorCode::StoreUnavailable, error.to_string())),
+                Err(error) => return Err((ErrorCode::StoreUnavailable, error.told())),
             }
         }
         Ok(live)

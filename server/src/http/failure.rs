@@ -86,7 +86,7 @@ impl IntoResponse for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::new(ErrorCode::StoreUnavailable, error.to_string())
+        Self::new(ErrorCode::StoreUnavailable, error.told())
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) async fn replay(
             break;
         }
         if page.events.is_empty() {
+            // The last ones may have been given up by a repair.
+            after = after.max(page.read_to);
             break;
         }
         for event in &page.events {

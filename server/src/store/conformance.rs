@@ -44,6 +44,7 @@ macro_rules! store_conformance {
             an_id_is_free_again_once_its_event_is_trimmed
             a_full_store_refuses_events_until_they_are_settled
             a_full_store_takes_duplicates_cursors_and_dead_letters
+            a_group_that_begins_with_a_batch_keeps_what_the_batch_would_trim
         );
     };
     (@each $make:expr; $($name:ident)*) => {
@@ -503,6 +504,16 @@ pub async fn a_full_store_refuses_events_until_they_are_settled(store: &Arc<dyn 
     commit(store, Vec::new(), vec![put("t", "g", taken)]).await;
     assert_eq!(fill(store, "t", 10).await, 10);
     assert_eq!(store.tail(&topic("t")).await.unwrap().unwrap().seq, taken + 10, "no seq was lost");
+}
+
+pub async fn a_group_that_begins_with_a_batch_keeps_what_the_batch_would_trim(store: &Arc<dyn Store>) {
+    fill(store, "t", 90).await;
+    let payload = format!("\"{}\"", "x".repeat(10_000));
+    let first = store.tail(&topic("t")).await.unwrap().unwrap().first;
+    let appends = (0..40).map(|_| event("t", None, None, &payload)).collect();
+    commit(store, appends, vec![put("t", "g", first - 1)]).await;
+    let page = store.read(&topic("t"), first - 1, 1, BYTES).await.unwrap();
+    assert_eq!((page.first, page.events[0].seq), (first, first));
 }
 
 pub async fn a_full_store_takes_duplicates_cursors_and_dead_letters(store: &Arc<dyn Store>) {

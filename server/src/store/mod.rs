@@ -159,7 +159,8 @@ pub struct Refused {
     pub message: String,
 }
 
-/// Why a store could not do what was asked; nothing of it was done.
+/// Why a store could not do what was asked. Nothing of a commit is shown to readers then; after a restart it may be there
+/// whole, as after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -169,6 +170,16 @@ pub enum StoreError {
     /// What it holds is not what was written.
     #[error("{0}")]
     Damaged(String),
+}
+
+impl StoreError {
+    /// What a client is told: not where the store keeps what.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Unavailable(message) => message.clone(),
+            Self::Damaged(_) => "the store cannot read what it has written; the hub's own log says more".into(),
+        }
+    }
 }
 
 /// A durable log of events per topic, with the cursors of its groups.

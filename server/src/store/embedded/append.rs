@@ -7,14 +7,15 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use prom_protocol::{ErrorCode, Topic};
+use prom_protocol::{ErrorCode, Group, Topic};
 
 use super::{
     Durability,
-    disk::DiskFile,
+    disk::{Disk, DiskFile, read_exact},
     format::{ALIGN, COMMIT_HEADER, CommitHeader, Position, SEGMENT_HEADER, SegmentHeader, aligned},
     ids::{Identity, Maker},
     record::{CursorRecord, EVENT_OVERHEAD, NewEvent, TopicRecord},
+    scan::Scanner,
     shared::Shared,
     state::{Segment, SegmentIndex, State},
 };
@@ -82,6 +83,10 @@ struct Plan {
     /// Retained bytes with this batch.
     bytes: u64,
     exhausted: bool,
+    /// Why no events can be written; those that make room, and what is not written, go on.
+    full: Option<String>,
+    /// By topic number: the lowest floor of the cursors of this batch, and the groups they are of.
+    floors: HashMap<u32, HashMap<Group, u64>, BuildHasherDefault<Identity>>,
 }
 
 impl Plan {
@@ -112,7 +117,16 @@ impl Plan {
         if let Some(id) = &append.id {
             let found = match self.ids.get(id) {
                 Some(place) => Some(*place),
-                None => shared.find_id(state, id)?,
+                None => match shared.find_id(state, id) {
+                    Ok(found) => found,
+                    // Whether it is a duplicate cannot be told. Others are not to suffer for it.
+                    Err(error) => {
+                        tracing::error!(%error, "an id cannot be looked up");
+                        let message = "the store cannot tell whether that id is there".into();
+                        self.outcomes.push(Err(Refused { code: ErrorCode::StoreUnavailable, message }));
+                        return Ok(());
+                    }
+                },
             };
             if let Some((topic, seq)) = found {
                 let same = state.by_name.get(&append.topic).or_else(|| self.new_by_name.get(&append.topic));
@@ -124,6 +138,10 @@ impl Plan {
                 });
                 return Ok(());
             }
+        }
+        if let Some(message) = self.full.as_ref().filter(|_| !own) {
+            self.outcomes.push(Err(Refused { code: ErrorCode::StoreUnavailable, message: message.clone() }));
+            return Ok(());
         }
         let cost = (append.body.len() + POSITION_BYTES + EVENT_OVERHEAD) as u64;
         if !own && !self.room(shared, state, cost) {
@@ -176,12 +194,11 @@ impl Plan {
         let mut logs: Vec<_> = state.topics.iter().collect();
         logs.sort_by_key(|log| std::cmp::Reverse(log.bytes));
         for log in logs {
-            let put = |group| self.cursors.iter().rev().find(|(topic, put)| *topic == log.number && put.group == group);
-            let floors = log
-                .cursors
-                .iter()
-                .map(|(group, own)| put(group.clone()).map_or(own.cursor.floor, |(_, put)| put.cursor.floor));
-            let settled = floors.min().unwrap_or(u64::MAX);
+            // As they are with this batch, in which a group may have its first.
+            let put = self.floors.get(&log.number);
+            let stored = log.cursors.iter().filter(|(group, _)| put.is_none_or(|put| !put.contains_key(*group)));
+            let floors = stored.map(|(_, own)| own.cursor.floor);
+            let settled = floors.chain(put.into_iter().flat_map(|put| put.values().copied())).min().unwrap_or(u64::MAX);
             for run in log.runs.values() {
                 if self.bytes <= target || run.last > settled || run.segment == state.end.segment() {
                     break;
@@ -204,6 +221,7 @@ struct Encoded {
     /// Topic, event, place, and whether the id table has it.
     events: Vec<(u32, Stored, Position, u64, bool)>,
     cursors: Vec<(u32, CursorPut, Position)>,
+    now: u64,
 }
 
 impl Appender {
@@ -217,18 +235,27 @@ impl Appender {
             return Err(StoreError::Unavailable("the store is closed".into()));
         }
         let now = batch.now;
+        // Room first: without it, what frees room still goes on.
+        let events =
+            batch.appends.iter().map(|append| append.body.len() + EVENT_OVERHEAD + POSITION_BYTES).sum::<usize>();
+        let (own, mut reserve) = (reserve(shared), reserve(shared));
         let mut plan = Plan::default();
+        if !batch.appends.is_empty() {
+            match self.make_room(shared, now, events + 4096 + 2 * own) {
+                Ok(()) => reserve = 2 * own,
+                Err(error) => plan.full = Some(error.to_string()),
+            }
+        }
         {
             let state = shared.read();
             if state.records > shared.options.flush_records.saturating_mul(BEHIND) {
-                return Err(StoreError::Unavailable(
-                    "the index cannot be brought forward; the hub's log says why".into(),
-                ));
+                return Err(StoreError::Unavailable("the index is too far behind the log".into()));
             }
             plan.bytes = state.bytes;
             for put in batch.cursors {
                 let topic =
                     plan.topic(&state, &put.topic, true).map_err(|refused| StoreError::Unavailable(refused.message))?;
+                plan.floors.entry(topic).or_default().insert(put.group.clone(), put.cursor.floor);
                 plan.cursors.push((topic, put));
             }
             let maker = Maker::new(shared.store, now);
@@ -246,7 +273,6 @@ impl Appender {
         let outcomes = std::mem::take(&mut plan.outcomes);
         let expected =
             plan.events.iter().map(|event| event.body.len() + EVENT_OVERHEAD + POSITION_BYTES).sum::<usize>();
-        let reserve = if plan.events.is_empty() { reserve(shared) } else { 2 * reserve(shared) };
         let names = 1024 * (plan.new_topics.len() + plan.trims.len());
         self.make_room(shared, now, expected + names + 4096 + reserve)?;
         let encoded = self.encode(shared, plan, now);
@@ -349,7 +375,7 @@ impl Appender {
         });
         let events = events.collect();
         let cursors = plan.cursors.into_iter().zip(cursor_at).map(|((topic, put), at)| (topic, put, at)).collect();
-        Ok(Encoded { bytes: out, topics, events, cursors })
+        Ok(Encoded { bytes: out, topics, events, cursors, now })
     }
 
     /// Shows a commit to readers; answers whether the upkeep has something to do.
@@ -362,7 +388,7 @@ impl Appender {
         }
         for (topic, event, at, bytes, listed) in encoded.events {
             if listed {
-                state.ids.add(shared.store, &event.id, at.offset());
+                state.ids.add(shared.store, &event.id, at.offset(), encoded.now);
             }
             state.apply_event(topic, event, at, bytes);
         }
@@ -390,15 +416,26 @@ impl Appender {
             StoreError::Unavailable(format!("the log cannot grow: {error}{hint}"))
         };
         let end = Position::new(self.segment.number, self.end);
-        // What is in an abandoned one was synced before, and its sync cannot be trusted again.
-        if !self.abandoned && shared.options.durability != Durability::Commit {
-            self.segment.file.sync().map_err(failed)?;
+        if shared.options.durability != Durability::Commit && shared.synced.load(Ordering::SeqCst) < end.0 {
+            if self.abandoned {
+                self.write_again(shared).map_err(failed)?;
+            }
+            if let Err(error) = self.segment.file.sync() {
+                self.abandoned = true;
+                return Err(failed(error));
+            }
+            shared.synced.fetch_max(end.0, Ordering::SeqCst);
         }
         let number =
             self.segment.number.checked_add(1).ok_or_else(|| failed(std::io::ErrorKind::QuotaExceeded.into()))?;
         let size = shared.options.segment_bytes.max(bytes as u64 + u64::from(SEGMENT_HEADER));
         let header = SegmentHeader { store: shared.store, number, previous_end: end, made_at: now, size };
-        let file = create_segment(&*shared.disk, &header).map_err(failed)?;
+        let prepared = prepare_segment(&*shared.disk, &header).map_err(failed)?;
+        let file = prepared.put(&*shared.disk).map_err(|error| {
+            // It may be there all the same, and it says that the log ends here.
+            self.abandoned = true;
+            failed(error)
+        })?;
         let segment = Arc::new(Segment { number, file, made_at: now, index: SegmentIndex::Active });
         let mut state = shared.write();
         let ids = Arc::new(std::mem::take(&mut state.ids));
@@ -420,6 +457,21 @@ impl Appender {
         self.abandoned = false;
         shared.bell.ring();
         Ok(())
+    }
+
+    /// Writes what was acknowledged and not synced once more, because a sync of it has failed: after that the system may
+    /// take for written what is not, and a second sync would say that all is well.
+    fn write_again(&self, shared: &Shared) -> std::io::Result<()> {
+        let number = self.segment.number;
+        let from = Position(shared.synced.load(Ordering::SeqCst)).max(Position::new(number, SEGMENT_HEADER));
+        let mut bytes = vec![0; self.end.saturating_sub(from.offset()) as usize];
+        read_exact(&*self.segment.file, &mut bytes, from.offset().into())?;
+        let mut scanner = Scanner::new(&*self.segment.file, shared.store, from, self.end);
+        while scanner.next()?.is_some() {}
+        if scanner.at().offset() != self.end {
+            return Err(std::io::Error::other("what was acknowledged last can no longer be read, and is not on disk"));
+        }
+        self.segment.file.write(&bytes, from.offset().into())
     }
 
     /// Writes records that are encoded already as one commit. `encode` gets the place of the commit's first byte, and
@@ -455,17 +507,34 @@ fn finish_commit(shared: &Shared, out: &mut Vec<u8>, base: Position, records: us
     out.resize(aligned(out.len()), 0);
 }
 
-/// Makes the file of a segment; it is durable, with its name, when this returns.
-pub(crate) fn create_segment(
-    disk: &dyn super::disk::Disk,
-    header: &SegmentHeader,
-) -> std::io::Result<Arc<dyn DiskFile>> {
+/// A segment's file that is not in its place yet.
+struct Prepared {
+    file: Arc<dyn DiskFile>,
+    name: String,
+}
+
+fn temporary(name: &str) -> String {
+    format!("{name}.tmp")
+}
+
+fn prepare_segment(disk: &dyn Disk, header: &SegmentHeader) -> std::io::Result<Prepared> {
     let name = segment_name(header.number);
-    let temporary = format!("{name}.tmp");
-    let file = disk.create(&temporary, header.size)?;
+    let file = disk.create(&temporary(&name), header.size)?;
     file.write(&header.encode(), 0)?;
     file.sync()?;
-    disk.rename(&temporary, &name)?;
-    disk.sync()?;
-    Ok(file)
+    Ok(Prepared { file, name })
+}
+
+impl Prepared {
+    /// Puts it in its place, durably.
+    fn put(self, disk: &dyn Disk) -> std::io::Result<Arc<dyn DiskFile>> {
+        disk.rename(&temporary(&self.name), &self.name)?;
+        disk.sync()?;
+        Ok(self.file)
+    }
+}
+
+/// Makes the file of a segment; it is durable, with its name, when this returns.
+pub(crate) fn create_segment(disk: &dyn Disk, header: &SegmentHeader) -> std::io::Result<Arc<dyn DiskFile>> {
+    prepare_segment(disk, header)?.put(disk)
 }

@@ -142,6 +142,8 @@ fn with(
                     next.tails.insert(name.clone(), appended.seq);
                     continue;
                 }
+                // No room: the machine is down.
+                Err(refused) if refused.code == prom_protocol::ErrorCode::StoreUnavailable => continue,
                 // An id that stands on another topic.
                 Err(refused) => {
                     assert!(event.chosen, "{refused}");

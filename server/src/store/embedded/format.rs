@@ -176,7 +176,7 @@ impl CommitHeader {
 /// What kinds of record there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// See [`super::record::EventHead`].
+    /// See [`super::record::EventRecord`].
     Event = 1,
     /// See [`super::record::TopicRecord`].
     Topic = 2,

@@ -3,7 +3,7 @@
 //! Ids the hub makes tell their place themselves: a UUIDv7 whose random bits are topic number and seq, masked so that
 //! nobody can foresee them. For ids that publishers choose, each segment has a table, sorted by a hash. Most of them are
 //! UUIDv7s too, made when they were published, so a segment remembers from when to when its ids were made and is not
-//! looked into for others; for ids that are no UUIDv7 it has a Bloom filter.
+//! looked into for others; for ids that are no UUIDv7, or one of another time, it has a Bloom filter.
 
 use std::{collections::HashMap, hash::BuildHasherDefault, io};
 
@@ -22,6 +22,8 @@ pub(crate) const ENTRY: usize = 12;
 /// Bits per id in a filter, and how many of them an id sets: about one wrong answer in a hundred.
 const FILTER_BITS: usize = 10;
 const FILTER_HASHES: u64 = 6;
+/// A UUIDv7 counts by its time if that is so near to when it was published, in milliseconds.
+const NEAR: u64 = 60_000;
 
 /// Makes the hub's ids at one moment.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ pub(crate) fn hash(secret: u64, id: &str) -> u64 {
     xxh3_64_with_seed(id.as_bytes(), secret)
 }
 
-/// From when to when the UUIDv7s of a segment were made, and whether it has ids of other kinds.
+/// From when to when the UUIDv7s of a segment were made, and how many other ids it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) from: u64,
@@ -93,13 +95,19 @@ impl Default for Span {
 }
 
 impl Span {
-    fn add(&mut self, id: &str) {
-        match made_at(id) {
+    /// Whether an id counts by when it was made. Those of a clock that is off do not: a single one would stretch the span
+    /// over everybody's.
+    fn add(&mut self, id: &str, now: u64) -> bool {
+        match made_at(id).filter(|ms| ms.abs_diff(now) <= NEAR) {
             Some(ms) => {
                 self.from = self.from.min(ms);
                 self.to = self.to.max(ms);
+                true
             }
-            None => self.others += 1,
+            None => {
+                self.others += 1;
+                false
+            }
         }
     }
 }
@@ -131,16 +139,16 @@ pub(crate) struct IdMap {
     offsets: HashMap<u64, u32, BuildHasherDefault<Identity>>,
     /// Offsets whose hash has one already.
     more: Vec<(u64, u32)>,
-    /// Hashes of ids that are no UUIDv7.
+    /// Hashes of the ids that do not count by when they were made.
     others: Vec<u64>,
     span: Span,
 }
 
 impl IdMap {
-    pub(crate) fn add(&mut self, secret: u64, id: &str, offset: u32) {
+    /// Adds an id that was published at `now`.
+    pub(crate) fn add(&mut self, secret: u64, id: &str, offset: u32, now: u64) {
         let hash = hash(secret, id);
-        self.span.add(id);
-        if made_at(id).is_none() {
+        if !self.span.add(id, now) {
             self.others.push(hash);
         }
         if let std::collections::hash_map::Entry::Vacant(entry) = self.offsets.entry(hash) {
@@ -197,10 +205,8 @@ pub(crate) struct IdTable {
 impl IdTable {
     /// Whether an id of that hash, made at that time if it is a UUIDv7, may be among these.
     pub(crate) fn may_have(&self, hash: u64, made_at: Option<u64>) -> bool {
-        match made_at {
-            Some(ms) => (self.span.from..=self.span.to).contains(&ms),
-            None => self.span.others > 0 && self.filter.may_have(hash),
-        }
+        made_at.is_some_and(|ms| (self.span.from..=self.span.to).contains(&ms))
+            || (self.span.others > 0 && self.filter.may_have(hash))
     }
 
     /// Where an event of that id may stand. The entries begin at `at` of `file`.
@@ -302,10 +308,10 @@ mod tests {
             .map(|i| if i % 2 == 0 { format!("mine-{i}") } else { maker.make(9, i).unwrap().to_string() })
             .collect();
         for (offset, id) in ids.iter().enumerate() {
-            map.add(7, id, offset as u32);
+            map.add(7, id, offset as u32, 5_000);
         }
         // The same hash once more.
-        map.add(7, &ids[3], 9_999);
+        map.add(7, &ids[3], 9_999, 5_000);
         let (table, bytes) = map.table();
         let file = Memory([vec![0; 100], bytes].concat());
         for (offset, id) in ids.iter().enumerate() {
@@ -322,6 +328,13 @@ mod tests {
         let mut damaged = file;
         damaged.0[5_000] ^= 1;
         assert!(ids.iter().any(|id| table.find(&damaged, 100, hash(7, id)).is_err()), "damage is noticed");
+        // A publisher whose clock is off does not make everybody's ids be looked for here.
+        let mut map = IdMap::default();
+        for (i, ms) in [5_000, 5_000 + 2 * NEAR, 0].into_iter().enumerate() {
+            map.add(7, &Maker::new(1, ms).make(1, 1).unwrap(), i as u32, 5_000 + NEAR);
+        }
+        let (table, _) = map.table();
+        assert_eq!(table.span, Span { from: 5_000, to: 5_000 + 2 * NEAR, others: 1 });
         let (empty, bytes) = IdMap::default().table();
         assert!(bytes.is_empty() && !empty.may_have(1, None) && !empty.may_have(1, Some(5)));
     }

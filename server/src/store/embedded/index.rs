@@ -1,7 +1,10 @@
 //! What is small and changes: topics, cursors, where the newest event of each key stands. Kept in redb, brought forward
 //! behind the acknowledgement, and made again from the log when it is missing or damaged.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
@@ -63,6 +66,8 @@ pub(crate) struct Flush {
     pub(crate) topics: Vec<(u32, Vec<u8>)>,
     pub(crate) cursors: Vec<(u32, Box<str>, Vec<u8>)>,
     pub(crate) latest: Vec<(u32, Box<str>, Place)>,
+    /// How many records those came from.
+    pub(crate) records: usize,
 }
 
 impl Flush {
@@ -86,7 +91,10 @@ pub(crate) struct Loaded {
 }
 
 /// See the module.
-pub(crate) struct Index(Database);
+///
+/// redb takes nothing more after an I/O error, such as a disk that was full for a moment, until it is opened again: see
+/// [`Index::reopen`].
+pub(crate) struct Index(RwLock<Option<Arc<Database>>>);
 
 impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -108,7 +116,9 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        // With its space, so that a full disk is met here and not by each write.
+        let now = self.0.len()?;
+        if len > now { self.0.zero_from(now, len) } else { self.0.set_len(len) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -133,11 +143,30 @@ impl Index {
         let open = || {
             let database = builder().set_check_integrity_on_open(true).create_with_backend(Backend(file))?;
             let loaded = load(&database.begin_read()?, store)?;
-            Ok((Self(database), loaded))
+            Ok((Self::of(database), loaded))
         };
         // On some damaged files redb does not return an error but panics.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(open))
             .unwrap_or_else(|_| Err(IndexError("it is damaged".into())))
+    }
+
+    fn of(database: Database) -> Self {
+        Self(RwLock::new(Some(Arc::new(database))))
+    }
+
+    fn database(&self) -> Result<Arc<Database>, IndexError> {
+        let database = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().map(Arc::clone).ok_or_else(|| IndexError("it could not be opened again".into()))
+    }
+
+    /// Opens it again after an error, as it was when it was last brought forward. What has come since is in memory.
+    pub(crate) fn reopen(&self, disk: &dyn Disk, store: u64) -> Result<(), IndexError> {
+        let mut database = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // The old one first, so that two never have the file.
+        *database = None;
+        let (opened, _) = Self::open(disk, Some(store))?;
+        *database = opened.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(())
     }
 
     /// Makes an empty one of that name in the place of whatever is there.
@@ -158,12 +187,12 @@ impl Index {
         }
         write.commit()?;
         disk.sync().map_err(|error| IndexError(error.to_string()))?;
-        Ok(Self(database))
+        Ok(Self::of(database))
     }
 
     /// Brings the index forward, durably.
     pub(crate) fn flush(&self, flush: &Flush) -> Result<(), IndexError> {
-        let write = self.0.begin_write()?;
+        let write = self.database()?.begin_write()?;
         {
             let mut meta = write.open_table(META)?;
             meta.insert("position", flush.position.0)?;
@@ -200,7 +229,7 @@ impl Index {
 
     /// Takes out newest events that are no longer to be found, unless they have changed since.
     pub(crate) fn forget(&self, entries: &[(u32, Box<str>, Place)]) -> Result<(), IndexError> {
-        let write = self.0.begin_write()?;
+        let write = self.database()?.begin_write()?;
         {
             let mut pointed = write.open_table(POINTED)?;
             let mut latest = write.open_table(LATEST)?;
@@ -223,20 +252,20 @@ impl Index {
 
     /// How many newest events stand in a segment, as far as the index has come.
     pub(crate) fn pointed(&self, segment: u32) -> Result<u64, IndexError> {
-        let read = self.0.begin_read()?;
+        let read = self.database()?.begin_read()?;
         Ok(read.open_table(POINTED)?.get(segment)?.map_or(0, |count| count.value()))
     }
 
     /// The segments that newest events stand in.
     pub(crate) fn pointed_segments(&self) -> Result<Vec<u32>, IndexError> {
-        let read = self.0.begin_read()?;
+        let read = self.database()?.begin_read()?;
         let table = read.open_table(POINTED)?;
         table.iter()?.map(|entry| Ok(entry?.0.value())).collect()
     }
 
     /// Topic and place of every newest event.
     pub(crate) fn places(&self) -> Result<Vec<(u32, Place)>, IndexError> {
-        let read = self.0.begin_read()?;
+        let read = self.database()?.begin_read()?;
         let table = read.open_table(LATEST)?;
         let entries = table.iter()?.map(|entry| {
             let (key, place) = entry?;
@@ -248,7 +277,7 @@ impl Index {
 
     /// The newest events as they are now.
     pub(crate) fn latest(&self) -> Result<Latest, IndexError> {
-        Ok(Latest(self.0.begin_read()?))
+        Ok(Latest(self.database()?.begin_read()?))
     }
 }
 

@@ -50,6 +50,11 @@ use self::{
 };
 use super::{Appended, Batch, Cursor, LatestPage, Page, Refused, Retention, Store, StoreError, Stored, Tail};
 
+/// A store that may have so many bytes and no more has at least so many segments.
+const SEGMENTS: u64 = 16;
+/// And none below this, in bytes.
+const LEAST_SEGMENT: u64 = 64 * 1024;
+
 /// When a commit counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
@@ -126,7 +131,11 @@ impl EmbeddedStore {
         Self::open_on(&(Arc::new(disk) as Arc<dyn Disk>), options)
     }
 
-    fn open_on(disk: &Arc<dyn Disk>, options: Options) -> Result<Self, OpenError> {
+    fn open_on(disk: &Arc<dyn Disk>, mut options: Options) -> Result<Self, OpenError> {
+        // What makes room is segments that are sealed.
+        if let Some(most) = options.max_bytes {
+            options.segment_bytes = options.segment_bytes.min((most / SEGMENTS).max(LEAST_SEGMENT));
+        }
         let shared = open::open(disk, options)?;
         let upkeep = Upkeep::start(Arc::clone(&shared))
             .map_err(|source| OpenError::Io { folder: shared.disk.path().display().to_string(), source })?;
@@ -174,14 +183,19 @@ impl Store for EmbeddedStore {
         let state = self.shared.read();
         let written = state.topics.iter().filter(|log| log.tail > 0);
         let mut topics: Vec<_> = written.map(|log| (log.topic.clone(), log.tail())).collect();
+        drop(state);
         topics.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(topics)
     }
 
     async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
-        let state = self.shared.read();
-        let Some(number) = state.by_name.get(topic) else { return Ok(None) };
-        Ok(self.shared.find_id(&state, id)?.filter(|(own, _)| own == number).map(|(_, seq)| seq))
+        let (topic, id) = (topic.clone(), id.to_owned());
+        self.blocking(move |shared| {
+            let state = shared.read();
+            let Some(number) = state.by_name.get(&topic) else { return Ok(None) };
+            Ok(shared.find_id(&state, &id)?.filter(|(own, _)| own == number).map(|(_, seq)| seq))
+        })
+        .await
     }
 
     async fn seq_before_ts(&self, topic: &Topic, ts: u64) -> Result<u64, StoreError> {

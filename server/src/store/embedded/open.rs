@@ -140,7 +140,7 @@ impl Recovery<'_> {
                 {
                     contents.events.push((event.topic, event.seq, event.ts, *at, record.length as u64));
                     if event.listed {
-                        contents.ids.add(self.store, event.id, at.offset());
+                        contents.ids.add(self.store, event.id, at.offset(), commit.time);
                     }
                 }
                 if *at >= self.from {

@@ -36,6 +36,11 @@ const SMALL: u64 = 4;
 /// So many small segments are put together.
 const MANY: usize = 16;
 
+/// Segments that are looked through in one round.
+const MEASURES: usize = 4;
+/// Records that are looked at in one hold of the lock.
+const PART: usize = 256;
+
 /// What of a segment was kept for keys alone when it was last looked through.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Measured {
@@ -90,10 +95,19 @@ impl Keeper<'_> {
         // Segments that were sealed early are put together, once there are many.
         let small = |end: u32| u64::from(end) < shared.options.segment_bytes / SMALL;
         let many_small = sealed.iter().filter(|(_, end)| small(*end)).count() >= MANY;
+        let mut counted = Vec::with_capacity(sealed.len());
+        for (segment, end) in sealed {
+            let pointed = shared.index.pointed(segment.number).map_err(|error| index_failed(&error))?
+                + recent.get(&segment.number).copied().unwrap_or_default();
+            let retained = live.get(&segment.number).copied().unwrap_or_default();
+            counted.push((segment, end, retained, pointed));
+        }
         // First those that go without a copy: it may be their space that copies need.
-        let (dead, others): (Vec<_>, Vec<_>) =
-            sealed.into_iter().partition(|(segment, _)| !live.contains_key(&segment.number));
-        for (segment, end) in dead.into_iter().chain(others) {
+        counted.sort_by_key(|(_, _, retained, pointed)| *retained > 0 || *pointed > 0);
+        let mut failed = Ok(());
+        let mut measures = MEASURES;
+        for (segment, end, retained, pointed) in counted {
+            self.flush_if_due()?;
             if shared.bell.closing.load(Ordering::SeqCst) {
                 return Ok(());
             }
@@ -101,15 +115,12 @@ impl Keeper<'_> {
             if self.flushed < Position::new(segment.number, end) {
                 continue;
             }
-            let pointed = shared.index.pointed(segment.number).map_err(|error| index_failed(&error))?
-                + recent.get(&segment.number).copied().unwrap_or_default();
-            let retained = live.get(&segment.number).copied().unwrap_or_default();
             if self.damaged.contains(&segment.number) {
                 continue;
             }
             if retained > 0 || pointed > 0 {
                 let gather = many_small && small(end);
-                match self.rewrite(&segment, end, retained, pointed, gather) {
+                match self.rewrite(&segment, end, retained, pointed, gather, &mut measures) {
                     Ok(true) => {}
                     Ok(false) => continue,
                     // It stays, and so does what is still whole in it.
@@ -118,14 +129,17 @@ impl Keeper<'_> {
                         self.damaged.insert(segment.number);
                         continue;
                     }
-                    Err(error) => return Err(error),
+                    // On a full disk there may be others that need no room.
+                    Err(error) => {
+                        failed = Err(error);
+                        continue;
+                    }
                 }
             }
             self.copy_names(segment.number)?;
             self.drop_segment(&segment)?;
-            self.flush_if_due()?;
         }
-        Ok(())
+        failed
     }
 
     /// Copies forward what is still wanted of a segment if that is little, or if it is to be put together with others;
@@ -137,6 +151,7 @@ impl Keeper<'_> {
         retained: u64,
         pointed: u64,
         gather: bool,
+        measures: &mut usize,
     ) -> Result<bool, StoreError> {
         let much = |kept: u64| (retained + kept) * 2 >= u64::from(end);
         // As long as not much less points into it than when it was measured, it is not measured again: that reads all
@@ -146,6 +161,10 @@ impl Keeper<'_> {
             return Ok(false);
         }
         if !gather && pointed > 0 {
+            if *measures == 0 {
+                return Ok(false);
+            }
+            *measures -= 1;
             let bytes = self.measure(segment, end)?;
             self.measured.insert(segment.number, Measured { pointed, bytes });
             if much(bytes) {
@@ -158,15 +177,18 @@ impl Keeper<'_> {
     }
 
     /// Bytes of a segment's events that are kept for their keys alone.
-    fn measure(&self, segment: &Segment, end: u32) -> Result<u64, StoreError> {
+    fn measure(&mut self, segment: &Segment, end: u32) -> Result<u64, StoreError> {
         let shared = self.shared;
         let start = Position::new(segment.number, SEGMENT_HEADER);
         let mut scanner = Scanner::new(&*segment.file, shared.store, start, end);
         let mut bytes = 0;
         while let Some(commit) = scanner.next().map_err(|error| unreadable(&error))? {
-            for wanted in self.wanted(&commit.records, &mut Vec::new())?.iter().filter(|wanted| !wanted.retained) {
-                bytes += wanted.record.length as u64;
+            for part in commit.records.chunks(PART) {
+                for wanted in self.wanted(part, &mut Vec::new())?.iter().filter(|wanted| !wanted.retained) {
+                    bytes += wanted.record.length as u64;
+                }
             }
+            self.flush_if_due()?;
         }
         Ok(bytes)
     }
@@ -188,6 +210,7 @@ impl Keeper<'_> {
                 let (part, others) = rest.split_at(count.count().max(1));
                 rest = others;
                 let copied = self.copy_part(part, &mut forgotten)?;
+                self.flush_if_due()?;
                 if copied > 0 && self.gentle {
                     std::thread::sleep(Duration::from_secs_f64(copied as f64 / COPY_RATE as f64));
                 }
@@ -229,7 +252,7 @@ impl Keeper<'_> {
         for (Wanted { event, record, retained, newest }, at) in wanted.iter().zip(places) {
             state.apply_moved(event, at, record.length as u64, *retained, *newest);
             if event.listed {
-                state.ids.add(shared.store, event.id, at.offset());
+                state.ids.add(shared.store, event.id, at.offset(), wall_clock());
             }
         }
         state.end = Position::new(appender.segment.number, appender.end);
@@ -318,8 +341,12 @@ impl Keeper<'_> {
         let number = segment.number;
         Arc::make_mut(&mut self.shared.write().segments).remove(&number);
         let failed = |error: io::Error| StoreError::Unavailable(format!("segment {number} cannot be removed: {error}"));
-        self.shared.disk.remove(&segment_name(number)).map_err(failed)?;
-        self.shared.disk.remove(&sidecar::name(number)).map_err(failed)?;
+        for name in [segment_name(number), sidecar::name(number)] {
+            match self.shared.disk.remove(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
         self.shared.disk.sync().map_err(failed)
     }
 }

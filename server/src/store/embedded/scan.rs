@@ -23,9 +23,10 @@ pub(crate) struct Scanner<'a> {
     buffer_at: u32,
 }
 
-/// One commit that is whole: its records with their places.
+/// One commit that is whole: when it was made, and its records with their places.
 #[derive(Debug)]
 pub(crate) struct ScannedCommit<'a> {
+    pub(crate) time: u64,
     pub(crate) records: Vec<(Position, RawRecord<'a>)>,
 }
 
@@ -65,7 +66,7 @@ impl<'a> Scanner<'a> {
             return Ok(None);
         }
         self.at = Position(at.0 + header.size() as u64);
-        Ok(Some(ScannedCommit { records }))
+        Ok(Some(ScannedCommit { time: header.time, records }))
     }
 
     /// Makes sure that `count` bytes from the current place are in the buffer.

@@ -28,8 +28,9 @@ struct Inner {
     /// After so many changes everything fails; none: never.
     crash_in: Option<u64>,
     changes: u64,
-    /// Syncs of files fail while this is set.
+    /// Syncs of files fail while this is set, and those of names.
     syncs_fail: bool,
+    name_syncs_fail: bool,
     /// Bytes all files may have together.
     space: Option<u64>,
 }
@@ -122,6 +123,10 @@ impl SimDisk {
         lock(&self.0).syncs_fail = fail;
     }
 
+    pub(crate) fn fail_name_syncs(&self, fail: bool) {
+        lock(&self.0).name_syncs_fail = fail;
+    }
+
     pub(crate) fn limit_space(&self, space: Option<u64>) {
         lock(&self.0).space = space;
     }
@@ -209,7 +214,10 @@ impl DiskFile for SimFile {
             if let Err(error) = inner.change() {
                 if inner.crash_in.is_some_and(|at| inner.changes == at + 1) {
                     // The write the machine goes down in may be on its way.
-                    lock(&self.data).pending.push(Change::Write(at, buf.to_vec()));
+                    let mut data = lock(&self.data);
+                    let change = Change::Write(at, buf.to_vec());
+                    change.apply(&mut data.visible);
+                    data.pending.push(change);
                 }
                 return Err(error);
             }
@@ -230,8 +238,10 @@ impl DiskFile for SimFile {
             data.pending.clear();
             return Err(io::Error::other("the disk has a bad sector"));
         }
-        data.pending.clear();
-        data.durable = data.visible.clone();
+        let Data { durable, pending, .. } = &mut *data;
+        for change in pending.drain(..) {
+            change.apply(durable);
+        }
         Ok(())
     }
 
@@ -297,6 +307,9 @@ impl Disk for SimDisk {
     fn sync(&self) -> io::Result<()> {
         let mut inner = lock(&self.0);
         inner.change()?;
+        if inner.name_syncs_fail {
+            return Err(io::Error::other("too many open files"));
+        }
         inner.durable_names = inner.files.clone();
         inner.pending.clear();
         Ok(())

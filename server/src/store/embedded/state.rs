@@ -491,7 +491,8 @@ impl State {
     /// Counts what is dirty from now on; whoever calls has taken [`State::dirty`] and flushes it, or calls
     /// [`State::not_flushed`].
     pub(crate) fn take_dirty(&mut self) -> Flush {
-        let flush = self.dirty();
+        let mut flush = self.dirty();
+        flush.records = self.records;
         for (number, _) in &flush.topics {
             let log = &mut self.topics[*number as usize];
             log.stored_tail = log.tail;
@@ -504,6 +505,7 @@ impl State {
 
     /// What [`State::take_dirty`] gave could not be flushed.
     pub(crate) fn not_flushed(&mut self, flush: &Flush) {
+        self.records += flush.records;
         self.dirty_topics.extend(flush.topics.iter().map(|(number, _)| *number));
         for (topic, group, _) in &flush.cursors {
             if let Ok(group) = Group::new(group) {

@@ -89,7 +89,10 @@ impl Quiet {
         self.now += 1;
         let batch = Batch { now: self.now, appends, cursors };
         let outcomes = lock(&self.shared.appender).commit(&self.shared, batch)?;
-        Ok(outcomes.into_iter().map(Result::unwrap).collect())
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.map_err(|refused| StoreError::Unavailable(refused.message)))
+            .collect()
     }
 
     fn publish(&mut self, on: &str, id: Option<&str>, key: Option<&str>, bytes: usize) -> Result<Appended, StoreError> {
@@ -161,6 +164,121 @@ fn a_failed_sync_fails_its_commit_and_the_log_goes_on_in_another_segment() {
         let disk = store.disk.restart(&mut fastrand::Rng::with_seed(seed));
         let after = Quiet::open(disk, store.shared.options.clone());
         assert_eq!((after.seqs("t"), after.find("lost")), (vec![1, 2], None), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_segment_whose_name_could_not_be_synced_does_not_end_the_log_before_what_comes_after() {
+    // Its header said where the log ended, the old segment was written on, and a restart believed the header.
+    let mut store = Quiet::open(SimDisk::default(), with_rules(Vec::new()));
+    let mut acknowledged = Vec::new();
+    store.disk.fail_name_syncs(true);
+    for _ in 0..40 {
+        acknowledged.extend(store.publish("t", None, None, 5_000).ok().map(|appended| appended.seq));
+        acknowledged.extend(store.publish("t", None, None, 10).ok().map(|appended| appended.seq));
+    }
+    assert!(acknowledged.len() >= 10, "the first segment was filled");
+    for seed in 0..20 {
+        let after = Quiet::open(store.disk.restart(&mut fastrand::Rng::with_seed(seed)), store.shared.options.clone());
+        assert_eq!(after.seqs("t"), acknowledged, "seed {seed}");
+    }
+    store.disk.fail_name_syncs(false);
+    acknowledged.push(store.publish("t", None, None, 10).unwrap().seq);
+    assert_eq!(store.again().seqs("t"), acknowledged);
+}
+
+#[test]
+fn what_was_acknowledged_before_a_failed_sync_is_written_again() {
+    // The next sync said that all was well, and the index went on over what was not on disk.
+    let options = Options { durability: Durability::Os, ..with_rules(Vec::new()) };
+    let mut store = Quiet::open(SimDisk::default(), options);
+    for _ in 0..3 {
+        store.publish("t", None, Some("k"), 100).unwrap();
+    }
+    store.disk.fail_syncs(true);
+    upkeep::Keeper::new(&store.shared).everything().unwrap_err();
+    store.publish("t", None, None, 100).unwrap_err();
+    store.disk.fail_syncs(false);
+    store.publish("t", None, None, 100).unwrap();
+    store.upkeep();
+    for seed in 0..20 {
+        let after = Quiet::open(store.disk.restart(&mut fastrand::Rng::with_seed(seed)), store.shared.options.clone());
+        assert_eq!((after.seqs("t"), after.latest("t", "k")), (vec![1, 2, 3, 4], Some(3)), "seed {seed}");
+    }
+}
+
+#[test]
+fn the_index_goes_on_after_an_error_of_its_disk() {
+    // redb takes nothing more after one, so that nothing was ever given back until a restart.
+    let mut store = Quiet::open(SimDisk::default(), with_rules(vec![Rule { max_events: Some(1), ..rule("t") }]));
+    for _ in 0..100 {
+        store.publish("t", None, Some("k"), 5_000).unwrap();
+    }
+    store.disk.fail_syncs(true);
+    let shared = Arc::clone(&store.shared);
+    let mut keeper = upkeep::Keeper::new(&shared);
+    keeper.everything().unwrap_err();
+    // Retention has trimmed it meanwhile, and that waits too.
+    assert!(shared.read().records >= 100, "what waits is still counted: {}", shared.read().records);
+    store.disk.fail_syncs(false);
+    let mut tries = 0;
+    while keeper.everything().is_err() {
+        tries += 1;
+        assert!(tries < 3, "it goes on by itself");
+    }
+    store.upkeep();
+    assert!(store.segments() <= 3 && store.latest("t", "k") == Some(100));
+    assert_eq!(store.again().latest("t", "k"), Some(100));
+}
+
+#[test]
+fn a_full_disk_takes_what_makes_room_beside_what_it_refuses() {
+    let mut store = Quiet::open(SimDisk::default(), with_rules(Vec::new()));
+    store.disk.limit_space(Some(300_000));
+    store.settle("t", 0);
+    while store.publish("t", Some("first"), None, 5_000).is_ok_and(|first| !first.duplicate) {}
+    let append = |on: &str, id: Option<&str>, bytes: usize| {
+        let mut body = Vec::new();
+        let payload = format!("\"{}\"", "x".repeat(bytes));
+        prom_protocol::encode_event_body(&mut body, on, &prom_protocol::EventOptions::default(), &payload);
+        Append { topic: topic(on), id: id.map(Into::into), ts: None, key: None, body }
+    };
+    let mut batches = 0;
+    let outcomes = loop {
+        let group = Group::new("g").unwrap();
+        let cursor = Cursor { floor: batches, delivered: batches, ..Cursor::default() };
+        let dead = format!("$dead.g/t/{batches}");
+        let batch = Batch {
+            now: 1,
+            appends: vec![append("t", None, 5_000), append("dlq.t", Some(&dead), 10), append("t", Some("first"), 10)],
+            cursors: vec![CursorPut { topic: topic("t"), group, cursor }],
+        };
+        let outcomes = lock(&store.shared.appender).commit(&store.shared, batch).unwrap();
+        batches += 1;
+        assert!(batches < 200, "the disk is full by now");
+        if outcomes[0].is_err() {
+            break outcomes;
+        }
+    };
+    assert_eq!(outcomes[0].as_ref().unwrap_err().code, prom_protocol::ErrorCode::StoreUnavailable);
+    assert_eq!(outcomes[1].as_ref().map(|dead| dead.seq), Ok(batches), "the dead letter is in");
+    assert!(outcomes[2].as_ref().is_ok_and(|first| first.duplicate));
+    let floor = store.shared.read().topic(&topic("t")).unwrap().cursors.values().next().unwrap().cursor.floor;
+    assert_eq!(floor, batches - 1);
+    assert_eq!(store.again().seqs("t"), store.seqs("t"));
+}
+
+#[test]
+fn a_small_store_makes_room_although_segments_are_large() {
+    let options = Options { max_bytes: Some(2 << 20), ..Options::default() };
+    let store = EmbeddedStore::open_on(&(Arc::new(SimDisk::default()) as Arc<dyn Disk>), options).unwrap();
+    let payload = format!("\"{}\"", "x".repeat(10_000));
+    for _ in 0..600 {
+        let mut body = Vec::new();
+        prom_protocol::encode_event_body(&mut body, "t", &prom_protocol::EventOptions::default(), &payload);
+        let append = Append { topic: topic("t"), id: None, ts: None, key: None, body };
+        let batch = Batch { now: 1, appends: vec![append], cursors: Vec::new() };
+        lock(&store.shared.appender).commit(&store.shared, batch).unwrap().remove(0).unwrap();
     }
 }
 

@@ -245,6 +245,9 @@ impl<'a> Keeper<'a> {
         flush.sort();
         if let Err(error) = self.shared.index.flush(&flush) {
             self.shared.write().not_flushed(&flush);
+            if let Err(error) = self.shared.index.reopen(&*self.shared.disk, self.shared.store) {
+                tracing::warn!(%error, "the index cannot be opened again yet");
+            }
             return Err(super::shared::index_failed(&error));
         }
         for part in flush.latest.chunks(CHUNK) {

@@ -116,9 +116,10 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        // With its space, so that a full disk is met here and not by each write.
         let now = self.0.len()?;
-        if len > now { self.0.zero_from(now, len) } else { self.0.set_len(len) }
+        // With its space if there is any, so that writes do not meet a full disk. Without, there may still be enough for
+        // the few that come.
+        if len > now && self.0.zero_from(now, len).is_ok() { Ok(()) } else { self.0.set_len(len) }
     }
 
     fn sync_data(&self) -> io::Result<()> {

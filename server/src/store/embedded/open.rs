@@ -383,8 +383,20 @@ pub(crate) fn open_with(
     let mut flush = state.take_dirty();
     flush.sort();
     // From now on it is open, and goes on behind this place.
-    index.flush(&flush).map_err(|error| opening.io(std::io::Error::other(error)))?;
-    state.flushed(&flush.latest);
+    let mut indexed = from;
+    match index.flush(&flush) {
+        Ok(()) => {
+            state.flushed(&flush.latest);
+            indexed = end;
+        }
+        // On a full disk, for one: it is brought forward later. What says that the log was closed must go now.
+        Err(error) if loaded.as_ref().is_some_and(|loaded| !loaded.closed) => {
+            tracing::warn!(%error, "the index is behind the log for now");
+            state.not_flushed(&flush);
+            index.reopen(&**disk, store).map_err(|error| opening.io(std::io::Error::other(error)))?;
+        }
+        Err(error) => return Err(opening.io(std::io::Error::other(error))),
+    }
     let kept_from = |log: &TopicLog| if options.retention.compacts(&log.topic) { 0 } else { log.first };
     check::newest(&state, &index, kept_from).map_err(|what| opening.damaged(what))?;
     check::tidy(&**disk, &state).map_err(|error| opening.io(error))?;
@@ -396,6 +408,7 @@ pub(crate) fn open_with(
         state: RwLock::new(state),
         appender: Mutex::new(Appender { segment: active, end: end.offset(), size, abandoned: false, closed: None }),
         synced: AtomicU64::new(end.0),
+        indexed: AtomicU64::new(indexed.0),
         bell: Bell::default(),
     }))
 }

@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) appender: Mutex<Appender>,
     /// Everything before this place is durable.
     pub(crate) synced: AtomicU64,
+    /// The index has all of the log before this place.
+    pub(crate) indexed: AtomicU64,
     /// What the upkeep is woken for.
     pub(crate) bell: Bell,
 }

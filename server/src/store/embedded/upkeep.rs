@@ -148,9 +148,9 @@ pub(crate) struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    /// For a store whose index has just been brought forward.
+    /// For a store that is open.
     pub(crate) fn new(shared: &'a Shared) -> Self {
-        let flushed = shared.read().end;
+        let flushed = Position(shared.indexed.load(Ordering::SeqCst));
         let now = Instant::now();
         Self {
             shared,
@@ -254,6 +254,7 @@ impl<'a> Keeper<'a> {
             self.shared.write().flushed(part);
         }
         self.flushed = flush.position;
+        self.shared.indexed.store(flush.position.0, Ordering::SeqCst);
         self.flushed_at = Instant::now();
         Ok(())
     }

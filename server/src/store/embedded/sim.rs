@@ -28,6 +28,7 @@ struct Inner {
     /// After so many changes everything fails; none: never.
     crash_in: Option<u64>,
     changes: u64,
+    reads: u64,
     /// Syncs of files fail while this is set, and those of names.
     syncs_fail: bool,
     name_syncs_fail: bool,
@@ -119,6 +120,11 @@ impl SimDisk {
         inner.crash_in = Some(inner.changes + changes);
     }
 
+    /// Reads so far.
+    pub(crate) fn reads(&self) -> u64 {
+        lock(&self.0).reads
+    }
+
     pub(crate) fn fail_syncs(&self, fail: bool) {
         lock(&self.0).syncs_fail = fail;
     }
@@ -199,6 +205,7 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn read(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        lock(&self.disk.0).reads += 1;
         let data = lock(&self.data);
         let rest = data.visible.get(at as usize..).unwrap_or_default();
         let length = rest.len().min(buf.len());

@@ -416,6 +416,26 @@ fn a_segment_full_of_newest_events_is_left_alone() {
 }
 
 #[test]
+fn a_group_that_keeps_up_does_not_read_the_disk() {
+    let options = Options { cache_bytes: 1 << 20, ..with_rules(Vec::new()) };
+    let mut store = Quiet::open(SimDisk::default(), options);
+    let mut reads = None;
+    for round in 0..200 {
+        for name in ["a", "b", "c"] {
+            store.publish(name, None, Some("k"), 500).unwrap();
+            let page = store.shared.read_cached(&topic(name), round, 100, usize::MAX).expect("from memory");
+            assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [round + 1]);
+        }
+        let before = *reads.get_or_insert(store.disk.reads());
+        assert_eq!(store.disk.reads(), before, "in round {round}");
+    }
+    assert!(store.shared.read_cached(&topic("a"), 0, 1, usize::MAX).is_some(), "all of it fits");
+    let small = Quiet::open(store.disk.clone(), Options { cache_bytes: 1 << 10, ..store.shared.options.clone() });
+    assert!(small.shared.read_cached(&topic("a"), 0, 1, usize::MAX).is_none(), "what does not is read");
+    assert_eq!(small.seqs("a").len(), 200);
+}
+
+#[test]
 fn what_is_derived_is_made_again_from_the_log() {
     let mut store =
         Quiet::open(SimDisk::default(), with_rules(vec![Rule { max_events: Some(40), compact: true, ..rule("a") }]));

@@ -24,7 +24,11 @@ pub(crate) fn load_or_make(data: &Path) -> anyhow::Result<String> {
     if let Some(secret) = load(data)? {
         return Ok(secret);
     }
-    fs::create_dir_all(data).with_context(|| {
+    let mut folder = fs::DirBuilder::new();
+    folder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
+    folder.create(data).with_context(|| {
         format!("cannot make the data folder {}; choose another with PROM_DATA or --data", data.display())
     })?;
     let secret = random_hex()?;

@@ -1,6 +1,7 @@
 //! `prom sub`: receive events.
 
 use anyhow::bail;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use prom_protocol::{Group, StartFrom, TopicOrPattern};
 use prom_sdk::{Client, Event, LiveItem};
 
@@ -77,20 +78,38 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     result
 }
 
+/// ACKs that may be on their way.
+const ACKS: usize = 256;
+
 async fn receive(client: &Client, args: &Args, output: &Output) -> anyhow::Result<()> {
     let mut left = args.count.unwrap_or(u64::MAX);
     if let Some(group) = &args.group {
         let mut deliveries = client.subscribe(&args.topic, group).from(args.start()).await?;
+        // Many at once, because each waits for the hub's disk.
+        let mut acks = FuturesUnordered::new();
+        let settled = |result: Result<(), prom_sdk::Error>| {
+            if let Err(error) = result {
+                tracing::warn!(%error, "not acknowledged, the event may come again");
+            }
+        };
         while left > 0 {
-            let Some(delivery) = deliveries.next().await else {
+            let delivery = tokio::select! {
+                delivery = deliveries.next(), if acks.len() < ACKS => delivery,
+                Some(result) = acks.next() => {
+                    settled(result);
+                    continue;
+                }
+            };
+            let Some(delivery) = delivery else {
                 return ended(deliveries.error());
             };
             show(output, delivery.event(), delivery.context().attempt)?;
             left -= 1;
-            // Confirmed, so that what was printed is settled when this ends.
-            if let Err(error) = delivery.ack().await {
-                tracing::warn!(%error, "not acknowledged, the event may come again");
-            }
+            acks.push(delivery.ack());
+        }
+        // Confirmed, so that what was printed is settled when this ends.
+        while let Some(result) = acks.next().await {
+            settled(result);
         }
         return Ok(());
     }

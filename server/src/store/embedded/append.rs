@@ -146,7 +146,8 @@ impl Plan {
         let cost = (append.body.len() + POSITION_BYTES + EVENT_OVERHEAD) as u64;
         if !own && !self.room(shared, state, cost) {
             let message = format!(
-                "the store is full: {} MiB of events that a group has not settled",
+                "the store is full: store.max_bytes, {} MiB, of events that a group has not settled; /groups on the ops \
+                 port tells which",
                 shared.options.max_bytes.unwrap_or_default() >> 20
             );
             self.outcomes.push(Err(Refused { code: ErrorCode::StoreUnavailable, message }));
@@ -195,10 +196,12 @@ impl Plan {
         logs.sort_by_key(|log| std::cmp::Reverse(log.bytes));
         for log in logs {
             // As they are with this batch, in which a group may have its first.
+            let drops = shared.options.retention.rule(&log.topic).is_some_and(|rule| rule.drop_unsettled);
             let put = self.floors.get(&log.number);
             let stored = log.cursors.iter().filter(|(group, _)| put.is_none_or(|put| !put.contains_key(*group)));
             let floors = stored.map(|(_, own)| own.cursor.floor);
             let settled = floors.chain(put.into_iter().flat_map(|put| put.values().copied())).min().unwrap_or(u64::MAX);
+            let settled = if drops { u64::MAX } else { settled };
             for run in log.runs.values() {
                 if self.bytes <= target || run.last > settled || run.segment == state.end.segment() {
                     break;

@@ -263,16 +263,18 @@ pub(crate) fn open_with(
 ) -> Result<Arc<Shared>, OpenError> {
     let opening = Opening { disk: &**disk };
     let mut found = opening.segments()?;
+    let mut fresh = false;
     if found.is_empty() {
         if disk.open(NAME).is_ok() {
             return Err(opening.damaged("its segments are missing"));
         }
         found.push(opening.make_first(&options)?);
+        fresh = true;
     }
     let store = found[0].header.store;
     let (index, loaded) = match &repair {
         Some(_) => (opening.new_index(check::NEW_INDEX, store)?, None),
-        None => opening.index(store)?,
+        None => opening.index(store, fresh)?,
     };
     let last = found.last().map_or(0, |found| found.header.number);
     let behind = loaded.as_ref().is_some_and(|loaded| loaded.position.segment() > last);
@@ -446,12 +448,12 @@ impl Opening<'_> {
         Ok(Found { file, header })
     }
 
-    fn index(&self, store: u64) -> Result<(Index, Option<Loaded>), OpenError> {
+    fn index(&self, store: u64, fresh: bool) -> Result<(Index, Option<Loaded>), OpenError> {
         match Index::open(self.disk, Some(store)) {
             // One that was never brought forward says nothing, not even that there are no topics.
             Ok((index, loaded)) => Ok((index, Some(loaded).filter(|loaded| loaded.position > Position::default()))),
             Err(error) => {
-                if self.disk.list().map_err(|error| self.io(error))?.iter().any(|name| name == NAME) {
+                if !fresh {
                     tracing::warn!(%error, "the index is made again from the log");
                 }
                 Ok((self.new_index(NAME, store)?, None))

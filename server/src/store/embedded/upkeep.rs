@@ -343,8 +343,14 @@ impl<'a> Keeper<'a> {
                 let mut bytes = log.bytes;
                 let oldest = rule.max_age.map_or(0, |age| now.saturating_sub(age.as_millis() as u64));
                 for run in log.runs.values() {
+                    let with = bytes;
                     bytes -= run.bytes.min(bytes);
                     if run.max_ts >= oldest && rule.max_bytes.is_none_or(|most| bytes < most) {
+                        // A part of it may be too much: as many events as that is on the average.
+                        let over = rule.max_bytes.map_or(0, |most| with.saturating_sub(most));
+                        let events = u128::from(run.last - run.first + 1);
+                        let part = u128::from(over) * events / u128::from(run.bytes.max(1));
+                        first = first.max(run.first + part as u64);
                         break;
                     }
                     first = first.max(run.last + 1);

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Only the `.log` files matter: whatever else is missing or damaged is made again from them when the store is opened
-//! ([`open`](self::open)), which also cuts off a commit that was not whole when the machine went down.
+//! (`open.rs`), which also cuts off a commit that was not whole when the machine went down.
 
 mod append;
 mod check;

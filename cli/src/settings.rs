@@ -36,7 +36,7 @@ pub(crate) struct Listen {
     /// Folder the events are kept in.
     #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
     pub(crate) data: PathBuf,
-    /// When an event is acknowledged: commit (it is on disk), interval:<ms> (on disk at most so much later), or os
+    /// When an event is acknowledged: commit (it is on disk), interval:50ms (on disk at most so much later), or os
     /// (on disk when the operating system writes it).
     #[arg(long, env = "PROM_DURABILITY", default_value = "commit", value_parser = durability)]
     pub(crate) durability: Durability,

@@ -123,9 +123,7 @@ async fn run(store: Arc<dyn Store>, topics: Arc<Topics>, mut requests: mpsc::Rec
         let mut next = Some(first);
         while let Some(write) = next {
             bytes += write.appends.iter().map(|append| append.body.len()).sum::<usize>();
-            // A position may be hundreds of kilobytes.
-            let ranges = |cursor: &crate::store::Cursor| cursor.settled.len() * 16 + cursor.attempts.len() * 12;
-            bytes += write.cursors.iter().map(|put| ranges(&put.cursor)).sum::<usize>();
+            bytes += write.cursors.iter().map(|put| put.cursor.bytes()).sum::<usize>();
             replies.push((write.reply, write.appends.len()));
             batch.appends.extend(write.appends);
             batch.cursors.extend(write.cursors);

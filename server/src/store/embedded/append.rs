@@ -19,11 +19,19 @@ use super::{
     shared::Shared,
     state::{Segment, SegmentIndex, State},
 };
-use crate::store::{Append, Appended, Batch, CursorPut, Record, Refused, StoreError, Stored, memory::MAX_TOPICS};
+use crate::store::{
+    Append, Appended, Batch, Cursor, CursorPut, Record, Refused, StoreError, Stored, memory::MAX_TOPICS,
+};
 
 /// About what the position of an event takes in its JSON.
 const POSITION_BYTES: usize = 96;
 
+/// Topic records of one commit.
+const TOPICS: usize = 4096;
+/// Cursors of one commit, which may be large.
+const CURSORS: usize = 64;
+/// More than what a record takes beside its ranges.
+const NAMES: usize = 512;
 /// How many times as many records as bring the index forward may wait for that: what waits is in memory.
 const BEHIND: usize = 64;
 
@@ -477,24 +485,87 @@ impl Appender {
         self.segment.file.write(&bytes, from.offset().into())
     }
 
-    /// Writes records that are encoded already as one commit. `encode` gets the place of the commit's first byte, and
-    /// appends to a buffer that holds as much of it as a header takes; it answers how many records those were.
+    /// Writes records as one commit and shows them to readers. `encode` gets the place of the commit's first byte, and
+    /// appends to a buffer that holds as much of it as a header takes; it answers where each record stands, and `show`
+    /// takes them on.
     pub(crate) fn put_records(
         &mut self,
         shared: &Shared,
         now: u64,
         room: usize,
-        encode: impl FnOnce(&mut Vec<u8>, Position) -> usize,
+        encode: impl FnOnce(&mut Vec<u8>, Position) -> Vec<Position>,
+        show: impl FnOnce(&mut State, Vec<Position>),
     ) -> Result<(), StoreError> {
         self.make_room(shared, now, room + COMMIT_HEADER + ALIGN)?;
         let base = Position::new(self.segment.number, self.end);
         let mut out = vec![0; COMMIT_HEADER];
-        let records = encode(&mut out, base);
-        if records == 0 {
+        let places = encode(&mut out, base);
+        if places.is_empty() {
             return Ok(());
         }
-        finish_commit(shared, &mut out, base, records, now);
-        self.put(shared, &out)
+        finish_commit(shared, &mut out, base, places.len(), now);
+        self.put(shared, &out)?;
+        let mut state = shared.write();
+        show(&mut state, places);
+        state.end = Position::new(self.segment.number, self.end);
+        Ok(())
+    }
+
+    /// Writes topic records: of trims, of copies, of a repair.
+    pub(crate) fn put_topics(
+        &mut self,
+        shared: &Shared,
+        now: u64,
+        records: &[TopicRecord<'_>],
+    ) -> Result<(), StoreError> {
+        for part in records.chunks(TOPICS) {
+            let room = part.iter().map(|record| NAMES + record.holes.len() * 16).sum();
+            let mut applied = Ok(());
+            self.put_records(
+                shared,
+                now,
+                room,
+                |out, base| {
+                    let place = |record: &TopicRecord<'_>| record.encode(out, shared.store, base);
+                    part.iter().map(place).map(|offset| Position::new(base.segment(), offset)).collect()
+                },
+                |state, places| {
+                    applied = part.iter().zip(places).try_for_each(|(record, at)| state.apply_topic(record, at));
+                },
+            )?;
+            applied.map_err(StoreError::Damaged)?;
+        }
+        Ok(())
+    }
+
+    /// Writes cursors that groups have already: of copies, of a repair.
+    pub(crate) fn put_cursors(
+        &mut self,
+        shared: &Shared,
+        now: u64,
+        cursors: &[(u32, Group, Arc<Cursor>)],
+    ) -> Result<(), StoreError> {
+        for part in cursors.chunks(CURSORS) {
+            let room = part.iter().map(|(.., cursor)| NAMES + cursor.bytes()).sum();
+            self.put_records(
+                shared,
+                now,
+                room,
+                |out, base| {
+                    let place = |(topic, group, cursor): &(u32, Group, Arc<Cursor>)| {
+                        let cursor = Cow::Borrowed(&**cursor);
+                        CursorRecord { topic: *topic, group: group.as_str(), cursor }.encode(out, shared.store, base)
+                    };
+                    part.iter().map(place).map(|offset| Position::new(base.segment(), offset)).collect()
+                },
+                |state, places| {
+                    for ((topic, group, cursor), at) in part.iter().zip(places) {
+                        state.apply_cursor(*topic, group.clone(), Arc::clone(cursor), at);
+                    }
+                },
+            )?;
+        }
+        Ok(())
     }
 }
 

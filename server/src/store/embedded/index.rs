@@ -77,6 +77,12 @@ impl Flush {
     }
 }
 
+/// A record's body as the index has it, without and with the place behind it where the record stands.
+pub(crate) fn placed(body: &[u8]) -> Option<(&[u8], Position)> {
+    let (body, at) = body.split_at_checked(body.len().checked_sub(8)?)?;
+    Some((body, Position(u64::from_le_bytes(at.try_into().ok()?))))
+}
+
 /// What the index says when it is opened.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
@@ -315,6 +321,9 @@ fn load(read: &ReadTransaction, store: Option<u64>) -> Result<Loaded, IndexError
     Ok(loaded)
 }
 
+/// Keys, and where the newest event of each stands.
+pub(crate) type Places = Vec<(Box<str>, Place)>;
+
 /// The newest events at one moment.
 pub(crate) struct Latest(ReadTransaction);
 
@@ -325,14 +334,13 @@ impl Latest {
         Ok(found.map(|(at, seq)| Place { at: Position(at), seq }))
     }
 
-    /// Some of the keys of a topic in byte order, after `after` and up to `last`; the last of them may not be the last
-    /// there is.
+    /// Some of the keys of a topic in byte order, after `after` and up to `last`, and whether there are more.
     pub(crate) fn page(
         &self,
         topic: u32,
         after: Option<&str>,
         last: Option<&str>,
-    ) -> Result<Vec<(Box<str>, Place)>, IndexError> {
+    ) -> Result<(Places, bool), IndexError> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let table = self.0.open_table(LATEST)?;
         let start = after.map_or(Included((topic, "")), |after| Excluded((topic, after)));
@@ -341,11 +349,14 @@ impl Latest {
             None => topic.checked_add(1).map_or(Unbounded, |next| Excluded((next, ""))),
         };
         let mut page = Vec::new();
-        for entry in table.range::<(u32, &str)>((start, end))?.take(PAGE) {
+        for entry in table.range::<(u32, &str)>((start, end))? {
+            if page.len() == PAGE {
+                return Ok((page, true));
+            }
             let (key, place) = entry?;
             let (at, seq) = place.value();
             page.push((key.value().1.into(), Place { at: Position(at), seq }));
         }
-        Ok(page)
+        Ok((page, false))
     }
 }

@@ -14,7 +14,7 @@ use super::{
     disk::{Disk, DiskFile},
     format::{CommitHeader, Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader},
     ids::IdMap,
-    index::{Index, Loaded, NAME},
+    index::{Index, Loaded, NAME, placed},
     record::{CursorRecord, EventRecord, TopicRecord},
     scan::{Scanner, later_commit, written_end},
     shared::{Bell, Shared},
@@ -178,17 +178,13 @@ impl Recovery<'_> {
 
     /// Takes on what the index has.
     fn restore(&mut self, loaded: &Loaded) -> Option<()> {
-        let split = |body: &'_ [u8]| -> Option<(usize, Position)> {
-            let rest = body.len().checked_sub(8)?;
-            Some((rest, Position(u64::from_le_bytes(body[rest..].try_into().ok()?))))
-        };
         for body in &loaded.topics {
-            let (rest, at) = split(body)?;
-            self.state.apply_topic(&TopicRecord::decode(&body[..rest])?, at).ok()?;
+            let (body, at) = placed(body)?;
+            self.state.apply_topic(&TopicRecord::decode(body)?, at).ok()?;
         }
         for body in &loaded.cursors {
-            let (rest, at) = split(body)?;
-            let record = CursorRecord::decode(&body[..rest])?;
+            let (body, at) = placed(body)?;
+            let record = CursorRecord::decode(body)?;
             let group = Group::new(record.group).ok()?;
             self.state.apply_cursor(record.topic, group, Arc::new(record.cursor.into_owned()), at);
         }

@@ -229,14 +229,8 @@ impl Shared {
             };
             // Both up to a key that both have been read up to.
             let last = if recent.len() == RECENT { recent.last().map(|(key, _)| key.clone()) } else { None };
-            let mut older =
+            let (mut older, more_in_index) =
                 index.page(number, after.as_deref(), last.as_deref()).map_err(|error| index_failed(&error))?;
-            let more_in_index = match older.last() {
-                Some((key, _)) => {
-                    !index.page(number, Some(key), last.as_deref()).map_err(|error| index_failed(&error))?.is_empty()
-                }
-                None => false,
-            };
             let end = if more_in_index { older.last().map(|(key, _)| key.clone()) } else { last.clone() };
             if let Some(end) = &end {
                 recent.retain(|(key, _)| key <= end);

@@ -9,23 +9,18 @@ use std::{
     time::Duration,
 };
 
-use prom_protocol::Group;
-
 use super::{
     append::{reserve, segment_name},
     format::{Position, RawRecord, SEGMENT_HEADER},
     index::Place,
-    record::{CursorRecord, EventRecord, encode_moved},
+    record::{EventRecord, encode_moved},
     scan::Scanner,
     shared::{index_failed, lock, unreadable},
     sidecar,
     state::{Run, Segment, SegmentIndex},
     upkeep::{Keeper, sync_log},
 };
-use crate::{
-    store::{Cursor, StoreError},
-    writer::wall_clock,
-};
+use crate::{store::StoreError, writer::wall_clock};
 
 /// Bytes copied forward in one commit.
 const COPY: usize = 256 * 1024;
@@ -240,22 +235,23 @@ impl Keeper<'_> {
             return Ok(0);
         }
         let room = wanted.iter().map(|wanted| wanted.record.length).sum::<usize>();
-        let mut places = Vec::with_capacity(wanted.len());
-        appender.put_records(shared, wall_clock(), room + reserve(shared), |out, base| {
-            for Wanted { record, .. } in &wanted {
-                let offset = encode_moved(out, record, shared.store, base);
-                places.push(Position::new(base.segment(), offset));
-            }
-            wanted.len()
-        })?;
-        let mut state = shared.write();
-        for (Wanted { event, record, retained, newest }, at) in wanted.iter().zip(places) {
-            state.apply_moved(event, at, record.length as u64, *retained, *newest);
-            if event.listed {
-                state.ids.add(shared.store, event.id, at.offset(), wall_clock());
-            }
-        }
-        state.end = Position::new(appender.segment.number, appender.end);
+        appender.put_records(
+            shared,
+            wall_clock(),
+            room + reserve(shared),
+            |out, base| {
+                let place = |wanted: &Wanted<'_>| encode_moved(out, &wanted.record, shared.store, base);
+                wanted.iter().map(place).map(|offset| Position::new(base.segment(), offset)).collect()
+            },
+            |state, places| {
+                for (Wanted { event, record, retained, newest }, at) in wanted.iter().zip(places) {
+                    state.apply_moved(event, at, record.length as u64, *retained, *newest);
+                    if event.listed {
+                        state.ids.add(shared.store, event.id, at.offset(), wall_clock());
+                    }
+                }
+            },
+        )?;
         Ok(room)
     }
 
@@ -312,26 +308,7 @@ impl Keeper<'_> {
             (topics, cursors)
         };
         self.trim(&mut appender, wall_clock(), &topics)?;
-        for part in cursors.chunks(64) {
-            let size = |cursor: &Cursor| 512 + cursor.settled.len() * 16 + cursor.attempts.len() * 12;
-            let room = part.iter().map(|(.., cursor)| size(cursor)).sum::<usize>();
-            let mut places: Vec<(u32, Group, Arc<Cursor>, Position)> = Vec::new();
-            appender.put_records(shared, wall_clock(), room, |out, base| {
-                for (topic, group, cursor) in part {
-                    let borrowed = std::borrow::Cow::Borrowed(&**cursor);
-                    let record = CursorRecord { topic: *topic, group: group.as_str(), cursor: borrowed };
-                    let offset = record.encode(out, shared.store, base);
-                    places.push((*topic, group.clone(), Arc::clone(cursor), Position::new(base.segment(), offset)));
-                }
-                places.len()
-            })?;
-            let mut state = shared.write();
-            for (topic, group, cursor, at) in places {
-                state.apply_cursor(topic, group, cursor, at);
-            }
-            state.end = Position::new(appender.segment.number, appender.end);
-        }
-        Ok(())
+        appender.put_cursors(shared, wall_clock(), &cursors)
     }
 
     /// Removes a segment of which nothing is wanted any more.

@@ -166,6 +166,12 @@ pub(crate) struct TopicRecord<'a> {
 }
 
 impl TopicRecord<'_> {
+    /// The same, for keeping.
+    pub(crate) fn into_owned(self) -> TopicRecord<'static> {
+        let (name, holes) = (self.name.into_owned().into(), self.holes.into_owned().into());
+        TopicRecord { name, holes, ..self }
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>, store: u64, base: Position) -> u32 {
         let start = begin_record(out, Kind::Topic, 0);
         self.encode_body(out);

@@ -365,27 +365,14 @@ impl<'a> Keeper<'a> {
 
     /// Trims topics to these first seqs.
     pub(super) fn trim(&self, appender: &mut Appender, now: u64, trims: &[(u32, u64)]) -> Result<(), StoreError> {
-        for part in trims.chunks(CHUNK) {
-            let mut records: Vec<(TopicRecord<'static>, Position)> = Vec::new();
-            appender.put_records(self.shared, now, part.len() * 512, |out, base| {
-                let state = self.shared.read();
-                for (number, first) in part {
-                    let log = &state.topics[*number as usize];
-                    let (name, holes) = (log.topic.as_str().to_owned().into(), log.holes.clone().into());
-                    let record = TopicRecord { name, first: *first, holes, ..log.record() };
-                    let offset = record.encode(out, self.shared.store, base);
-                    records.push((record, Position::new(base.segment(), offset)));
-                }
-                records.len()
-            })?;
-            let mut state = self.shared.write();
-            for (record, at) in &records {
-                if let Err(error) = state.apply_topic(record, *at) {
-                    tracing::error!(error, "a topic was not trimmed");
-                }
-            }
-            state.end = Position::new(appender.segment.number, appender.end);
-        }
-        Ok(())
+        let records: Vec<_> = {
+            let state = self.shared.read();
+            let record = |(number, first): &(u32, u64)| {
+                let log = &state.topics[*number as usize];
+                TopicRecord { first: *first, ..log.record() }.into_owned()
+            };
+            trims.iter().map(record).collect()
+        };
+        appender.put_topics(self.shared, now, &records)
     }
 }

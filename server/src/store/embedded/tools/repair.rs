@@ -24,7 +24,7 @@ use super::{
             COMMIT_HEADER, CommitHeader, Kind, Position, RECORD_HEADER, SegmentHeader, aligned, begin_record,
             decode_record, end_record, record_length,
         },
-        index::NAME,
+        index::{NAME, placed},
         open::{Opening, open_with},
         record::{CursorRecord, TopicRecord},
         shared::{Shared, lock},
@@ -36,9 +36,6 @@ use crate::{
     store::{OpenError, StoreError},
     writer::wall_clock,
 };
-
-/// Records written in one commit.
-const PART: usize = 256;
 
 /// What a topic has lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -188,20 +185,15 @@ fn at_start(base: Position, start: usize) -> Position {
 /// What is known of the log from elsewhere.
 fn known(found: &Survey, mended: &Survey) -> Known {
     let mut known = Known { tails: found.tails.clone(), ..Known::default() };
-    let split = |body: &'_ [u8]| -> Option<(usize, Position)> {
-        let rest = body.len().checked_sub(8)?;
-        Some((rest, Position(u64::from_le_bytes(body[rest..].try_into().ok()?))))
-    };
     for body in found.index.iter().flat_map(|index| &index.topics) {
-        let Some((rest, at)) = split(body) else { continue };
-        let Some(own) = TopicRecord::decode(&body[..rest]) else { continue };
+        let Some((body, at)) = placed(body) else { continue };
+        let Some(own) = TopicRecord::decode(body) else { continue };
         known.tails.entry(own.number).and_modify(|tail| *tail = own.tail.max(*tail)).or_insert(own.tail);
-        let (name, holes) = (own.name.into_owned().into(), own.holes.into_owned().into());
-        known.topics.insert(own.number, (TopicRecord { name, holes, ..own }, at));
+        known.topics.insert(own.number, (own.into_owned(), at));
     }
     for body in found.index.iter().flat_map(|index| &index.cursors) {
-        let Some((rest, at)) = split(body) else { continue };
-        let Some(own) = CursorRecord::decode(&body[..rest]) else { continue };
+        let Some((body, at)) = placed(body) else { continue };
+        let Some(own) = CursorRecord::decode(body) else { continue };
         let Ok(group) = Group::new(own.group) else { continue };
         known.cursors.push((own.topic, group, Arc::new(own.cursor.into_owned()), at));
     }
@@ -264,28 +256,12 @@ fn declare(shared: &Shared, found: &Survey, mended: &Survey) -> Result<Vec<Lost>
             if !events.is_empty() || newest > 0 || !sure {
                 lost.push(Lost { topic: log.topic.to_string(), events, newest, unsure_after });
             }
-            let own = log.record();
-            let (name, holes) = (own.name.into_owned().into(), own.holes.into_owned().into());
-            records.push(TopicRecord { name, holes, ..own });
+            records.push(log.record().into_owned());
         }
     }
     let mut appender = lock(&shared.appender);
     let now = wall_clock();
-    let room = |record: &TopicRecord<'_>| 512 + record.holes.len() * 16;
-    for part in records.chunks(PART) {
-        let mut places = Vec::new();
-        appender.put_records(shared, now, part.iter().map(room).sum(), |out, base| {
-            places.extend(
-                part.iter().map(|record| Position::new(base.segment(), record.encode(out, shared.store, base))),
-            );
-            part.len()
-        })?;
-        let mut state = shared.write();
-        for (record, at) in part.iter().zip(places) {
-            state.apply_topic(record, at).map_err(StoreError::Damaged)?;
-        }
-        state.end = Position::new(appender.segment.number, appender.end);
-    }
+    appender.put_topics(shared, now, &records)?;
     let cursors: Vec<_> = {
         let state = shared.read();
         let all = state.topics.iter().flat_map(|log| {
@@ -296,18 +272,7 @@ fn declare(shared: &Shared, found: &Survey, mended: &Survey) -> Result<Vec<Lost>
         });
         all.collect()
     };
-    for (topic, group, cursor) in cursors {
-        let mut at = Position::default();
-        let room = 512 + cursor.settled.len() * 16 + cursor.attempts.len() * 12;
-        appender.put_records(shared, now, room, |out, base| {
-            let record = CursorRecord { topic, group: group.as_str(), cursor: Cow::Borrowed(&*cursor) };
-            at = Position::new(base.segment(), record.encode(out, shared.store, base));
-            1
-        })?;
-        let mut state = shared.write();
-        state.apply_cursor(topic, group, cursor, at);
-        state.end = Position::new(appender.segment.number, appender.end);
-    }
+    appender.put_cursors(shared, now, &cursors)?;
     appender.segment.file.sync().map_err(|error| super::super::shared::unreadable(&error))?;
     drop(appender);
     let mut flush = shared.write().take_dirty();

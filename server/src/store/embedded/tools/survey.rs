@@ -16,7 +16,7 @@ use super::{
         index::{Index, Loaded, NAME, Place},
         open::Opening,
         record::{EventRecord, TopicRecord},
-        scan::{Scanner, later_commit},
+        scan::{Scanner, later_commit, written_end},
         sidecar,
     },
     overlay::Overlay,
@@ -241,7 +241,7 @@ fn walk(survey: &mut Survey, segment: &mut Segment, told: Option<u32>, last: boo
         }
         let place = Position::new(number, at);
         let next = later_commit(&*file, store, place, limit, |_| true)?.map(|(at, _)| at.offset());
-        let written = at + rest(&*file, at, limit)?;
+        let written = written_end(&*file, at, limit)?;
         // Nothing is left of one that reaches beyond the end of what was there when it was last known to be durable.
         let torn = last && told.is_none() && at >= durable_to && {
             later_commit(&*file, store, place, limit, |header| header.synced > place)?.is_none()
@@ -263,13 +263,6 @@ fn walk(survey: &mut Survey, segment: &mut Segment, told: Option<u32>, last: boo
         segment.length < at
     };
     Ok(())
-}
-
-/// How many bytes from `at` on are not just zeros.
-fn rest(file: &dyn DiskFile, at: u32, end: u32) -> io::Result<u32> {
-    let mut bytes = vec![0; end.saturating_sub(at) as usize];
-    let read = file.read(&mut bytes, at.into())?;
-    Ok(bytes[..read].iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u32 + 1))
 }
 
 fn majority(stores: impl Iterator<Item = u64>) -> Option<u64> {

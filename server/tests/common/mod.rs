@@ -3,7 +3,7 @@
 
 pub mod http;
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use jsonwebtoken::{EncodingKey, Header};
@@ -47,13 +47,15 @@ pub fn token(scopes: &[&str]) -> String {
 
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// EVENTs that came while the answer to a PUBLISH was awaited: subscribers are woken before publishers are answered.
+    held: VecDeque<Value>,
 }
 
 impl Client {
     /// A connection that has not authenticated.
     pub async fn connect(hub: &Hub) -> Self {
         let (socket, _) = connect_async(format!("ws://{}/ws", hub.address())).await.expect("connects");
-        Self { socket }
+        Self { socket, held: VecDeque::new() }
     }
 
     /// A connection from a page of this origin.
@@ -61,7 +63,7 @@ impl Client {
         let mut request = format!("ws://{}/ws", hub.address()).into_client_request().expect("a request");
         request.headers_mut().insert("origin", origin.parse().expect("a header"));
         let (socket, _) = connect_async(request).await.expect("connects");
-        Self { socket }
+        Self { socket, held: VecDeque::new() }
     }
 
     /// A connection that may publish and subscribe everywhere.
@@ -94,6 +96,24 @@ impl Client {
 
     /// The next frame.
     pub async fn next(&mut self) -> Value {
+        match self.held.pop_front() {
+            Some(event) => event,
+            None => self.receive().await,
+        }
+    }
+
+    /// The next frame that is no EVENT; those before it come later.
+    async fn answer(&mut self) -> Value {
+        loop {
+            let frame = self.receive().await;
+            if frame["op"] != "EVENT" {
+                return frame;
+            }
+            self.held.push_back(frame);
+        }
+    }
+
+    async fn receive(&mut self) -> Value {
         loop {
             match tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("a frame in time") {
                 Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).expect("JSON"),
@@ -116,6 +136,9 @@ impl Client {
 
     /// The next frame, if one comes this soon.
     pub async fn next_within(&mut self, wait: Duration) -> Option<Value> {
+        if let Some(event) = self.held.pop_front() {
+            return Some(event);
+        }
         match tokio::time::timeout(wait, self.socket.next()).await {
             Ok(Some(Ok(Message::Text(text)))) => Some(serde_json::from_str(&text).expect("JSON")),
             _ => None,
@@ -173,7 +196,8 @@ impl Client {
     }
 
     pub async fn publish(&mut self, topic: &str, payload: Value) -> Value {
-        let ok = self.ask(json!({"op": "PUBLISH", "topic": topic, "payload": payload})).await;
+        self.send(json!({"op": "PUBLISH", "topic": topic, "payload": payload})).await;
+        let ok = self.answer().await;
         assert_eq!(ok["op"], "OK", "{ok}");
         ok
     }
@@ -182,7 +206,7 @@ impl Client {
     pub async fn publish_many(&mut self, topic: &str, n: usize) {
         self.send_all((0..n).map(|i| json!({"op": "PUBLISH", "topic": topic, "payload": i}))).await;
         for _ in 0..n {
-            let ok = self.next().await;
+            let ok = self.answer().await;
             assert_eq!(ok["op"], "OK", "{ok}");
         }
     }

@@ -1,0 +1,1 @@
+//! Real `mongod` processes as replica sets: for tests and for trying things.

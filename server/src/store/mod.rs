@@ -273,7 +273,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// nothing.
     async fn follow(&self, grown: Grown) {
         let _ = grown;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Finishes what is done behind the commits. Nothing can be written afterwards.

@@ -86,7 +86,7 @@ pub enum OpenError {
 }
 
 /// A URL fit for people and logs: without password and options, which may hold secrets too.
-pub(crate) fn redact(url: &str) -> String {
+pub fn redact(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("mongodb", url));
     let rest = rest.split('?').next().unwrap_or_default();
     // A password may hold what ends it elsewhere, if somebody forgot to escape it.

@@ -35,8 +35,7 @@ impl Inner {
 
     async fn stream(&self, grown: &Grown, pause: &mut Duration) -> Result<(), Error> {
         let wanted = doc! { "$match": { "operationType": { "$in": ["insert", "update", "replace"] } } };
-        let fields = doc! { "$project": { "documentKey": 1, "updateDescription": 1, "fullDocument.seq": 1 } };
-        let mut changes = self.topics.watch().pipeline([wanted, fields]).await?;
+        let mut changes = self.topics.watch().pipeline([wanted]).await?;
         // Behind the opening: nothing falls between the two.
         for (topic, known) in self.load_topics(doc! {}).await? {
             grown(&topic, known.seq);

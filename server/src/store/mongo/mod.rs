@@ -42,8 +42,7 @@ use mongodb::{
 use prom_protocol::{Group, Topic};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::connect::OpenError;
-pub(crate) use self::connect::redact;
+pub use self::connect::{OpenError, redact};
 use self::cache::Cache;
 use super::{
     Appended, Batch, Cursor, Grown, LatestPage, Page, Refused, Retention, Store, StoreError, Stored, Tail,

@@ -20,6 +20,8 @@ use crate::store::{Cursor, LatestPage, Page, StoreError, Stored, Tail};
 
 /// Longest time a read may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(8);
+/// Longest time to say whether there is a primary: less than whoever asks waits.
+const READY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Events that are fetched at once; pages are filled from several of these.
 const FETCH: u32 = 500;
 /// How often what was just committed is looked for again after an election.
@@ -260,7 +262,7 @@ impl Inner {
     /// Whether the primary answers.
     pub(super) async fn ready(&self) -> Result<(), String> {
         let ping = self.database.run_command(doc! { "ping": 1 });
-        match tokio::time::timeout(Duration::from_secs(3), async { ping.await }).await {
+        match tokio::time::timeout(READY_TIMEOUT, async { ping.await }).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(reason(&error)),
             Err(_) => Err("no primary of the replica set answers".into()),

@@ -1,5 +1,5 @@
 //! Transactional outbox for Prom Hub: rows written with the business change, drained and published once.
 #![deny(missing_docs)]
 
-#[cfg(feature = "mongod")]
+#[cfg(all(unix, feature = "mongod"))]
 pub mod mongod;

@@ -218,16 +218,20 @@ impl Inner {
             within(limit(), async { insert.await.map(drop) }).await?;
         }
         // A commit without an answer is asked for again, of the next primary if need be: it was done or not.
+        let mut lost = false;
         loop {
             let unknown = match tokio::time::timeout_at(limit().into(), session.commit_transaction()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => reason(&error),
+                // An answer that was lost may have been another.
+                Ok(Err(error)) if lost => return Err(Failed::Unknown(reason(&error))),
                 Ok(Err(error)) => return Err(failed(&error)),
                 Err(_) => "no answer to a commit".into(),
             };
             if Instant::now() >= deadline {
                 return Err(Failed::Unknown(unknown));
             }
+            lost = true;
             self.retrying(&unknown);
             tokio::time::sleep(LONGEST_PAUSE).await;
         }

@@ -280,8 +280,9 @@ impl Inner {
             last.get(usize::try_from(index).ok()?).map(|put| put.topic.as_str())
         });
         let begun: std::collections::BTreeSet<&str> = begun.collect();
-        let updates =
-            begun.into_iter().map(|topic| doc! { "q": { "_id": topic }, "u": { "$inc": { "groups": 1 } }, "upsert": true });
+        let updates = begun
+            .into_iter()
+            .map(|topic| doc! { "q": { "_id": topic }, "u": { "$inc": { "groups": 1 } }, "upsert": true });
         self.update("topics", updates.collect(), session).await.map(drop)
     }
 

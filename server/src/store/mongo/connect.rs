@@ -220,7 +220,10 @@ mod tests {
         for (url, shown) in [
             ("mongodb://localhost:27017", "mongodb://localhost:27017"),
             ("mongodb://u:secret@a:1,b:2/prom?replicaSet=rs0", "mongodb://u:***@a:1,b:2/prom"),
-            ("mongodb+srv://u:se@cr/et:@host/?authMechanismProperties=AWS_SESSION_TOKEN:x", "mongodb+srv://u:***@host/"),
+            (
+                "mongodb+srv://u:se@cr/et:@host/?authMechanismProperties=AWS_SESSION_TOKEN:x",
+                "mongodb+srv://u:***@host/",
+            ),
             ("localhost", "mongodb://localhost"),
             ("u:secret@host", "mongodb://u:***@host"),
         ] {

@@ -37,13 +37,13 @@ use async_trait::async_trait;
 use mongodb::{
     Client, Collection, Database,
     bson::RawDocumentBuf,
-    options::{Acknowledgment, CollectionOptions, ReadConcern, SelectionCriteria, ReadPreference, WriteConcern},
+    options::{Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
 };
 use prom_protocol::{Group, Topic};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::connect::{OpenError, redact};
 use self::cache::Cache;
+pub use self::connect::{OpenError, redact};
 use super::{
     Appended, Batch, Cursor, Grown, LatestPage, Page, Refused, Retention, Store, StoreError, Stored, Tail,
     embedded::Durability,
@@ -93,7 +93,10 @@ impl Options {
 // Not its password.
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("url", &redact(&self.url)).field("durability", &self.durability).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("url", &redact(&self.url))
+            .field("durability", &self.durability)
+            .finish_non_exhaustive()
     }
 }
 

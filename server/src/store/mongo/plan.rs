@@ -121,7 +121,8 @@ impl Plan {
                 }
                 *topics += 1;
             }
-            let fresh = || Known { epoch: fastrand::u64(1..=limits::TS_MAX), first: 1, seq: 0, max_ts: 0, bytes: 0, groups: 0 };
+            let fresh =
+                || Known { epoch: fastrand::u64(1..=limits::TS_MAX), first: 1, seq: 0, max_ts: 0, bytes: 0, groups: 0 };
             self.moves.entry(append.topic.clone()).or_insert(Move { was, is: was.unwrap_or_else(fresh) })
         };
         *room = room.saturating_sub(cost);

@@ -140,7 +140,9 @@ impl Inner {
         let find = self.events.find_one(doc! { "_id": id }).projection(doc! { "topic": 1, "seq": 1 });
         let Some(event) = self.reading(async { find.await }).await? else { return Ok(None) };
         let seq = event.get_i64("seq").ok().and_then(|seq| u64::try_from(seq).ok());
-        let (Some(seq), true) = (seq, event.get_str("topic").is_ok_and(|own| own == topic.as_str())) else { return Ok(None) };
+        let (Some(seq), true) = (seq, event.get_str("topic").is_ok_and(|own| own == topic.as_str())) else {
+            return Ok(None);
+        };
         // It may have gone from the log and be there as the newest of its key.
         Ok(self.topic(topic).await?.filter(|known| known.first <= seq).map(|_| seq))
     }

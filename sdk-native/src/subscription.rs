@@ -158,10 +158,7 @@ impl SubscribeBuilder {
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError> + 'static,
     {
-        if self.options.ack == AckMode::None {
-            let words = "exactly once needs acknowledgements: ack must be explicit";
-            return Err(prom_sdk_core::Error::of(ErrorCode::BadFrame, words).into());
-        }
+        self.require_acks()?;
         let once = Arc::new(Once::new(store, self.scope(), Duration::from_millis(self.options.ack_timeout_ms)));
         let handler = Arc::new(handler);
         let job = move |event: Event, context, stopping: Stopping| {
@@ -170,6 +167,18 @@ impl SubscribeBuilder {
             async move { once.run(&id, stopping, run).await }
         };
         Ok(Handling::start(self.open().await?, job))
+    }
+
+    /// Refuses a subscription without acknowledgements: what settles an event before it is handled can promise nothing.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`].
+    pub fn require_acks(&self) -> Result<(), Error> {
+        if self.options.ack == AckMode::None {
+            let words = "exactly once needs acknowledgements: ack must be explicit";
+            return Err(prom_sdk_core::Error::of(ErrorCode::BadFrame, words).into());
+        }
+        Ok(())
     }
 
     /// The scope of this consumer's marks in a [`DedupeStore`]: `<topic>::<group>`.

@@ -3,7 +3,7 @@
 
 #[cfg(feature = "mongodb")]
 mod dedupe;
-#[cfg(feature = "mongod")]
+#[cfg(all(unix, feature = "mongod"))]
 pub mod mongod;
 
 #[cfg(feature = "mongodb")]

@@ -158,8 +158,10 @@ async fn commit(session: &mut ClientSession) -> Result<(), Failure> {
 
 /// Whether another try may succeed. Outside a transaction, where sessions start, errors have no label for that.
 fn is_transient(error: &Error) -> bool {
-    let unreachable =
-        matches!(*error.kind, ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. });
+    let unreachable = matches!(
+        *error.kind,
+        ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. }
+    );
     unreachable || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
 }
 

@@ -46,7 +46,7 @@ impl MongoDedupe {
     ///
     /// ```no_run
     /// # async fn example(client: prom_sdk::Client, mongo: mongodb::Client) -> Result<(), Box<dyn std::error::Error>> {
-    /// use mongodb::{ClientSession, bson::{Document, doc}};
+    /// use mongodb::bson::{Document, doc};
     /// use prom_outbox::MongoDedupe;
     /// use prom_sdk::Received;
     ///
@@ -57,14 +57,16 @@ impl MongoDedupe {
     /// let dedupe = MongoDedupe::new(&shop.collection("dedupe"));
     /// dedupe.ensure_indexes().await?;
     /// let stock = shop.collection::<Document>("stock");
-    /// let handler = move |session: &mut ClientSession, received: &Received<Paid>| {
-    ///     let (stock, item) = (stock.clone(), received.payload.item.clone());
-    ///     Box::pin(async move {
-    ///         let one_less = doc! {"$inc": {"left": -1}};
-    ///         stock.update_one(doc! {"_id": item}, one_less).session(session).await.map(drop)
-    ///     }) as _
-    /// };
-    /// let handling = dedupe.handle_in_transaction(client.subscribe("orders.paid", "stock"), handler).await?;
+    /// let subscribe = client.subscribe("orders.paid", "stock");
+    /// let handling = dedupe
+    ///     .handle_in_transaction(subscribe, move |session, received: &Received<Paid>| {
+    ///         let (stock, item) = (stock.clone(), received.payload.item.clone());
+    ///         Box::pin(async move {
+    ///             let one_less = doc! {"$inc": {"left": -1}};
+    ///             stock.update_one(doc! {"_id": item}, one_less).session(session).await.map(drop)
+    ///         })
+    ///     })
+    ///     .await?;
     /// handling.finished().await;
     /// # Ok(())
     /// # }
@@ -102,14 +104,18 @@ impl MongoDedupe {
         let (id, mut wait) = (received.event.id.as_str(), FIRST_WAIT);
         let mut stopping = received.stopping.clone();
         loop {
-            let effect = |session| -> Effect<'_, (), E> {
+            let done = self.try_once(scope, id, |session| {
                 let (handler, received) = (Arc::clone(&handler), Arc::clone(&received));
                 Box::pin(async move { handler(session, &received).await })
-            };
-            match self.try_once(scope, id, effect).await {
+            });
+            match done.await {
                 Ok(_) => return Ok(()),
                 Err(Failure::Again(error)) if !stopping.is_requested() => {
-                    tracing::debug!(event = id, error = &error as &dyn std::error::Error, "a transaction is tried again");
+                    tracing::debug!(
+                        event = id,
+                        error = &error as &dyn std::error::Error,
+                        "a transaction is tried again"
+                    );
                     tokio::select! {
                         () = pause(&mut wait) => {}
                         () = stopping.requested() => {}

@@ -114,7 +114,8 @@ fn differs(config: &Document, wanted: &Document) -> bool {
     };
     let settings = |config: &Document| {
         let settings = config.get_document("settings").cloned().unwrap_or_default();
-        ["electionTimeoutMillis", "heartbeatIntervalMillis", "heartbeatTimeoutSecs"].map(|name| settings.get(name).cloned())
+        ["electionTimeoutMillis", "heartbeatIntervalMillis", "heartbeatTimeoutSecs"]
+            .map(|name| settings.get(name).cloned())
     };
     hosts(config) != hosts(wanted) || settings(config) != settings(wanted)
 }

@@ -1,0 +1,181 @@
+//! One claim: its rows published, their marks made.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{Backoff, Drainer};
+use crate::{Claim, Mark, OutboxEvent, Outcome, PublishError, RowId, Settle};
+
+/// How much longer a publisher is waited for than it was told.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// What became of a batch.
+pub(super) struct Report {
+    pub(super) published: usize,
+    /// The publisher could not be reached, for some of it at least.
+    pub(super) down: Option<PublishError>,
+}
+
+/// A row that becomes an event.
+struct Part {
+    id: RowId,
+    attempts: u32,
+}
+
+impl Drainer {
+    pub(super) async fn publish(
+        &self,
+        claim: Claim,
+        since: Instant,
+        stopped: watch::Receiver<Option<Instant>>,
+    ) -> Report {
+        let mut marks = Vec::with_capacity(claim.rows.len());
+        let (mut parts, mut events) = (Vec::new(), Vec::new());
+        for row in claim.rows {
+            match row.event {
+                Ok(event) => {
+                    parts.push(Part { id: row.id, attempts: row.attempts });
+                    events.push(event);
+                }
+                Err(problem) => {
+                    let error = format!("{}: {problem}", problem.code());
+                    marks.push(self.park(row.id, error, row.attempts));
+                }
+            }
+        }
+        let lease_end = since + self.options.lease;
+        let mut report = Report { published: 0, down: None };
+        if !events.is_empty() {
+            let outcomes = self.outcomes(&events, lease_end, stopped).await;
+            self.judge(parts, outcomes, &mut marks, &mut report);
+        }
+        if report.down.is_some() {
+            self.counts.publisher_errors.fetch_add(1, Relaxed);
+        }
+        self.settle(claim.fence, &marks, lease_end).await;
+        report
+    }
+
+    /// What the publisher says, or that it says nothing.
+    async fn outcomes(
+        &self,
+        events: &[OutboxEvent],
+        lease_end: Instant,
+        mut stopped: watch::Receiver<Option<Instant>>,
+    ) -> Result<Vec<Outcome>, PublishError> {
+        let now = Instant::now();
+        // Whoever claims these rows next must not meet a publish of ours that is still under way.
+        let last = lease_end - self.options.lease / 10;
+        let until = (now + self.options.publish_timeout + GRACE).min(last);
+        let within = until.saturating_duration_since(now).saturating_sub(GRACE);
+        if within.is_zero() {
+            return Err(PublishError::new("timeout", "the lease had run out before anything was published", true));
+        }
+        let stopping = async {
+            // A sender that is gone cannot stop us.
+            let stop = stopped.wait_for(Option::is_some).await.ok().and_then(|stop| *stop);
+            match stop {
+                Some(stop) => sleep_until(stop).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            outcomes = self.publisher.publish(events, within) => Ok(outcomes),
+            () = sleep_until(until) => Err(PublishError::new("timeout", "the publisher did not answer in time", true)),
+            () = stopping => Err(PublishError::new("shutting_down", "the drainer was stopped", true)),
+        }
+    }
+
+    /// What becomes of each row.
+    fn judge(
+        &self,
+        parts: Vec<Part>,
+        outcomes: Result<Vec<Outcome>, PublishError>,
+        marks: &mut Vec<Mark>,
+        report: &mut Report,
+    ) {
+        let mut outcomes = match outcomes {
+            Ok(outcomes) => outcomes,
+            Err(error) => vec![Outcome::Failed(error); parts.len()],
+        };
+        let missing = || PublishError::new("unavailable", "the publisher did not say what became of an event", true);
+        outcomes.resize_with(parts.len(), || Outcome::Failed(missing()));
+        report.published = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Published(_))).count();
+        self.counts.published.fetch_add(report.published as u64, Relaxed);
+        for (Part { id, attempts }, outcome) in parts.into_iter().zip(outcomes) {
+            let settle = match outcome {
+                Outcome::Published(published) => {
+                    self.counts.duplicates.fetch_add(u64::from(published.duplicate), Relaxed);
+                    Settle::Sent
+                }
+                Outcome::Held => self.release(),
+                Outcome::Failed(error) if error.permanent() => {
+                    marks.push(self.park(id, error.to_string(), attempts.saturating_add(1)));
+                    continue;
+                }
+                // A timeout of one event among others that were published is its own.
+                Outcome::Failed(error)
+                    if error.of_publisher() && !(error.code == "timeout" && report.published > 0) =>
+                {
+                    report.down.get_or_insert(error);
+                    self.release()
+                }
+                Outcome::Failed(error) => {
+                    let attempts = attempts.saturating_add(1);
+                    if attempts >= self.options.max_attempts {
+                        marks.push(self.park(id, error.to_string(), attempts));
+                        continue;
+                    }
+                    self.counts.retried.fetch_add(1, Relaxed);
+                    let after = self.options.backoff(attempts).max(error.retry_after.unwrap_or_default());
+                    Settle::Retry { error: error.to_string(), attempts, after }
+                }
+            };
+            marks.push(Mark { id, settle });
+        }
+    }
+
+    fn release(&self) -> Settle {
+        self.counts.released.fetch_add(1, Relaxed);
+        Settle::Released
+    }
+
+    fn park(&self, id: RowId, error: String, attempts: u32) -> Mark {
+        self.counts.parked.fetch_add(1, Relaxed);
+        tracing::warn!(row = %id, %error, attempts, "a row of the outbox is parked");
+        Mark { id, settle: Settle::Parked { error, attempts } }
+    }
+
+    /// Makes the marks, trying again until the lease ends: rows that are published and not marked are published again.
+    async fn settle(&self, fence: u64, marks: &[Mark], lease_end: Instant) {
+        let mut backoff = Backoff::new(self.options.pause_first, self.options.pause_most);
+        let mut first = true;
+        loop {
+            match self.limited(self.store.settle(fence, marks)).await {
+                Ok(made) => {
+                    let refused = marks.len().saturating_sub(made);
+                    // After a call whose answer was lost nobody knows which marks were refused and which were made by it.
+                    if first && refused > 0 {
+                        self.counts.refused.fetch_add(refused as u64, Relaxed);
+                        tracing::warn!(refused, "rows of the outbox were claimed by others before they were marked");
+                    }
+                    return;
+                }
+                Err(error) => {
+                    let wait = backoff.next();
+                    if Instant::now() + wait >= lease_end {
+                        tracing::warn!(%error, rows = marks.len(), "rows of the outbox cannot be marked; their claim runs out");
+                        return;
+                    }
+                    tracing::debug!(%error, ?wait, "rows of the outbox cannot be marked; trying again");
+                    first = false;
+                    sleep(wait).await;
+                }
+            }
+        }
+    }
+}

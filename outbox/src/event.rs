@@ -1,0 +1,95 @@
+//! What a row becomes.
+
+use prom_protocol::{ErrorCode, EventOptions, ProtocolError, RawValue, Text, Topic, check_payload};
+
+/// An event as it is published: checked, so that a hub refuses it only for reasons of its own.
+#[derive(Debug, Clone)]
+pub struct OutboxEvent {
+    topic: Topic,
+    id: Text<'static>,
+    options: EventOptions<'static>,
+    payload: Box<RawValue>,
+}
+
+impl OutboxEvent {
+    /// Checks what the hub would check.
+    ///
+    /// # Errors
+    /// `bad_topic`, `bad_payload` or `bad_frame`, naming the field and the limit.
+    pub fn new(
+        topic: &str,
+        id: String,
+        mut options: EventOptions<'static>,
+        payload: Box<RawValue>,
+    ) -> Result<Self, ProtocolError> {
+        let topic =
+            Topic::new(topic).map_err(|error| ProtocolError::new(ErrorCode::BadTopic, format!("topic: {error}")))?;
+        if topic.is_reserved() {
+            return Err(ProtocolError::new(ErrorCode::BadTopic, "topic: one that starts with `$` is the hub's own"));
+        }
+        let id = Text::from(id);
+        options.id = Some(id.clone());
+        options.check().map_err(|error| {
+            let message = error.message();
+            ProtocolError::new(error.code(), message.replacen("opts.", "", 1))
+        })?;
+        check_payload(payload.get())?;
+        Ok(Self { topic, id, options, payload })
+    }
+
+    /// Where it is published.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// The row's id as text: the event's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What it is about.
+    pub fn key(&self) -> Option<&str> {
+        self.options.key.as_deref()
+    }
+
+    /// Everything else it carries, `id` and `ts` among them.
+    pub fn options(&self) -> &EventOptions<'static> {
+        &self.options
+    }
+
+    /// The payload's JSON.
+    pub fn payload(&self) -> &RawValue {
+        &self.payload
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_no_hub_would_take_names_its_field() {
+        let event = |topic: &str, id: &str, options, payload: &str| {
+            let payload = RawValue::from_string(payload.to_owned()).unwrap();
+            OutboxEvent::new(topic, id.to_owned(), options, payload)
+        };
+        let plain = EventOptions::default;
+        assert!(event("a.b", "1", plain(), "{}").is_ok());
+        for (refused, code, start) in [
+            (event("a..b", "1", plain(), "{}"), ErrorCode::BadTopic, "topic: "),
+            (event("$audit", "1", plain(), "{}"), ErrorCode::BadTopic, "topic: "),
+            (event("a", "", plain(), "{}"), ErrorCode::BadFrame, "id must be 1 to 128 bytes"),
+            (event("a", "$1", plain(), "{}"), ErrorCode::BadFrame, "id must not start with"),
+            (
+                event("a", "1", EventOptions { key: Some("".into()), ..plain() }, "{}"),
+                ErrorCode::BadFrame,
+                "key must be 1 to 512 bytes",
+            ),
+            (event("a", "1", plain(), "1e999"), ErrorCode::BadPayload, "payload holds a number"),
+        ] {
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), code);
+            assert!(refused.message().starts_with(start), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Rows as documents.
+
+use mongodb::bson::{Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, oid::ObjectId, raw::cstr};
+use prom_protocol::{ErrorCode, ProtocolError, limits};
+
+use super::{json, text};
+use crate::{NewRow, OutboxEvent, Row, RowId, Status};
+
+/// A document, read as far as it is a row.
+pub(super) struct Read {
+    pub(super) id: RowId,
+    pub(super) row: Row,
+    /// Where it stands in the order, in milliseconds; 0 for one without a time.
+    pub(super) at: u64,
+    /// The first field that is not what it must be.
+    problem: Option<ProtocolError>,
+}
+
+impl Read {
+    pub(super) fn event(&self) -> Result<OutboxEvent, ProtocolError> {
+        self.problem.clone().map_or_else(|| self.row.event(), Err)
+    }
+}
+
+/// Reads a document; what is wrong with it is in [`Read::event`].
+pub(super) fn read(document: &RawDocument) -> Read {
+    let mut reader = Reader { document, problem: None };
+    let (id, time) = reader.id();
+    let ts = reader.ts(time);
+    let at = ts.unwrap_or(0);
+    let row = Row {
+        id: id.as_str().to_owned(),
+        topic: reader.topic(),
+        payload: reader.payload(),
+        headers: reader.headers(),
+        key: reader.text("key"),
+        sid: reader.text("sid"),
+        tags: reader.tags(),
+        caused_by: reader.text("caused_by"),
+        status: reader.status(),
+        claimed_by: reader.text_or_none("claimed_by"),
+        lease_until: reader.field("lease_until").and_then(millis),
+        fence: reader.field("fence").and_then(millis),
+        last_err: reader.text_or_none("last_err"),
+        ts,
+        attempts: reader.field("attempts").and_then(millis).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+        next_try_at: reader.field("next_try_at").and_then(millis),
+    };
+    Read { id, row, at, problem: reader.problem }
+}
+
+struct Reader<'a> {
+    document: &'a RawDocument,
+    problem: Option<ProtocolError>,
+}
+
+impl<'a> Reader<'a> {
+    fn problem(&mut self, code: ErrorCode, message: impl Into<String>) {
+        if self.problem.is_none() {
+            self.problem = Some(ProtocolError::new(code, message));
+        }
+    }
+
+    /// The field, if it is there and not `null`.
+    fn field(&self, name: &str) -> Option<RawBsonRef<'a>> {
+        let value = self.document.get(name).ok().flatten();
+        value.filter(|value| !matches!(value, RawBsonRef::Null | RawBsonRef::Undefined))
+    }
+
+    /// The id, and the time in it.
+    fn id(&mut self) -> (RowId, Option<u64>) {
+        let Some(value) = self.document.get("_id").ok().flatten() else {
+            self.problem(ErrorCode::BadFrame, "_id cannot be read");
+            return (RowId::plain(""), None);
+        };
+        let mut native = RawDocumentBuf::new();
+        native.append(cstr!("_id"), value);
+        let time = match value {
+            RawBsonRef::ObjectId(id) => u64::try_from(id.timestamp().timestamp_millis()).ok(),
+            _ => None,
+        };
+        let text = text::of(value).unwrap_or_else(|| {
+            self.problem(ErrorCode::BadFrame, "_id must be an ObjectId, a string, a UUID or a number");
+            Bson::try_from(value).map_or_else(|_| String::new(), |bson| bson.to_string())
+        });
+        (RowId::native(&text, native.as_bytes()), time)
+    }
+
+    fn ts(&mut self, of_id: Option<u64>) -> Option<u64> {
+        let Some(value) = self.field("ts") else { return of_id };
+        let ts = millis(value).filter(|ts| *ts <= limits::TS_MAX);
+        if ts.is_none() {
+            self.problem(ErrorCode::BadFrame, format!("ts must be a date or a number, 0 to {}", limits::TS_MAX));
+        }
+        ts
+    }
+
+    fn topic(&mut self) -> String {
+        match self.field("topic") {
+            Some(RawBsonRef::String(topic)) => topic.to_owned(),
+            _ => {
+                self.problem(ErrorCode::BadTopic, "topic must be a string");
+                String::new()
+            }
+        }
+    }
+
+    fn payload(&mut self) -> Option<Box<prom_protocol::RawValue>> {
+        let value = match self.document.get("payload") {
+            Ok(Some(value)) => value,
+            Ok(None) => {
+                self.problem(ErrorCode::BadPayload, "payload is missing");
+                return None;
+            }
+            Err(error) => {
+                self.problem(ErrorCode::BadPayload, format!("payload is damaged: {error}"));
+                return None;
+            }
+        };
+        match json::from_bson("payload", value) {
+            Ok(payload) => Some(payload),
+            Err(error) => {
+                self.problem(error.code(), error.message());
+                None
+            }
+        }
+    }
+
+    fn headers(&mut self) -> Vec<(String, String)> {
+        let document = match self.field("headers") {
+            None => return Vec::new(),
+            Some(RawBsonRef::Document(document)) => document,
+            Some(_) => {
+                self.problem(ErrorCode::BadFrame, "headers must be an object");
+                return Vec::new();
+            }
+        };
+        let mut headers = Vec::new();
+        for (name, value) in document.iter().flatten() {
+            let value = match value {
+                RawBsonRef::Null | RawBsonRef::Undefined => continue,
+                RawBsonRef::Boolean(value) => Some(value.to_string()),
+                value => text::of(value),
+            };
+            match value {
+                Some(value) => headers.push((name.as_str().to_owned(), value)),
+                None => self.problem(ErrorCode::BadFrame, format!("headers.{} must be a string", name.as_str())),
+            }
+        }
+        headers
+    }
+
+    fn tags(&mut self) -> Vec<String> {
+        let array = match self.field("tags") {
+            None => return Vec::new(),
+            Some(RawBsonRef::Array(array)) => array,
+            Some(_) => {
+                self.problem(ErrorCode::BadFrame, "tags must be a list of strings");
+                return Vec::new();
+            }
+        };
+        let tags: Option<Vec<_>> = array.into_iter().map(|tag| text::of(tag.ok()?)).collect();
+        tags.unwrap_or_else(|| {
+            self.problem(ErrorCode::BadFrame, "tags must be a list of strings");
+            Vec::new()
+        })
+    }
+
+    fn text(&mut self, name: &str) -> Option<String> {
+        let value = self.field(name)?;
+        let text = text::of(value);
+        if text.is_none() {
+            self.problem(ErrorCode::BadFrame, format!("{name} must be a string, an ObjectId, a UUID or a number"));
+        }
+        text
+    }
+
+    fn text_or_none(&self, name: &str) -> Option<String> {
+        self.field(name).and_then(text::of)
+    }
+
+    fn status(&self) -> Status {
+        let status = self.text_or_none("status").and_then(|status| status.parse().ok());
+        status.unwrap_or(Status::Pending)
+    }
+}
+
+/// A time or a count, whole and not negative.
+fn millis(value: RawBsonRef<'_>) -> Option<u64> {
+    match value {
+        RawBsonRef::DateTime(at) => u64::try_from(at.timestamp_millis()).ok(),
+        RawBsonRef::Int32(number) => u64::try_from(number).ok(),
+        RawBsonRef::Int64(number) => u64::try_from(number).ok(),
+        RawBsonRef::Double(number) if number >= 0.0 && number < u64::MAX as f64 => Some(number as u64),
+        _ => None,
+    }
+}
+
+/// The document of a new row, and its id as text.
+pub(super) fn write(new: NewRow, now: u64) -> Result<(Document, String), ProtocolError> {
+    let made = ObjectId::new();
+    let id = new.id.clone().map_or(Bson::ObjectId(made), Bson::String);
+    let row = new.into_row(now, || made.to_hex())?;
+    let payload = row.payload.as_deref().map(json::to_bson).transpose()?.unwrap_or(Bson::Null);
+    let mut document = doc! {"_id": id, "topic": row.topic, "payload": payload};
+    if !row.headers.is_empty() {
+        let headers: Document = row.headers.into_iter().map(|(name, value)| (name, Bson::String(value))).collect();
+        document.insert("headers", headers);
+    }
+    for (name, value) in [("key", row.key), ("sid", row.sid), ("caused_by", row.caused_by)] {
+        if let Some(value) = value {
+            document.insert(name, value);
+        }
+    }
+    if !row.tags.is_empty() {
+        document.insert("tags", row.tags);
+    }
+    document.insert("status", Status::Pending.as_str());
+    document.insert("ts", date(row.ts.unwrap_or(now)));
+    document.insert("attempts", 0);
+    Ok((document, row.id))
+}
+
+pub(super) fn date(ms: u64) -> DateTime {
+    DateTime::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+/// The `_id` itself.
+pub(super) fn id(id: &RowId) -> Option<Bson> {
+    let native = RawDocument::from_bytes(id.as_native()?).ok()?;
+    Bson::try_from(native.get("_id").ok()??).ok()
+}

@@ -1,0 +1,124 @@
+//! What operators and metrics ask.
+
+use futures_util::TryStreamExt;
+use mongodb::{
+    bson::{Bson, DateTime, Document, RawDocumentBuf, doc},
+    error::Result,
+    options::Hint,
+};
+
+use super::{MongoOutbox, claim, document, text};
+use crate::{Filter, Row, Stats, Status, ledger};
+
+pub(super) async fn stats(outbox: &MongoOutbox) -> Result<Stats> {
+    let now = ledger::now();
+    let rows = &outbox.rows;
+    let count =
+        |filter: Document, index: Document| async move { rows.count_documents(filter).hint(Hint::Keys(index)).await };
+    let date = DateTime::now();
+    let (pending, bare, waiting, claimed, stuck, error, all) = futures_util::try_join!(
+        count(doc! {"status": "pending"}, claim::order()),
+        count(doc! {"status": Bson::Null}, claim::order()),
+        count(doc! {"next_try_at": {"$gt": date}, "status": claim::pending()}, claim::waiting()),
+        count(doc! {"status": "claimed"}, claim::leases()),
+        count(doc! {"status": "claimed", "lease_until": {"$not": {"$gt": date}}}, claim::leases()),
+        count(doc! {"status": "error"}, claim::order()),
+        async { rows.estimated_document_count().await },
+    )?;
+    let (oldest, in_hand) = futures_util::try_join!(oldest_pending(outbox), oldest_claimed(outbox))?;
+    let pending = pending + bare;
+    let age = |ts: u64| now.saturating_sub(ts);
+    Ok(Stats {
+        pending,
+        waiting,
+        claimed,
+        stuck,
+        error,
+        sent: all.saturating_sub(pending + claimed + error),
+        oldest_pending_ms: oldest.map(age),
+        lag_ms: [oldest, in_hand].into_iter().flatten().min().map_or(0, age),
+    })
+}
+
+/// The first of each type of `ts`: MongoDB sorts by type first.
+async fn oldest_pending(outbox: &MongoOutbox) -> Result<Option<u64>> {
+    let mut oldest: Option<u64> = None;
+    for ts in [Bson::Null, doc! {"$type": "number"}.into(), doc! {"$type": "date"}.into()] {
+        let first = outbox
+            .rows
+            .find_one(doc! {"status": claim::pending(), "ts": ts})
+            .sort(doc! {"ts": 1, "_id": 1})
+            .hint(Hint::Keys(claim::order()))
+            .await?;
+        let ts = first.and_then(|row| document::read(&row).row.ts);
+        oldest = [oldest, ts].into_iter().flatten().min();
+    }
+    Ok(oldest)
+}
+
+async fn oldest_claimed(outbox: &MongoOutbox) -> Result<Option<u64>> {
+    let mut rows = outbox
+        .rows
+        .find(doc! {"status": "claimed"})
+        .projection(doc! {"ts": 1})
+        .hint(Hint::Keys(claim::leases()))
+        .await?;
+    let mut oldest = None;
+    while let Some(row) = rows.try_next().await? {
+        oldest = [oldest, document::read(&row).row.ts].into_iter().flatten().min();
+    }
+    Ok(oldest)
+}
+
+pub(super) async fn list(outbox: &MongoOutbox, filter: &Filter, limit: usize) -> Result<Vec<Row>> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let find = outbox
+        .rows
+        .find(matching(filter, &Status::ALL))
+        .sort(doc! {"ts": 1, "_id": 1})
+        .limit(i64::try_from(limit).unwrap_or(i64::MAX));
+    let mut found: Vec<Row> = Vec::new();
+    let mut rows = find.await?;
+    while let Some(row) = rows.try_next().await? {
+        let row: RawDocumentBuf = row;
+        let read = document::read(&row);
+        let problem = read.event().err();
+        found.push(Row { last_err: read.row.last_err.or(problem.map(|problem| problem.to_string())), ..read.row });
+    }
+    Ok(found)
+}
+
+pub(super) async fn retry(outbox: &MongoOutbox, filter: &Filter) -> Result<u64> {
+    let again = doc! {"$set": {"status": "pending", "attempts": 0}, "$unset": {"next_try_at": ""}};
+    let done = outbox.rows.update_many(matching(filter, &[Status::Error]), again).await?;
+    Ok(done.matched_count)
+}
+
+pub(super) async fn drop_rows(outbox: &MongoOutbox, filter: &Filter) -> Result<u64> {
+    let free = [Status::Pending, Status::Sent, Status::Error];
+    Ok(outbox.rows.delete_many(matching(filter, &free)).await?.deleted_count)
+}
+
+/// The filter, among rows of these statuses.
+fn matching(filter: &Filter, statuses: &[Status]) -> Document {
+    let mut values = Vec::new();
+    for status in statuses.iter().filter(|status| filter.status.is_none_or(|only| only == **status)) {
+        values.push(Bson::from(status.as_str()));
+        if *status == Status::Pending {
+            values.push(Bson::Null);
+        }
+    }
+    let mut document = doc! {"status": {"$in": values}};
+    if let Some(ids) = &filter.ids {
+        document.insert("_id", doc! {"$in": ids.iter().flat_map(|id| text::values(id)).collect::<Vec<_>>()});
+    }
+    if let Some(topic) = &filter.topic {
+        document.insert("topic", topic);
+    }
+    if let Some(key) = &filter.key {
+        document.insert("key", doc! {"$in": text::values(key)});
+    }
+    document
+}

@@ -1,0 +1,111 @@
+//! Marks: one command for a batch.
+
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::TryStreamExt;
+use mongodb::{
+    bson::{Bson, doc},
+    error::Result,
+    options::Hint,
+};
+
+use super::{MongoOutbox, claim, document};
+use crate::{Mark, Settle, StoreError, ledger};
+
+pub(super) async fn settle(outbox: &MongoOutbox, fence: u64, marks: &[Mark]) -> std::result::Result<usize, StoreError> {
+    if marks.is_empty() {
+        return Ok(0);
+    }
+    let namespace = outbox.rows.namespace();
+    let command = doc! {
+        "update": &namespace.coll,
+        "updates": updates(fence, marks),
+        "ordered": false,
+        "writeConcern": {"w": "majority"},
+    };
+    let answer = outbox.rows.client().database(&namespace.db).run_command(command).await?;
+    // A command that ran may still say that some of it failed.
+    for failed in ["writeErrors", "writeConcernError"] {
+        if let Some(error) = answer.get(failed) {
+            return Err(StoreError::Unavailable(format!("the outbox's MongoDB: {failed}: {error}")));
+        }
+    }
+    let made = answer.get_i32("n").map(i64::from).or_else(|_| answer.get_i64("n"));
+    Ok(made.ok().and_then(|made| usize::try_from(made).ok()).unwrap_or(0))
+}
+
+/// One statement for all rows that become the same.
+fn updates(fence: u64, marks: &[Mark]) -> Vec<Bson> {
+    let mut together: HashMap<&Settle, Vec<Bson>> = HashMap::new();
+    for mark in marks {
+        together.entry(&mark.settle).or_default().extend(document::id(&mark.id));
+    }
+    let fence = i64::try_from(fence).unwrap_or(i64::MAX);
+    let statement = |(settle, ids): (&Settle, Vec<Bson>)| {
+        let claimed = doc! {"_id": {"$in": ids}, "status": "claimed", "fence": fence};
+        Bson::from(doc! {"q": claimed, "u": update(settle), "multi": true})
+    };
+    together.into_iter().map(statement).collect()
+}
+
+fn update(settle: &Settle) -> Bson {
+    match settle {
+        Settle::Sent => doc! {
+            "$set": {"status": "sent"},
+            "$currentDate": {"lease_until": true},
+            "$unset": {"last_err": "", "next_try_at": ""},
+        }
+        .into(),
+        Settle::Released => doc! {
+            "$set": {"status": "pending"},
+            "$unset": {"claimed_by": "", "lease_until": "", "fence": ""},
+        }
+        .into(),
+        Settle::Retry { error, attempts, after } => vec![
+            doc! {"$set": {
+                "status": "pending",
+                "last_err": {"$literal": error},
+                "attempts": attempts,
+                "next_try_at": {"$add": ["$$NOW", i64::try_from(after.as_millis()).unwrap_or(i64::MAX)]},
+            }},
+            doc! {"$unset": ["claimed_by", "lease_until", "fence"]},
+        ]
+        .into(),
+        Settle::Parked { error, attempts } => vec![
+            doc! {"$set": {"status": "error", "last_err": {"$literal": error}, "attempts": attempts}},
+            doc! {"$unset": ["claimed_by", "lease_until", "fence", "next_try_at"]},
+        ]
+        .into(),
+    }
+}
+
+pub(super) async fn remove_sent(outbox: &MongoOutbox, age: Duration, limit: usize) -> Result<usize> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let find = async |lease_until: Bson| -> Result<Vec<Bson>> {
+        let found = outbox
+            .rows
+            .find(doc! {"status": "sent", "lease_until": lease_until})
+            .projection(doc! {"_id": 1})
+            .hint(Hint::Keys(claim::leases()))
+            .limit(limit)
+            .await?;
+        let rows: Vec<_> = found.try_collect().await?;
+        Ok(rows.iter().filter_map(|row| Bson::try_from(row.get("_id").ok()??).ok()).collect())
+    };
+    // Rows somebody else marked as sent do not say when that was: their time begins now.
+    let undated = find(Bson::Null).await?;
+    if !undated.is_empty() {
+        let date = doc! {"$currentDate": {"lease_until": true}};
+        outbox
+            .rows
+            .update_many(doc! {"_id": {"$in": undated}, "status": "sent", "lease_until": Bson::Null}, date)
+            .await?;
+    }
+    let before = document::date(ledger::now().saturating_sub(ledger::millis(age)));
+    let old = find(doc! {"$lte": before}.into()).await?;
+    if old.is_empty() {
+        return Ok(0);
+    }
+    let gone = outbox.rows.delete_many(doc! {"_id": {"$in": old}, "status": "sent"}).await?;
+    Ok(usize::try_from(gone.deleted_count).unwrap_or(usize::MAX))
+}

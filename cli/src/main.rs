@@ -14,6 +14,7 @@ mod connect;
 mod file;
 mod logging;
 mod output;
+mod own_mongo;
 mod processes;
 mod secret;
 mod settings;

@@ -5,7 +5,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     net::TcpStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -227,26 +227,26 @@ fn tests_with_runtimes_of_their_own_share_one_set() {
     });
 }
 
+/// The folder of the set, or nothing for a temporary one.
 const HELPER: &str = "PROM_TEST_MONGOD_HELPER";
 
-/// No test: the process that the next one kills. Tells its URL and its folder, and waits for its end.
+/// No test: the process that the next ones kill. Tells its URL and its folder, and waits for its end.
 #[tokio::test]
 async fn helper_that_is_killed() {
-    if std::env::var_os(HELPER).is_none() {
-        return;
-    }
-    let set = ReplicaSet::start(Options { nodes: 3, ..Options::default() }).await.unwrap();
+    let Some(dir) = std::env::var_os(HELPER) else { return };
+    let dir = (!dir.is_empty()).then(|| dir.into());
+    let set = ReplicaSet::start(Options { nodes: 3, dir, ..Options::default() }).await.unwrap();
     set.kill(1).unwrap();
     set.stop(2).unwrap();
     println!("\nSET {} {}", set.url(), set.dir().display());
     tokio::time::sleep(PATIENCE).await;
 }
 
-#[tokio::test]
-async fn nothing_is_left_of_a_process_that_was_killed() {
+/// Gives the folder of a set of three, one killed, one stopped, when its nodes are gone because their process is.
+async fn killed(dir: &str) -> PathBuf {
     let mut helper = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "helper_that_is_killed", "--nocapture"])
-        .env(HELPER, "1")
+        .env(HELPER, dir)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -254,10 +254,28 @@ async fn nothing_is_left_of_a_process_that_was_killed() {
     let told = told.filter_map(|line| line.strip_prefix("SET ").map(str::to_owned)).next();
     let (url, dir) = told.as_deref().and_then(|told| told.split_once(' ')).expect("the helper's set is up");
     let hosts = hosts(url);
-    assert!(TcpStream::connect(&hosts[0]).is_ok() && Path::new(dir).is_dir());
+    // The stopped one too: the system takes connections for it.
+    let up = [&hosts[0], &hosts[2]].map(|host| TcpStream::connect(host).is_ok());
+    assert_eq!(up, [true, true]);
+    assert!(Path::new(dir).is_dir());
 
     helper.kill().unwrap();
     helper.wait().unwrap();
     gone(&hosts).await;
-    until("the folder to be gone", async || !Path::new(dir).exists()).await;
+    dir.into()
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_process_that_was_killed() {
+    let dir = killed("").await;
+    until("the folder to be gone", async || !dir.exists()).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_kept_outlives_a_process_that_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    // Here nothing but the guard ends the nodes; without a folder they would not live long in any case.
+    killed(dir.path().to_str().unwrap()).await;
+    let set = ReplicaSet::start(Options { nodes: 3, ..kept(dir.path()) }).await.unwrap();
+    transact(&set.client().await.unwrap(), "test").await.unwrap();
 }

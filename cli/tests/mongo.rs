@@ -66,9 +66,8 @@ impl Load {
             let (address, numbers) = (hub.address.clone(), Arc::clone(&numbers));
             let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
             tokio::spawn(async move {
-                let next = || {
-                    (!stop.load(Ordering::Relaxed)).then(|| ledger::event(numbers.fetch_add(1, Ordering::Relaxed)))
-                };
+                let next =
+                    || (!stop.load(Ordering::Relaxed)).then(|| ledger::event(numbers.fetch_add(1, Ordering::Relaxed)));
                 let count = || {
                     answered.fetch_add(1, Ordering::Relaxed);
                 };
@@ -241,7 +240,10 @@ async fn the_oplog_rolls_over_while_a_hub_is_away() {
     for seq in BEFORE + 1..=BEFORE + AWAY {
         delivered(seq).await;
     }
-    println!("oplog of 16 MB rolled over by {written} x 0.9 MB: {AWAY} events of meanwhile delivered, {:.1?} after the hub was back", back.elapsed());
+    println!(
+        "oplog of 16 MB rolled over by {written} x 0.9 MB: {AWAY} events of meanwhile delivered, {:.1?} after the hub was back",
+        back.elapsed()
+    );
     publish(&mut publisher, "quiet", &json!("and on")).await;
     delivered(BEFORE + AWAY + 1).await;
 }

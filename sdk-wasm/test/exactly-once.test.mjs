@@ -134,7 +134,6 @@ describe("a handler guarded by a store", () => {
     await c.subscribeExactlyOnce("a", "g", store, () => assert.fail("not without the store"));
     hub.publish("a", 1, { id: "1" });
     await store.asked.until(1);
-    hub.intercept = (frame) => frame.op === "NACK";
     await c.close({ drain: true });
     assert.equal(hub.of("NACK")[0]?.reason, "the store is away");
   });

@@ -88,7 +88,7 @@ impl MongoDedupe {
     ///         })
     ///     })
     ///     .await?;
-    /// println!("{}", if done == Once::Duplicate { "was taken before" } else { "taken" });
+    /// println!("{}", if matches!(done, Once::Duplicate) { "was taken before" } else { "taken" });
     /// # Ok(())
     /// # }
     /// ```

@@ -196,8 +196,8 @@ impl<'de> de::Visitor<'de> for Visitor {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Bson, E> {
-        let value = i64::try_from(value).map_err(|_| E::custom(format_args!("{value} is beyond a 64-bit integer")))?;
-        self.visit_i64(value)
+        // Beyond i64 a JSON number is a double to everybody else too.
+        i64::try_from(value).map_or(Ok(Bson::Double(value as f64)), |value| self.visit_i64(value))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Bson, E> {
@@ -255,7 +255,7 @@ mod tests {
             (1.0.into(), "1".into()),
             ((-0.0).into(), "0".into()),
             (0.1.into(), "0.1".into()),
-            (1e21.into(), "1e21".into()),
+            (1e21.into(), "1e+21".into()),
             ("ü\"\n".into(), r#""ü\"\n""#.into()),
             (id.into(), format!("\"{id}\"")),
             (DateTime::from_millis(0).into(), "\"1970-01-01T00:00:00.000Z\"".into()),
@@ -309,14 +309,12 @@ mod tests {
         for text in [
             r#"{"z":1,"a":{"$oid":"507f1f77bcf86cd799439011"},"$date":0,"big":-9223372036854775808,"f":0.30000000000000004}"#,
             r#"[null,true,"ü",[],{}]"#,
-            "1.7976931348623157e308",
+            "1.7976931348623157e+308",
         ] {
             let bson = to_bson(&RawValue::from_string(text.to_owned()).unwrap()).unwrap();
             assert_eq!(json(bson).as_deref(), Ok(text));
         }
-        for text in ["18446744073709551615", r#"{"a\u0000":1}"#] {
-            let refused = to_bson(&RawValue::from_string(text.to_owned()).unwrap()).unwrap_err();
-            assert!(refused.message().starts_with("payload cannot be stored"), "{refused}");
-        }
+        let refused = to_bson(&RawValue::from_string(r#"{"a\u0000":1}"#.to_owned()).unwrap()).unwrap_err();
+        assert!(refused.message().starts_with("payload cannot be stored"), "{refused}");
     }
 }

@@ -48,6 +48,7 @@ use super::{
     Appended, Batch, Cursor, Grown, LatestPage, Page, Refused, Retention, Store, StoreError, Stored, Tail,
     embedded::Durability,
 };
+pub use crate::outbox::Place;
 
 /// Longest time to connect, and to wait for a server's heartbeat.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -73,6 +74,8 @@ pub struct Options {
     pub commit_deadline: Duration,
     /// How often the rules of retention are applied; default 15 s.
     pub upkeep_every: Duration,
+    /// Outboxes that the hub drains; default `outbox` in this database.
+    pub outboxes: Vec<Place>,
 }
 
 impl Options {
@@ -86,6 +89,7 @@ impl Options {
             cache_bytes: 64 * 1024 * 1024,
             commit_deadline: Duration::from_secs(20),
             upkeep_every: trim::UPKEEP_EVERY,
+            outboxes: Place::new("outbox").into_iter().collect(),
         }
     }
 }
@@ -179,6 +183,13 @@ impl MongoStore {
         let (upkeep, end) = (Arc::clone(&inner), closed.clone());
         tasks.spawn(async move { upkeep.keep_up(&end).await });
         Ok(Self { inner, closed, tasks })
+    }
+}
+
+impl MongoStore {
+    /// Where everything is.
+    pub(crate) fn database(&self) -> &Database {
+        &self.inner.database
     }
 }
 

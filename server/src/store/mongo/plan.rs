@@ -107,6 +107,8 @@ impl Plan {
         // Dead letters always come in, with the cursors that settle what they are about: they are what makes room.
         let own = append.id.as_ref().is_some_and(|id| id.starts_with('$'));
         if !own && cost > *room {
+            // Nor for those behind it that are smaller: what one publisher sends stays in order.
+            *room = 0;
             let message = "the store is full of events that are not settled or are to be kept (max_bytes)";
             return Err(refused(ErrorCode::StoreUnavailable, message.into()));
         }

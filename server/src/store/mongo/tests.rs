@@ -264,15 +264,27 @@ async fn no_read_looks_at_more_than_it_answers_with() {
     };
     let newest = read::newest_of_each_key(&topic("t"), doc! { "$gte": "" });
     for (what, command, most) in [
-        ("a read", doc! { "find": "events", "filter": { "topic": "t", "seq": { "$gt": 1_500_i64 } }, "sort": { "seq": 1 }, "limit": 10 }, 10),
-        ("latest", doc! { "find": "events", "filter": { "topic": "t", "key": "k3" }, "sort": { "seq": -1 }, "limit": 1 }, 1),
+        (
+            "a read",
+            doc! { "find": "events", "filter": { "topic": "t", "seq": { "$gt": 1_500_i64 } }, "sort": { "seq": 1 }, "limit": 10 },
+            10,
+        ),
+        (
+            "latest",
+            doc! { "find": "events", "filter": { "topic": "t", "key": "k3" }, "sort": { "seq": -1 }, "limit": 1 },
+            1,
+        ),
         ("a snapshot", doc! { "aggregate": "events", "pipeline": newest, "cursor": {} }, 11),
         ("a position", doc! { "find": "events", "filter": { "topic": "t", "seq": 77_i64 }, "limit": 1 }, 1),
         ("an id", doc! { "find": "events", "filter": { "_id": "x" }, "limit": 1 }, 1),
         ("a topic", doc! { "find": "topics", "filter": { "_id": "t" } }, 1),
         ("a topic's cursors", doc! { "find": "cursors", "filter": cursor::of_topic(&topic("t")) }, 1),
         ("ids", doc! { "find": "events", "filter": { "_id": { "$in": ["x", "y"] } } }, 4),
-        ("a trim", doc! { "find": "events", "filter": { "topic": "t", "seq": { "$gt": 0_i64, "$lt": 5_i64 } }, "sort": { "seq": 1 } }, 4),
+        (
+            "a trim",
+            doc! { "find": "events", "filter": { "topic": "t", "seq": { "$gt": 0_i64, "$lt": 5_i64 } }, "sort": { "seq": 1 } },
+            4,
+        ),
     ] {
         let plan = explained(command).await;
         let text = plan.to_string();
@@ -298,7 +310,10 @@ async fn what_others_wrote_into_the_collections_is_said_to_be_damaged() {
     let store = open(&fresh().await).await;
     commit(&store, vec![event("t", Some("x"), Some("k"), 1)], vec![put("t", "g", 1)]).await;
     let events = store.inner.database.collection::<Document>("events");
-    events.update_one(doc! { "_id": "x" }, doc! { "$set": { "payload": { "at": mongodb::bson::DateTime::now() } } }).await.unwrap();
+    events
+        .update_one(doc! { "_id": "x" }, doc! { "$set": { "payload": { "at": mongodb::bson::DateTime::now() } } })
+        .await
+        .unwrap();
     let cursors = store.inner.database.collection::<Document>("cursors");
     cursors.update_one(doc! {}, doc! { "$set": { "settled": [1_i64] } }).await.unwrap();
     let again = MongoStore::open(store.inner.options.clone()).await.unwrap();

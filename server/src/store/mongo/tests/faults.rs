@@ -79,7 +79,10 @@ async fn a_commit_whose_answer_is_lost_is_asked_for_again_and_not_doubled() {
         let (store, faults) = server().await;
         faults.set(doc! { "times": 3 }, "commitTransaction", fault).await;
         let committed = commit(&store, three(), Vec::new()).await;
-        assert_eq!(committed.iter().map(|a| (a.seq, a.duplicate)).collect::<Vec<_>>(), [(1, false), (1, false), (2, false)]);
+        assert_eq!(
+            committed.iter().map(|a| (a.seq, a.duplicate)).collect::<Vec<_>>(),
+            [(1, false), (1, false), (2, false)]
+        );
         faults.off().await;
         stands_once(&store).await;
     }

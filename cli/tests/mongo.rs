@@ -334,7 +334,9 @@ async fn a_hub_killed_while_it_drains_publishes_no_row_twice() {
     duplicates += outbox(&hub)["drainer"]["duplicates"].as_u64().unwrap();
     check_orders(&hub, ROUNDS * ROWS);
     let rows = ROUNDS * ROWS;
-    println!("hub killed {ROUNDS} times while draining: {rows} rows, {rows} found, doubled 0, at least {duplicates} published again as duplicates");
+    println!(
+        "hub killed {ROUNDS} times while draining: {rows} rows, {rows} found, doubled 0, at least {duplicates} published again as duplicates"
+    );
     assert!(duplicates > 0, "no kill came between publish and mark: this checks nothing");
 }
 

@@ -74,7 +74,7 @@ pub(crate) struct Drained {
 pub(crate) struct Report<'a> {
     pub(crate) name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<String>,
+    pub(crate) unavailable: Option<String>,
     #[serde(flatten)]
     pub(crate) stats: Option<Stats>,
     pub(crate) drainer: Tally,
@@ -96,12 +96,12 @@ impl Drained {
 
     pub(crate) async fn report(&self) -> Report<'_> {
         let stats = tokio::time::timeout(STATS_TIMEOUT, self.store.stats()).await;
-        let (stats, error) = match stats {
+        let (stats, unavailable) = match stats {
             Ok(Ok(stats)) => (Some(stats), None),
             Ok(Err(error)) => (None, Some(error.to_string())),
             Err(_) => (None, Some("it does not answer".into())),
         };
-        Report { name: &self.name, error, stats, drainer: self.drainer.tally() }
+        Report { name: &self.name, unavailable, stats, drainer: self.drainer.tally() }
     }
 }
 

@@ -35,8 +35,8 @@ use std::{
 
 use async_trait::async_trait;
 use mongodb::{
-    Client, Collection, Database,
-    bson::RawDocumentBuf,
+    Client, ClientSession, Collection, Database,
+    bson::{RawDocumentBuf, Timestamp, doc},
     options::{Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
 };
 use prom_protocol::{Group, Topic};
@@ -125,6 +125,8 @@ struct Inner {
     bytes: AtomicU64,
     /// See [`read::jumps`].
     jumps: bool,
+    /// The cluster's time of this hub's last commit: see [`Inner::session`].
+    committed: Mutex<Option<Timestamp>>,
     said: Mutex<Option<Instant>>,
 }
 
@@ -173,9 +175,13 @@ impl MongoStore {
             cache,
             bytes,
             jumps,
+            committed: Mutex::default(),
             said: Mutex::default(),
             options: options.clone(),
         });
+        for (topic, known) in inner.load_topics(doc! {}).await.map_err(lost)? {
+            inner.cache().learn(&topic, known);
+        }
         if inner.options.max_bytes.is_some() {
             inner.count_bytes().await.map_err(lost)?;
         }
@@ -207,6 +213,21 @@ impl Inner {
     // Nothing that runs under the lock can panic halfway.
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn committed_at(&self, time: Option<Timestamp>) {
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        *committed = time.max(*committed);
+    }
+
+    /// A session that reads what this hub has committed: by itself a new primary may not know yet that what the old one
+    /// acknowledged is committed, and answer from before.
+    async fn session(&self) -> Result<ClientSession, mongodb::error::Error> {
+        let mut session = self.client().start_session().await?;
+        if let Some(time) = *self.committed.lock().unwrap_or_else(PoisonError::into_inner) {
+            session.advance_operation_time(time);
+        }
+        Ok(session)
     }
 
     /// Says that something did not work and is tried again, now and then.

@@ -302,7 +302,11 @@ async fn drop_rows(args: Drop) -> anyhow::Result<()> {
         }
     }
     let dropped = outbox.ask(outbox.rows.drop_rows(&filter)).await?;
-    let stay = if claimed > 0 { format!("; {claimed} stay, which drainers have") } else { String::new() };
+    let stay = match claimed {
+        0 => String::new(),
+        1 => "; 1 stays, which a drainer has".into(),
+        more => format!("; {more} stay, which drainers have"),
+    };
     outbox.done(&json!({ "dropped": dropped, "claimed": claimed }), &format!("{} deleted{stay}", are(dropped)))?;
     all_touched(&left)
 }

@@ -134,6 +134,7 @@ async fn show_prints_the_whole_row() {
     for part in ["_id          a", "key          k", "header       trace: 4bf9", r#"payload      {"of":"a"}"#] {
         assert!(out.contains(part), "{part} is not in {out}");
     }
+    assert!(!shop.does(&["show", "e"]).contains("when it was sent"), "it is claimed");
     let row: Value = serde_json::from_str(&shop.does(&["show", "d", "--json"])).unwrap();
     assert_eq!((&row["attempts"], &row["payload"]["of"]), (&10.into(), &"d".into()), "{row}");
     assert!(shop.refuses(&["show", "z"]).contains("there is no row z in outbox"));

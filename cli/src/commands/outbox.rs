@@ -228,7 +228,8 @@ fn fields(out: &mut Vec<u8>, row: &Row) -> anyhow::Result<()> {
     }
     for (name, at) in [("ts", row.ts), ("lease_until", row.lease_until), ("next_try_at", row.next_try_at)] {
         if let Some(at) = at {
-            field(name, &time(at))?;
+            let since = name == "lease_until" && row.status == Status::Sent;
+            field(name, &(time(at) + if since { ", when it was sent" } else { "" }))?;
         }
     }
     field("attempts", &row.attempts.to_string())?;

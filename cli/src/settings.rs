@@ -118,8 +118,8 @@ impl Tokens {
     }
 }
 
-/// The collections to drain: none where it says off, or nothing.
-fn outboxes(names: &[String]) -> anyhow::Result<Vec<mongo::Place>> {
+/// Outboxes by their names: none where it says off, or nothing.
+pub(crate) fn outboxes(names: &[String]) -> anyhow::Result<Vec<mongo::Place>> {
     let names: Vec<&str> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
     if names == ["off"] {
         return Ok(Vec::new());

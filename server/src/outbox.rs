@@ -7,7 +7,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use mongodb::Database;
+use mongodb::{Collection, Database, bson::Document};
 use prom_outbox::{
     Drainer, MongoOutbox, Options, OutboxEvent, OutboxStore, Outcome, Publish, PublishError, Published, Stats, Tally,
 };
@@ -50,6 +50,12 @@ impl Place {
         }
         Ok(place)
     }
+
+    /// The collection itself; `own` is the database of a place that names none.
+    pub(crate) fn collection(&self, own: &Database) -> Collection<Document> {
+        let database = self.database.as_ref().map_or_else(|| own.clone(), |name| own.client().database(name));
+        database.collection(&self.collection)
+    }
 }
 
 impl fmt::Display for Place {
@@ -82,8 +88,7 @@ pub(crate) struct Report<'a> {
 
 impl Drained {
     pub(crate) fn new(place: &Place, own: &Database, writer: Writer) -> Self {
-        let database = place.database.as_ref().map_or_else(|| own.clone(), |name| own.client().database(name));
-        let store = Arc::new(MongoOutbox::new(database.collection(&place.collection)));
+        let store = Arc::new(MongoOutbox::new(place.collection(own)));
         let rows: Arc<dyn OutboxStore> = Arc::<MongoOutbox>::clone(&store);
         let drainer = Drainer::new(rows, Arc::new(Own(writer)), Options::default());
         Self { name: place.to_string(), store, drainer }

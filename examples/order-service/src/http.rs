@@ -12,17 +12,20 @@ use axum::{
 use serde_json::json;
 
 use crate::{
-    order::{Invalid, NewOrder},
+    order::{Invalid, NewOrder, Order},
     store::Store,
 };
 
 /// Largest body, in bytes.
 const BODY: usize = 16 * 1024;
 
-/// `POST /orders` and `GET /orders/{id}`.
+/// Most orders that `GET /orders` answers.
+const NEWEST: u16 = 20;
+
+/// `POST /orders`, `GET /orders` and `GET /orders/{id}`.
 pub(crate) fn routes(store: Arc<Store>) -> Router {
     Router::new()
-        .route("/orders", post(place))
+        .route("/orders", post(place).get(newest))
         .route("/orders/{id}", get(show))
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(store)
@@ -36,6 +39,12 @@ async fn place(
     store.place(&order).await?;
     let location = format!("/orders/{}", order.id());
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(order.placed())).into_response())
+}
+
+async fn newest(State(store): State<Arc<Store>>) -> Result<Response, Refused> {
+    let orders = store.newest(NEWEST).await?;
+    let orders: Vec<_> = orders.iter().map(Order::placed).collect();
+    Ok(Json(json!({"orders": orders})).into_response())
 }
 
 async fn show(State(store): State<Arc<Store>>, Path(id): Path<String>) -> Result<Response, Refused> {

@@ -1,10 +1,10 @@
-//! Takes orders over HTTP. An order and the event that tells of it are written in one MongoDB transaction; a drainer
-//! publishes the event. The README shows what that is good for.
+//! Takes orders over HTTP. An order and the event that tells of it are written in one MongoDB transaction; the hub
+//! publishes the event, or this service does, for a hub that cannot. The README shows what that is good for.
 //!
 //! ```text
 //!   POST /orders ──► http.rs ──► order.rs (checks) ──► store.rs ──one transaction──► orders + outbox
 //!                                                                                       │
-//!                                             hub ◄── Drainer, here or in the hub ◄─────┘
+//!                                         hub ◄── drainer, in the hub or here ◄─────────┘
 //! ```
 #![forbid(unsafe_code)]
 
@@ -36,7 +36,8 @@ struct Args {
     #[arg(long, default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
 
-    /// Publish what is in the outbox to this hub, for instance ws://127.0.0.1:8090/ws. Without, somebody else must.
+    /// Publish what is in the outbox to this hub, for instance ws://127.0.0.1:8090/ws. Not needed where the hub drains the
+    /// outbox by itself: when it keeps its events in the same MongoDB and has PROM_OUTBOX=shop.outbox.
     #[arg(long, env = "HUB_URL", requires = "hub_token")]
     hub_url: Option<String>,
 

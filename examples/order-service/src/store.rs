@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryStreamExt};
 use mongodb::{
     ClientSession, Collection, Database,
     bson::doc,
@@ -65,7 +65,7 @@ impl Store {
         self.add_event(session, order).await
     }
 
-    /// Writes a row; a drainer makes it an event.
+    /// Writes a row; the hub makes it an event.
     async fn add_event(&self, session: &mut ClientSession, order: &Order) -> Result<()> {
         // The key keeps the events of an order in their order.
         let row = NewRow::new("orders.placed", &order.placed()).map_err(Error::custom)?.key(order.id());
@@ -75,6 +75,11 @@ impl Store {
             Err(AddError::Mongo(error)) => Err(error),
             Err(other) => Err(Error::custom(other)),
         }
+    }
+
+    /// The newest orders, newest first; their ids are in the order of their times.
+    pub(crate) async fn newest(&self, limit: u16) -> Result<Vec<Order>> {
+        self.orders.find(doc! {}).sort(doc! {"_id": -1}).limit(limit.into()).await?.try_collect().await
     }
 
     pub(crate) async fn find(&self, id: &str) -> Result<Option<Order>> {

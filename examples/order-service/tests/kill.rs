@@ -9,7 +9,7 @@ use std::{
 };
 
 use mongodb::bson::{Document, doc};
-use prom_hub::{Auth, Config, Hub};
+use prom_hub::{Auth, Config, Hub, StoreConfig, store::mongo};
 use prom_outbox::mongod::{Options, ReplicaSet};
 use prom_sdk::{Client, StartFrom, Subscription};
 use serde_json::{Value, json};
@@ -47,11 +47,26 @@ struct World {
 }
 
 impl World {
+    /// With a hub that drains the service's outbox by itself.
     async fn new() -> Self {
+        Self::with(|url| {
+            let outboxes = vec![mongo::Place::new("shop.outbox").unwrap()];
+            StoreConfig::Mongo(mongo::Options { outboxes, ..mongo::Options::new(url) })
+        })
+        .await
+    }
+
+    /// With a hub that keeps its events elsewhere, and knows nothing of MongoDB.
+    async fn of_a_hub_without_mongodb() -> Self {
+        Self::with(|_| StoreConfig::Memory(16 * 1024 * 1024)).await
+    }
+
+    async fn with(store: impl FnOnce(&str) -> StoreConfig) -> Self {
         let set = ReplicaSet::start(Options::default()).await.unwrap();
         let mongo = set.client().await.unwrap();
         let mut config = Config::new(Auth::Static(TOKEN.into()));
         config.port = 0;
+        config.store = store(set.url());
         let hub = Hub::start(config).await.unwrap();
         let client = in_time(Client::builder(hub_url(&hub)).token(TOKEN).connect()).await.unwrap();
         let placed = in_time(client.subscribe("orders.placed", "test").from(StartFrom::Earliest).into_future());
@@ -78,8 +93,8 @@ impl World {
     }
 
     async fn end(self) {
-        self.set.shutdown().await.unwrap();
         self.hub.shutdown().await;
+        self.set.shutdown().await.unwrap();
     }
 }
 
@@ -136,6 +151,13 @@ impl Service {
         })
     }
 
+    /// All of them, newest first.
+    async fn orders(&self) -> Value {
+        let (status, answer) = request(self.address, "GET", "/orders", "").await;
+        assert_eq!(status, 200, "{answer}");
+        answer["orders"].clone()
+    }
+
     async fn get(&self, id: &str) -> (u16, Value) {
         request(self.address, "GET", &format!("/orders/{id}"), "").await
     }
@@ -174,10 +196,11 @@ async fn two_writes_lose_the_event_of_an_order_that_is_there() {
     service.kill_9().await;
     in_time(customer).await.unwrap();
 
-    let service = Service::start_draining(&world).await;
+    let service = Service::start(&world, &[]).await;
     let lost = world.mongo.database("shop").collection::<Document>("orders").find_one(doc! {}).await.unwrap().unwrap();
     let lost = lost.get_str("_id").unwrap();
     assert_eq!(service.get(lost).await.0, 200, "the order is there");
+    assert_eq!(service.orders().await[0]["order"], lost);
     assert_eq!(world.count("outbox").await, 0, "and nothing of its event");
     // The next one's event is the first that the hub ever hears of.
     let (status, order) = service.post(&tea()).await;
@@ -200,7 +223,23 @@ async fn one_transaction_has_both_or_neither_wherever_it_is_killed() {
     in_time(customer).await.unwrap();
     assert_eq!((world.count("orders").await, world.count("outbox").await), (0, 0));
 
-    // Killed after the commit, and before anybody published: both.
+    // Killed after the commit: both, and the hub publishes without it.
+    let service = Service::start(&world, &[]).await;
+    let (status, order) = service.post(&tea()).await;
+    assert_eq!(status, 201, "{order}");
+    service.kill_9().await;
+    assert_eq!((world.count("orders").await, world.count("outbox").await), (1, 1));
+    assert_eq!(world.event().await, order);
+
+    let service = Service::start(&world, &[]).await;
+    assert_eq!(service.orders().await, json!([order]));
+    service.kill_9().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_drains_for_a_hub_without_mongodb_also_what_its_predecessor_left() {
+    let mut world = World::of_a_hub_without_mongodb().await;
     let service = Service::start(&world, &[]).await;
     let (status, order) = service.post(&tea()).await;
     assert_eq!(status, 201, "{order}");

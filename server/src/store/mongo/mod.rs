@@ -43,7 +43,7 @@ use prom_protocol::{Group, Topic};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::cache::Cache;
-pub use self::connect::{OpenError, outbox, redact};
+pub use self::connect::{OpenError, outbox, parse, redact};
 use super::{
     Appended, Batch, Cursor, Grown, LatestPage, Page, Refused, Retention, Store, StoreError, Stored, Tail,
     embedded::Durability,

@@ -200,6 +200,7 @@ impl Hub {
     pub async fn shutdown(self) {
         let Self { ending, over, tasks, mut server, writer, store, ops, .. } = self;
         ending.cancel();
+        store.hurry();
         tasks.close();
         let ended = async {
             tasks.wait().await;

@@ -30,7 +30,7 @@ const LIMIT: u64 = 1000;
 /// Most rows of a page.
 const MAX_LIMIT: u64 = 10_000;
 /// How long the store may take to show that it is there.
-const READY_TIMEOUT: Duration = Duration::from_secs(2);
+const READY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What the ops port needs of the hub.
 #[derive(Debug)]

@@ -268,6 +268,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Ok(())
     }
 
+    /// The hub is ending: what waits for something, waits a few seconds more at most.
+    fn hurry(&self) {}
+
     /// Tells `grown` of every topic that somebody else has written to, with its last seq, until the store is closed. It
     /// may be told of this hub's own commits too, and twice. A store that has no other writers never ends and tells
     /// nothing.

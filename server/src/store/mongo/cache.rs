@@ -32,9 +32,14 @@ impl Known {
             "_id": topic.as_str(), "epoch": long(self.epoch), "first": long(self.first), "seq": long(self.seq),
         };
         if trim {
-            still.insert("groups", if self.groups == 0 { Bson::Null } else { Bson::Int32(self.groups) });
+            still.insert("groups", self.begun());
         }
         still
+    }
+
+    /// What the document says of its groups: nothing, while there was none.
+    pub(super) fn begun(&self) -> Bson {
+        if self.groups == 0 { Bson::Null } else { Bson::Int32(self.groups) }
     }
 }
 

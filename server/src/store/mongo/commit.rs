@@ -12,7 +12,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use mongodb::{
     ClientSession,
     bson::{Document, doc},
     error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
+    options::{ReadConcern, ReadPreference, SelectionCriteria},
 };
 use prom_protocol::{Topic, encode_event_position};
 
@@ -37,6 +38,14 @@ use crate::store::{Appended, Batch, Record, Refused, StoreError, memory::new_id}
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Longest time to end a transaction that failed, before its session is given up too.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time for a commit once the hub is ending.
+const LONGEST_WHEN_ENDING: Duration = Duration::from_secs(3);
+/// Most updates of one command, and their bytes: a command is a document of 16 MiB at most.
+const UPDATES: usize = 1_000;
+const UPDATE_BYTES: usize = 8 * 1024 * 1024;
 
 const DUPLICATE_KEY: i32 = 11000;
 
@@ -60,6 +69,19 @@ impl Inner {
         if batch.appends.is_empty() && batch.cursors.is_empty() {
             return Ok(Vec::new());
         }
+        let ending = async {
+            self.hurry.cancelled().await;
+            tokio::time::sleep(LONGEST_WHEN_ENDING).await;
+        };
+        let done = tokio::select! {
+            done = self.try_until_done(batch) => done,
+            () = ending => Err(unavailable("the hub is ending", true)),
+        };
+        self.failing.store(done.is_err(), Ordering::SeqCst);
+        done
+    }
+
+    async fn try_until_done(&self, batch: Batch) -> Result<Vec<Result<Appended, Refused>>, StoreError> {
         let ids: Vec<Arc<str>> =
             batch.appends.iter().map(|append| append.id.clone().unwrap_or_else(|| new_id(batch.now))).collect();
         // Not looked up yet.
@@ -205,33 +227,54 @@ impl Inner {
         if plan.moves.is_empty() && batch.cursors.is_empty() {
             return Ok(());
         }
-        let limit = || (Instant::now() + STEP_TIMEOUT).min(deadline);
-        let mut session = within(limit(), async { self.client().start_session().await }).await?;
+        // Always the same one: its next transaction ends the one before, should that have been left open by a step that was
+        // given up.
+        let mut own = self.writer.lock().await;
+        let session = match &mut *own {
+            Some(session) => session,
+            None => own.insert(within(soon(deadline), async { self.client().start_session().await }).await?),
+        };
+        let done = self.transaction(session, batch, plan, deadline).await;
+        // So that the next attempt does not meet this one.
+        if done.is_err() && tokio::time::timeout(ABORT_TIMEOUT, session.abort_transaction()).await.is_err() {
+            *own = None;
+        }
+        done
+    }
+
+    async fn transaction(
+        &self,
+        session: &mut ClientSession,
+        batch: &Batch,
+        plan: &Plan,
+        deadline: Instant,
+    ) -> Result<(), Failed> {
+        // Whatever the URL says of reading.
         let start = session.start_transaction().write_concern(self.write_concern.clone());
-        within(limit(), async { start.await }).await?;
-        if !plan.moves.is_empty() {
-            within(limit(), self.move_topics(&mut session, plan)).await??;
-        }
-        if !batch.cursors.is_empty() {
-            within(limit(), self.put_cursors(&mut session, batch)).await?;
-        }
+        let start = start.read_concern(ReadConcern::local());
+        let start = start.selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        within(soon(deadline), async { start.await }).await?;
+        self.move_topics(session, plan, deadline).await?;
+        self.put_cursors(session, batch, deadline).await?;
         if !plan.documents.is_empty() {
             // A copy of pointers; the driver serialises them on the way out.
-            let insert = self.events.insert_many(&plan.documents).ordered(true).session(&mut session);
-            within(limit(), async { insert.await.map(drop) }).await?;
+            let insert = self.events.insert_many(&plan.documents).ordered(true).session(&mut *session);
+            within(soon(deadline), async { insert.await.map(drop) }).await?;
         }
         // A commit without an answer is asked for again, of the next primary if need be: it was done or not.
         let mut lost = false;
         loop {
-            let unknown = match tokio::time::timeout_at(limit().into(), session.commit_transaction()).await {
+            let unknown = match tokio::time::timeout_at(soon(deadline).into(), session.commit_transaction()).await {
                 Ok(Ok(())) => {
                     self.committed_at(session.operation_time());
                     return Ok(());
                 }
                 Ok(Err(error)) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => reason(&error),
-                // An answer that was lost may have been another.
-                Ok(Err(error)) if lost => return Err(Failed::Unknown(reason(&error))),
-                Ok(Err(error)) => return Err(failed(&error)),
+                // Only this says that nothing was done; and not behind an answer that was lost, which may have been another.
+                Ok(Err(error)) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) && !lost => {
+                    return Err(Failed::Transient(reason(&error)));
+                }
+                Ok(Err(error)) => return Err(Failed::Unknown(reason(&error))),
                 Err(_) => "no answer to a commit".into(),
             };
             if Instant::now() >= deadline {
@@ -243,8 +286,8 @@ impl Inner {
         }
     }
 
-    /// Moves the topics from where they are thought to stand; the first error inside is a topic that stands elsewhere.
-    async fn move_topics(&self, session: &mut ClientSession, plan: &Plan) -> Result<Result<(), Failed>, Error> {
+    /// Moves the topics from where they are thought to stand.
+    async fn move_topics(&self, session: &mut ClientSession, plan: &Plan, deadline: Instant) -> Result<(), Failed> {
         let mut updates = Vec::with_capacity(plan.moves.len());
         for (topic, to) in &plan.moves {
             let is = to.is;
@@ -252,7 +295,7 @@ impl Inner {
                 "epoch": long(is.epoch), "first": long(is.first), "seq": long(is.seq), "max_ts": long(is.max_ts),
                 "bytes": long(is.bytes),
             };
-            updates.push(match to.was {
+            let update = match to.was {
                 Some(was) => doc! { "q": was.still(topic, is.first > was.first), "u": { "$set": fields } },
                 // It may be there with groups alone.
                 None => doc! {
@@ -260,14 +303,14 @@ impl Inner {
                     "u": { "$set": fields },
                     "upsert": true,
                 },
-            });
+            };
+            updates.push((update, 0));
         }
-        let moved = self.update("topics", updates, session).await?;
-        let all = i32::try_from(plan.moves.len()).is_ok_and(|all| moved.get_i32("n").is_ok_and(|n| n == all));
-        Ok(if all { Ok(()) } else { Err(Failed::Moved) })
+        let done = self.update("topics", updates, session, deadline).await?;
+        if done.matched == plan.moves.len() { Ok(()) } else { Err(Failed::Moved) }
     }
 
-    async fn put_cursors(&self, session: &mut ClientSession, batch: &Batch) -> Result<(), Error> {
+    async fn put_cursors(&self, session: &mut ClientSession, batch: &Batch, deadline: Instant) -> Result<(), Failed> {
         // The last of each group counts.
         let mut last = BTreeMap::new();
         for put in &batch.cursors {
@@ -275,38 +318,56 @@ impl Inner {
         }
         let updates = last.values().map(|put| {
             let (id, cursor) = cursor::encode(put);
-            doc! { "q": { "_id": id }, "u": { "$set": cursor }, "upsert": true }
+            // A number in a BSON array takes about three times as much.
+            (doc! { "q": { "_id": id }, "u": { "$set": cursor }, "upsert": true }, put.cursor.bytes() * 3)
         });
-        let done = self.update("cursors", updates.collect(), session).await?;
-        let Ok(created) = done.get_array("upserted") else { return Ok(()) };
+        let done = self.update("cursors", updates.collect(), session, deadline).await?;
         // A group that begins meets a trim under way at its topic, so that one of them waits for the other.
         let last: Vec<_> = last.into_values().collect();
-        let begun = created.iter().filter_map(|created| {
-            let index = created.as_document()?.get_i32("index").ok()?;
-            last.get(usize::try_from(index).ok()?).map(|put| put.topic.as_str())
-        });
-        let begun: BTreeSet<&str> = begun.collect();
+        let begun: BTreeSet<&str> =
+            done.created.into_iter().filter_map(|index| last.get(index).map(|put| put.topic.as_str())).collect();
         let updates = begun
             .into_iter()
-            .map(|topic| doc! { "q": { "_id": topic }, "u": { "$inc": { "groups": 1 } }, "upsert": true });
-        self.update("topics", updates.collect(), session).await.map(drop)
+            .map(|topic| (doc! { "q": { "_id": topic }, "u": { "$inc": { "groups": 1 } }, "upsert": true }, 0));
+        self.update("topics", updates.collect(), session, deadline).await.map(drop)
     }
 
-    /// Many updates in one command, in the transaction.
-    pub(super) async fn update(
+    /// Many updates in few commands, in the transaction. Each has about so many bytes beside its names.
+    async fn update(
         &self,
         collection: &str,
-        updates: Vec<Document>,
+        mut updates: Vec<(Document, usize)>,
         session: &mut ClientSession,
-    ) -> Result<Document, Error> {
-        let command = doc! { "update": collection, "updates": updates, "ordered": true };
-        let done = self.database.run_command(command).session(session).await?;
-        match done.get_array("writeErrors").ok().and_then(|errors| errors.first()?.as_document()) {
-            // A topic that was not there before is there now.
-            Some(error) if error.get_i32("code").is_ok_and(|code| code == DUPLICATE_KEY) => Err(Error::custom(Raced)),
-            Some(error) => Err(Error::custom(format!("update of {collection} failed: {error}"))),
-            None => Ok(done),
+        deadline: Instant,
+    ) -> Result<Updated, Failed> {
+        let mut all = Updated::default();
+        let mut before = 0;
+        while !updates.is_empty() {
+            let mut bytes = 0;
+            let fit = updates.iter().take_while(|(_, more)| {
+                bytes += more;
+                bytes <= UPDATE_BYTES
+            });
+            let count = fit.take(UPDATES).count().max(1);
+            let some: Vec<Document> = updates.drain(..count).map(|(update, _)| update).collect();
+            let command = doc! { "update": collection, "updates": some, "ordered": true };
+            let run = self.database.run_command(command).session(&mut *session);
+            let done = within(soon(deadline), async { run.await }).await?;
+            match done.get_array("writeErrors").ok().and_then(|errors| errors.first()?.as_document()) {
+                // A topic that was not there before is there now.
+                Some(error) if error.get_i32("code").is_ok_and(|code| code == DUPLICATE_KEY) => {
+                    return Err(Failed::Moved);
+                }
+                Some(error) => return Err(Failed::Fatal(format!("update of {collection} failed: {error}"))),
+                None => {}
+            }
+            all.matched += done.get_i32("n").ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+            let created = done.get_array("upserted").into_iter().flatten();
+            let created = created.filter_map(|created| created.as_document()?.get_i32("index").ok());
+            all.created.extend(created.filter_map(|index| usize::try_from(index).ok()).map(|index| before + index));
+            before += count;
         }
+        Ok(all)
     }
 
     /// Makes a commit visible to readers in this hub, and gives the outcomes.
@@ -354,9 +415,18 @@ impl Inner {
     }
 }
 
-/// Another hub made the topic at the same time.
-#[derive(Debug)]
-struct Raced;
+/// What updates did.
+#[derive(Debug, Default)]
+struct Updated {
+    matched: usize,
+    /// Which of them made a document.
+    created: Vec<usize>,
+}
+
+/// When a step that begins now is given up.
+fn soon(deadline: Instant) -> Instant {
+    (Instant::now() + STEP_TIMEOUT).min(deadline)
+}
 
 /// One step, within its time.
 async fn within<T>(limit: Instant, step: impl Future<Output = Result<T, Error>>) -> Result<T, Failed> {
@@ -369,9 +439,6 @@ async fn within<T>(limit: Instant, step: impl Future<Output = Result<T, Error>>)
 
 /// What an error of a step before the commit means.
 fn failed(error: &Error) -> Failed {
-    if error.get_custom::<Raced>().is_some() {
-        return Failed::Moved;
-    }
     match &*error.kind {
         ErrorKind::InsertMany(insert) => match insert.write_errors.as_ref().and_then(|errors| errors.first()) {
             Some(first) if first.code == DUPLICATE_KEY => return Failed::Taken,
@@ -391,7 +458,7 @@ fn failed(error: &Error) -> Failed {
 }
 
 /// The server's codes for "not now": not primary, shutting down, interrupted, no such transaction.
-const RETRYABLE: [i32; 14] = [6, 7, 89, 91, 112, 189, 251, 262, 9001, 10107, 11600, 11602, 13435, 13436];
+const RETRYABLE: [i32; 17] = [6, 7, 50, 89, 91, 112, 133, 134, 189, 251, 262, 9001, 10107, 11600, 11602, 13435, 13436];
 
 fn unavailable(why: &str, unknown: bool) -> StoreError {
     tracing::debug!(why, unknown, "a commit is given up");

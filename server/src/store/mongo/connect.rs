@@ -172,6 +172,8 @@ async fn connect(url: &str, shown: &str) -> Result<Database, OpenError> {
     options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
     options.heartbeat_freq.get_or_insert(HEARTBEAT);
     options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
+    // How it reads and writes is the hub's own affair: transactions read from the primary and nowhere else.
+    (options.selection_criteria, options.read_concern, options.write_concern) = (None, None, None);
     let name = options.default_database.clone().unwrap_or_else(|| DATABASE.into());
     let client = Client::with_options(options).map_err(|error| refused(hide(&error.to_string(), url)))?;
     let hello = client.database("admin").run_command(doc! { "hello": 1 }).await;

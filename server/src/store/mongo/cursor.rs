@@ -2,10 +2,13 @@
 //!
 //! `settled` holds first and last seq of each range one after the other, `attempts` seq and count.
 
-use mongodb::bson::{Bson, Document, doc, raw::RawDocument};
+use mongodb::bson::{
+    Bson, Document, doc,
+    raw::{RawBsonRef, RawDocument},
+};
 use prom_protocol::{Group, Topic};
 
-use super::document::long;
+use super::document::{long, whole};
 use crate::store::{Cursor, CursorPut, StoreError};
 
 /// Between topic and group; no topic has a colon in it.
@@ -41,23 +44,42 @@ pub(super) fn of_topic(topic: &Topic) -> Document {
     doc! { "_id": { "$gt": format!("{topic}{BETWEEN}"), "$lt": format!("{topic}{BEHIND}") } }
 }
 
+/// A group's position as it is stored.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) group: Group,
+    pub(super) cursor: Cursor,
+    /// It says the id and time of the last settled event, but not its seq: the shape of the original, which counted none.
+    pub(super) without_seq: bool,
+}
+
 /// The group and the cursor of a document.
-pub(super) fn decode(document: &RawDocument) -> Result<(Group, Cursor), StoreError> {
+pub(super) fn decode(document: &RawDocument) -> Result<Found, StoreError> {
     read(document).map_err(|error| {
         let id = document.get("_id").ok().flatten();
         StoreError::Damaged(format!("the cursor {id:?} in MongoDB is not what was written: {error}"))
     })
 }
 
-fn read(document: &RawDocument) -> Result<(Group, Cursor), String> {
-    let number = |name: &str| {
-        let number = document.get_i64(name).map_err(|error| error.to_string())?;
-        u64::try_from(number).map_err(|_| format!("{name} is negative"))
+/// The group that a cursor's document names.
+pub(super) fn group(document: &RawDocument) -> Option<&str> {
+    document.get_str("_id").ok()?.split_once(BETWEEN).map(|(_, group)| group)
+}
+
+fn read(document: &RawDocument) -> Result<Found, String> {
+    let number = |name: &str| match document.get(name).map_err(|error| error.to_string())? {
+        None | Some(RawBsonRef::Null) => Ok(None),
+        Some(_) => whole(document, name).map(Some).ok_or_else(|| format!("{name} is no number")),
     };
     let pairs = |name: &str| -> Result<Vec<(u64, u64)>, String> {
         let mut numbers = Vec::new();
-        for number in document.get_array(name).map_err(|error| error.to_string())? {
-            let number = number.map_err(|error| error.to_string())?.as_i64();
+        let array = match document.get(name).map_err(|error| error.to_string())? {
+            None => return Ok(Vec::new()),
+            Some(array) => array.as_array().ok_or_else(|| format!("{name} is no array"))?,
+        };
+        for number in array {
+            let number = number.map_err(|error| error.to_string())?;
+            let number = number.as_i64().or(number.as_i32().map(i64::from));
             numbers.push(number.and_then(|n| u64::try_from(n).ok()).ok_or_else(|| format!("{name} holds no numbers"))?);
         }
         match numbers.as_chunks::<2>() {
@@ -65,17 +87,19 @@ fn read(document: &RawDocument) -> Result<(Group, Cursor), String> {
             _ => Err(format!("{name} is not in pairs")),
         }
     };
-    let group = document.get_str("group").map_err(|error| error.to_string())?;
+    let name = group(document).ok_or("its _id is not topic::group")?;
     let attempts = pairs("attempts")?;
     let attempts = attempts.into_iter().map(|(seq, count)| (seq, u32::try_from(count).unwrap_or(u32::MAX)));
+    let floor = number("lastSeq")?;
     let cursor = Cursor {
-        epoch: number("epoch")?,
-        floor: number("lastSeq")?,
+        epoch: number("epoch")?.unwrap_or(0),
+        floor: floor.unwrap_or(0),
         last_id: document.get_str("lastId").ok().map(Into::into),
-        last_ts: number("lastTs")?,
-        delivered: number("delivered")?,
+        last_ts: number("lastTs")?.unwrap_or(0),
+        delivered: number("delivered")?.or(floor).unwrap_or(0),
         settled: pairs("settled")?,
         attempts: attempts.collect(),
     };
-    Ok((Group::new(group).map_err(|error| error.to_string())?, cursor))
+    let group = Group::new(name).map_err(|error| error.to_string())?;
+    Ok(Found { group, cursor, without_seq: floor.is_none() })
 }

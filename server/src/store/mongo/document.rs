@@ -16,15 +16,15 @@ use serde_json::value::RawValue;
 use super::json::{self, Unreadable};
 use crate::store::{Record, StoreError};
 
-/// The whole document may be as large as this; what is larger is stored as text alone, which a frame's limit bounds.
-const MAX_BSON: usize = 15 * 1024 * 1024;
+/// Largest document, in bytes: MongoDB's limit is 16 MiB, and a transaction's entry in the oplog is somewhat larger.
+pub(super) const MAX_BYTES: usize = 15 * 1024 * 1024;
 
-/// Fields that are not of the second part of the wire JSON.
 const ID: &str = "_id";
 const SEQ: &str = "seq";
 const TS: &str = "ts";
-const MAX_TS: &str = "max_ts";
 const TEXT: &str = "json";
+/// Fields of the second part of the wire JSON. Whatever else somebody adds to a document is not the event's.
+const BODY: [&str; 7] = ["topic", "key", "sid", "headers", "tags", "caused_by", "payload"];
 
 /// Where an event stands.
 #[derive(Debug, Clone, Copy)]
@@ -36,23 +36,30 @@ pub(super) struct Position<'a> {
     pub(super) max_ts: u64,
 }
 
-/// The document of an event. `body` is the second part of its wire JSON.
-pub(super) fn encode(position: Position<'_>, topic: &str, key: Option<&str>, body: &[u8]) -> RawDocumentBuf {
+/// The document of an event. `body` is the second part of its wire JSON. `None`: it is larger than [`MAX_BYTES`].
+pub(super) fn encode(position: Position<'_>, topic: &str, key: Option<&str>, body: &[u8]) -> Option<RawDocumentBuf> {
+    let fits = |document: RawDocumentBuf| (document.as_bytes().len() <= MAX_BYTES).then_some(document);
     let mut document = start(position);
-    if fields(&mut document, body).is_some() && document.as_bytes().len() <= MAX_BSON {
+    let whole = fields(&mut document, body).is_some();
+    if whole {
         let mut back = Vec::with_capacity(body.len());
         if read_body(&document, &mut back).is_ok() && back == body {
-            return document;
+            return fits(document);
         }
-    } else {
+    }
+    // The text beside the BSON, if there is room for both.
+    if !whole || document.as_bytes().len() + body.len() > MAX_BYTES {
         document = start(position);
         document.append(cstr!("topic"), topic);
         if let Some(key) = key {
             document.append(cstr!("key"), key);
         }
     }
+    if body.len() > MAX_BYTES {
+        return None;
+    }
     document.append(cstr!("json"), String::from_utf8_lossy(body).as_ref());
-    document
+    fits(document)
 }
 
 fn start(position: Position<'_>) -> RawDocumentBuf {
@@ -106,6 +113,17 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Fields<'a> {
     }
 }
 
+/// A whole number that is not negative, as whichever type a shell or another driver wrote it.
+pub(super) fn whole(document: &RawDocument, name: &str) -> Option<u64> {
+    match document.get(name).ok()?? {
+        RawBsonRef::Int64(number) => u64::try_from(number).ok(),
+        RawBsonRef::Int32(number) => u64::try_from(number).ok(),
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        RawBsonRef::Double(number) if number >= 0.0 && number.fract() == 0.0 && number < 9e15 => Some(number as u64),
+        _ => None,
+    }
+}
+
 /// The event of a document.
 pub(super) fn decode(document: &RawDocument) -> Result<Record, StoreError> {
     read(document).map_err(|error| {
@@ -116,10 +134,7 @@ pub(super) fn decode(document: &RawDocument) -> Result<Record, StoreError> {
 
 fn read(document: &RawDocument) -> Result<Record, Unreadable> {
     let text = |name: &str| document.get_str(name).map_err(|error| error.to_string());
-    let number = |name: &str| {
-        let number = document.get_i64(name).map_err(|error| error.to_string())?;
-        u64::try_from(number).map_err(|_| format!("{name} is negative"))
-    };
+    let number = |name: &str| whole(document, name).ok_or_else(|| format!("{name} is no number"));
     let id: Arc<str> = text(ID)?.into();
     let (seq, ts) = (number(SEQ)?, number(TS)?);
     let key = match document.get("key").map_err(|error| error.to_string())? {
@@ -142,7 +157,7 @@ fn read(document: &RawDocument) -> Result<Record, Unreadable> {
 fn read_body(document: &RawDocument, out: &mut Vec<u8>) -> Result<(), Unreadable> {
     for field in document {
         let (name, value) = field.map_err(|error| error.to_string())?;
-        if matches!(name.as_str(), ID | SEQ | TS | MAX_TS) {
+        if !BODY.contains(&name.as_str()) {
             continue;
         }
         out.push(b',');
@@ -179,7 +194,7 @@ mod tests {
             ..EventOptions::default()
         };
         let body = body(&options, r#"{"order":{"id":7,"total":19.5}}"#);
-        let document = encode(HERE, "a.b", Some("k 1"), &body);
+        let document = encode(HERE, "a.b", Some("k 1"), &body).unwrap();
         assert_eq!(document.get_str("topic").unwrap(), "a.b");
         assert_eq!(document.get_document("headers").unwrap().get_str("a").unwrap(), "2");
         let order = document.get_document("payload").unwrap().get_document("order").unwrap();
@@ -200,11 +215,35 @@ mod tests {
             [("{ }", true), (r#"{"a":1,"a":2}"#, true), ("1e400", false), (r#"{"\u0000":1}"#, false), (&deep, false)]
         {
             let body = body(&EventOptions { key: Some(Text::from("k")), ..EventOptions::default() }, payload);
-            let document = encode(HERE, "a.b", Some("k"), &body);
+            let document = encode(HERE, "a.b", Some("k"), &body).unwrap();
             assert_eq!(document.get("payload").unwrap().is_some(), queried, "{payload}");
             assert_eq!((document.get_str("topic").unwrap(), document.get_str("key").unwrap()), ("a.b", "k"));
             assert!(decode(&document).unwrap().json.ends_with(&body), "{payload}");
         }
+    }
+
+    /// What somebody added to a document went to every subscriber, or stopped the topic.
+    #[test]
+    fn fields_of_others_are_not_the_events() {
+        let body = body(&EventOptions::default(), "1");
+        let mut document = encode(HERE, "a.b", None, &body).unwrap();
+        document.append(cstr!("exportedAt"), mongodb::bson::DateTime::now());
+        document.append(cstr!("exported"), true);
+        assert!(decode(&document).unwrap().json.ends_with(&body));
+    }
+
+    /// One such event failed the whole commit it was in, again and again.
+    #[test]
+    fn what_is_larger_than_a_document_is_refused_and_what_fits_as_text_alone_is_not() {
+        // As BSON, and as text, it fits; both together do not.
+        let spaced = format!("[ {} ]", "\"x\",".repeat(900_000).trim_end_matches(','));
+        let body_of = |payload: &str| body(&EventOptions::default(), payload);
+        let document = encode(HERE, "a.b", None, &body_of(&spaced)).unwrap();
+        assert!(document.get("payload").unwrap().is_none() && decode(&document).is_ok());
+        let escaped = format!("\"{}\"", "\\\"".repeat(8 * 1024 * 1024));
+        assert!(encode(HERE, "a.b", None, &body_of(&escaped)).is_some(), "as BSON it is half as long");
+        let large = format!("\"{}\"", "x".repeat(MAX_BYTES));
+        assert!(encode(HERE, "a.b", None, &body_of(&large)).is_none());
     }
 
     #[test]

@@ -43,6 +43,7 @@ impl Inner {
         *pause = PAUSES[0];
         while changes.is_alive() {
             let Some(change) = changes.next_if_any().await? else { continue };
+            self.committed_at(change.cluster_time);
             let name = change.document_key.as_ref().and_then(|key| key.get_str("_id").ok());
             let seq = match (&change.update_description, &change.full_document) {
                 (Some(update), _) => update.updated_fields.get_i64("seq").ok(),

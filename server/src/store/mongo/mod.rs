@@ -28,7 +28,7 @@ mod trim;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -52,6 +52,8 @@ pub use crate::outbox::Place;
 
 /// Longest time to connect, and to wait for a server's heartbeat.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Everything about opening together.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(14);
 /// How often it is said that something is tried again.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
@@ -127,6 +129,12 @@ struct Inner {
     jumps: bool,
     /// The cluster's time of this hub's last commit: see [`Inner::session`].
     committed: Mutex<Option<Timestamp>>,
+    /// The writer's.
+    writer: tokio::sync::Mutex<Option<ClientSession>>,
+    /// The last commit failed.
+    failing: AtomicBool,
+    /// The hub is ending: nothing is to take long.
+    hurry: CancellationToken,
     said: Mutex<Option<Instant>>,
 }
 
@@ -136,6 +144,14 @@ impl MongoStore {
     /// # Errors
     /// Within 15 seconds: what keeps this from being a store, naming the URL without its password.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let url = redact(&options.url);
+        match tokio::time::timeout(OPEN_TIMEOUT, Self::connect(options)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(OpenError::Unreachable { url, reason: "it does not answer".into() }),
+        }
+    }
+
+    async fn connect(options: Options) -> Result<Self, OpenError> {
         let database = connect::open(&options.url).await?;
         let write_concern = match options.durability {
             Durability::Commit => WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build(),
@@ -176,6 +192,9 @@ impl MongoStore {
             bytes,
             jumps,
             committed: Mutex::default(),
+            writer: tokio::sync::Mutex::default(),
+            failing: AtomicBool::new(false),
+            hurry: CancellationToken::new(),
             said: Mutex::default(),
             options: options.clone(),
         });
@@ -306,6 +325,10 @@ impl Store for MongoStore {
 
     async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError> {
         self.inner.cursors(topic).await
+    }
+
+    fn hurry(&self) {
+        self.inner.hurry.cancel();
     }
 
     async fn ready(&self) -> Result<(), String> {

@@ -10,7 +10,7 @@ use prom_protocol::{ErrorCode, Topic, limits};
 
 use super::{
     cache::Known,
-    document::{self, Position},
+    document::{self, MAX_BYTES, Position},
 };
 use crate::store::{Append, Appended, Batch, Refused, memory::MAX_TOPICS};
 
@@ -115,6 +115,7 @@ impl Plan {
             let message = "the store is full of events that are not settled or are to be kept (max_bytes)";
             return Err(refused(ErrorCode::StoreUnavailable, message.into()));
         }
+        // Before anything is counted; the position is that which it will have.
         let to = if let Some(to) = self.moves.get_mut(&append.topic) {
             to
         } else {
@@ -130,15 +131,23 @@ impl Plan {
                 || Known { epoch: fastrand::u64(1..=limits::TS_MAX), first: 1, seq: 0, max_ts: 0, bytes: 0, groups: 0 };
             self.moves.entry(append.topic.clone()).or_insert(Move { was, is: was.unwrap_or_else(fresh) })
         };
-        *room = room.saturating_sub(cost);
         let ts = append.ts.unwrap_or(*now);
-        to.is.seq += 1;
-        to.is.max_ts = to.is.max_ts.max(ts);
-        to.is.bytes += cost;
-        let position = Position { id, seq: to.is.seq, ts, max_ts: to.is.max_ts };
-        self.documents.push(document::encode(position, append.topic.as_str(), append.key.as_deref(), &append.body));
-        self.events.push(Planned { append: index, seq: to.is.seq, ts });
-        Ok(Appended { id: id.clone(), seq: to.is.seq, duplicate: false })
+        let (seq, max_ts) = (to.is.seq + 1, to.is.max_ts.max(ts));
+        let position = Position { id, seq, ts, max_ts };
+        let Some(document) = document::encode(position, append.topic.as_str(), append.key.as_deref(), &append.body)
+        else {
+            if to.is.seq == 0 {
+                self.moves.remove(&append.topic);
+                *topics -= 1;
+            }
+            let message = format!("the event is larger than {} MiB, the most MongoDB takes", MAX_BYTES >> 20);
+            return Err(refused(ErrorCode::TooLarge, message));
+        };
+        *room = room.saturating_sub(cost);
+        to.is = Known { seq, max_ts, bytes: to.is.bytes + cost, ..to.is };
+        self.documents.push(document);
+        self.events.push(Planned { append: index, seq, ts });
+        Ok(Appended { id: id.clone(), seq, duplicate: false })
     }
 }
 

@@ -1,11 +1,15 @@
 //! Reads: the newest events from memory, everything else from the primary, never by scanning the log.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use mongodb::{
     Database,
     bson::{Document, RawDocumentBuf, doc},
     error::Error,
+    options::{ReadPreference, SelectionCriteria},
 };
 use prom_protocol::{Group, Topic};
 
@@ -14,7 +18,7 @@ use super::{
     cache::Known,
     connect::reason,
     cursor,
-    document::{decode, long},
+    document::{decode, long, whole},
 };
 use crate::store::{Cursor, LatestPage, Page, StoreError, Stored, Tail};
 
@@ -60,7 +64,10 @@ impl Inner {
         loop {
             let page = self.read_log(topic, after, limit, max_bytes).await?;
             // A new primary may not know yet that what the old one acknowledged is committed.
-            let missing = page.events.is_empty() && self.cache().known(topic).is_some_and(|known| known.seq > after);
+            let missing = page.events.is_empty() && {
+                let known = self.cache().known(topic);
+                known.is_some_and(|known| known.seq > after.max(page.first - 1))
+            };
             if !missing || limit == 0 {
                 return Ok(page);
             }
@@ -92,7 +99,12 @@ impl Inner {
         };
         let mut bytes = 0;
         for document in self.reading(documents).await? {
-            let event = Stored::new(decode(&document)?);
+            let event = match decode(&document) {
+                Ok(event) => Stored::new(event),
+                // What is before it can be read.
+                Err(_) if !page.events.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             bytes += event.json.len();
             if bytes > max_bytes && !page.events.is_empty() {
                 break;
@@ -125,7 +137,7 @@ impl Inner {
         let mut topics = Vec::new();
         while found.advance(&mut session).await? {
             let document = found.current();
-            let number = |name: &str| document.get_i64(name).ok().and_then(|number| u64::try_from(number).ok());
+            let number = |name: &str| whole(document, name);
             let name = document.get_str("_id").ok().and_then(|name| Topic::new(name).ok());
             // With groups alone it is no topic yet.
             let (Some(name), Some(seq)) = (name, number("seq")) else { continue };
@@ -139,8 +151,12 @@ impl Inner {
 
     pub(super) async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
         let find = self.events.find_one(doc! { "_id": id }).projection(doc! { "topic": 1, "seq": 1 });
-        let Some(event) = self.reading(async { find.await }).await? else { return Ok(None) };
-        let seq = event.get_i64("seq").ok().and_then(|seq| u64::try_from(seq).ok());
+        let found = async {
+            let mut session = self.session().await?;
+            find.session(&mut session).await
+        };
+        let Some(event) = self.reading(found).await? else { return Ok(None) };
+        let seq = whole(&event, "seq");
         let (Some(seq), true) = (seq, event.get_str("topic").is_ok_and(|own| own == topic.as_str())) else {
             return Ok(None);
         };
@@ -151,7 +167,14 @@ impl Inner {
     /// The greatest `ts` up to an event never falls from one to the next, so the first event at or after a time is found
     /// by halving, and needs no index of its own.
     pub(super) async fn seq_before_ts(&self, topic: &Topic, ts: u64) -> Result<u64, StoreError> {
-        let Some(known) = self.topic(topic).await? else { return Ok(0) };
+        match self.topic(topic).await? {
+            Some(known) => self.reading(self.find_ts(topic, known, ts)).await,
+            None => Ok(0),
+        }
+    }
+
+    /// The seq before the first event of a topic whose `ts` is at or after `ts`; its last when there is none.
+    pub(super) async fn find_ts(&self, topic: &Topic, known: Known, ts: u64) -> Result<u64, Error> {
         if known.max_ts < ts || known.first > known.seq {
             return Ok(known.seq);
         }
@@ -172,26 +195,27 @@ impl Inner {
         }
         let filter = doc! { "topic": topic.as_str(), "seq": { "$gte": long(low) }, "ts": { "$gte": long(ts) } };
         let find = self.events.find_one(filter).sort(doc! { "seq": 1 }).projection(doc! { "seq": 1 });
-        let found = self.reading(async { find.await }).await?;
-        let seq = found.and_then(|event| event.get_i64("seq").ok()).and_then(|seq| u64::try_from(seq).ok());
+        let found = find.max_time(READ_TIMEOUT).await?;
+        let seq = found.and_then(|event| whole(&event, "seq"));
         Ok(seq.map_or(known.seq, |seq| seq - 1))
     }
 
     /// `ts` and greatest `ts` so far of the event at `seq`.
-    async fn times(&self, topic: &Topic, seq: u64) -> Result<Option<(u64, u64)>, StoreError> {
+    async fn times(&self, topic: &Topic, seq: u64) -> Result<Option<(u64, u64)>, Error> {
         let filter = doc! { "topic": topic.as_str(), "seq": long(seq) };
         let find = self.events.find_one(filter).projection(doc! { "ts": 1, "max_ts": 1 });
-        let found = self.reading(async { find.await }).await?;
-        Ok(found.and_then(|event| {
-            let number = |name: &str| event.get_i64(name).ok().and_then(|number| u64::try_from(number).ok());
-            Some((number("ts")?, number("max_ts")?))
-        }))
+        let found = find.await?;
+        Ok(found.and_then(|event| Some((whole(&event, "ts")?, whole(&event, "max_ts")?))))
     }
 
     pub(super) async fn latest(&self, topic: &Topic, key: &str) -> Result<Option<Stored>, StoreError> {
         let filter = doc! { "topic": topic.as_str(), "key": key };
         let find = self.events.find_one(filter).sort(doc! { "seq": -1 });
-        let found = self.reading(async { find.await }).await?;
+        let found = async {
+            let mut session = self.session().await?;
+            find.session(&mut session).await
+        };
+        let found = self.reading(found).await?;
         // Without the rest of its log it may be one that a trim has yet to delete.
         let Some(event) = found else { return Ok(None) };
         let event = Stored::new(decode(&event)?);
@@ -224,16 +248,17 @@ impl Inner {
         pipeline.push(doc! { "$limit": i64::try_from(most).unwrap_or(i64::MAX) });
         let fetch = u32::try_from(most).unwrap_or(u32::MAX).min(FETCH);
         let documents = async {
-            let mut found = self.events.aggregate(pipeline).batch_size(fetch).await?;
+            let mut session = self.session().await?;
+            let mut found = self.events.aggregate(pipeline).batch_size(fetch).session(&mut session).await?;
             let (mut documents, mut bytes): (Vec<RawDocumentBuf>, usize) = (Vec::new(), 0);
             while documents.len() < limit && (bytes < max_bytes || documents.is_empty()) {
-                if !found.advance().await? {
+                if !found.advance(&mut session).await? {
                     return Ok((documents, false));
                 }
                 bytes += found.current().as_bytes().len();
                 documents.push(found.current().to_owned());
             }
-            Ok((documents, found.advance().await?))
+            Ok((documents, found.advance(&mut session).await?))
         };
         let (documents, more) = self.reading(documents).await?;
         let mut page = LatestPage { events: Vec::with_capacity(documents.len()), more };
@@ -249,8 +274,25 @@ impl Inner {
             let mut session = self.session().await?;
             self.cursors.find_one(doc! { "_id": cursor::id(topic, group) }).session(&mut session).await
         };
-        let found = self.reading(found).await?;
-        found.map(|document| cursor::decode(&document).map(|(_, cursor)| cursor)).transpose()
+        match self.reading(found).await? {
+            Some(document) => Ok(Some(self.resolve(topic, cursor::decode(&document)?).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The position; where it has no seq, that of the event it names, or the last before its time.
+    async fn resolve(&self, topic: &Topic, found: cursor::Found) -> Result<Cursor, StoreError> {
+        let mut cursor = found.cursor;
+        if found.without_seq
+            && let Some(id) = &cursor.last_id
+        {
+            cursor.floor = match self.seq_of(topic, id).await? {
+                Some(seq) => seq,
+                None => self.seq_before_ts(topic, cursor.last_ts.saturating_add(1)).await?,
+            };
+            cursor.delivered = cursor.floor;
+        }
+        Ok(cursor)
     }
 
     pub(super) async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError> {
@@ -264,16 +306,39 @@ impl Inner {
             }
             Ok(documents)
         };
-        self.reading(documents).await?.iter().map(|document| cursor::decode(document)).collect()
+        let mut cursors = Vec::new();
+        for document in self.reading(documents).await? {
+            // One that nobody can read does not hide the others.
+            match cursor::decode(&document) {
+                Ok(found) => cursors.push((found.group.clone(), self.resolve(topic, found).await?)),
+                Err(error) => self.retrying(&error.to_string()),
+            }
+        }
+        Ok(cursors)
     }
 
-    /// Whether the primary answers.
+    /// Whether the primary answers; if the last commit failed, whether it takes writes again as durably as it should.
     pub(super) async fn ready(&self) -> Result<(), String> {
-        let ping = self.database.run_command(doc! { "ping": 1 });
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        let ping = self.database.run_command(doc! { "ping": 1 }).selection_criteria(primary);
         match tokio::time::timeout(READY_TIMEOUT, async { ping.await }).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(reason(&error)),
-            Err(_) => Err("no primary of the replica set answers".into()),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(reason(&error)),
+            Err(_) => return Err("no primary of the replica set answers".into()),
+        }
+        if !self.failing.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let meta = self.database.collection::<Document>("meta");
+        let write = meta.update_one(doc! { "_id": "written" }, doc! { "$currentDate": { "at": true } }).upsert(true);
+        let write = write.write_concern(self.write_concern.clone());
+        match tokio::time::timeout(READY_TIMEOUT, async { write.await }).await {
+            Ok(Ok(_)) => {
+                self.failing.store(false, Ordering::SeqCst);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(format!("commits fail: {}", reason(&error))),
+            Err(_) => Err("commits fail: a write is not acknowledged by a majority".into()),
         }
     }
 }

@@ -322,7 +322,108 @@ async fn what_others_wrote_into_the_collections_is_said_to_be_damaged() {
     assert!(damaged(again.latest(&topic("t"), "k").await.unwrap_err()));
     assert!(damaged(again.latest_page(&topic("t"), None, 10, 10, 10_000).await.unwrap_err()));
     assert!(damaged(again.cursor(&topic("t"), &Group::new("g").unwrap()).await.unwrap_err()));
-    assert!(damaged(again.cursors(&topic("t")).await.unwrap_err()));
+    assert!(again.cursors(&topic("t")).await.unwrap().is_empty(), "one that cannot be read hides no others");
+}
+
+/// Every read of it waited for eight seconds, and was then refused.
+#[tokio::test]
+async fn a_topic_that_is_trimmed_whole_reads_as_empty() {
+    let options = Options {
+        retention: Retention::new(vec![Rule { max_age: Some(Duration::from_secs(60)), ..rule("t") }]),
+        upkeep_every: Duration::from_millis(50),
+        ..fresh().await
+    };
+    let store = open(&options).await;
+    commit(&store, vec![event("t", None, None, 1), event("t", None, None, 2)], Vec::new()).await;
+    until("both are trimmed", async || (tail(&store, "t").await.first == 3).then_some(())).await;
+    // What this hub knows of the topic, its next commit has from the database.
+    commit(&store, vec![event("other", None, None, 1)], Vec::new()).await;
+    store
+        .inner
+        .load_topics(doc! {})
+        .await
+        .unwrap()
+        .iter()
+        .for_each(|(topic, known)| store.inner.cache().learn(topic, *known));
+    let since = Instant::now();
+    for after in [0, 1, 2, 7] {
+        let page = store.read(&topic("t"), after, 10, 1_000).await.unwrap();
+        assert_eq!((page.events.len(), page.first, page.read_to), (0, 3, after));
+    }
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert_eq!(store.seq_before_ts(&topic("t"), 0).await, Ok(2));
+}
+
+/// Positions written by a shell or by the original were passed over by trims, and what their groups needed was deleted.
+#[tokio::test]
+async fn positions_that_others_wrote_count() {
+    let options = Options {
+        retention: Retention::new(vec![Rule { max_events: Some(10), ..rule("**") }]),
+        upkeep_every: Duration::from_millis(50),
+        ..fresh().await
+    };
+    let store = open(&Options { upkeep_every: Duration::from_secs(3600), ..options.clone() }).await;
+    let of = |on: &'static str| (1..=100).map(move |i| event(on, Some(&format!("{on}-{i}")), None, 1_000 + i));
+    let all = ["int", "double", "original", "broken", "free"].into_iter().flat_map(of);
+    commit(&store, all.collect(), Vec::new()).await;
+    let cursors = store.inner.database.collection::<Document>("cursors");
+    let rows = [
+        doc! { "_id": "int::g", "topic": "int", "group": "g", "lastId": "int-15", "lastTs": 1_015, "lastSeq": 15 },
+        doc! { "_id": "double::g", "lastId": "double-16", "lastTs": 1_016.0, "lastSeq": 16.0 },
+        doc! { "_id": "original::g", "lastId": "original-17", "lastTs": 1_017_i64 },
+        doc! { "_id": "original::gone", "lastId": "nobody-knows", "lastTs": 1_018_i64 },
+        doc! { "_id": "broken::g", "lastSeq": "five" },
+    ];
+    cursors.insert_many(rows).await.unwrap();
+    let group = |name: &str| Group::new(name).unwrap();
+    for (on, name, floor) in [("int", "g", 15), ("double", "g", 16), ("original", "g", 17), ("original", "gone", 18)] {
+        let cursor = store.cursor(&topic(on), &group(name)).await.unwrap().unwrap();
+        assert_eq!((cursor.floor, cursor.delivered), (floor, floor), "{on} {name}");
+    }
+    let rows = store.cursors(&topic("original")).await.unwrap();
+    assert_eq!(rows.into_iter().map(|(_, cursor)| cursor.floor).collect::<Vec<_>>(), [17, 18]);
+    let trims = open(&options).await;
+    until("a topic without groups is trimmed", async || (tail(&trims, "free").await.first == 91).then_some(())).await;
+    for (on, first) in [("int", 16), ("double", 17)] {
+        until(on, async || (tail(&trims, on).await.first == first).then_some(())).await;
+    }
+    assert_eq!(
+        (tail(&trims, "original").await.first, tail(&trims, "broken").await.first),
+        (1, 1),
+        "what is unknown stays"
+    );
+}
+
+#[tokio::test]
+async fn what_the_url_says_of_reading_and_writing_is_not_for_transactions() {
+    for extra in ["readPreference=secondaryPreferred", "readConcernLevel=linearizable", "w=0"] {
+        let options = fresh().await;
+        let store = open(&Options::new(format!("{}&{extra}", options.url))).await;
+        let committed = commit(&store, vec![event("t", None, None, 1)], vec![put("t", "g", 1)]).await;
+        assert_eq!(committed[0].seq, 1, "{extra}");
+        assert_eq!(store.read(&topic("t"), 0, 1, 1_000).await.unwrap().read_to, 1);
+        assert_eq!(store.ready().await, Ok(()));
+    }
+}
+
+/// More cursors than one command takes.
+#[tokio::test]
+async fn a_group_of_thousands_of_topics_begins_in_one_commit() {
+    let store = open(&fresh().await).await;
+    let appends = (0..4_000).map(|i| event(&format!("t{i}"), None, None, 1));
+    commit(&store, appends.collect(), Vec::new()).await;
+    let large = |i: u64| {
+        let mut put = put(&format!("t{i}"), "g", 0);
+        put.cursor.settled = if i < 8 { (1..20_000).map(|n| (n * 2, n * 2)).collect() } else { Vec::new() };
+        put
+    };
+    commit(&store, Vec::new(), (0..4_000).map(large).collect()).await;
+    for i in [0, 7, 8, 999, 1_000, 3_999] {
+        let cursor = store.cursor(&topic(&format!("t{i}")), &Group::new("g").unwrap()).await.unwrap().unwrap();
+        assert_eq!(cursor, large(i).cursor);
+    }
+    let groups = doc! { "groups": 1 };
+    assert_eq!(store.inner.topics.count_documents(groups).await.unwrap(), 4_000, "each topic knows that a group began");
 }
 
 mod refusals {

@@ -124,7 +124,18 @@ pub(crate) fn outboxes(names: &[String]) -> anyhow::Result<Vec<mongo::Place>> {
     if names == ["off"] {
         return Ok(Vec::new());
     }
-    names.into_iter().map(|name| mongo::Place::new(name).map_err(|why| anyhow::anyhow!("PROM_OUTBOX: {why}"))).collect()
+    let mut places: Vec<mongo::Place> = Vec::with_capacity(names.len());
+    for name in names {
+        if name == "off" {
+            bail!("PROM_OUTBOX: off stands by itself, for no outbox at all");
+        }
+        let place = mongo::Place::new(name).map_err(|why| anyhow::anyhow!("PROM_OUTBOX: {why}"))?;
+        if places.contains(&place) {
+            bail!("PROM_OUTBOX names {name} twice");
+        }
+        places.push(place);
+    }
+    Ok(places)
 }
 
 impl Listen {

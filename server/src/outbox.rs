@@ -29,6 +29,10 @@ pub struct Place {
     collection: String,
 }
 
+/// The hub's own collections, and MongoDB's databases.
+const OWN: [&str; 5] = ["events", "topics", "cursors", "meta", "leases"];
+const SYSTEM: [&str; 3] = ["admin", "local", "config"];
+
 impl Place {
     /// Reads `collection` or `database.collection`.
     ///
@@ -47,6 +51,11 @@ impl Place {
             return Err(format!(
                 "`{name}` is no collection: it is like outbox, or shop.outbox for one of another database"
             ));
+        }
+        let own = place.database.is_none() && OWN.contains(&&*place.collection);
+        let system = place.database.as_deref().is_some_and(|name| SYSTEM.contains(&name));
+        if own || system || place.collection.starts_with("system.") {
+            return Err(format!("`{name}` is a collection of the hub's or of MongoDB's own, not an outbox"));
         }
         Ok(place)
     }
@@ -163,7 +172,9 @@ mod tests {
         for name in ["outbox", "shop.outbox", "shop.outbox.eu"] {
             assert_eq!(Place::new(name).unwrap().to_string(), name);
         }
-        for name in ["", ".", "shop.", ".outbox", "a b", "a$b", "a/b.c"] {
+        for name in
+            ["", ".", "shop.", ".outbox", "a b", "a$b", "a/b.c", "events", "admin.x", "system.x", "shop.system.x"]
+        {
             assert!(Place::new(name).is_err(), "{name}");
         }
     }

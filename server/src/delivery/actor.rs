@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
 use prom_protocol::{ErrorCode, Group, ServerFrame, StartFrom, SubscribeOptions, Text, Topic, TopicOrPattern};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -39,6 +43,8 @@ const READ_BYTES: usize = 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(30);
 /// Patterns a group may follow before it looks which of them are still wanted.
 const PATTERNS: usize = 64;
+/// Positions that are looked up at once for a pattern of many topics: a store may be a network away.
+const POSITIONS: usize = 32;
 /// Wait before a failed read or store of a position is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -302,13 +308,16 @@ impl Actor {
             });
         }
         self.follow(target);
-        let mut missing = Vec::new();
-        for state in self.context.topics.follow(target, &self.signals) {
-            if self.engine.log_of(&state.topic).is_none() {
-                let cursor = self.cursor(&state.topic, &options.from).await?;
-                missing.push((state, cursor));
+        let topics = self.context.topics.follow(target, &self.signals);
+        let new: Vec<_> = topics.into_iter().filter(|state| self.engine.log_of(&state.topic).is_none()).collect();
+        let positions = stream::iter(new).map(|state| {
+            let (store, group, from) = (Arc::clone(&self.context.store), self.group.clone(), options.from.clone());
+            async move {
+                let cursor = position(&*store, &group, &state.topic, &from).await?;
+                Ok::<_, JoinError>((state, cursor))
             }
-        }
+        });
+        let missing = positions.buffered(POSITIONS).try_collect().await?;
         self.adopt(missing)
             .await
             .map_err(|error| JoinError { code: ErrorCode::StoreUnavailable, message: error.told() })
@@ -331,30 +340,6 @@ impl Actor {
             });
         }
         self.patterns.push(target.clone());
-    }
-
-    /// The stored position of the group in a topic, or where `from` says it starts.
-    async fn cursor(&mut self, topic: &Topic, from: &StartFrom) -> Result<(Cursor, bool), JoinError> {
-        let store = Arc::clone(&self.context.store);
-        if let Some(cursor) = store.cursor(topic, &self.group).await? {
-            return Ok((cursor, false));
-        }
-        let gone = |message: String| JoinError { code: ErrorCode::PositionGone, message };
-        let tail = store.tail(topic).await?;
-        let (first, last) = tail.map_or((1, 0), |tail| (tail.first, tail.seq));
-        let floor = match from {
-            StartFrom::Latest | StartFrom::Snapshot => last,
-            StartFrom::Earliest => first - 1,
-            StartFrom::Ts(ts) => store.seq_before_ts(topic, *ts).await?,
-            StartFrom::AfterId(id) => {
-                store.seq_of(topic, id).await?.ok_or_else(|| gone("opts.afterId is not in the log".into()))?
-            }
-            StartFrom::AfterSeq(seq) if *seq > last => {
-                return Err(gone(format!("opts.afterSeq is after the log's end, {last}")));
-            }
-            StartFrom::AfterSeq(seq) => *seq,
-        };
-        Ok((Cursor { epoch: tail.map_or(0, |tail| tail.epoch), floor, delivered: floor, ..Cursor::default() }, true))
     }
 
     /// Stores the positions that are new, so that the group exists from now on whatever happens, and takes them all on.
@@ -396,12 +381,13 @@ impl Actor {
                     return;
                 }
                 // A topic that comes while a pattern is subscribed is received from its start.
-                let adopted = match self.cursor(&state.topic, &StartFrom::Earliest).await {
-                    Ok(cursor) => {
-                        self.adopt(vec![(Arc::clone(&state), cursor)]).await.map_err(|error| error.to_string())
-                    }
-                    Err(error) => Err(error.message),
-                };
+                let adopted =
+                    match position(&*self.context.store, &self.group, &state.topic, &StartFrom::Earliest).await {
+                        Ok(cursor) => {
+                            self.adopt(vec![(Arc::clone(&state), cursor)]).await.map_err(|error| error.to_string())
+                        }
+                        Err(error) => Err(error.message),
+                    };
                 if let Err(error) = adopted {
                     tracing::warn!(topic = %state.topic, group = %self.group, error, "cannot take on a new topic yet");
                     let signals = self.signals.clone();
@@ -552,6 +538,34 @@ impl Actor {
             Done::Persist(Box::new(persist), result)
         }));
     }
+}
+
+/// The stored position of a group in a topic, or where `from` says it starts; whether it is new.
+async fn position(
+    store: &dyn Store,
+    group: &Group,
+    topic: &Topic,
+    from: &StartFrom,
+) -> Result<(Cursor, bool), JoinError> {
+    if let Some(cursor) = store.cursor(topic, group).await? {
+        return Ok((cursor, false));
+    }
+    let gone = |message: String| JoinError { code: ErrorCode::PositionGone, message };
+    let tail = store.tail(topic).await?;
+    let (first, last) = tail.map_or((1, 0), |tail| (tail.first, tail.seq));
+    let floor = match from {
+        StartFrom::Latest | StartFrom::Snapshot => last,
+        StartFrom::Earliest => first - 1,
+        StartFrom::Ts(ts) => store.seq_before_ts(topic, *ts).await?,
+        StartFrom::AfterId(id) => {
+            store.seq_of(topic, id).await?.ok_or_else(|| gone("opts.afterId is not in the log".into()))?
+        }
+        StartFrom::AfterSeq(seq) if *seq > last => {
+            return Err(gone(format!("opts.afterSeq is after the log's end, {last}")));
+        }
+        StartFrom::AfterSeq(seq) => *seq,
+    };
+    Ok((Cursor { epoch: tail.map_or(0, |tail| tail.epoch), floor, delivered: floor, ..Cursor::default() }, true))
 }
 
 impl From<StoreError> for JoinError {

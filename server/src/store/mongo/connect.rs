@@ -100,7 +100,12 @@ pub enum OpenError {
 
 /// A URL fit for people and logs: without password and options, which may hold secrets too.
 pub fn redact(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("mongodb", url));
+    // Only what is a scheme: without one, a password may hold the same signs.
+    let scheme = ["mongodb+srv", "mongodb"].into_iter().find_map(|scheme| {
+        let rest = url.strip_prefix(scheme)?.strip_prefix("://")?;
+        Some((scheme, rest))
+    });
+    let (scheme, rest) = scheme.unwrap_or(("mongodb", url));
     let plain = |text: &'_ str| text.split('?').next().unwrap_or_default().to_owned();
     // A password may hold what ends it elsewhere, if somebody forgot to escape it.
     match rest.rsplit_once('@') {

@@ -49,6 +49,12 @@ impl Template {
     }
 }
 
+/// The payload of this number, so many bytes of it.
+pub(crate) fn payload(number: u64, size: usize) -> String {
+    let pad = size.saturating_sub(PAYLOAD_MIN);
+    format!("{PAYLOAD_HEAD}{number:0DIGITS$}{PAYLOAD_MIDDLE}{:x<pad$}{PAYLOAD_TAIL}", "")
+}
+
 /// The topics of a run and the frames that publish to them. No other run has the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Topics {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{Error, publisher::PAYLOAD_MIN};
 
 /// Most rows that are committed at one moment.
-const MOST_AT_ONCE: u64 = 200_000;
+const MOST_AT_ONCE: u64 = 100_000;
 
 /// Acknowledged publishes a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -252,7 +252,7 @@ impl Scenario {
                 within("rate", options.rate, 1..=20_000)?;
                 seconds(options.duration)?;
                 within("rate times duration", options.count(), 1..=50_000_000)?;
-                // MongoDB ends a transaction after a minute.
+                // A transaction must fit into a fifth of MongoDB's cache, and ends after a minute.
                 within("drain", options.drain.unwrap_or(MOST_AT_ONCE), 2..=MOST_AT_ONCE)?;
                 payload(options.payload)?;
                 within("keys", options.keys, 1..=1_000_000)
@@ -320,8 +320,8 @@ mod tests {
         assert_eq!(refusal(&bad), "rate must be 1 to 200000, not 0");
         let bad = LatencyOptions { rate: 1, duration: Duration::from_millis(100), ..LatencyOptions::default() };
         assert_eq!(refusal(&Scenario::Latency(bad)), "rate times duration must be 1 to 50000000, not 0");
-        let bad = OutboxOptions { drain: Some(200_001), ..OutboxOptions::default() };
-        assert_eq!(refusal(&Scenario::Outbox(bad)), "drain must be 2 to 200000, not 200001");
+        let bad = OutboxOptions { drain: Some(100_001), ..OutboxOptions::default() };
+        assert_eq!(refusal(&Scenario::Outbox(bad)), "drain must be 2 to 100000, not 100001");
         let bad = OutboxOptions { keys: 0, ..OutboxOptions::default() };
         assert_eq!(refusal(&Scenario::Outbox(bad)), "keys must be 1 to 1000000, not 0");
         assert_eq!(refusal(&Scenario::Idle(IdleOptions { connections: 0 })), "connections must be 1 to 100000, not 0");

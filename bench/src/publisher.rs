@@ -228,6 +228,16 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_is_as_large_as_asked_and_starts_with_its_number() {
+        for size in [PAYLOAD_MIN, 256] {
+            let payload = payload(7, size);
+            assert_eq!(payload.len(), size);
+            assert!(payload.starts_with(r#"{"n":"0000000007","#), "{payload}");
+            prom_protocol::check_payload(&payload).unwrap();
+        }
+    }
+
+    #[test]
     fn the_window_the_budget_and_the_buffer_are_kept() {
         let mut out = Vec::new();
         let mut publisher = Publisher::new(Topics::new(1, 256, false), 5, 0);

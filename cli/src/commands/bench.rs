@@ -153,7 +153,8 @@ struct Outbox {
     /// For how long, like 15s, 1m, or a number of seconds.
     #[arg(long, alias = "seconds", default_value = "15s", value_parser = seconds)]
     duration: Duration,
-    /// Commit so many rows at one moment instead, 2 to 200000, and measure how fast the hub drains them.
+    /// Commit so many rows at one moment instead, 2 to 100000, and measure how fast the hub drains them. They are one
+    /// transaction: MongoDB refuses what does not fit into its cache, 25000 in 256 MB, 100000 in 1 GB.
     #[arg(long, value_name = "ROWS", conflicts_with_all = ["rate", "duration"])]
     drain: Option<u64>,
     /// Bytes of a payload.

@@ -21,6 +21,8 @@ pub struct Target {
     pub url: String,
     /// A token that may publish to and subscribe `bench.**`.
     pub token: String,
+    /// The hub's MongoDB, with its database; default: not known. Rows of `outbox` are written there.
+    pub mongo_url: Option<String>,
     /// How long to try to connect. Default: 10 s.
     pub connect: Duration,
     /// How long a hub may leave everything unanswered. Default: 30 s.
@@ -30,7 +32,13 @@ pub struct Target {
 impl Target {
     /// A hub, with the usual patience.
     pub fn new(url: impl Into<String>, token: impl Into<String>) -> Self {
-        Self { url: url.into(), token: token.into(), connect: Duration::from_secs(10), stall: Duration::from_secs(30) }
+        Self {
+            url: url.into(),
+            token: token.into(),
+            mongo_url: None,
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+        }
     }
 
     fn uri(&self) -> Result<Uri, Error> {

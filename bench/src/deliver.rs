@@ -5,7 +5,7 @@
 //! must be given nothing but what is published after that.
 
 use crate::{
-    DeliverOptions, Error, Findings, Target,
+    DeliverOptions, Error, Findings, Pids, Target,
     check::Ledger,
     connection::{Connection, refused},
     drive::{Drive, Scenario},
@@ -204,7 +204,7 @@ impl Scenario for Delivering<'_> {
 }
 
 /// Measures it.
-pub(crate) fn run(target: &Target, options: &DeliverOptions, pid: Option<u32>) -> Result<Row, Error> {
+pub(crate) fn run(target: &Target, options: &DeliverOptions, pids: Pids) -> Result<Row, Error> {
     let topics = Topics::new(options.topics, options.payload, false);
     let subscribe = format!(
         r#""op":"SUBSCRIBE","topic":"{}","group":"{GROUP}","opts":{{"from":"earliest","maxInFlight":{}}}"#,
@@ -220,7 +220,7 @@ pub(crate) fn run(target: &Target, options: &DeliverOptions, pid: Option<u32>) -
     }
     connections.extend(Connection::open_many(target, options.members)?);
 
-    let meter = Meter::start(pid);
+    let meter = Meter::start(pids);
     delivering.receive(options.members);
     for member in &mut connections[1..] {
         member.ask("SUBSCRIBE", &subscribe, target.stall)?;

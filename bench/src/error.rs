@@ -67,6 +67,19 @@ pub enum Error {
     /// The hub of `--self` did not come up.
     #[error("the hub did not start: {0}")]
     Start(String),
+    /// Rows are to be written, and it is not known where.
+    #[error(
+        "`outbox` writes rows to the hub's MongoDB: say where it is (--mongo-url or MONGO_URL), or have one (--self --mongo)"
+    )]
+    NoMongo,
+    /// MongoDB did not do what every measurement of an outbox rests on.
+    #[error("cannot {what} in MongoDB")]
+    Mongo {
+        /// What was to be done.
+        what: &'static str,
+        /// Why not.
+        source: mongodb::error::Error,
+    },
     /// The system did not give what was needed.
     #[error("{0}")]
     System(&'static str, #[source] io::Error),

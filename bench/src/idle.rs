@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Error, IdleOptions, Target,
+    Error, IdleOptions, Pids, Target,
     connection::Connection,
     process,
     report::{Idle, Meter, Row},
@@ -20,12 +20,12 @@ const LOOK: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// Measures it.
-pub(crate) fn run(target: &Target, options: &IdleOptions, pid: Option<u32>) -> Result<Row, Error> {
+pub(crate) fn run(target: &Target, options: &IdleOptions, pids: Pids) -> Result<Row, Error> {
     let _warm = Connection::open_many(target, WARM)?;
-    let before = settled(pid);
-    let meter = Meter::start(pid);
+    let before = settled(pids.hub);
+    let meter = Meter::start(pids);
     let open = Connection::open_many(target, options.connections)?;
-    let after = settled(pid);
+    let after = settled(pids.hub);
     let mut row = meter.stop(options.connections as u64);
     row.rate = None;
     let growth = before.zip(after).map(|(before, after)| after as f64 - before as f64);

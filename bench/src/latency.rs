@@ -5,8 +5,8 @@
 //! else, so that an answer is seen when it comes.
 
 use std::{
-    io::{Read, Write},
-    net::{Shutdown, TcpStream},
+    io::Write,
+    net::Shutdown,
     sync::Mutex,
     thread,
     time::{Duration, Instant},
@@ -15,85 +15,20 @@ use std::{
 use hdrhistogram::Histogram;
 
 use crate::{
-    Error, Findings, LatencyOptions, Target,
+    Error, Findings, LatencyOptions, Pids, Target,
     check::{Ledger, Order},
-    connection::{Connection, closed, hung_up, malformed, refuse, refused, would_block},
-    frame::{self, Frame},
+    connection::{Connection, refused},
+    frame,
     publisher::{Publisher, Topics},
+    reader::Reader,
     report::{Latency, Meter, Percentiles, Row},
-    scan::{self, Answer},
+    scan,
+    schedule::{Schedule, histogram},
 };
 
 const GROUP: &str = "bench";
 /// The `corr` of the last ACK.
 const LAST: &[u8] = b"last";
-/// Longest time that is told apart.
-const LONGEST: u64 = 3_600_000_000_000;
-
-/// When publishes are due.
-#[derive(Debug, Clone, Copy)]
-struct Schedule {
-    start: Instant,
-    rate: u64,
-}
-
-impl Schedule {
-    fn due(self, number: u64) -> Instant {
-        self.start
-            + Duration::from_nanos(
-                u64::try_from(u128::from(number) * 1_000_000_000 / u128::from(self.rate)).unwrap_or(LONGEST),
-            )
-    }
-
-    fn record(self, histogram: &mut Histogram<u64>, number: u64, now: Instant) {
-        let nanos = now.saturating_duration_since(self.due(number)).as_nanos();
-        histogram.saturating_record(u64::try_from(nanos).unwrap_or(LONGEST).max(1));
-    }
-}
-
-/// One direction of a connection: blocks for what comes and hands on every whole text.
-struct Reader<'a> {
-    stream: &'a TcpStream,
-    rest: Vec<u8>,
-    chunk: Vec<u8>,
-    stall: Duration,
-}
-
-impl<'a> Reader<'a> {
-    fn new(connection: &'a Connection, stall: Duration) -> Self {
-        Self { stream: &connection.stream, rest: connection.rest.clone(), chunk: vec![0; 64 * 1024], stall }
-    }
-
-    /// Reads once.
-    fn read(
-        &mut self,
-        state: impl Fn() -> String,
-        mut take: impl FnMut(&Answer<'_>, Instant) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let got = match self.stream.read(&mut self.chunk) {
-            Ok(0) => return Err(hung_up()),
-            Ok(got) => got,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
-            Err(error) if would_block(&error) => return Err(Error::Stalled { after: self.stall, state: state() }),
-            Err(error) => return Err(Error::Broken(error)),
-        };
-        let now = Instant::now();
-        self.rest.extend_from_slice(&self.chunk[..got]);
-        let mut at = 0;
-        while let Some((frame, len)) = frame::parse(&self.rest[at..]).map_err(|nonsense| refuse(&nonsense))? {
-            match frame {
-                Frame::Text(text) => take(&scan::answer(text).map_err(|_| malformed(text))?, now)?,
-                Frame::Close(code, reason) => return Err(closed(code, reason)),
-                // Both connections have something to say often enough to be heard.
-                Frame::Ping(_) | Frame::Pong => {}
-            }
-            at += len;
-        }
-        self.rest.drain(..at);
-        Ok(())
-    }
-}
-
 /// Reads the OKs.
 fn answers(
     connection: &Connection,
@@ -185,11 +120,6 @@ fn deliveries(
     Ok((histogram, ledger, redelivered, findings))
 }
 
-fn histogram() -> Result<Histogram<u64>, Error> {
-    let failed = |error| Error::System("cannot make a histogram", std::io::Error::other(error));
-    Histogram::new_with_bounds(1, LONGEST, 3).map_err(failed)
-}
-
 /// Publishes when it is due; what became due while a write waited leaves together.
 fn publish(connection: &Connection, publisher: &mut Publisher, count: u64, schedule: Schedule) -> Result<(), Error> {
     wake_on_time();
@@ -218,7 +148,7 @@ fn wake_on_time() {
 fn wake_on_time() {}
 
 /// Measures it.
-pub(crate) fn run(target: &Target, options: &LatencyOptions, pid: Option<u32>) -> Result<Row, Error> {
+pub(crate) fn run(target: &Target, options: &LatencyOptions, pids: Pids) -> Result<Row, Error> {
     let topics = Topics::new(1, options.payload, false);
     let (topic, count) = (topics.name(0), options.count());
     let publishing = Connection::open(target)?;
@@ -239,8 +169,8 @@ pub(crate) fn run(target: &Target, options: &LatencyOptions, pid: Option<u32>) -
             let _ = connection.stream.shutdown(Shutdown::Both);
         }
     };
-    let meter = Meter::start(pid);
-    let schedule = Schedule { start: Instant::now() + Duration::from_millis(10), rate: options.rate };
+    let meter = Meter::start(pids);
+    let schedule = Schedule::of(options.rate);
     let stall = target.stall;
     let (answered, delivered) = thread::scope(|scope| {
         let answered = scope.spawn(|| answers(&publishing, count, schedule, stall).map_err(&fail).ok());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   options ──► publish, deliver ──► drive     one thread, all connections, coalesced reads and writes
-//!               latency ──────────► threads    one per direction, for the clock's sake
+//!               latency, outbox ──► threads    one per direction, for the clock's sake
 //!               idle                  │
 //!                 │                 frame, scan   the wire, as cheap as it gets
 //!                 ├──► check        answers, seqs, events: nothing lost, doubled, out of order
@@ -24,32 +24,37 @@ mod hub;
 mod idle;
 mod latency;
 mod options;
+mod outbox;
 mod own_hub;
 mod process;
 mod publish;
 mod publisher;
+mod reader;
 mod report;
 mod scan;
+mod schedule;
 
 pub use check::Findings;
 pub use connection::Target;
 pub use error::Error;
 pub use hub::HubInfo;
-pub use options::{DeliverOptions, IdleOptions, LatencyOptions, PublishOptions, Scenario};
+pub use options::{DeliverOptions, IdleOptions, LatencyOptions, OutboxOptions, PublishOptions, Scenario};
 pub use own_hub::{Launch, OwnHub};
-pub use report::{Idle, Latency, Machine, Percentiles, Report, Row};
+pub use process::Pids;
+pub use report::{Idle, Latency, Machine, Outbox, Percentiles, Report, Row};
 
-/// Runs one measurement and blocks until it is done. `pid` is the hub's process, where it is on this machine.
+/// Runs one measurement and blocks until it is done.
 ///
 /// # Errors
 /// What kept it from being made. What the hub did wrong is in the row's findings.
-pub fn run(target: &Target, scenario: &Scenario, pid: Option<u32>) -> Result<Row, Error> {
+pub fn run(target: &Target, scenario: &Scenario, pids: Pids) -> Result<Row, Error> {
     scenario.check()?;
     let row = match scenario {
-        Scenario::Publish(options) => publish::run(target, options, pid),
-        Scenario::Deliver(options) => deliver::run(target, options, pid),
-        Scenario::Latency(options) => latency::run(target, options, pid),
-        Scenario::Idle(options) => idle::run(target, options, pid),
+        Scenario::Publish(options) => publish::run(target, options, pids),
+        Scenario::Deliver(options) => deliver::run(target, options, pids),
+        Scenario::Latency(options) => latency::run(target, options, pids),
+        Scenario::Idle(options) => idle::run(target, options, pids),
+        Scenario::Outbox(options) => outbox::run(target, options, pids),
     };
     row.map(|row| row.named(scenario))
 }

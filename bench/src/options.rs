@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 
 use crate::{Error, publisher::PAYLOAD_MIN};
 
+/// Most rows that are committed at one moment.
+const MOST_AT_ONCE: u64 = 100_000;
+
 /// Acknowledged publishes a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -102,6 +105,38 @@ impl Default for IdleOptions {
     }
 }
 
+/// The way of a row from a service's transaction through the hub's drainer to a subscriber.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutboxOptions {
+    /// Rows a second, each in a transaction of its own with one other document; default 200.
+    pub rate: u64,
+    /// For how long; default 15 s.
+    #[serde(serialize_with = "millis", rename = "durationMs")]
+    pub duration: Duration,
+    /// Instead: so many rows, committed at one moment, and how fast the hub drains them.
+    pub drain: Option<u64>,
+    /// Bytes of a payload; default 256.
+    pub payload: usize,
+    /// Keys, taken in turn; default 1000.
+    pub keys: u64,
+    /// The outbox: a collection of the hub's database, or `database.collection`. Default `outbox`.
+    pub outbox: String,
+}
+
+impl Default for OutboxOptions {
+    fn default() -> Self {
+        Self {
+            rate: 200,
+            duration: Duration::from_secs(15),
+            drain: None,
+            payload: 256,
+            keys: 1000,
+            outbox: "outbox".into(),
+        }
+    }
+}
+
 /// One measurement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scenario {
@@ -113,6 +148,8 @@ pub enum Scenario {
     Latency(LatencyOptions),
     /// See [`IdleOptions`].
     Idle(IdleOptions),
+    /// See [`OutboxOptions`]. It needs to know the hub's MongoDB, [`Target::mongo_url`](crate::Target).
+    Outbox(OutboxOptions),
 }
 
 impl Scenario {
@@ -135,6 +172,7 @@ impl Scenario {
             Self::Deliver(_) => "deliver",
             Self::Latency(_) => "latency",
             Self::Idle(_) => "idle",
+            Self::Outbox(_) => "outbox",
         }
     }
 
@@ -153,6 +191,10 @@ impl Scenario {
             }
             Self::Latency(LatencyOptions { rate, payload, .. }) => format!("{rate}/s, {payload} B"),
             Self::Idle(IdleOptions { connections }) => format!("{connections} connections"),
+            Self::Outbox(OutboxOptions { rate, drain, payload, keys, .. }) => {
+                let what = drain.map_or_else(|| format!("{rate}/s"), |rows| format!("{rows} at once"));
+                format!("{what}, {payload} B, {keys} keys")
+            }
         }
     }
 
@@ -163,6 +205,7 @@ impl Scenario {
             Self::Deliver(options) => json!(options),
             Self::Latency(options) => json!(options),
             Self::Idle(options) => json!(options),
+            Self::Outbox(options) => json!(options),
         }
     }
 
@@ -205,6 +248,15 @@ impl Scenario {
                 within("rate times duration", options.count(), 1..=50_000_000)
             }
             Self::Idle(options) => within("connections", options.connections, 1..=100_000),
+            Self::Outbox(options) => {
+                within("rate", options.rate, 1..=20_000)?;
+                seconds(options.duration)?;
+                within("rate times duration", options.count(), 1..=50_000_000)?;
+                // A transaction must fit into a fifth of MongoDB's cache, and ends after a minute.
+                within("drain", options.drain.unwrap_or(MOST_AT_ONCE), 2..=MOST_AT_ONCE)?;
+                payload(options.payload)?;
+                within("keys", options.keys, 1..=1_000_000)
+            }
         }
     }
 }
@@ -212,8 +264,19 @@ impl Scenario {
 impl LatencyOptions {
     /// Publishes it comes to.
     pub(crate) fn count(&self) -> u64 {
-        u64::try_from(u128::from(self.rate) * self.duration.as_millis() / 1000).unwrap_or(u64::MAX)
+        count(self.rate, self.duration)
     }
+}
+
+impl OutboxOptions {
+    /// Rows it comes to.
+    pub(crate) fn count(&self) -> u64 {
+        self.drain.unwrap_or_else(|| count(self.rate, self.duration))
+    }
+}
+
+fn count(rate: u64, duration: Duration) -> u64 {
+    u64::try_from(u128::from(rate) * duration.as_millis() / 1000).unwrap_or(u64::MAX)
 }
 
 fn within<T: PartialOrd + Display>(name: &'static str, value: T, limits: RangeInclusive<T>) -> Result<(), Error> {
@@ -257,6 +320,10 @@ mod tests {
         assert_eq!(refusal(&bad), "rate must be 1 to 200000, not 0");
         let bad = LatencyOptions { rate: 1, duration: Duration::from_millis(100), ..LatencyOptions::default() };
         assert_eq!(refusal(&Scenario::Latency(bad)), "rate times duration must be 1 to 50000000, not 0");
+        let bad = OutboxOptions { drain: Some(100_001), ..OutboxOptions::default() };
+        assert_eq!(refusal(&Scenario::Outbox(bad)), "drain must be 2 to 100000, not 100001");
+        let bad = OutboxOptions { keys: 0, ..OutboxOptions::default() };
+        assert_eq!(refusal(&Scenario::Outbox(bad)), "keys must be 1 to 1000000, not 0");
         assert_eq!(refusal(&Scenario::Idle(IdleOptions { connections: 0 })), "connections must be 1 to 100000, not 0");
     }
 }

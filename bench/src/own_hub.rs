@@ -16,13 +16,14 @@ const START: Duration = Duration::from_secs(30);
 /// How long it may take from then until its ops port answers; older hubs have none.
 const OPS: Duration = Duration::from_millis(500);
 /// What the environment may say about another hub.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 13] = [
     "WS_TOKEN",
     "JWT_SECRET_PREVIOUS",
     "JWT_AUD",
     "JWT_ISS",
     "JWT_JWKS_URL",
     "MONGO_URL",
+    "PROM_OUTBOX",
     "BIND",
     "PROM_ORIGINS",
     "PROM_URL",
@@ -40,6 +41,10 @@ pub struct Launch {
     pub secret: String,
     /// `PROM_DURABILITY`; default: what the environment says, or the hub's own.
     pub durability: Option<String>,
+    /// `MONGO_URL`; default: it has its store in its folder.
+    pub mongo_url: Option<String>,
+    /// `PROM_OUTBOX`; default: the hub's own.
+    pub outbox: Option<String>,
 }
 
 /// A hub of the bench's own. Dropping it ends its process and removes its folder.
@@ -75,6 +80,8 @@ impl OwnHub {
                 .env("JWT_SECRET", &launch.secret)
                 .env("PROM_DATA", folder.join("data"))
                 .envs(launch.durability.iter().map(|durability| ("PROM_DURABILITY", durability)))
+                .envs(launch.mongo_url.iter().map(|url| ("MONGO_URL", url)))
+                .envs(launch.outbox.iter().map(|outbox| ("PROM_OUTBOX", outbox)))
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(log)

@@ -2,6 +2,15 @@
 
 use std::{fs, time::Duration};
 
+/// The processes whose cost is measured, where they are on this machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pids {
+    /// The hub's.
+    pub hub: Option<u32>,
+    /// That of the MongoDB server the hub keeps its events in.
+    pub mongod: Option<u32>,
+}
+
 /// What `/proc` counts processor time in: a hundredth of a second on every machine a hub runs on.
 const TICK: Duration = Duration::from_millis(10);
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::{
-    Error, Findings, PublishOptions, Target,
+    Error, Findings, Pids, PublishOptions, Target,
     check::Seqs,
     connection::{Connection, refused},
     drive::{Drive, Scenario},
@@ -98,11 +98,11 @@ impl Scenario for Publishing {
 }
 
 /// Measures it.
-pub(crate) fn run(target: &Target, options: &PublishOptions, pid: Option<u32>) -> Result<Row, Error> {
+pub(crate) fn run(target: &Target, options: &PublishOptions, pids: Pids) -> Result<Row, Error> {
     let topics = Topics::new(options.topics, options.payload, options.ids);
     let connections = Connection::open_many(target, options.connections)?;
     let mut drive = Drive::new(connections, target.stall)?;
-    let meter = Meter::start(pid);
+    let meter = Meter::start(pids);
     let budget = match options.count {
         Some(count) => Budget::count(count),
         None => Budget { left: u64::MAX, until: Some(Instant::now() + options.duration) },

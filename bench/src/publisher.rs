@@ -49,6 +49,12 @@ impl Template {
     }
 }
 
+/// The payload of this number, so many bytes of it.
+pub(crate) fn payload(number: u64, size: usize) -> String {
+    let pad = size.saturating_sub(PAYLOAD_MIN);
+    format!("{PAYLOAD_HEAD}{number:0DIGITS$}{PAYLOAD_MIDDLE}{:x<pad$}{PAYLOAD_TAIL}", "")
+}
+
 /// The topics of a run and the frames that publish to them. No other run has the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Topics {
@@ -218,6 +224,16 @@ mod tests {
                 assert_eq!(publish.options.id.is_some(), ids);
                 assert!(!ids || seen.insert(publish.options.id.unwrap().as_str().to_owned()));
             }
+        }
+    }
+
+    #[test]
+    fn a_payload_is_as_large_as_asked_and_starts_with_its_number() {
+        for size in [PAYLOAD_MIN, 256] {
+            let payload = payload(7, size);
+            assert_eq!(payload.len(), size);
+            assert!(payload.starts_with(r#"{"n":"0000000007","#), "{payload}");
+            prom_protocol::check_payload(&payload).unwrap();
         }
     }
 

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Findings, HubInfo, Scenario, process};
+use crate::{Findings, HubInfo, Pids, Scenario, process};
 
 /// Times at some percentiles, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -49,6 +49,15 @@ pub struct Idle {
     pub kb_per_connection: Option<f64>,
 }
 
+/// Times of an outbox to which rows are written at a rate.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outbox {
+    /// What the transaction took that wrote a row: from its begin to the answer to its commit.
+    pub transaction: Percentiles,
+    /// From when a row was due to be written to the delivery of its event.
+    pub delivered: Percentiles,
+}
+
 /// One measurement, or the median one of several.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +76,8 @@ pub struct Row {
     pub rate: Option<f64>,
     /// The hub's processor seconds per million events; none when its process is not known.
     pub hub_cpu_seconds_per_million: Option<f64>,
+    /// Those of the hub's MongoDB server; none when its process is not known.
+    pub mongod_cpu_seconds_per_million: Option<f64>,
     /// The generator's.
     pub generator_cpu_seconds_per_million: Option<f64>,
     /// The hub's memory at the end, in kB.
@@ -79,6 +90,8 @@ pub struct Row {
     pub latency: Option<Latency>,
     /// Of `idle`.
     pub idle: Option<Idle>,
+    /// Of `outbox` at a rate.
+    pub outbox: Option<Outbox>,
     /// What the hub did wrong, in all runs.
     pub findings: Findings,
     /// The figure of every run: the rate, the p99 of deliveries in ms, or kB a connection.
@@ -98,12 +111,14 @@ impl Row {
             seconds: 0.0,
             rate: None,
             hub_cpu_seconds_per_million: None,
+            mongod_cpu_seconds_per_million: None,
             generator_cpu_seconds_per_million: None,
             hub_rss_kb: None,
             hub_peak_rss_kb: None,
             redelivered: 0,
             latency: None,
             idle: None,
+            outbox: None,
             findings: Findings::default(),
             runs: Vec::new(),
             error: Some(error),
@@ -120,9 +135,9 @@ impl Row {
     }
 
     fn figure(&self) -> Option<f64> {
-        match (&self.latency, &self.idle) {
-            (Some(latency), _) => Some(latency.delivered.p99),
-            (_, Some(idle)) => idle.kb_per_connection,
+        match (&self.latency, &self.outbox, &self.idle) {
+            (Some(Latency { delivered, .. }), ..) | (_, Some(Outbox { delivered, .. }), _) => Some(delivered.p99),
+            (.., Some(idle)) => idle.kb_per_connection,
             _ => self.rate,
         }
     }
@@ -165,16 +180,20 @@ impl Row {
 
     fn notes(&self) -> String {
         let mut notes = Vec::new();
-        if let Some(Latency { published, delivered }) = &self.latency {
-            for (what, Percentiles { p50, p90, p99, p999, max }) in [("OK", published), ("delivery", delivered)] {
-                notes.push(format!("{what} p50 {p50:.2} p90 {p90:.2} p99 {p99:.2} p99.9 {p999:.2} max {max:.2} ms"));
-            }
+        let latency = self.latency.as_ref().map(|latency| [("OK", latency.published), ("delivery", latency.delivered)]);
+        let outbox = self.outbox.as_ref();
+        let outbox = outbox.map(|outbox| [("transaction", outbox.transaction), ("delivery", outbox.delivered)]);
+        for (what, Percentiles { p50, p90, p99, p999, max }) in latency.into_iter().chain(outbox).flatten() {
+            notes.push(format!("{what} p50 {p50:.2} p90 {p90:.2} p99 {p99:.2} p99.9 {p999:.2} max {max:.2} ms"));
         }
         if let Some(Idle { kb_per_connection }) = &self.idle {
             notes.push(match kb_per_connection {
                 Some(kb) => format!("{kb:.1} kB a connection"),
                 None => "the hub's process is not known".into(),
             });
+        }
+        if let Some(seconds) = self.mongod_cpu_seconds_per_million.filter(|_| self.rate.is_some()) {
+            notes.push(format!("mongod CPU {seconds:.2} s/M"));
         }
         if self.redelivered > 0 {
             notes.push(format!("{} redelivered", self.redelivered));
@@ -280,16 +299,17 @@ fn thousands(number: u64) -> String {
 
 /// Measures time and processor time from its start to its stop.
 pub(crate) struct Meter {
-    pid: Option<u32>,
+    pids: Pids,
     hub: Option<Duration>,
+    mongod: Option<Duration>,
     own: Option<Duration>,
     start: Instant,
 }
 
 impl Meter {
-    pub(crate) fn start(pid: Option<u32>) -> Self {
-        let hub = pid.and_then(process::cpu);
-        Self { pid, hub, own: process::cpu(std::process::id()), start: Instant::now() }
+    pub(crate) fn start(pids: Pids) -> Self {
+        let (hub, mongod) = (pids.hub.and_then(process::cpu), pids.mongod.and_then(process::cpu));
+        Self { pids, hub, mongod, own: process::cpu(std::process::id()), start: Instant::now() }
     }
 
     /// A row about this many events; its scenario is told later.
@@ -299,7 +319,7 @@ impl Meter {
             let spent = now?.saturating_sub(before?).as_secs_f64();
             (events > 0).then(|| spent * 1e6 / events as f64)
         };
-        let memory = self.pid.and_then(process::memory);
+        let memory = self.pids.hub.and_then(process::memory);
         Row {
             scenario: "",
             title: String::new(),
@@ -307,13 +327,15 @@ impl Meter {
             events,
             seconds,
             rate: Some(events as f64 / seconds),
-            hub_cpu_seconds_per_million: per_million(self.hub, self.pid.and_then(process::cpu)),
+            hub_cpu_seconds_per_million: per_million(self.hub, self.pids.hub.and_then(process::cpu)),
+            mongod_cpu_seconds_per_million: per_million(self.mongod, self.pids.mongod.and_then(process::cpu)),
             generator_cpu_seconds_per_million: per_million(self.own, process::cpu(std::process::id())),
             hub_rss_kb: memory.map(|(now, _)| now),
             hub_peak_rss_kb: memory.map(|(_, peak)| peak),
             redelivered: 0,
             latency: None,
             idle: None,
+            outbox: None,
             findings: Findings::default(),
             runs: Vec::new(),
             error: None,
@@ -328,7 +350,7 @@ mod tests {
 
     fn row(rate: f64) -> Row {
         let scenario = Scenario::Publish(PublishOptions::default());
-        let mut row = Meter::start(None).stop(10);
+        let mut row = Meter::start(Pids::default()).stop(10);
         row.rate = Some(rate);
         row.named(&scenario)
     }

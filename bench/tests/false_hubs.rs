@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use prom_bench::{DeliverOptions, Error, Findings, LatencyOptions, PublishOptions, Row, Scenario, Target};
+use prom_bench::{DeliverOptions, Error, Findings, LatencyOptions, Pids, PublishOptions, Row, Scenario, Target};
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket, protocol::CloseFrame};
 
@@ -69,7 +69,7 @@ impl FalseHub {
     fn run(&self, scenario: &Scenario) -> Result<Row, Error> {
         let mut target = Target::new(&*self.url, "any");
         target.stall = Duration::from_millis(500);
-        prom_bench::run(&target, scenario, None)
+        prom_bench::run(&target, scenario, Pids::default())
     }
 }
 

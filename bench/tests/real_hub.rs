@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jsonwebtoken::{EncodingKey, Header};
-use prom_bench::{DeliverOptions, Error, IdleOptions, LatencyOptions, PublishOptions, Row, Scenario, Target};
+use prom_bench::{DeliverOptions, Error, IdleOptions, LatencyOptions, Pids, PublishOptions, Row, Scenario, Target};
 use prom_hub::{Auth, Config, Hub};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -21,8 +21,8 @@ async fn run_as(scenario: Scenario, scopes: &[&str]) -> Result<Row, Error> {
     config.port = 0;
     let hub = Hub::start(config).await.expect("the hub starts");
     let target = Target::new(format!("ws://{}/ws", hub.address()), token(scopes));
-    let pid = std::process::id();
-    let row = tokio::task::spawn_blocking(move || prom_bench::run(&target, &scenario, Some(pid))).await.unwrap();
+    let pids = Pids { hub: Some(std::process::id()), mongod: None };
+    let row = tokio::task::spawn_blocking(move || prom_bench::run(&target, &scenario, pids)).await.unwrap();
     hub.shutdown().await;
     row
 }
@@ -115,7 +115,7 @@ fn what_cannot_be_connected_to_is_said() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let refused = |url: &str| {
         let scenario = Scenario::Idle(IdleOptions::default());
-        prom_bench::run(&Target::new(url, "t"), &scenario, None).unwrap_err().to_string()
+        prom_bench::run(&Target::new(url, "t"), &scenario, Pids::default()).unwrap_err().to_string()
     };
     let url = format!("ws://127.0.0.1:{free}/ws");
     assert!(refused(&url).starts_with(&format!("cannot connect to {url}: ")));

@@ -1,8 +1,11 @@
-//! The MongoDB server of `prom dev --mongo`: one node, started for this hub, with its data in the hub's folder.
+//! The MongoDB servers of `prom dev --mongo` and `prom bench --self --mongo`: one node, started for this hub. The one of
+//! `dev` has its data in the hub's folder, that of `bench` in a temporary one.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+#[cfg(unix)]
+use prom_outbox::mongod::{Elections, Options, ReplicaSet};
 
 use crate::settings::Listen;
 
@@ -14,7 +17,7 @@ pub(crate) fn folder(data: &Path) -> PathBuf {
 /// A server that runs. When this process ends, by whatever cause, so does the server.
 pub(crate) struct OwnMongo {
     #[cfg(unix)]
-    set: prom_outbox::mongod::ReplicaSet,
+    set: ReplicaSet,
     #[cfg(not(unix))]
     never: std::convert::Infallible,
 }
@@ -34,11 +37,22 @@ impl OwnMongo {
 #[cfg(unix)]
 impl OwnMongo {
     async fn start_in(dir: PathBuf) -> anyhow::Result<Self> {
-        use prom_outbox::mongod::{Elections, Options, ReplicaSet};
+        Self::start_with(Options { dir: Some(dir), ..Options::default() }).await
+    }
 
-        let options =
-            Options { dir: Some(dir), oplog_mb: OPLOG_MB, elections: Elections::Production, ..Options::default() };
+    /// One to be measured with a hub. Dropping it ends it and removes its data.
+    pub(crate) async fn start_temporary() -> anyhow::Result<Self> {
+        Self::start_with(Options { cache_mb: BENCH_CACHE_MB, ..Options::default() }).await
+    }
+
+    async fn start_with(options: Options) -> anyhow::Result<Self> {
+        let options = Options { oplog_mb: OPLOG_MB, elections: Elections::Production, ..options };
         Ok(Self { set: ReplicaSet::start(options).await? })
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.set.pids().first().copied().flatten()
     }
 
     /// Where it is, for this hub and for services.
@@ -55,11 +69,22 @@ impl OwnMongo {
 /// Enough for services to be away for a while and follow their change streams again.
 #[cfg(unix)]
 const OPLOG_MB: u32 = 512;
+/// Enough to keep all that a bench writes.
+#[cfg(unix)]
+const BENCH_CACHE_MB: u32 = 1024;
 
 #[cfg(not(unix))]
 impl OwnMongo {
     async fn start_in(_: PathBuf) -> anyhow::Result<Self> {
         bail!("--mongo works on Linux and macOS only; start a MongoDB replica set yourself and set MONGO_URL")
+    }
+
+    pub(crate) async fn start_temporary() -> anyhow::Result<Self> {
+        Self::start_in(PathBuf::new()).await
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self.never {}
     }
 
     pub(crate) fn url(&self) -> &str {

@@ -56,6 +56,21 @@ fn ids(claim: &Claim) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn several_rows_are_added_in_their_order_or_not_at_all() {
+    let Place { client, rows, outbox } = place().await;
+    let row = |number: u64| NewRow::new("t", &number).unwrap().id(format!("row-{number}"));
+    let mut session = client.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    let bad = [row(1), NewRow::new("$audit", &2).unwrap()];
+    assert!(matches!(outbox.add_many(&mut session, bad).await, Err(AddError::Row(_))));
+    assert!(outbox.add_many(&mut session, []).await.unwrap().is_empty());
+    assert_eq!(outbox.add_many(&mut session, [row(1), row(2), row(3)]).await.unwrap(), ["row-1", "row-2", "row-3"]);
+    assert_eq!(rows.count_documents(doc! {}).await.unwrap(), 0);
+    session.commit_transaction().await.unwrap();
+    assert_eq!(ids(&claim(&outbox, 10).await), ["row-1", "row-2", "row-3"]);
+}
+
+#[tokio::test]
 async fn rows_share_the_fate_of_their_transaction() {
     let Place { client, rows, outbox } = place().await;
     let orders = rows.client().database(&rows.namespace().db).collection::<Document>("orders");

@@ -1,15 +1,18 @@
 //! One delivery, and what to say about it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use prom_sdk_core::SubscriptionId;
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Error, Event,
-    feed::Raw,
-    shared::{Command, Held, Inner, Settle, SettleCommand},
+    feed::{Feed, Link, Raw},
+    shared::{Command, Held, Inner, Reply, Settle, SettleCommand},
 };
 
 /// About a delivery rather than its event.
@@ -46,6 +49,7 @@ pub struct Delivery {
 /// What it takes to settle a delivery.
 pub(crate) struct Ticket {
     inner: Arc<Inner>,
+    link: Arc<Link>,
     subscription: SubscriptionId,
     connection: u32,
     lease: Option<Box<str>>,
@@ -64,10 +68,11 @@ impl std::fmt::Debug for Ticket {
 }
 
 impl Delivery {
-    pub(crate) fn new(inner: &Arc<Inner>, subscription: SubscriptionId, event: Event, raw: Raw) -> Self {
+    pub(crate) fn new(inner: &Arc<Inner>, feed: &Feed, event: Event, raw: Raw) -> Self {
         let Raw { connection, context, lease, deadline, .. } = raw;
         let held = lease.is_some().then(|| Held::new(&inner.shared));
-        let ticket = Ticket { inner: Arc::clone(inner), subscription, connection, lease, deadline, _held: held };
+        let (inner, link, subscription) = (Arc::clone(inner), Arc::clone(&feed.link), feed.id);
+        let ticket = Ticket { inner, link, subscription, connection, lease, deadline, _held: held };
         Self { event, context, ticket }
     }
 
@@ -161,15 +166,19 @@ impl Delivery {
 }
 
 impl Ticket {
-    fn command(&self, id: impl Into<Box<str>>, settle: Settle) -> SettleCommand {
-        SettleCommand {
+    async fn send(&self, id: impl Into<Box<str>>, settle: Settle, reply: Option<Reply<()>>) -> Result<(), Error> {
+        let command = SettleCommand {
             subscription: self.subscription,
             connection: self.connection,
             id: id.into(),
             lease: self.lease.clone(),
             settle,
-            reply: None,
-        }
+            reply,
+        };
+        self.inner.send(Command::Settle(command)).await?;
+        // Before the program can do anything that should come after it, like dropping the subscription.
+        self.link.said.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     /// Waits for the hub's answer. Where the hub has settled it already there is nothing to say.
@@ -177,14 +186,15 @@ impl Ticket {
         if self.lease.is_none() {
             return Ok(());
         }
-        let command = self.command(id, settle);
-        self.inner.ask(|reply| Command::Settle(SettleCommand { reply: Some(reply), ..command })).await
+        let (reply, answer) = oneshot::channel();
+        self.send(id, settle, Some(reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(self.inner.ended()))
     }
 
     pub(crate) async fn settle_quietly(&self, id: impl Into<Box<str>>, settle: Settle) -> Result<(), Error> {
         if self.lease.is_none() {
             return Ok(());
         }
-        self.inner.send(Command::Settle(self.command(id, settle))).await
+        self.send(id, settle, None).await
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     task::{Poll, ready},
 };
@@ -59,13 +59,15 @@ pub(crate) struct Link {
     pub(crate) low: usize,
     /// Why the subscription ended.
     pub(crate) end: OnceLock<Error>,
+    /// How many times the program said something about a delivery. The owner leaves the group after the last of them.
+    pub(crate) said: AtomicU64,
 }
 
 /// The consumer's end. Dropping it unsubscribes.
 pub(crate) struct Feed {
     pub(crate) id: SubscriptionId,
     items: mpsc::Receiver<Item>,
-    link: Arc<Link>,
+    pub(crate) link: Arc<Link>,
     pub(crate) shared: Arc<Shared>,
 }
 

@@ -281,7 +281,7 @@ impl Stream for Subscription {
             match ready!(self.feed.poll_next(cx)) {
                 None => return Poll::Ready(None),
                 Some(Item::Event(raw)) => match Event::parse(&raw.event) {
-                    Ok(event) => return Poll::Ready(Some(Delivery::new(&self.inner, self.feed.id, event, raw))),
+                    Ok(event) => return Poll::Ready(Some(Delivery::new(&self.inner, &self.feed, event, raw))),
                     // A defect of the hub. The lease brings it back until it becomes a dead letter.
                     Err(error) => tracing::error!(%error, "an event from the hub cannot be read"),
                 },

@@ -149,6 +149,30 @@ async fn a_dropped_subscription_gives_back_what_it_held() {
     join(&one, "a", "g").await;
 }
 
+/// A dropped subscription could leave the group ahead of acknowledgements that were on their way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_subscription_does_not_overtake_its_acknowledgements() {
+    const EVENTS: u32 = 3000;
+    let hub = hub().await;
+    let client = client(&hub).await;
+    publish(&client, "a", 1..=EVENTS).await;
+    let all = client.subscribe("a", "g").from(StartFrom::Earliest).max_in_flight(EVENTS);
+    let mut subscription = in_time(all.into_future()).await.unwrap();
+    let mut deliveries = Vec::new();
+    for _ in 0..EVENTS {
+        deliveries.push(in_time(subscription.next()).await.unwrap());
+    }
+    for delivery in deliveries {
+        in_time(delivery.ack_unconfirmed()).await.unwrap();
+    }
+    drop(subscription);
+
+    publish(&client, "a", [0]).await;
+    let mut rest = join(&client, "a", "g").await;
+    let next = in_time(rest.next()).await.unwrap();
+    assert_eq!((next.payload::<u32>().unwrap(), next.context().attempt), (0, 1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn credit_bounds_what_is_delivered_and_pausing_stops_it() {
     let hub = hub().await;

@@ -102,6 +102,9 @@ impl Owner {
                 self.session.settle_quietly(now, delivery, settle);
             }
         }
+        if self.members.get_mut(subscription).is_some_and(Member::heard) {
+            self.leave(now, subscription, None);
+        }
     }
 
     pub(super) fn drain(&mut self, now: u64, until: Instant) {

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
 };
 
@@ -30,6 +30,8 @@ pub(super) struct Member {
     high: Option<usize>,
     /// The program asked to pause.
     pub(super) paused: bool,
+    /// How much of what the program said about deliveries has arrived.
+    heard: u64,
     /// What did not fit: what must not be lost, and how many events were.
     late: VecDeque<Item>,
 }
@@ -50,7 +52,12 @@ impl Member {
         // With credit: what is unsettled now, and as much that a lost connection or an expired lease has made void.
         let capacity = command.credit.map_or(buffer + SLACK, |credit| 2 * credit.max(1) as usize);
         let (items, receiver) = mpsc::channel(capacity);
-        let link = Arc::new(Link { held_back: AtomicBool::new(false), low: buffer / 2, end: OnceLock::new() });
+        let link = Arc::new(Link {
+            held_back: AtomicBool::new(false),
+            low: buffer / 2,
+            end: OnceLock::new(),
+            said: AtomicU64::new(0),
+        });
         let member = Self {
             topic: command.topic.clone(),
             group: command.group.clone(),
@@ -58,6 +65,7 @@ impl Member {
             link: Arc::clone(&link),
             high: command.credit.is_none().then_some(buffer),
             paused: false,
+            heard: 0,
             late: VecDeque::new(),
         };
         (member, Feed::new(id, receiver, link, Arc::clone(shared)))
@@ -127,6 +135,18 @@ impl Member {
         self.link.held_back.load(Ordering::Relaxed)
     }
 
+    /// Notes that something was said about a delivery, and tells whether that was the last before the consumer left.
+    pub(super) fn heard(&mut self) -> bool {
+        self.heard += 1;
+        self.is_gone()
+    }
+
+    /// Whether the consumer is gone, and all it has said has arrived: to leave earlier would give away what it has
+    /// acknowledged. Commands come in their order, but the news of a drop has no place among them.
+    fn is_gone(&self) -> bool {
+        self.items.is_closed() && self.heard >= self.link.said.load(Ordering::Acquire)
+    }
+
     /// Notes why it ends. The first reason counts.
     pub(super) fn end(&self, error: Error) {
         let _ = self.link.end.set(error);
@@ -150,9 +170,9 @@ impl Members {
         self.0.remove(&id)
     }
 
-    /// Those whose consumer is gone.
+    /// Those whose consumer is gone, and has said all it had to say.
     pub(super) fn gone(&self) -> Vec<SubscriptionId> {
-        self.0.iter().filter(|(_, member)| member.items.is_closed()).map(|(id, _)| *id).collect()
+        self.0.iter().filter(|(_, member)| member.is_gone()).map(|(id, _)| *id).collect()
     }
 
     /// Those that were held back, may go on, and are not paused by the program.

@@ -321,7 +321,8 @@ impl Owner {
                     self.session.pause(now, id, true);
                 }
             }
-            Taken::Gone => self.leave(now, id, None),
+            // A poke tells of it, after what the program said before.
+            Taken::Gone => {}
         }
     }
 

@@ -17,6 +17,7 @@ pub mod delivery;
 pub mod gateway;
 mod http;
 mod hub;
+pub mod lease;
 pub mod live;
 pub mod metrics;
 mod ops;

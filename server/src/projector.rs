@@ -3,6 +3,9 @@
 //! A member of the durable group `process-projector` on `heartbeat.received`, like any client. Each heartbeat becomes
 //! the newest event of its process on `process.state`; a process that has not beaten for 15 seconds is published once
 //! more as stale. What is known of the processes is the log itself: it is read back at start.
+//!
+//! Of hubs that share a store one projects for all: the one that holds the lease. It gives the lease back when its
+//! position is stored; another goes on from there.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,7 +13,10 @@ use prom_protocol::{
     Event, EventOptions, Group, Heartbeat, NameError, ProcessState, ProcessStatus, StartFrom, SubscribeOptions, Text,
     Topic, TopicOrPattern, encode_event_body, limits, topics,
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,6 +25,7 @@ use crate::{
         actor::{Join, Settlement, ToGroup, Verdict},
     },
     gateway::{ConnectionHandle, ToConnection},
+    lease::Lease,
     store::{Append, Store, StoreError},
     writer::{Writer, wall_clock},
 };
@@ -35,6 +42,11 @@ const PAGE_BYTES: usize = 1024 * 1024;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest wait before a failed try is repeated.
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long the group may take to store its position before the lease is given back all the same.
+const STORED: Duration = Duration::from_secs(5);
+/// How long a group that was lost may take to end: as long as a commit that was under way. One that has members on this
+/// hub goes on.
+const ENDED: Duration = Duration::from_secs(30);
 /// The projector's subscription; connections count theirs from 1.
 const MEMBER: MemberId = 0;
 
@@ -44,6 +56,8 @@ pub struct Projector {
     store: Arc<dyn Store>,
     writer: Writer,
     groups: Groups,
+    /// The way to the group, once joined.
+    joined: Option<mpsc::Sender<ToGroup>>,
     heartbeats: Topic,
     states: Topic,
     group: Group,
@@ -61,6 +75,7 @@ impl Projector {
             store,
             writer,
             groups,
+            joined: None,
             heartbeats: Topic::new(topics::HEARTBEAT)?,
             states: Topic::new(topics::STATE)?,
             group: Group::new("process-projector")?,
@@ -68,12 +83,49 @@ impl Projector {
         })
     }
 
-    /// Projects until the hub ends. A store that is away is waited for.
+    /// Projects whenever this hub is the one to do it, until the hub ends.
     pub async fn run(mut self, ending: CancellationToken) {
+        let lease = Lease::new(Arc::clone(&self.store), "projector");
+        while !ending.is_cancelled() {
+            let until = tokio::select! {
+                () = ending.cancelled() => break,
+                until = lease.taken() => until,
+            };
+            tracing::info!("this hub projects heartbeats");
+            let lost = tokio::select! {
+                biased;
+                () = lease.lost(until) => true,
+                () = self.work(&ending) => false,
+            };
+            if lost {
+                tracing::warn!("another hub may project heartbeats now");
+                tokio::select! {
+                    () = ending.cancelled() => {}
+                    () = self.lose() => {}
+                }
+            }
+        }
+        lease.release().await;
+    }
+
+    /// Leaves the group to another hub. Whatever is known of it here is not to be used again.
+    async fn lose(&mut self) {
+        let Some(group) = self.joined.take() else { return };
+        let ended = async {
+            let _ = group.send(ToGroup::End(MEMBER)).await;
+            group.closed().await;
+        };
+        if timeout(ENDED, ended).await.is_err() {
+            tracing::warn!("the projector's group goes on without it");
+        }
+    }
+
+    /// Projects until the hub ends, and then waits until the position is stored. A store that is away is waited for.
+    async fn work(&mut self, ending: &CancellationToken) {
         let mut wait = RETRY_MIN;
         while !ending.is_cancelled() {
             let started = Instant::now();
-            if let Err(error) = self.project(&ending).await {
+            if let Err(error) = self.project(ending).await {
                 tracing::warn!(%error, "process projector waits for the store");
                 if started.elapsed() > RETRY_MAX {
                     wait = RETRY_MIN;
@@ -85,12 +137,18 @@ impl Projector {
                 wait = (wait * 2).min(RETRY_MAX);
             }
         }
+        if let Some(group) = self.joined.take()
+            && timeout(STORED, group.closed()).await.is_err()
+        {
+            tracing::warn!("the projector's position may not be stored");
+        }
     }
 
     async fn project(&mut self, ending: &CancellationToken) -> Result<(), StoreError> {
         self.restore().await?;
         let (connection, mut messages) = ConnectionHandle::new();
         let group = self.groups.open(&self.group);
+        self.joined = Some(group.clone());
         let (reply, joined) = oneshot::channel();
         let options = SubscribeOptions {
             from: StartFrom::Earliest,

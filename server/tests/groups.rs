@@ -16,21 +16,31 @@ use prom_hub::{
         actor::{Context, Join, Settlement, ToGroup, Verdict},
     },
     gateway::{ConnectionHandle, ToConnection},
-    store::{Append, Appended, Batch, Cursor, LatestPage, MemoryStore, Page, Refused, Store, StoreError, Stored, Tail},
+    projector::Projector,
+    store::{
+        Append, Appended, Batch, Cursor, CursorPut, LatestPage, MemoryStore, Page, Refused, Store, StoreError, Stored,
+        Tail,
+    },
     topics::Topics,
     writer::Writer,
 };
-use prom_protocol::{EventOptions, Group, StartFrom, SubscribeOptions, Topic, TopicOrPattern, encode_event_body};
+use prom_protocol::{
+    EventOptions, Group, StartFrom, SubscribeOptions, Topic, TopicOrPattern, encode_event_body, topics,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a group without members keeps its state.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// A store that can be taken away.
+/// A store that can be taken away, and whose leases can.
 #[derive(Debug)]
 struct Flaky {
     inner: MemoryStore,
     away: AtomicBool,
+    /// Another hub has every lease.
+    leased: AtomicBool,
+    /// Nobody answers who has which.
+    silent: AtomicBool,
 }
 
 impl Flaky {
@@ -86,6 +96,13 @@ impl Store for Flaky {
     async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError> {
         self.inner.cursors(topic).await
     }
+    async fn lease(&self, _: &str, _: Duration) -> Result<bool, StoreError> {
+        if self.silent.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            return Err(StoreError::Unavailable("no answer".into()));
+        }
+        Ok(!self.leased.load(Ordering::SeqCst))
+    }
 }
 
 struct World {
@@ -97,7 +114,8 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let store = Arc::new(Flaky { inner: MemoryStore::new(1024 * 1024), away: AtomicBool::new(false) });
+        let inner = MemoryStore::new(1024 * 1024);
+        let store = Arc::new(Flaky { inner, away: false.into(), leased: false.into(), silent: false.into() });
         let topics = Arc::new(Topics::default());
         let (writer, writing) =
             Writer::start(Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&topics), Default::default());
@@ -114,8 +132,12 @@ impl World {
     }
 
     async fn publish(&self, topic: &str) {
+        self.publish_payload(topic, "1").await;
+    }
+
+    async fn publish_payload(&self, topic: &str, payload: &str) {
         let mut body = Vec::new();
-        encode_event_body(&mut body, topic, &EventOptions::default(), "1");
+        encode_event_body(&mut body, topic, &EventOptions::default(), payload);
         let append = Append { topic: Topic::new(topic).unwrap(), id: None, ts: None, key: None, body };
         self.context.writer.commit(vec![append], Vec::new()).await.unwrap().remove(0).unwrap();
     }
@@ -275,4 +297,80 @@ async fn a_new_topic_is_taken_on_when_the_store_is_back() {
     world.store.away.store(false, Ordering::SeqCst);
     world.publish("a.x").await;
     assert_eq!(member.delivery().await.event.seq, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_another_hub_may_have_ends_at_once_and_does_not_store_again() {
+    let world = World::new();
+    world.publish("a").await;
+    let mut member = world.join(1, "a").await;
+    let delivery = member.delivery().await;
+    world.store.away.store(true, Ordering::SeqCst);
+    member.ack(&delivery, "1").await;
+    member.group.send(ToGroup::End(1)).await.unwrap();
+    tokio::time::timeout(LINGER / 30, member.group.closed()).await.unwrap();
+    world.store.away.store(false, Ordering::SeqCst);
+    tokio::time::sleep(2 * LINGER).await;
+    let cursor = world.store.cursor(&Topic::new("a").unwrap(), &world.group).await.unwrap().unwrap();
+    assert_eq!(cursor.floor, 0, "the other hub's position would be gone");
+}
+
+impl World {
+    fn project(&self) {
+        let (store, writer) = (Arc::clone(&self.context.store), self.context.writer.clone());
+        let projector = Projector::new(store, writer, self.groups.clone()).unwrap();
+        tokio::spawn(projector.run(self.context.ending.clone()));
+    }
+
+    /// A heartbeat of a process of its own.
+    async fn beat(&self, pid: u32) {
+        let payload = format!(r#"{{"pid":{pid},"name":"n","host":"h","cpu_pct":1,"mem_mb":1}}"#);
+        self.publish_payload(topics::HEARTBEAT, &payload).await;
+    }
+
+    /// Of which processes there are states, once there has been time to project.
+    async fn states(&self) -> Vec<String> {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let page = self.store.read(&Topic::new(topics::STATE).unwrap(), 0, 100, 100_000).await.unwrap();
+        page.events.iter().map(|event| event.key.as_deref().unwrap().to_owned()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projector_that_loses_its_lease_stops_and_later_goes_on_where_others_have_come_to() {
+    let world = World::new();
+    world.project();
+    world.beat(1).await;
+    assert_eq!(world.states().await, ["h:n:1"]);
+    world.store.leased.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    world.beat(2).await;
+    assert_eq!(world.states().await, ["h:n:1"], "another hub does it");
+    let (topic, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::new("process-projector").unwrap());
+    let cursor = world.store.cursor(&topic, &group).await.unwrap().unwrap();
+    assert_eq!(cursor.floor, 1, "that hub goes on from there");
+    let put = CursorPut { topic, group, cursor: Cursor { floor: 2, delivered: 2, ..cursor } };
+    world.context.writer.commit(Vec::new(), vec![put]).await.unwrap();
+    world.store.leased.store(false, Ordering::SeqCst);
+    world.beat(3).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.states().await, ["h:n:1", "h:n:3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projector_stops_ten_seconds_after_it_last_asked_for_its_lease_with_success() {
+    let world = World::new();
+    world.project();
+    world.beat(1).await;
+    assert_eq!(world.states().await, ["h:n:1"]);
+    world.store.silent.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    world.beat(2).await;
+    assert_eq!(world.states().await, ["h:n:1", "h:n:2"], "9 s");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.beat(3).await;
+    assert_eq!(world.states().await, ["h:n:1", "h:n:2"], "10 s");
+    world.store.silent.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.states().await, ["h:n:1", "h:n:2", "h:n:3"]);
 }

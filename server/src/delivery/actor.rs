@@ -88,6 +88,9 @@ pub enum ToGroup {
     Join(Box<Join>),
     /// A member leaves; the answer comes when it is out.
     Leave(MemberId, Option<oneshot::Sender<()>>),
+    /// A member leaves, and another hub may have the group from now on: without other members the group ends at once,
+    /// and stores its position if that works the first time.
+    End(MemberId),
     /// A member settles deliveries.
     Settle(MemberId, Vec<Settlement>),
     /// A member stops or starts taking events; the answer comes when it does.
@@ -190,6 +193,8 @@ struct Actor {
     outbound: HashMap<MemberId, Vec<Delivery>>,
     tally: Tally,
     started: Instant,
+    /// See [`ToGroup::End`].
+    dismissed: bool,
 }
 
 impl Actor {
@@ -212,6 +217,7 @@ impl Actor {
             outbound: HashMap::new(),
             tally,
             started: Instant::now(),
+            dismissed: false,
         }
     }
 
@@ -249,7 +255,10 @@ impl Actor {
             if !self.connections.is_empty() {
                 idle_since = Instant::now();
                 over = false;
-            } else if over && self.engine.is_idle() && self.work.is_empty() && self.owed.is_empty() {
+                continue;
+            }
+            over |= self.dismissed;
+            if over && self.engine.is_idle() && self.work.is_empty() && self.owed.is_empty() {
                 // Closed only now that everything is stored: whoever comes next starts from there. A member that was
                 // about to join finds its request dropped, and opens the group again.
                 messages.close();
@@ -266,6 +275,7 @@ impl Actor {
                 let Join { id, target, options, connection, reply } = *join;
                 let joined = self.prepare(&target, &options).await;
                 if joined.is_ok() {
+                    self.dismissed = false;
                     self.engine.join(id, target, options);
                     self.connections.insert(id, connection);
                 }
@@ -279,6 +289,10 @@ impl Actor {
                 if let Some(reply) = reply {
                     let _ = reply.send(());
                 }
+            }
+            ToGroup::End(id) => {
+                self.leave(id);
+                self.dismissed = true;
             }
             ToGroup::Settle(member, settlements) => {
                 for settlement in settlements {
@@ -460,6 +474,12 @@ impl Actor {
                 let log = persist.log;
                 self.engine.persisted(log);
                 self.answer_stored(log, None);
+            }
+            // What is tried again might undo what another hub has stored since.
+            Done::Persist(persist, Err(error)) if self.dismissed && self.connections.is_empty() => {
+                tracing::warn!(group = %self.group, %error, "position not stored");
+                self.answer_stored(persist.log, Some(&error));
+                self.engine.persisted(persist.log);
             }
             Done::Persist(persist, Err(error)) => {
                 tracing::warn!(group = %self.group, %error, "position not stored, trying again");

@@ -15,7 +15,7 @@ pub mod memory;
 pub mod mongo;
 mod retention;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -277,6 +277,19 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     async fn follow(&self, grown: Grown) {
         let _ = grown;
         std::future::pending::<()>().await;
+    }
+
+    /// Takes or keeps the lease `name` for this hub; whether this hub has it. After a `true` no other has it for `ttl`,
+    /// counted from when this was called. An error, which takes at most three seconds, says neither. A store of one hub
+    /// gives every lease.
+    async fn lease(&self, name: &str, ttl: Duration) -> Result<bool, StoreError> {
+        let _ = (name, ttl);
+        Ok(true)
+    }
+
+    /// Gives the lease `name` back if this hub has it, so that another need not wait until it ends.
+    async fn release(&self, name: &str) {
+        let _ = name;
     }
 
     /// Finishes what is done behind the commits. Nothing can be written afterwards.

@@ -6,7 +6,7 @@
 //!                ▼                                         cursors   {_id: "topic::group", lastId, lastTs, lastSeq, …}
 //!             cache.rs   where topics stand, the newest events
 //!                ▲
-//!   read ──── read.rs        follow.rs   other hubs' commits       trim.rs   retention
+//!   read ──── read.rs        follow.rs   other hubs' commits       trim.rs   retention       lease.rs   who does what
 //! ```
 //!
 //! Any number of hubs may write one database. A topic's counter and its events change in one transaction, so seqs have no
@@ -19,6 +19,7 @@ mod cursor;
 mod document;
 mod follow;
 mod json;
+mod lease;
 mod plan;
 mod read;
 #[cfg(test)]
@@ -136,6 +137,8 @@ struct Inner {
     /// The hub is ending: nothing is to take long.
     hurry: CancellationToken,
     said: Mutex<Option<Instant>>,
+    /// See [`lease`].
+    owner: Box<str>,
 }
 
 impl MongoStore {
@@ -196,6 +199,7 @@ impl MongoStore {
             failing: AtomicBool::new(false),
             hurry: CancellationToken::new(),
             said: Mutex::default(),
+            owner: lease::owner(),
             options: options.clone(),
         });
         for (topic, known) in inner.load_topics(doc! {}).await.map_err(lost)? {
@@ -337,6 +341,14 @@ impl Store for MongoStore {
 
     async fn follow(&self, grown: Grown) {
         self.inner.follow(&self.closed, &grown).await;
+    }
+
+    async fn lease(&self, name: &str, ttl: Duration) -> Result<bool, StoreError> {
+        self.inner.lease(name, ttl).await
+    }
+
+    async fn release(&self, name: &str) {
+        self.inner.release(name).await;
     }
 
     async fn close(&self) -> Result<(), StoreError> {

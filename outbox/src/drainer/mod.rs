@@ -11,8 +11,6 @@
 mod batch;
 mod options;
 mod tally;
-#[cfg(test)]
-mod tests;
 
 use std::{
     fmt,

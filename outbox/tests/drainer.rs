@@ -1,0 +1,273 @@
+//! What a drainer does with rows, hubs and stores that fail.
+
+mod hub;
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use hub::{FakeHub, assert_key_order, until};
+use prom_outbox::{
+    Claim, ClaimRequest, Drainer, Filter, Mark, MemoryOutbox, NewRow, Options, OutboxStore, PublishError, Row, Stats,
+    Status, StoreError,
+};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
+
+/// A store that counts its calls, and fails some of them.
+#[derive(Debug, Default)]
+struct Counting {
+    inner: MemoryOutbox,
+    claims: AtomicUsize,
+    settles: AtomicUsize,
+    /// So many calls fail from now on.
+    failing_claims: AtomicUsize,
+    failing_settles: AtomicUsize,
+}
+
+impl Counting {
+    fn fails(left: &AtomicUsize) -> Result<(), StoreError> {
+        match left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => Err(StoreError::Unavailable("as told".into())),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn fill(&self, rows: &[(&str, Option<&str>)]) {
+        for (ts, (id, key)) in rows.iter().enumerate() {
+            let row = NewRow::new("t", &1).unwrap().id(*id).ts(ts as u64);
+            self.inner.add(match key {
+                Some(key) => row.key(*key),
+                None => row,
+            })
+            .unwrap();
+        }
+    }
+
+    async fn row(&self, id: &str) -> Row {
+        self.inner.list(&Filter::id(id), 1).await.unwrap().remove(0)
+    }
+
+    async fn count(&self, status: Status) -> usize {
+        self.inner.list(&Filter::status(status), usize::MAX).await.unwrap().len()
+    }
+}
+
+#[async_trait]
+impl OutboxStore for Counting {
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        self.claims.fetch_add(1, SeqCst);
+        Self::fails(&self.failing_claims)?;
+        self.inner.claim(request).await
+    }
+
+    async fn settle(&self, fence: u64, marks: &[Mark]) -> Result<usize, StoreError> {
+        self.settles.fetch_add(1, SeqCst);
+        Self::fails(&self.failing_settles)?;
+        self.inner.settle(fence, marks).await
+    }
+
+    async fn remove_sent(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.inner.remove_sent(age, limit).await
+    }
+
+    async fn stats(&self) -> Result<Stats, StoreError> {
+        self.inner.stats().await
+    }
+
+    async fn list(&self, filter: &Filter, limit: usize) -> Result<Vec<Row>, StoreError> {
+        self.inner.list(filter, limit).await
+    }
+
+    async fn retry(&self, filter: &Filter) -> Result<u64, StoreError> {
+        self.inner.retry(filter).await
+    }
+
+    async fn drop_rows(&self, filter: &Filter) -> Result<u64, StoreError> {
+        self.inner.drop_rows(filter).await
+    }
+
+    async fn watch(&self, wake: &Notify) -> Result<Infallible, StoreError> {
+        self.inner.watch(wake).await
+    }
+}
+
+/// Short waits.
+fn quick() -> Options {
+    Options {
+        backoff_first: Duration::from_millis(5),
+        backoff_most: Duration::from_millis(50),
+        pause_first: Duration::from_millis(5),
+        pause_most: Duration::from_millis(50),
+        ..Options::default()
+    }
+}
+
+struct Running {
+    drainer: Arc<Drainer>,
+    stop: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+fn start(store: &Arc<Counting>, hub: &Arc<FakeHub>, options: Options) -> Running {
+    let drainer = Arc::new(Drainer::new(Arc::clone(store) as _, Arc::clone(hub) as _, options));
+    let stop = Arc::new(Notify::new());
+    let (running, stopped) = (Arc::clone(&drainer), Arc::clone(&stop));
+    let task = tokio::spawn(async move { running.run(stopped.notified()).await });
+    Running { drainer, stop, task }
+}
+
+impl Running {
+    async fn stop(self) -> Arc<Drainer> {
+        self.stop.notify_one();
+        self.task.await.unwrap();
+        self.drainer
+    }
+}
+
+fn store() -> Arc<Counting> {
+    Arc::default()
+}
+
+async fn all_sent(store: &Counting, rows: usize) {
+    until("all rows are sent", async || store.count(Status::Sent).await == rows).await;
+}
+
+#[tokio::test]
+async fn rows_are_published_once_and_in_order_through_failures() {
+    let store = store();
+    let rows: Vec<_> = (0..400).map(|n| (format!("r{n:03}"), (n % 4 != 0).then(|| format!("k{}", n % 7)))).collect();
+    store.fill(&rows.iter().map(|(id, key)| (id.as_str(), key.as_deref())).collect::<Vec<_>>());
+    let hub = FakeHub::refusing(|event, tries| {
+        let unlucky = event.id().bytes().map(usize::from).sum::<usize>() % 5 == 0;
+        (unlucky && tries <= 2).then(|| PublishError::new("internal", "later", true))
+    });
+    let drainer = start(&store, &hub, Options { batch: 13, ..quick() });
+    all_sent(&store, 400).await;
+    let tally = drainer.stop().await.tally();
+    assert_eq!((hub.order().len(), hub.duplicates().len()), (400, 0));
+    assert_key_order(&hub.order());
+    assert_eq!((tally.published, tally.parked, tally.refused), (400, 0, 0));
+    assert!(tally.retried > 0, "{tally:?}");
+}
+
+#[tokio::test]
+async fn a_row_that_fails_holds_back_its_key_and_nothing_else() {
+    let store = store();
+    store.fill(&[("a1", Some("a")), ("a2", Some("a")), ("b1", Some("b")), ("x", None)]);
+    let hub = FakeHub::refusing(|event, tries| {
+        (event.id() == "a1" && tries <= 3).then(|| PublishError::new("internal", "later", true))
+    });
+    let drainer = start(&store, &hub, quick());
+    all_sent(&store, 4).await;
+    drainer.stop().await;
+    assert_eq!(hub.ids()[2..], ["a1", "a2"]);
+    assert_eq!((hub.tries("a1"), hub.tries("a2")), (4, 1));
+    assert_eq!(store.row("a1").await.attempts, 3);
+}
+
+#[tokio::test]
+async fn a_row_that_will_never_be_published_is_parked_at_once() {
+    let store = store();
+    store.fill(&[("a1", Some("a")), ("a2", Some("a"))]);
+    let hub = FakeHub::refusing(|event, _| {
+        (event.id() == "a1").then(|| PublishError::new("forbidden", "publishing t is not allowed", false))
+    });
+    let drainer = start(&store, &hub, quick());
+    all_sent(&store, 1).await;
+    assert_eq!(drainer.stop().await.tally().parked, 1);
+    let parked = store.row("a1").await;
+    assert_eq!((parked.status, parked.attempts), (Status::Error, 1));
+    assert_eq!(parked.last_err.as_deref(), Some("forbidden: publishing t is not allowed"));
+    assert_eq!(hub.tries("a1"), 1);
+}
+
+#[tokio::test]
+async fn a_row_is_parked_after_its_last_try_and_its_key_goes_on() {
+    let store = store();
+    store.fill(&[("a1", Some("a")), ("a2", Some("a"))]);
+    let hub = FakeHub::refusing(|event, _| {
+        (event.id() == "a1").then(|| PublishError::new("internal", "never", true))
+    });
+    let drainer = start(&store, &hub, Options { max_attempts: 4, ..quick() });
+    all_sent(&store, 1).await;
+    drainer.stop().await;
+    let parked = store.row("a1").await;
+    assert_eq!((parked.status, parked.attempts, hub.tries("a1")), (Status::Error, 4, 4));
+}
+
+#[tokio::test]
+async fn while_the_hub_is_away_nothing_counts_as_a_try() {
+    let store = store();
+    store.fill(&[("a1", Some("a")), ("a2", Some("a")), ("x", None)]);
+    let hub = FakeHub::new();
+    hub.away.store(true, SeqCst);
+    let drainer = start(&store, &hub, Options { max_attempts: 2, ..quick() });
+    until("the hub was tried five times", async || drainer.drainer.tally().publisher_errors >= 5).await;
+    hub.away.store(false, SeqCst);
+    all_sent(&store, 3).await;
+    let tally = drainer.stop().await.tally();
+    assert_eq!((tally.retried, tally.parked, store.row("a1").await.attempts), (0, 0, 0));
+    assert_key_order(&hub.order());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_hub_is_away_it_is_left_alone() {
+    let store = store();
+    store.fill(&[("a", None)]);
+    let hub = FakeHub::new();
+    hub.away.store(true, SeqCst);
+    let drainer = start(&store, &hub, Options::default());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let claims = store.claims.load(SeqCst);
+    assert!((10..=40).contains(&claims), "{claims} claims in a minute");
+    drainer.stop().await;
+}
+
+#[tokio::test]
+async fn a_timeout_of_one_row_among_others_is_its_own() {
+    let store = store();
+    store.fill(&[("slow", None), ("a", None)]);
+    let hub = FakeHub::refusing(|event, _| {
+        (event.id() == "slow").then(|| PublishError::new("timeout", "no answer in time", true))
+    });
+    // Rows enough for it to be among others at every try.
+    let drainer = start(&store, &hub, Options { max_attempts: 3, ..quick() });
+    let mut n = 0;
+    while store.row("slow").await.status != Status::Error {
+        n += 1;
+        assert!(n < 10_000, "it is never parked");
+        store.fill(&[(&format!("more{n}"), None)]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(store.row("slow").await.attempts, 3);
+    drainer.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_is_being_published() {
+    let store = store();
+    store.fill(&[("a", None), ("b", Some("k"))]);
+    let hub = FakeHub::new();
+    let gate = Arc::new(Notify::new());
+    let (opened, waiting) = (Arc::clone(&gate), Arc::clone(&hub));
+    hub.silent.store(true, SeqCst);
+    let drainer = start(&store, &hub, Options { publish_timeout: Duration::from_secs(60), ..quick() });
+    until("the batch is published", async || waiting.order().len() == 2).await;
+    // It never answers: the rows are given back when the time for stopping is over.
+    opened.notify_one();
+    let since = std::time::Instant::now();
+    let short = Options { stop_within: Duration::from_millis(50), ..quick() };
+    drop(short);
+    drainer.task.abort();
+    assert!(since.elapsed() < Duration::from_secs(5));
+}

@@ -1,0 +1,124 @@
+//! A hub for drainers: remembers what it was given, says what it is told to say.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use prom_outbox::{Outcome, OutboxEvent, Publish, PublishError, Published, in_key_order};
+
+/// A published event: its id and key.
+pub type Seen = (String, Option<String>);
+
+type Rule = Box<dyn Fn(&OutboxEvent, usize) -> Option<PublishError> + Send + Sync>;
+
+/// See the module.
+#[derive(Default)]
+pub struct FakeHub {
+    log: Mutex<Log>,
+    rule: Option<Rule>,
+    /// Nothing is published while it is set.
+    pub away: AtomicBool,
+    /// Nothing is answered while it is set: batches hang after they were published.
+    pub silent: AtomicBool,
+    /// Batches it was given.
+    pub batches: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Log {
+    seqs: HashMap<String, u64>,
+    order: Vec<Seen>,
+    duplicates: Vec<String>,
+    tries: HashMap<String, usize>,
+}
+
+impl FakeHub {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// One that refuses an event by what `rule` says to it and the number of the try, from 1.
+    pub fn refusing(rule: impl Fn(&OutboxEvent, usize) -> Option<PublishError> + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { rule: Some(Box::new(rule)), ..Self::default() })
+    }
+
+    /// What was published, in order, each once.
+    pub fn order(&self) -> Vec<Seen> {
+        self.log.lock().unwrap().order.clone()
+    }
+
+    pub fn ids(&self) -> Vec<String> {
+        self.order().into_iter().map(|(id, _)| id).collect()
+    }
+
+    pub fn duplicates(&self) -> Vec<String> {
+        self.log.lock().unwrap().duplicates.clone()
+    }
+
+    pub fn tries(&self, id: &str) -> usize {
+        self.log.lock().unwrap().tries.get(id).copied().unwrap_or(0)
+    }
+
+    fn one(&self, event: &OutboxEvent) -> Result<Published, PublishError> {
+        if self.away.load(SeqCst) {
+            return Err(PublishError::new("connection_lost", "the hub is away", true));
+        }
+        let mut log = self.log.lock().unwrap();
+        let id = event.id().to_owned();
+        let tries = log.tries.entry(id.clone()).or_default();
+        *tries += 1;
+        if let Some(error) = self.rule.as_ref().and_then(|rule| rule(event, *tries)) {
+            return Err(error);
+        }
+        if let Some(seq) = log.seqs.get(&id).copied() {
+            log.duplicates.push(id);
+            return Ok(Published { seq, duplicate: true });
+        }
+        let seq = log.order.len() as u64 + 1;
+        log.seqs.insert(id.clone(), seq);
+        log.order.push((id, event.key().map(str::to_owned)));
+        Ok(Published { seq, duplicate: false })
+    }
+}
+
+#[async_trait::async_trait]
+impl Publish for FakeHub {
+    async fn publish(&self, events: &[OutboxEvent], _within: Duration) -> Vec<Outcome> {
+        self.batches.fetch_add(1, SeqCst);
+        let outcomes = in_key_order(events, |event| async {
+            tokio::task::yield_now().await;
+            self.one(event)
+        })
+        .await;
+        if self.silent.load(SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        outcomes
+    }
+}
+
+/// Waits until `what` holds.
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(Instant::now() < limit, "in a minute, not: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The ids of each key came in their order: they are numbered.
+pub fn assert_key_order(order: &[Seen]) {
+    let mut last: HashMap<&str, &str> = HashMap::new();
+    for (id, key) in order {
+        let Some(key) = key else { continue };
+        if let Some(before) = last.insert(key, id) {
+            assert!(before < id.as_str(), "key {key}: {before} came before {id}");
+        }
+    }
+}

@@ -9,6 +9,7 @@ use prom_hub::{
     store::{
         Retention,
         embedded::{Durability, Options},
+        mongo,
     },
 };
 
@@ -36,6 +37,9 @@ pub(crate) struct Listen {
     /// Folder the events are kept in.
     #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
     pub(crate) data: PathBuf,
+    /// Keep events in this MongoDB replica set instead: mongodb://user:password@host1,host2/database?replicaSet=rs0
+    #[arg(long, env = "MONGO_URL", hide_env_values = true)]
+    pub(crate) mongo_url: Option<String>,
     /// When an event is acknowledged: commit (it is on disk), interval:50ms (on disk at most so much later), or os
     /// (on disk when the operating system writes it).
     #[arg(long, env = "PROM_DURABILITY", default_value = "commit", value_parser = durability)]
@@ -113,10 +117,8 @@ impl Tokens {
 impl Listen {
     /// The whole configuration.
     pub(crate) fn config(self, auth: Auth) -> anyhow::Result<Config> {
-        for (name, what) in [("MONGO_URL", "the MongoDB store"), ("JWT_JWKS_URL", "JWKS")] {
-            if std::env::var_os(name).is_some_and(|value| !value.is_empty()) {
-                bail!("{name} is set, and this version does not have {what} yet; unset it to run without");
-            }
+        if std::env::var_os("JWT_JWKS_URL").is_some_and(|value| !value.is_empty()) {
+            bail!("JWT_JWKS_URL is set, and this version does not have JWKS yet; unset it to run without");
         }
         let mut config = Config::new(auth);
         config.port = self.port;
@@ -130,9 +132,15 @@ impl Listen {
         let mut options = Options { durability: self.durability, ..Options::default() };
         let rules = self.config.as_deref().map(|path| file::read(path, &mut options)).transpose()?.unwrap_or_default();
         options.retention = Retention::new(rules).with_own();
-        config.store = match self.memory_mb {
-            Some(mb) => StoreConfig::Memory(mb.saturating_mul(1024 * 1024)),
-            None => StoreConfig::Embedded(self.data, options),
+        config.store = match (self.memory_mb, self.mongo_url.filter(|url| !url.is_empty())) {
+            (Some(_), Some(_)) => bail!("MONGO_URL and PROM_MEMORY_MB are both set; a hub has one store"),
+            (Some(mb), None) => StoreConfig::Memory(mb.saturating_mul(1024 * 1024)),
+            (None, Some(url)) => {
+                let Options { durability, retention, max_bytes, cache_bytes, .. } = options;
+                let own = mongo::Options::new(url);
+                StoreConfig::Mongo(mongo::Options { durability, retention, max_bytes, cache_bytes, ..own })
+            }
+            (None, None) => StoreConfig::Embedded(self.data, options),
         };
         Ok(config)
     }

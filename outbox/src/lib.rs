@@ -87,7 +87,7 @@ mod ledger;
 mod memory;
 #[cfg(feature = "mongodb")]
 mod mongo;
-#[cfg(feature = "mongod")]
+#[cfg(all(unix, feature = "mongod"))]
 pub mod mongod;
 mod publish;
 mod row;

@@ -41,11 +41,12 @@ impl Counting {
     fn fill(&self, rows: &[(&str, Option<&str>)]) {
         for (ts, (id, key)) in rows.iter().enumerate() {
             let row = NewRow::new("t", &1).unwrap().id(*id).ts(ts as u64);
-            self.inner.add(match key {
-                Some(key) => row.key(*key),
-                None => row,
-            })
-            .unwrap();
+            self.inner
+                .add(match key {
+                    Some(key) => row.key(*key),
+                    None => row,
+                })
+                .unwrap();
         }
     }
 
@@ -195,9 +196,7 @@ async fn a_row_that_will_never_be_published_is_parked_at_once() {
 async fn a_row_is_parked_after_its_last_try_and_its_key_goes_on() {
     let store = store();
     store.fill(&[("a1", Some("a")), ("a2", Some("a"))]);
-    let hub = FakeHub::refusing(|event, _| {
-        (event.id() == "a1").then(|| PublishError::new("internal", "never", true))
-    });
+    let hub = FakeHub::refusing(|event, _| (event.id() == "a1").then(|| PublishError::new("internal", "never", true)));
     let drainer = start(&store, &hub, Options { max_attempts: 4, ..quick() });
     all_sent(&store, 1).await;
     drainer.stop().await;
@@ -258,16 +257,115 @@ async fn stopping_finishes_what_is_being_published() {
     let store = store();
     store.fill(&[("a", None), ("b", Some("k"))]);
     let hub = FakeHub::new();
-    let gate = Arc::new(Notify::new());
-    let (opened, waiting) = (Arc::clone(&gate), Arc::clone(&hub));
     hub.silent.store(true, SeqCst);
-    let drainer = start(&store, &hub, Options { publish_timeout: Duration::from_secs(60), ..quick() });
-    until("the batch is published", async || waiting.order().len() == 2).await;
-    // It never answers: the rows are given back when the time for stopping is over.
-    opened.notify_one();
-    let since = std::time::Instant::now();
-    let short = Options { stop_within: Duration::from_millis(50), ..quick() };
-    drop(short);
-    drainer.task.abort();
-    assert!(since.elapsed() < Duration::from_secs(5));
+    let drainer = start(&store, &hub, quick());
+    until("the batch is published", async || hub.order().len() == 2).await;
+    drainer.stop.notify_one();
+    hub.speak();
+    drainer.task.await.unwrap();
+    let left =
+        (store.count(Status::Sent).await, store.count(Status::Claimed).await, store.count(Status::Pending).await);
+    assert_eq!(left, (2, 0, 1));
+}
+
+#[tokio::test]
+async fn stopping_gives_back_what_is_not_answered() {
+    let store = store();
+    store.fill(&[("a", None), ("b", Some("k"))]);
+    let hub = FakeHub::new();
+    hub.silent.store(true, SeqCst);
+    let drainer = start(&store, &hub, Options { stop_within: Duration::from_millis(50), ..quick() });
+    until("the batch is published", async || hub.order().len() == 2).await;
+    assert_eq!(drainer.stop().await.tally().released, 2);
+    assert_eq!((store.count(Status::Pending).await, store.row("a").await.attempts), (2, 0));
+}
+
+#[tokio::test]
+async fn what_was_published_and_not_marked_is_published_again_with_its_id() {
+    let store = store();
+    store.fill(&[("a1", Some("a")), ("a2", Some("a")), ("x", None)]);
+    let hub = FakeHub::new();
+    hub.silent.store(true, SeqCst);
+    let short = || Options { lease: Duration::from_millis(300), poll: Duration::from_millis(10), ..quick() };
+    let first = start(&store, &hub, short());
+    until("the batch is published", async || hub.order().len() == 3).await;
+    first.task.abort();
+    assert!(first.task.await.unwrap_err().is_cancelled());
+    assert_eq!(store.count(Status::Claimed).await, 3, "it died before it could mark them");
+    hub.silent.store(false, SeqCst);
+    let second = start(&store, &hub, short());
+    all_sent(&store, 3).await;
+    let tally = second.stop().await.tally();
+    assert_eq!((tally.duplicates, tally.requeued), (3, 3));
+    assert_eq!((hub.order().len(), hub.duplicates().len()), (3, 3));
+}
+
+#[tokio::test]
+async fn a_publisher_that_does_not_answer_is_not_waited_for_beyond_the_lease() {
+    let store = store();
+    store.fill(&[("a", None)]);
+    let hub = FakeHub::new();
+    hub.silent.store(true, SeqCst);
+    let drainer = start(&store, &hub, Options { lease: Duration::from_millis(800), ..quick() });
+    until("it has given up", async || drainer.drainer.tally().released == 1).await;
+    assert_eq!(drainer.drainer.tally().refused, 0, "while the claim was its own");
+    hub.silent.store(false, SeqCst);
+    all_sent(&store, 1).await;
+    drainer.stop().await;
+    assert_eq!(store.row("a").await.attempts, 0);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_for_a_while_is_tried_again() {
+    let store = store();
+    store.fill(&[("a", None)]);
+    store.failing_claims.store(3, SeqCst);
+    store.failing_settles.store(3, SeqCst);
+    let hub = FakeHub::new();
+    let drainer = start(&store, &hub, quick());
+    all_sent(&store, 1).await;
+    let tally = drainer.stop().await.tally();
+    assert_eq!((tally.store_errors, hub.tries("a")), (6, 1), "published once, marked at last");
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_poison_nor_nothing_to_do_keeps_it_busy() {
+    let store = store();
+    store.fill(&[("bad1", Some("k")), ("good", Some("k")), ("bad2", None)]);
+    let hub = FakeHub::refusing(|event, _| {
+        event.id().starts_with("bad").then(|| PublishError::new("bad_payload", "no", false))
+    });
+    let drainer = start(&store, &hub, Options::default());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((hub.ids(), store.count(Status::Error).await), (vec!["good".to_owned()], 2));
+    let (claims, settles) = (store.claims.load(SeqCst), store.settles.load(SeqCst));
+    assert!((55..=65).contains(&claims) && settles <= 2, "{claims} claims and {settles} settles in a minute");
+    drainer.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_wakes_it() {
+    let store = store();
+    let hub = FakeHub::new();
+    let drainer = start(&store, &hub, Options { poll: Duration::from_secs(3600), ..Options::default() });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let since = Instant::now();
+    store.fill(&[("a", None)]);
+    while hub.order().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(since.elapsed() < Duration::from_secs(1), "it sleeps until its poll");
+    }
+    drainer.stop().await;
+}
+
+#[tokio::test]
+async fn sent_rows_are_deleted_after_the_retention() {
+    let store = store();
+    store.fill(&[("a", None), ("b", None)]);
+    let hub = FakeHub::new();
+    let options =
+        Options { retention: Some(Duration::from_millis(20)), cleanup_every: Duration::from_millis(10), ..quick() };
+    let drainer = start(&store, &hub, options);
+    until("they are gone", async || store.stats().await.unwrap() == Stats::default()).await;
+    assert_eq!((hub.order().len(), drainer.stop().await.tally().removed), (2, 2));
 }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use prom_protocol::limits;
 
-use crate::store::embedded;
+use crate::store::{embedded, mongo};
 
 /// Shortest JWT secret outside dev mode, in bytes: RFC 7518 section 3.2 asks for the size of the hash.
 pub const SECRET_BYTES: usize = 32;
@@ -43,6 +43,8 @@ pub enum StoreConfig {
     Memory(usize),
     /// On this machine's disk, in this folder.
     Embedded(PathBuf, embedded::Options),
+    /// In a MongoDB replica set.
+    Mongo(mongo::Options),
 }
 
 /// Limits of the gateway.

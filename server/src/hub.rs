@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prom_protocol::Topic;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,7 +19,7 @@ use crate::{
     http::PatientListener,
     ops::{self, Ops},
     projector::Projector,
-    store::{EmbeddedStore, MemoryStore, OpenError, Store, StoreError},
+    store::{EmbeddedStore, MemoryStore, MongoStore, OpenError, Store, StoreError, mongo},
     topics::Topics,
     writer::Writer,
 };
@@ -60,6 +61,9 @@ pub enum StartError {
     /// The data folder cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// MongoDB cannot be the store.
+    #[error(transparent)]
+    Mongo(#[from] mongo::OpenError),
     /// A defect.
     #[error("a name of the hub's own is not well formed")]
     Name(#[from] prom_protocol::NameError),
@@ -127,6 +131,7 @@ impl Hub {
         let writer_ended = on_its_own_thread("writer", writing).map_err(listen)?;
         let tasks = TaskTracker::new();
         let ending = CancellationToken::new();
+        tasks.spawn(follow(Arc::clone(&store), Arc::clone(&topics), ending.clone()));
         let context = Context {
             store: Arc::clone(&store),
             topics: Arc::clone(&topics),
@@ -216,7 +221,17 @@ async fn open(config: StoreConfig) -> Result<Arc<dyn Store>, StartError> {
             let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, options)).await;
             Arc::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??)
         }
+        StoreConfig::Mongo(options) => Arc::new(MongoStore::open(options).await?),
     })
+}
+
+/// Wakes who listens to topics that other hubs write to.
+async fn follow(store: Arc<dyn Store>, topics: Arc<Topics>, ending: CancellationToken) {
+    let grown = Box::new(move |topic: &Topic, seq| topics.grown_elsewhere(topic, seq));
+    tokio::select! {
+        () = ending.cancelled() => {}
+        () = store.follow(grown) => {}
+    }
 }
 
 /// Runs what may block, such as commits that wait for the disk, where it holds no other task up. Answers when it ends.

@@ -174,6 +174,14 @@ impl Topics {
         state.grow(tail);
     }
 
+    /// Tells everybody that `topic` has grown to `tail`, if that is news: another hub may have written to it.
+    pub fn grown_elsewhere(&self, topic: &Topic, tail: u64) {
+        let state = self.state(topic);
+        if tail > state.tail() {
+            state.grow(tail);
+        }
+    }
+
     /// What the hub counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics

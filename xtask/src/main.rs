@@ -3,16 +3,18 @@
 //! ```text
 //! main ── setup   the machine: Node, the wasm target, npm packages
 //!      ├─ build   sdk (module, bindings, face, size), demo page, the `prom` binary
-//!      ├─ start   build, then becomes `prom dev`
-//!      ├─ test    build, a browser, then every group of tests
+//!      ├─ start   build, MongoDB if asked for, then becomes `prom dev`
+//!      ├─ test    build, MongoDB, a browser, then every group of tests
 //!      └─ lint    formatting, clippy, docs, dependencies, types
 //!
 //! step   runs one of the above's steps, shows its progress, keeps its log
 //! stamp  knows whether what a step reads has changed since it last succeeded
 //! ```
 
+mod apt;
 mod build;
 mod lint;
+mod mongod;
 mod sdk;
 mod setup;
 mod stamp;
@@ -30,10 +32,12 @@ use crate::workspace::Workspace;
 
 const HELP: &str = "\
 Usage: npm start [-- FLAGS]     build what has changed, then run the hub: prom dev FLAGS
+                                (--mongo: on a MongoDB server of its own, which is fetched if there is none)
        npm test [-- GROUPS]     build, then run the tests: all, or some of rust demo sdk e2e
        npm run build            the SDK's module, the demo page and target/release/prom
        npm run lint             formatting, clippy, docs, dependencies, types
        npm run setup            prepare this machine: wasm target and npm packages
+       npm run setup -- mongod  that, and a MongoDB server for the tests
 
 The same without npm: cargo run --package xtask -- start|test|build|lint|setup";
 
@@ -57,8 +61,9 @@ fn run(args: &[String]) -> Result<()> {
         println!("{HELP}");
         return Ok(());
     }
-    if !matches!(verb, "start" | "test") && !rest.is_empty() {
-        bail!("`{verb}` takes no arguments\n\n{HELP}");
+    let with_mongod = verb == "setup" && rest == ["mongod"];
+    if !matches!(verb, "start" | "test") && !rest.is_empty() && !with_mongod {
+        bail!("`{verb}` takes no such arguments: {}\n\n{HELP}", rest.join(" "));
     }
 
     let ws = Workspace::locate()?;
@@ -67,9 +72,14 @@ fn run(args: &[String]) -> Result<()> {
 
     let progress = |steps| Progress::new(steps, ws.state().join("logs"));
     match verb {
+        "setup" if with_mongod => {
+            let mut progress = progress(setup::STEPS + mongod::STEPS)?;
+            setup::run(&ws, &mut progress)?;
+            mongod::run(&ws, &mut progress).map(|_| ())
+        }
         "setup" => setup::run(&ws, &mut progress(setup::STEPS)?),
         "build" => build::run(&ws, &mut progress(build::STEPS)?),
-        "start" => start::run(&ws, &mut progress(build::STEPS)?, rest),
+        "start" => start::run(&ws, &mut progress(start::steps(rest))?, rest),
         "test" => {
             let groups = test::Group::choose(rest)?;
             test::run(&ws, &mut progress(test::steps(&groups))?, &groups)

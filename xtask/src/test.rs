@@ -1,14 +1,14 @@
 //! Runs every test there is: Rust, the demo page, the SDK against a real hub, and a real browser against both.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::build;
 use crate::step::{Log, Outcome, Progress, format_time};
-use crate::workspace::{Workspace, cargo, npm, output};
+use crate::workspace::{Workspace, cargo, npm, on_path, output};
+use crate::{apt, build, mongod};
 
 const CHROMIUM_NAMES: [&str; 5] = [
     "chromium",
@@ -48,7 +48,12 @@ impl Group {
         }
     }
 
-    fn command(self, ws: &Workspace, chromium: &str) -> Command {
+    /// The demo page's own tests know of no hub.
+    fn needs_mongod(self) -> bool {
+        self != Self::Demo
+    }
+
+    fn command(self, ws: &Workspace, chromium: &str, mongod: &Path) -> Command {
         let mut command = match self {
             Self::Rust => cargo(&["test", "--workspace", "--no-fail-fast", "--", "--quiet"]),
             Self::Demo => npm(&["test", "-w", "web-demo"]),
@@ -61,6 +66,9 @@ impl Group {
         if self == Self::E2e {
             command.env("CHROMIUM", chromium);
         }
+        if self.needs_mongod() {
+            command.env("MONGOD", mongod);
+        }
         command
     }
 }
@@ -68,11 +76,17 @@ impl Group {
 /// How many steps a run of these groups has.
 pub(crate) fn steps(groups: &[Group]) -> usize {
     let preparations = [Group::Rust, Group::E2e].iter().filter(|group| groups.contains(group)).count();
-    build::STEPS + preparations + groups.len()
+    let mongod = if needs_mongod(groups) { mongod::STEPS } else { 0 };
+    build::STEPS + mongod + preparations + groups.len()
+}
+
+fn needs_mongod(groups: &[Group]) -> bool {
+    groups.iter().any(|group| group.needs_mongod())
 }
 
 pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> Result<()> {
     build::run(ws, progress)?;
+    let mongod = if needs_mongod(groups) { mongod::run(ws, progress)? } else { PathBuf::new() };
     let mut chromium = String::new();
     if groups.contains(&Group::E2e) {
         progress.step("Chromium", |log| {
@@ -90,7 +104,7 @@ pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> 
     let mut finished: Vec<(Group, Duration)> = Vec::new();
     for &group in groups {
         let (status, time) =
-            progress.streamed(&format!("Tests: {}", group.name()), &mut group.command(ws, &chromium))?;
+            progress.streamed(&format!("Tests: {}", group.name()), &mut group.command(ws, &chromium, &mongod))?;
         finished.push((group, time));
         if !status.success() {
             summary(&finished, groups, false);
@@ -125,33 +139,27 @@ fn find_or_install_chromium(log: &mut Log) -> Result<String> {
         return Ok(found);
     }
 
-    let by_hand = "apt-get update && apt-get install -y chromium";
-    let is_root = output(Command::new("id").arg("-u")).is_some_and(|id| id == "0");
-    if !is_root || !Path::new("/usr/bin/apt-get").exists() {
-        let command = if Path::new("/usr/bin/apt-get").exists() {
-            format!("run `sudo sh -c '{by_hand}'`")
-        } else if cfg!(target_os = "macos") {
-            "run `brew install --cask chromium`".to_owned()
-        } else {
-            "install your system's `chromium` package".to_owned()
-        };
-        bail!("the e2e tests need Chromium: {command}, or set CHROMIUM to the path of a Chromium or Chrome");
+    match apt::install(log, "chromium")? {
+        apt::Answer::Installed => {}
+        apt::Answer::ByHand(command) => bail!("{}", needs_chromium(&format!("run `{command}`"))),
+        apt::Answer::NotHere if cfg!(target_os = "macos") => {
+            bail!("{}", needs_chromium("run `brew install --cask chromium`"))
+        }
+        apt::Answer::NotHere => bail!("{}", needs_chromium("install your system's `chromium` package")),
     }
-    let apt = |args: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    };
-    log.run(&mut apt(&["update"]))?;
-    log.run(&mut apt(&["install", "-y", "chromium"]))?;
     match find_chromium() {
         Some(found) => Ok(found),
         // On Ubuntu the package is a note that Chromium comes as a snap.
         None => bail!(
-            "`{by_hand}` gave no Chromium that runs here; install Chrome (https://www.google.com/chrome) or \
-             `snap install chromium`, or set CHROMIUM to its path"
+            "`{}` gave no Chromium that runs here; install Chrome (https://www.google.com/chrome) or \
+             `snap install chromium`, or set CHROMIUM to its path",
+            apt::by_hand("chromium")
         ),
     }
+}
+
+fn needs_chromium(how: &str) -> String {
+    format!("the e2e tests need Chromium: {how}, or set CHROMIUM to the path of a Chromium or Chrome")
 }
 
 fn find_chromium() -> Option<String> {
@@ -161,9 +169,7 @@ fn find_chromium() -> Option<String> {
 /// The full path, which is what the browser's driver wants, of a program that can be run. To be on PATH is not
 /// enough: Ubuntu's `chromium-browser` may be a script that only says where to get it.
 fn runnable(name: &str) -> Option<String> {
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    // Joining an absolute path gives that path.
-    let path = std::env::split_paths(&search).map(|folder| folder.join(name)).find(|path| path.is_file())?;
+    let path = on_path(name)?;
     output(Command::new(&path).arg("--version"))?;
     path.to_str().map(str::to_owned)
 }

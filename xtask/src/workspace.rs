@@ -76,6 +76,13 @@ pub(crate) fn npm(args: &[&str]) -> Command {
     command
 }
 
+/// The full path of the first file on PATH that has this name, or of this file if the name is absolute.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    // Joining an absolute path gives that path.
+    std::env::split_paths(&search).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
 /// The standard output of a command that succeeded.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;

@@ -2,7 +2,7 @@
 
 use std::{io::Write, time::Duration};
 
-use prom_hub::{Auth, Hub};
+use prom_hub::{Auth, Hub, store::mongo};
 use prom_sdk::Client;
 
 use super::heartbeat::{self, Which};
@@ -30,9 +30,10 @@ const OWN_TTL: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let secret = secret::load_or_make(&args.listen.data)?;
-    let kept = match args.listen.memory_mb {
-        Some(_) => "Events are kept in memory and are gone when it stops.".to_owned(),
-        None => format!("Events are kept in {}.", args.listen.data.display()),
+    let kept = match (args.listen.memory_mb, args.listen.mongo_url.as_deref().filter(|url| !url.is_empty())) {
+        (Some(_), _) => "Events are kept in memory and are gone when it stops.".to_owned(),
+        (None, Some(url)) => format!("Events are kept in MongoDB at {}.", mongo::redact(url)),
+        (None, None) => format!("Events are kept in {}.", args.listen.data.display()),
     };
     let auth = Auth::Hs256 { secret: secret.clone(), previous: None, audience: None, issuer: None };
     super::raise_open_files();

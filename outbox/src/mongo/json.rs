@@ -196,8 +196,8 @@ impl<'de> de::Visitor<'de> for Visitor {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Bson, E> {
-        let value = i64::try_from(value).map_err(|_| E::custom(format_args!("{value} is beyond a 64-bit integer")))?;
-        self.visit_i64(value)
+        // Beyond i64 a JSON number is a double to everybody else too.
+        i64::try_from(value).map_or(Ok(Bson::Double(value as f64)), |value| self.visit_i64(value))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Bson, E> {
@@ -314,9 +314,7 @@ mod tests {
             let bson = to_bson(&RawValue::from_string(text.to_owned()).unwrap()).unwrap();
             assert_eq!(json(bson).as_deref(), Ok(text));
         }
-        for text in ["18446744073709551615", r#"{"a\u0000":1}"#] {
-            let refused = to_bson(&RawValue::from_string(text.to_owned()).unwrap()).unwrap_err();
-            assert!(refused.message().starts_with("payload cannot be stored"), "{refused}");
-        }
+        let refused = to_bson(&RawValue::from_string(r#"{"a\u0000":1}"#.to_owned()).unwrap()).unwrap_err();
+        assert!(refused.message().starts_with("payload cannot be stored"), "{refused}");
     }
 }

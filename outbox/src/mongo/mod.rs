@@ -10,7 +10,7 @@ mod document;
 mod json;
 mod operate;
 mod settle;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;
 mod text;
 

@@ -9,12 +9,7 @@ use mongodb::{
 use prom_protocol::ErrorCode;
 
 use super::*;
-use crate::{Claimed, Filter, Settle, Status, conformance::Fixture};
-
-async fn client() -> Client {
-    let url = std::env::var("PROM_TEST_MONGO").expect("PROM_TEST_MONGO names no replica set");
-    Client::with_uri_str(url).await.unwrap()
-}
+use crate::{Claimed, Filter, Settle, Status, conformance::Fixture, mongod};
 
 /// An outbox in a database of its own.
 struct Place {
@@ -24,8 +19,8 @@ struct Place {
 }
 
 async fn place() -> Place {
-    let client = client().await;
-    let rows: Collection<Document> = client.database(&format!("o{}", ObjectId::new())).collection("outbox");
+    let client = Client::with_uri_str(mongod::shared().await.unwrap()).await.unwrap();
+    let rows: Collection<Document> = client.database(&mongod::fresh_database("outbox")).collection("outbox");
     let outbox = Arc::new(MongoOutbox::new(rows.clone()));
     outbox.ensure_indexes().await.unwrap();
     Place { client, rows, outbox }

@@ -1,5 +1,5 @@
 //! A hub for drainers: remembers what it was given, says what it is told to say.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prom_outbox::{Outcome, OutboxEvent, Publish, PublishError, Published, in_key_order};
+use prom_outbox::{OutboxEvent, Outcome, Publish, PublishError, Published, in_key_order};
+use tokio::sync::Notify;
 
 /// A published event: its id and key.
 pub type Seen = (String, Option<String>);
@@ -26,6 +27,7 @@ pub struct FakeHub {
     pub away: AtomicBool,
     /// Nothing is answered while it is set: batches hang after they were published.
     pub silent: AtomicBool,
+    speak: Notify,
     /// Batches it was given.
     pub batches: AtomicUsize,
 }
@@ -46,6 +48,12 @@ impl FakeHub {
     /// One that refuses an event by what `rule` says to it and the number of the try, from 1.
     pub fn refusing(rule: impl Fn(&OutboxEvent, usize) -> Option<PublishError> + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self { rule: Some(Box::new(rule)), ..Self::default() })
+    }
+
+    /// Answers the batches that hang.
+    pub fn speak(&self) {
+        self.silent.store(false, SeqCst);
+        self.speak.notify_waiters();
     }
 
     /// What was published, in order, each once.
@@ -97,7 +105,7 @@ impl Publish for FakeHub {
         })
         .await;
         if self.silent.load(SeqCst) {
-            std::future::pending::<()>().await;
+            self.speak.notified().await;
         }
         outcomes
     }

@@ -75,10 +75,9 @@ async fn not_ready(ops: &Ops) -> Option<String> {
     if ops.gateway.ending.is_cancelled() {
         return Some("the hub is shutting down".into());
     }
-    let topic = Topic::new(prom_protocol::topics::STATE).ok()?;
-    match tokio::time::timeout(READY_TIMEOUT, ops.store().tail(&topic)).await {
-        Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(format!("the store cannot be read: {error}")),
+    match tokio::time::timeout(READY_TIMEOUT, ops.store().ready()).await {
+        Ok(Ok(())) => None,
+        Ok(Err(reason)) => Some(format!("the store cannot be read: {reason}")),
         Err(_) => Some("the store does not answer".into()),
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   writer task ──commit(Batch)──► Store ◄──read, tail, latest, cursor── delivery, live subscriptions, ops
 //!                                    │
-//!                            embedded, memory
+//!                        embedded, mongodb, memory
 //! ```
 //!
 //! There is one writer (see [`crate::writer`]) and any number of readers. Everything a reader gets is shared, not copied.
@@ -12,6 +12,7 @@
 pub mod conformance;
 pub mod embedded;
 pub mod memory;
+pub mod mongo;
 mod retention;
 
 use std::{fmt, sync::Arc};
@@ -22,6 +23,7 @@ use prom_protocol::{ErrorCode, Group, Topic};
 
 pub use embedded::{EmbeddedStore, OpenError};
 pub use memory::MemoryStore;
+pub use mongo::MongoStore;
 pub use retention::{Retention, Rule};
 
 /// A committed event: what delivery needs to know of it, and its wire JSON as every subscriber gets it.
@@ -136,6 +138,9 @@ pub struct Tail {
     pub seq: u64,
 }
 
+/// Told of a topic and the last seq it is known to have.
+pub type Grown = Box<dyn Fn(&Topic, u64) + Send + Sync>;
+
 /// Some events of a topic in seq order.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -166,8 +171,8 @@ pub struct Refused {
     pub message: String,
 }
 
-/// Why a store could not do what was asked. Nothing of a commit is shown to readers then; after a restart it may be there
-/// whole, as after a crash.
+/// Why a store could not do what was asked. Nothing of a commit is shown to readers then; it may turn out later to be
+/// there whole, as after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -203,7 +208,8 @@ impl StoreError {
 /// - **Epoch.** A topic's epoch is set when its log is made and never changes while the log lives.
 /// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed, unless a [`Rule`]
 ///   that does not `compact` trimmed it.
-/// - **One writer.** `commit` is called by one task at a time; reads run beside it.
+/// - **One writer.** `commit` is called by one task at a time; reads run beside it. Where several hubs share a store, each
+///   has one writer.
 /// - **Retention.** A trim takes events from the front only, and never one that a stored cursor has not settled, unless
 ///   the [`Rule`] of the topic says so.
 /// - **Room.** A store that is full refuses events one by one, with a temporary code, and takes them again once groups have
@@ -256,6 +262,19 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Every cursor of a topic, in group order.
     async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError>;
+
+    /// Whether it can be read and written now; what keeps it from that, for operators.
+    async fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Tells `grown` of every topic that somebody else has written to, with its last seq, until the store is closed. It
+    /// may be told of this hub's own commits too, and twice. A store that has no other writers never ends and tells
+    /// nothing.
+    async fn follow(&self, grown: Grown) {
+        let _ = grown;
+        std::future::pending::<()>().await;
+    }
 
     /// Finishes what is done behind the commits. Nothing can be written afterwards.
     async fn close(&self) -> Result<(), StoreError> {

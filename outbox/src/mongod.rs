@@ -1,1 +1,0 @@
-//! Real `mongod` processes as replica sets: for tests and for trying things.

@@ -1,0 +1,240 @@
+//! Opening: finds the replica set, refuses what cannot carry the log, makes collections and indexes.
+
+use std::time::Duration;
+
+use mongodb::{
+    Client, Database, IndexModel,
+    bson::{Document, RawDocumentBuf, doc},
+    error::{Error, ErrorKind},
+    options::{ClientOptions, IndexOptions},
+};
+
+use super::CONNECT_TIMEOUT;
+
+/// Everything about opening together.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(13);
+/// How long a server is looked for.
+const SELECTION_TIMEOUT: Duration = Duration::from_secs(8);
+/// How often the driver looks after its servers: it notices a primary that hangs within about two of these and
+/// [`CONNECT_TIMEOUT`].
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Database where the URL names none.
+const DATABASE: &str = "prom";
+/// What `meta.format` says.
+const FORMAT: i32 = 1;
+
+/// Why a MongoDB store cannot be opened. Every message names the URL, never its password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The URL is not one.
+    #[error("MONGO_URL {url} is no MongoDB URL: {reason}")]
+    Url {
+        /// Without its password.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No primary was found.
+    #[error(
+        "no primary of MongoDB at {url} could be reached within {} s: {reason}. Is it running, and if it was started with --replSet, was it initiated (mongosh --eval 'rs.initiate()')?",
+        SELECTION_TIMEOUT.as_secs()
+    )]
+    Unreachable {
+        /// Without its password.
+        url: String,
+        /// What the driver says.
+        reason: String,
+    },
+    /// User or password are refused.
+    #[error("MongoDB at {url} refuses the user or the password: {reason}")]
+    Credentials {
+        /// Without its password.
+        url: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// It has no transactions.
+    #[error(
+        "MongoDB at {url} is a standalone server, which has no transactions. Make it a replica set of one: start mongod with --replSet rs0, then run once: mongosh --eval 'rs.initiate()'"
+    )]
+    Standalone {
+        /// Without its password.
+        url: String,
+    },
+    /// Collections or indexes cannot be made.
+    #[error("the collections of database {database} at {url} cannot be prepared: {reason}")]
+    Prepare {
+        /// Without its password.
+        url: String,
+        /// Which database.
+        database: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// A newer hub wrote it.
+    #[error("database {database} at {url} has format {found}, and this version knows {FORMAT}; a newer hub wrote it")]
+    Format {
+        /// Without its password.
+        url: String,
+        /// Which database.
+        database: String,
+        /// The format found.
+        found: i32,
+    },
+}
+
+/// A URL fit for people and logs: without password and options, which may hold secrets too.
+pub fn redact(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("mongodb", url));
+    let rest = rest.split('?').next().unwrap_or_default();
+    // A password may hold what ends it elsewhere, if somebody forgot to escape it.
+    match rest.rsplit_once('@') {
+        Some((user, hosts)) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{hosts}")
+        }
+        None => format!("{scheme}://{rest}"),
+    }
+}
+
+/// Connects and prepares the database.
+pub(super) async fn open(url: &str) -> Result<Database, OpenError> {
+    let shown = redact(url);
+    match tokio::time::timeout(OPEN_TIMEOUT, open_within(url, &shown)).await {
+        Ok(opened) => opened,
+        Err(_) => Err(OpenError::Unreachable { url: shown, reason: "it does not answer".into() }),
+    }
+}
+
+async fn open_within(url: &str, shown: &str) -> Result<Database, OpenError> {
+    let refused = |error: &Error| OpenError::Url { url: shown.into(), reason: hide(&error.to_string(), url) };
+    let mut options = ClientOptions::parse(url).await.map_err(|error| refused(&error))?;
+    options.app_name.get_or_insert_with(|| "prom-hub".into());
+    options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
+    options.heartbeat_freq.get_or_insert(HEARTBEAT);
+    options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
+    let name = options.default_database.clone().unwrap_or_else(|| DATABASE.into());
+    let client = Client::with_options(options).map_err(|error| refused(&error))?;
+    let database = client.database(&name);
+
+    let explain = |error: Error| explain(&error, url, shown);
+    let hello = client.database("admin").run_command(doc! { "hello": 1 }).await.map_err(explain)?;
+    if !hello.contains_key("setName") && !hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+        return Err(OpenError::Standalone { url: shown.into() });
+    }
+    // `hello` needs no user.
+    database.list_collection_names().await.map_err(explain)?;
+    let prepare = |error: Error| match explain(error) {
+        OpenError::Unreachable { url, reason } => OpenError::Prepare { url, database: name.clone(), reason },
+        other => other,
+    };
+    check_format(&database, &name, shown).await.map_err(|error| match error {
+        Ok(error) => error,
+        Err(error) => prepare(error),
+    })?;
+    make(&database).await.map_err(prepare)?;
+    Ok(database)
+}
+
+async fn check_format(database: &Database, name: &str, shown: &str) -> Result<(), Result<OpenError, Error>> {
+    let meta = database.collection::<Document>("meta");
+    let update = doc! { "$setOnInsert": { "version": FORMAT } };
+    meta.update_one(doc! { "_id": "format" }, update).upsert(true).await.map_err(Err)?;
+    let found = meta.find_one(doc! { "_id": "format" }).await.map_err(Err)?;
+    match found.map(|found| found.get_i32("version").unwrap_or(0)) {
+        Some(FORMAT) | None => Ok(()),
+        Some(found) => Err(Ok(OpenError::Format { url: shown.into(), database: name.into(), found })),
+    }
+}
+
+/// Transactions find their collections there, and reads their indexes.
+async fn make(database: &Database) -> Result<(), Error> {
+    for name in ["events", "topics", "cursors"] {
+        match database.create_collection(name).await {
+            Err(error) if code(&error) != Some(NAMESPACE_EXISTS) => return Err(error),
+            _ => {}
+        }
+    }
+    let events = database.collection::<RawDocumentBuf>("events");
+    let position = IndexModel::builder()
+        .keys(doc! { "topic": 1, "seq": 1 })
+        .options(IndexOptions::builder().unique(true).build())
+        .build();
+    let newest = IndexModel::builder()
+        .keys(doc! { "topic": 1, "key": 1, "seq": -1 })
+        .options(IndexOptions::builder().partial_filter_expression(doc! { "key": { "$exists": true } }).build())
+        .build();
+    events.create_indexes([position, newest]).await?;
+    Ok(())
+}
+
+const NAMESPACE_EXISTS: i32 = 48;
+const UNAUTHORIZED: i32 = 13;
+const AUTHENTICATION_FAILED: i32 = 18;
+
+/// The server's code for an error, if it comes from the server.
+pub(super) fn code(error: &Error) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
+fn explain(error: &Error, url: &str, shown: &str) -> OpenError {
+    let reason = hide(&reason(error), url);
+    let shown = shown.to_owned();
+    match (&*error.kind, code(error)) {
+        (ErrorKind::Authentication { .. }, _) | (_, Some(AUTHENTICATION_FAILED | UNAUTHORIZED)) => {
+            OpenError::Credentials { url: shown, reason }
+        }
+        _ => OpenError::Unreachable { url: shown, reason },
+    }
+}
+
+/// What an error says, for people and logs.
+pub(super) fn reason(error: &Error) -> String {
+    match &*error.kind {
+        ErrorKind::Command(command) => format!("{} ({})", command.message, command.code_name),
+        ErrorKind::ServerSelection { message, .. } => message.clone(),
+        _ => error.kind.to_string(),
+    }
+}
+
+/// A text without the URL's password, should the driver quote it.
+fn hide(text: &str, url: &str) -> String {
+    let credentials = url.split_once("://").map_or(url, |(_, rest)| rest).rsplit_once('@').map(|(user, _)| user);
+    match credentials.and_then(|user| user.split_once(':')).map(|(_, password)| password) {
+        Some(password) if !password.is_empty() => text.replace(password, "***"),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        for (url, shown) in [
+            ("mongodb://localhost:27017", "mongodb://localhost:27017"),
+            ("mongodb://u:secret@a:1,b:2/prom?replicaSet=rs0", "mongodb://u:***@a:1,b:2/prom"),
+            ("mongodb+srv://u:se@cr/et:@host/?authMechanismProperties=AWS_SESSION_TOKEN:x", "mongodb+srv://u:***@host/"),
+            ("localhost", "mongodb://localhost"),
+            ("u:secret@host", "mongodb://u:***@host"),
+        ] {
+            assert_eq!(redact(url), shown);
+        }
+        assert_eq!(hide("bad URL mongodb://u:secret@host", "mongodb://u:secret@host"), "bad URL mongodb://u:***@host");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_url_is_refused_with_its_reason() {
+        for url in ["", "http://u:secret@x", "mongodb://u:sec/ret@host", "mongodb://host/?w=-3"] {
+            let error = open(url).await.unwrap_err();
+            assert!(matches!(error, OpenError::Url { .. }), "{error:?}");
+            assert!(!error.to_string().contains("secret") && !error.to_string().contains("sec/ret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What a commit is going to write, worked out from what this hub knows; the transaction finds out if that is still so.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use mongodb::bson::RawDocumentBuf;
+use prom_protocol::{ErrorCode, Topic, limits};
+
+use super::{
+    cache::Known,
+    document::{self, Position},
+};
+use crate::store::{Append, Appended, Batch, Refused, memory::MAX_TOPICS};
+
+/// An event that stands in the database under an id of this batch.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    pub(super) topic: Box<str>,
+    pub(super) seq: u64,
+}
+
+/// A topic that a commit moves: from `was`, if it has events, to `is`.
+#[derive(Debug, Clone)]
+pub(super) struct Move {
+    pub(super) was: Option<Known>,
+    pub(super) is: Known,
+}
+
+/// An event that is going to be stored.
+#[derive(Debug)]
+pub(super) struct Planned {
+    /// Which append of the batch.
+    pub(super) append: usize,
+    pub(super) seq: u64,
+    pub(super) ts: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) outcomes: Vec<Result<Appended, Refused>>,
+    pub(super) moves: BTreeMap<Topic, Move>,
+    pub(super) documents: Vec<RawDocumentBuf>,
+    pub(super) events: Vec<Planned>,
+}
+
+/// What a plan is made from.
+pub(super) struct Inputs<'a> {
+    pub(super) batch: &'a Batch,
+    /// The id of each append.
+    pub(super) ids: &'a [Arc<str>],
+    /// Where the batch's topics stand; a topic that is missing has no events.
+    pub(super) known: &'a HashMap<Topic, Known>,
+    /// Ids that were looked up and found.
+    pub(super) taken: &'a HashMap<Arc<str>, Taken>,
+    /// Positions of an attempt whose outcome is not known: what is found there is not a duplicate but this batch.
+    pub(super) unsure: &'a HashMap<Arc<str>, u64>,
+    /// Topics that the trim before these appends moves.
+    pub(super) trims: BTreeMap<Topic, Move>,
+    /// Bytes that may still come in.
+    pub(super) room: u64,
+    /// Topics there are.
+    pub(super) topics: usize,
+}
+
+impl Plan {
+    pub(super) fn new(inputs: Inputs<'_>) -> Self {
+        let mut plan = Self { moves: inputs.trims, ..Self::default() };
+        let mut here: HashMap<&str, (&Topic, u64)> = HashMap::new();
+        let (mut room, mut topics) = (inputs.room, inputs.topics);
+        for (index, (append, id)) in inputs.batch.appends.iter().zip(inputs.ids).enumerate() {
+            let earlier = here.get(&**id).map(|(topic, seq)| (topic.as_str(), *seq, true));
+            let stored = inputs
+                .taken
+                .get(id)
+                .map(|taken| (&*taken.topic, taken.seq, inputs.unsure.get(id).is_none_or(|seq| *seq != taken.seq)));
+            let outcome = match earlier.or(stored) {
+                Some((topic, seq, duplicate)) if topic == append.topic.as_str() => {
+                    Ok(Appended { id: id.clone(), seq, duplicate })
+                }
+                // Not saying which: the publisher may not be allowed to know that topic.
+                Some(_) => Err(refused(ErrorCode::PublishFailed, "opts.id stands on another topic".into())),
+                None => plan.append(index, append, id, &inputs.batch.now, inputs.known, &mut room, &mut topics),
+            };
+            if let Ok(Appended { seq, duplicate: false, .. }) = outcome {
+                here.insert(id, (&append.topic, seq));
+            }
+            plan.outcomes.push(outcome);
+        }
+        plan
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn append(
+        &mut self,
+        index: usize,
+        append: &Append,
+        id: &Arc<str>,
+        now: &u64,
+        known: &HashMap<Topic, Known>,
+        room: &mut u64,
+        topics: &mut usize,
+    ) -> Result<Appended, Refused> {
+        let cost = cost(append, id);
+        // Dead letters always come in, with the cursors that settle what they are about: they are what makes room.
+        let own = append.id.as_ref().is_some_and(|id| id.starts_with('$'));
+        if !own && cost > *room {
+            let message = "the store is full of events that are not settled or are to be kept (max_bytes)";
+            return Err(refused(ErrorCode::StoreUnavailable, message.into()));
+        }
+        let to = if let Some(to) = self.moves.get_mut(&append.topic) {
+            to
+        } else {
+            let was = known.get(&append.topic).copied();
+            if was.is_none() {
+                if !own && *topics >= MAX_TOPICS {
+                    let message = format!("the hub already has {MAX_TOPICS} topics");
+                    return Err(refused(ErrorCode::PublishFailed, message));
+                }
+                *topics += 1;
+            }
+            let fresh = || Known { epoch: fastrand::u64(1..=limits::TS_MAX), first: 1, seq: 0, max_ts: 0, bytes: 0, groups: 0 };
+            self.moves.entry(append.topic.clone()).or_insert(Move { was, is: was.unwrap_or_else(fresh) })
+        };
+        *room = room.saturating_sub(cost);
+        let ts = append.ts.unwrap_or(*now);
+        to.is.seq += 1;
+        to.is.max_ts = to.is.max_ts.max(ts);
+        to.is.bytes += cost;
+        let position = Position { id, seq: to.is.seq, ts, max_ts: to.is.max_ts };
+        self.documents.push(document::encode(position, append.topic.as_str(), append.key.as_deref(), &append.body));
+        self.events.push(Planned { append: index, seq: to.is.seq, ts });
+        Ok(Appended { id: id.clone(), seq: to.is.seq, duplicate: false })
+    }
+}
+
+/// The length of an event's wire JSON, about.
+pub(super) fn cost(append: &Append, id: &str) -> u64 {
+    (append.body.len() + id.len() + 48) as u64
+}
+
+fn refused(code: ErrorCode, message: String) -> Refused {
+    Refused { code, message }
+}

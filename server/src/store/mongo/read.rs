@@ -1,0 +1,293 @@
+//! Reads: the newest events from memory, everything else from the primary, never by scanning the log.
+
+use std::time::{Duration, Instant};
+
+use mongodb::{
+    Database,
+    bson::{Document, RawDocumentBuf, doc},
+    error::Error,
+};
+use prom_protocol::{Group, Topic};
+
+use super::{
+    Inner,
+    cache::Known,
+    connect::reason,
+    cursor,
+    document::{decode, long},
+};
+use crate::store::{Cursor, LatestPage, Page, StoreError, Stored, Tail};
+
+/// Longest time a read may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(8);
+/// Longest time to say whether there is a primary: less than whoever asks waits.
+const READY_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Events that are fetched at once; pages are filled from several of these.
+const FETCH: u32 = 500;
+/// How often what was just committed is looked for again after an election.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+impl Known {
+    fn tail(&self) -> Tail {
+        Tail { epoch: self.epoch, first: self.first, seq: self.seq }
+    }
+}
+
+impl Inner {
+    /// A read, within its time.
+    pub(super) async fn reading<T>(&self, read: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(READ_TIMEOUT, read).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                self.retrying(&reason(&error));
+                Err(StoreError::Unavailable("the store cannot be read at the moment".into()))
+            }
+            Err(_) => Err(StoreError::Unavailable("the store does not answer at the moment".into())),
+        }
+    }
+
+    pub(super) async fn read(
+        &self,
+        topic: &Topic,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Page, StoreError> {
+        if let Some(page) = self.cache().read(topic, after, limit, max_bytes) {
+            return Ok(page);
+        }
+        let since = Instant::now();
+        loop {
+            let page = self.read_log(topic, after, limit, max_bytes).await?;
+            // A new primary may not know yet that what the old one acknowledged is committed.
+            let missing = page.events.is_empty() && self.cache().known(topic).is_some_and(|known| known.seq > after);
+            if !missing || limit == 0 {
+                return Ok(page);
+            }
+            if since.elapsed() > READ_TIMEOUT {
+                return Err(StoreError::Unavailable("the store has not caught up with its last commits".into()));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn read_log(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
+        // Events that went from the log may still be there, as the newest of their keys or until they are deleted.
+        let Some(known) = self.topic(topic).await? else {
+            return Ok(Page { first: 1, read_to: after, ..Page::default() });
+        };
+        let mut page = Page { first: known.first, read_to: after, ..Page::default() };
+        let from = after.max(known.first - 1);
+        let filter = doc! { "topic": topic.as_str(), "seq": { "$gt": long(from) } };
+        let fetch = u32::try_from(limit).unwrap_or(u32::MAX).min(FETCH);
+        let documents = async {
+            let find = self.events.find(filter).sort(doc! { "seq": 1 }).batch_size(fetch);
+            let mut found = find.limit(i64::try_from(limit).unwrap_or(0)).await?;
+            let (mut documents, mut bytes) = (Vec::new(), 0);
+            while documents.len() < limit && (bytes < max_bytes || documents.is_empty()) && found.advance().await? {
+                bytes += found.current().as_bytes().len();
+                documents.push(found.current().to_owned());
+            }
+            Ok(documents)
+        };
+        let mut bytes = 0;
+        for document in self.reading(documents).await? {
+            let event = Stored::new(decode(&document)?);
+            bytes += event.json.len();
+            if bytes > max_bytes && !page.events.is_empty() {
+                break;
+            }
+            page.read_to = event.seq;
+            page.events.push(event);
+        }
+        Ok(page)
+    }
+
+    /// Where a topic stands.
+    pub(super) async fn topic(&self, topic: &Topic) -> Result<Option<Known>, StoreError> {
+        let mut found = self.reading(self.load_topics(doc! { "_id": topic.as_str() })).await?;
+        Ok(found.pop().map(|(_, known)| known))
+    }
+
+    pub(super) async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError> {
+        Ok(self.topic(topic).await?.map(|known| known.tail()))
+    }
+
+    pub(super) async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
+        let all = self.reading(self.load_topics(doc! {})).await?;
+        Ok(all.into_iter().map(|(topic, known)| (topic, known.tail())).collect())
+    }
+
+    /// Topics with events, in name order.
+    pub(super) async fn load_topics(&self, filter: Document) -> Result<Vec<(Topic, Known)>, Error> {
+        let mut found = self.topics.find(filter).sort(doc! { "_id": 1 }).await?;
+        let mut topics = Vec::new();
+        while found.advance().await? {
+            let document = found.current();
+            let number = |name: &str| document.get_i64(name).ok().and_then(|number| u64::try_from(number).ok());
+            let name = document.get_str("_id").ok().and_then(|name| Topic::new(name).ok());
+            // With groups alone it is no topic yet.
+            let (Some(name), Some(seq)) = (name, number("seq")) else { continue };
+            let (epoch, first) = (number("epoch").unwrap_or(0), number("first").unwrap_or(1));
+            let (max_ts, bytes) = (number("max_ts").unwrap_or(0), number("bytes").unwrap_or(0));
+            let groups = document.get_i32("groups").unwrap_or(0);
+            topics.push((name, Known { epoch, first, seq, max_ts, bytes, groups }));
+        }
+        Ok(topics)
+    }
+
+    pub(super) async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
+        let find = self.events.find_one(doc! { "_id": id }).projection(doc! { "topic": 1, "seq": 1 });
+        let Some(event) = self.reading(async { find.await }).await? else { return Ok(None) };
+        let seq = event.get_i64("seq").ok().and_then(|seq| u64::try_from(seq).ok());
+        let (Some(seq), true) = (seq, event.get_str("topic").is_ok_and(|own| own == topic.as_str())) else { return Ok(None) };
+        // It may have gone from the log and be there as the newest of its key.
+        Ok(self.topic(topic).await?.filter(|known| known.first <= seq).map(|_| seq))
+    }
+
+    /// The greatest `ts` up to an event never falls from one to the next, so the first event at or after a time is found
+    /// by halving, and needs no index of its own.
+    pub(super) async fn seq_before_ts(&self, topic: &Topic, ts: u64) -> Result<u64, StoreError> {
+        let Some(known) = self.topic(topic).await? else { return Ok(0) };
+        if known.max_ts < ts || known.first > known.seq {
+            return Ok(known.seq);
+        }
+        let (mut low, mut high) = (known.first, known.seq);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.times(topic, middle).await? {
+                Some((_, max_ts)) if max_ts >= ts => high = middle,
+                Some(_) => low = middle + 1,
+                // Trimmed meanwhile.
+                None => low = middle + 1,
+            }
+        }
+        match self.times(topic, low).await? {
+            Some((own, _)) if own >= ts => return Ok(low - 1),
+            // What came before it and is gone was later than what is asked for: see who else is.
+            Some(_) | None => {}
+        }
+        let filter = doc! { "topic": topic.as_str(), "seq": { "$gte": long(low) }, "ts": { "$gte": long(ts) } };
+        let find = self.events.find_one(filter).sort(doc! { "seq": 1 }).projection(doc! { "seq": 1 });
+        let found = self.reading(async { find.await }).await?;
+        let seq = found.and_then(|event| event.get_i64("seq").ok()).and_then(|seq| u64::try_from(seq).ok());
+        Ok(seq.map_or(known.seq, |seq| seq - 1))
+    }
+
+    /// `ts` and greatest `ts` so far of the event at `seq`.
+    async fn times(&self, topic: &Topic, seq: u64) -> Result<Option<(u64, u64)>, StoreError> {
+        let filter = doc! { "topic": topic.as_str(), "seq": long(seq) };
+        let find = self.events.find_one(filter).projection(doc! { "ts": 1, "max_ts": 1 });
+        let found = self.reading(async { find.await }).await?;
+        Ok(found.and_then(|event| {
+            let number = |name: &str| event.get_i64(name).ok().and_then(|number| u64::try_from(number).ok());
+            Some((number("ts")?, number("max_ts")?))
+        }))
+    }
+
+    pub(super) async fn latest(&self, topic: &Topic, key: &str) -> Result<Option<Stored>, StoreError> {
+        let filter = doc! { "topic": topic.as_str(), "key": key };
+        let find = self.events.find_one(filter).sort(doc! { "seq": -1 });
+        let found = self.reading(async { find.await }).await?;
+        // Without the rest of its log it may be one that a trim has yet to delete.
+        let Some(event) = found else { return Ok(None) };
+        let event = Stored::new(decode(&event)?);
+        if !self.options.retention.compacts(topic)
+            && self.topic(topic).await?.is_none_or(|known| known.first > event.seq)
+        {
+            return Ok(None);
+        }
+        Ok(Some(event))
+    }
+
+    pub(super) async fn latest_page(
+        &self,
+        topic: &Topic,
+        after: Option<&str>,
+        at: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<LatestPage, StoreError> {
+        let from = match self.options.retention.compacts(topic) {
+            true => 0,
+            false => self.topic(topic).await?.map_or(0, |known| known.first),
+        };
+        let most = limit.saturating_add(1);
+        let mut pipeline = newest_of_each_key(topic, after.map_or(doc! { "$gte": "" }, |key| doc! { "$gt": key }));
+        pipeline.push(doc! { "$match": { "event.seq": { "$lte": long(at), "$gte": long(from) } } });
+        if !self.jumps {
+            pipeline.push(doc! { "$sort": { "_id": 1 } });
+        }
+        pipeline.push(doc! { "$limit": i64::try_from(most).unwrap_or(i64::MAX) });
+        let fetch = u32::try_from(most).unwrap_or(u32::MAX).min(FETCH);
+        let documents = async {
+            let mut found = self.events.aggregate(pipeline).batch_size(fetch).await?;
+            let (mut documents, mut bytes): (Vec<RawDocumentBuf>, usize) = (Vec::new(), 0);
+            while documents.len() < limit && (bytes < max_bytes || documents.is_empty()) {
+                if !found.advance().await? {
+                    return Ok((documents, false));
+                }
+                bytes += found.current().as_bytes().len();
+                documents.push(found.current().to_owned());
+            }
+            Ok((documents, found.advance().await?))
+        };
+        let (documents, more) = self.reading(documents).await?;
+        let mut page = LatestPage { events: Vec::with_capacity(documents.len()), more };
+        for document in documents {
+            let event = document.get_document("event").map_err(|error| StoreError::Damaged(error.to_string()))?;
+            page.events.push(Stored::new(decode(event)?));
+        }
+        Ok(page)
+    }
+
+    pub(super) async fn cursor(&self, topic: &Topic, group: &Group) -> Result<Option<Cursor>, StoreError> {
+        let find = self.cursors.find_one(doc! { "_id": cursor::id(topic, group) });
+        let found = self.reading(async { find.await }).await?;
+        found.map(|document| cursor::decode(&document).map(|(_, cursor)| cursor)).transpose()
+    }
+
+    pub(super) async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError> {
+        let documents = async {
+            let mut found = self.cursors.find(cursor::of_topic(topic)).sort(doc! { "_id": 1 }).await?;
+            let mut documents = Vec::new();
+            while found.advance().await? {
+                documents.push(found.current().to_owned());
+            }
+            Ok(documents)
+        };
+        self.reading(documents).await?.iter().map(|document| cursor::decode(document)).collect()
+    }
+
+    /// Whether the primary answers.
+    pub(super) async fn ready(&self) -> Result<(), String> {
+        let ping = self.database.run_command(doc! { "ping": 1 });
+        match tokio::time::timeout(READY_TIMEOUT, async { ping.await }).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(reason(&error)),
+            Err(_) => Err("no primary of the replica set answers".into()),
+        }
+    }
+}
+
+/// The newest event of each key, in key order: MongoDB jumps from key to key in the index and looks at nothing else. It
+/// does so for a range of keys or a list of them; see [`jumps`].
+pub(super) fn newest_of_each_key(topic: &Topic, keys: Document) -> Vec<Document> {
+    vec![
+        doc! { "$match": { "topic": topic.as_str(), "key": keys } },
+        doc! { "$sort": { "key": 1, "seq": -1 } },
+        doc! { "$group": { "_id": "$key", "event": { "$first": "$$ROOT" } } },
+    ]
+}
+
+/// Whether MongoDB does jump from key to key, which gives them in order and lets it stop early.
+pub(super) async fn jumps(database: &Database) -> Result<bool, Error> {
+    // Rules decide that, not what is there, so any topic will do.
+    let topic = Topic::new("t").map_err(Error::custom)?;
+    let pipeline = newest_of_each_key(&topic, doc! { "$gte": "" });
+    let explain = doc! {
+        "explain": { "aggregate": "events", "pipeline": pipeline, "cursor": {} }, "verbosity": "queryPlanner",
+    };
+    let plan = database.run_command(explain).await?;
+    Ok(plan.to_string().contains("DISTINCT_SCAN"))
+}

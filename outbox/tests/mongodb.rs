@@ -104,6 +104,7 @@ async fn two_drainers_publish_each_row_once_and_each_key_in_order() {
     let order = hub.order();
     assert_eq!((order.len(), hub.duplicates().len()), (ROWS, 0));
     assert_key_order(&order);
+    assert_eq!(hub.overlaps.load(SeqCst), 0, "a key was in two batches at once");
     assert_eq!((one.published + two.published, one.refused + two.refused), (ROWS as u64, 0));
     assert!(one.published > 0 && two.published > 0, "both take part");
 }

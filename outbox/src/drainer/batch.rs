@@ -18,6 +18,14 @@ pub(super) struct Report {
     pub(super) published: usize,
     /// The publisher could not be reached, for some of it at least.
     pub(super) down: Option<PublishError>,
+    /// When some of it is to be tried again.
+    pub(super) due: Option<Duration>,
+}
+
+impl Report {
+    fn due_after(&mut self, after: Duration) {
+        self.due = Some(self.due.map_or(after, |due| due.min(after)));
+    }
 }
 
 /// A row that becomes an event.
@@ -48,7 +56,7 @@ impl Drainer {
             }
         }
         let lease_end = since + self.options.lease;
-        let mut report = Report { published: 0, down: None };
+        let mut report = Report { published: 0, down: None, due: None };
         if !events.is_empty() {
             let outcomes = self.outcomes(&events, lease_end, stopped).await;
             self.judge(parts, outcomes, &mut marks, &mut report);
@@ -112,7 +120,11 @@ impl Drainer {
                     self.counts.duplicates.fetch_add(u64::from(published.duplicate), Relaxed);
                     Settle::Sent
                 }
-                Outcome::Held => self.release(),
+                // Behind a row that waits, the claim will leave it out; behind one that was parked, it is next.
+                Outcome::Held => {
+                    report.due_after(Duration::ZERO);
+                    self.release()
+                }
                 Outcome::Failed(error) if error.permanent() => {
                     marks.push(self.park(id, error.to_string(), attempts.saturating_add(1)));
                     continue;
@@ -132,6 +144,7 @@ impl Drainer {
                     }
                     self.counts.retried.fetch_add(1, Relaxed);
                     let after = self.options.backoff(attempts).max(error.retry_after.unwrap_or_default());
+                    report.due_after(after);
                     Settle::Retry { error: error.to_string(), attempts, after }
                 }
             };

@@ -331,8 +331,11 @@ impl Plan {
             }
             None => {
                 self.publisher.reset();
-                if std::mem::take(&mut self.again) && self.paused_until.is_none() {
-                    self.next = now;
+                if self.paused_until.is_none() {
+                    let again = std::mem::take(&mut self.again).then_some(Duration::ZERO);
+                    if let Some(wait) = [again, report.due].into_iter().flatten().min() {
+                        self.next = self.next.min(now + wait);
+                    }
                 }
             }
         }

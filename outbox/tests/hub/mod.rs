@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -28,8 +28,20 @@ pub struct FakeHub {
     /// Nothing is answered while it is set: batches hang after they were published.
     pub silent: AtomicBool,
     speak: Notify,
-    /// Batches it was given.
-    pub batches: AtomicUsize,
+    /// Keys of the batches that are being published.
+    under_way: Arc<Mutex<HashSet<String>>>,
+    /// How often a batch had a key of another that was being published.
+    pub overlaps: AtomicUsize,
+}
+
+/// Keys of a batch, for as long as it is being published.
+struct UnderWay(HashSet<String>, Arc<Mutex<HashSet<String>>>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut all = self.1.lock().unwrap();
+        all.retain(|key| !self.0.contains(key));
+    }
 }
 
 #[derive(Default)]
@@ -98,7 +110,13 @@ impl FakeHub {
 #[async_trait::async_trait]
 impl Publish for FakeHub {
     async fn publish(&self, events: &[OutboxEvent], _within: Duration) -> Vec<Outcome> {
-        self.batches.fetch_add(1, SeqCst);
+        let keys: HashSet<String> = events.iter().filter_map(|event| event.key().map(str::to_owned)).collect();
+        {
+            let mut all = self.under_way.lock().unwrap();
+            self.overlaps.fetch_add(keys.intersection(&all).count(), SeqCst);
+            all.extend(keys.iter().cloned());
+        }
+        let _under_way = UnderWay(keys, Arc::clone(&self.under_way));
         let outcomes = in_key_order(events, |event| async {
             tokio::task::yield_now().await;
             self.one(event)

@@ -162,8 +162,8 @@ pub enum StoreError {
 /// - **Keys.** Rows of one key are claimed by one claim at a time, across all drainers. None is claimed while another of
 ///   its key is claimed or an earlier one waits to be tried again. Parked and sent rows hold nothing up. Rows without a key
 ///   are free.
-/// - **Atomic claim.** No row is in two claims whose leases run; a claim is whole or not at all. A claim whose answer is
-///   lost counts as one that ran out.
+/// - **Atomic claim.** No row is in two claims whose leases run. A claim that failed, or whose answer is lost, may have
+///   taken rows: it counts as one that ran out.
 /// - **Fencing.** Every claim has a number, higher than all before it. A mark is made only if the row is still claimed by
 ///   the claim of that number; otherwise the row stays as it is. Marks of one call stand each for itself.
 /// - **Expiry.** Rows whose lease has run out are pending again at the next claim, with the attempts they had: a drainer

@@ -1,4 +1,8 @@
-//! One claim: a transaction of five round trips, for hundreds of rows.
+//! One claim: some round trips, for hundreds of rows.
+//!
+//! Claims take turns: a document says whose turn it is and until when. Its holder reads a snapshot, which holds every
+//! earlier claim, so what it finds free is free; then it marks what it takes. It is no transaction with that document in
+//! it: the transaction of a drainer that was killed would keep all others out until the server gives it up, a minute later.
 
 use std::{
     collections::HashSet,
@@ -8,21 +12,24 @@ use std::{
 use mongodb::{
     ClientSession,
     bson::{Bson, DateTime, Document, RawDocument, doc},
-    error::{Error, Result, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
-    options::{Hint, ReadConcern, ReturnDocument},
+    error::{Error, ErrorKind, Result, TRANSIENT_TRANSACTION_ERROR},
+    options::{Hint, ReturnDocument},
 };
 
 use super::{
     MongoOutbox,
     document::{self, Read},
-    majority, text,
+    text,
 };
 use crate::{Claim, ClaimRequest, Claimed, RowId};
 
 /// Id of the document that counts claims.
 pub(super) const COUNTER: &str = "claims";
-/// How long a claim tries again while others are turned to.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a turn lasts at most: that long others wait for a drainer that was killed in it.
+const TURN: Duration = Duration::from_secs(5);
+/// How long a claim waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(8);
+const EPOCH: DateTime = DateTime::from_millis(0);
 
 /// Index of claimed rows, and of sent ones.
 pub(super) fn leases() -> Document {
@@ -55,100 +62,191 @@ pub(super) fn claimable(now: DateTime, blocked: &[Bson]) -> Document {
 }
 
 pub(super) async fn claim(outbox: &MongoOutbox, request: &ClaimRequest) -> Result<Claim> {
-    let mut session = outbox.rows.client().start_session().await?;
+    if idle(outbox).await? {
+        return Ok(Claim::default());
+    }
     let until = Instant::now() + PATIENCE;
     loop {
-        session.start_transaction().read_concern(ReadConcern::snapshot()).write_concern(majority()).await?;
-        let error = match within(outbox, &mut session, request).await {
-            Ok(claim) if claim.rows.is_empty() && claim.requeued == 0 => {
-                session.abort_transaction().await?;
-                return Ok(claim);
+        let turn = Turn::take(outbox, &request.by, until).await?;
+        let claim = within(outbox, &turn, request).await;
+        let ended = turn.end(outbox).await;
+        match claim {
+            // What a snapshot cannot be read for, such as an index that was just made, passes.
+            Err(error) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) || snapshot_unavailable(&error) => {
+                if Instant::now() > until {
+                    return Err(error);
+                }
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(5..20))).await;
             }
-            Ok(claim) => match commit(&mut session).await {
-                Ok(()) => return Ok(claim),
-                Err(error) => error,
-            },
-            Err(error) => {
-                // An abort that fails leaves the transaction to the server's time limit.
-                _ = session.abort_transaction().await;
-                error
-            }
-        };
-        if !error.contains_label(TRANSIENT_TRANSACTION_ERROR) || Instant::now() > until {
-            return Err(error);
+            claim => return claim.and_then(|claim| ended.map(|()| claim)),
         }
-        // Another claim is under way; it takes some ten milliseconds.
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(2..10))).await;
     }
 }
 
-async fn commit(session: &mut ClientSession) -> Result<()> {
-    for _ in 0..3 {
-        match session.commit_transaction().await {
-            Err(error) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => {}
-            known => return known,
-        }
-    }
-    session.commit_transaction().await
+fn snapshot_unavailable(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(error) if error.code == 246)
 }
 
-async fn within(outbox: &MongoOutbox, session: &mut ClientSession, request: &ClaimRequest) -> Result<Claim> {
-    // The time is the server's: drainers whose clocks differ agree on when a lease ends.
-    let count = vec![doc! {"$set": {
-        "fence": {"$add": [{"$ifNull": ["$fence", 0_i64]}, 1_i64]},
-        "now": "$$NOW",
-    }}];
-    let counter = outbox
-        .claims
-        .find_one_and_update(doc! {"_id": COUNTER}, count)
-        .upsert(true)
-        .return_document(ReturnDocument::After)
-        .session(&mut *session)
-        .await?;
-    let counter = counter.ok_or_else(|| Error::custom("the counter of claims was not answered"))?;
-    let (fence, now) = match (counter.get_i64("fence"), counter.get_datetime("now")) {
-        (Ok(fence), Ok(now)) => (fence, *now),
-        _ => return Err(Error::custom(format!("the counter of claims is not one: {counter}"))),
+/// Whether there is nothing to claim, nor a claim that ran out: a drainer that waits writes nothing.
+async fn idle(outbox: &MongoOutbox) -> Result<bool> {
+    let any = async |filter: Document, index: Document| {
+        outbox.rows.find_one(filter).projection(doc! {"_id": 1}).hint(Hint::Keys(index)).await
     };
+    let now = DateTime::now();
+    let (waits, ran_out) = futures_util::try_join!(
+        any(doc! {"status": pending()}, order()),
+        any(doc! {"status": "claimed", "lease_until": {"$not": {"$gt": now}}}, leases()),
+    )?;
+    Ok(waits.is_none() && ran_out.is_none())
+}
 
-    let (mut blocked, expired) = leased(outbox, session, now).await?;
-    let busy = !blocked.is_empty();
-    if !expired.is_empty() {
-        let free = doc! {"$set": {"status": "pending"}, "$unset": {"claimed_by": "", "lease_until": "", "fence": ""}};
-        outbox.rows.update_many(doc! {"_id": {"$in": &expired}}, free).session(&mut *session).await?;
+/// The right to claim, alone, for a while.
+struct Turn {
+    fence: i64,
+    /// The server's time when it began.
+    now: DateTime,
+    until: DateTime,
+    began: Instant,
+}
+
+impl Turn {
+    /// Waits for its turn.
+    async fn take(outbox: &MongoOutbox, by: &str, patience: Instant) -> Result<Self> {
+        let free = doc! {"_id": COUNTER, "$expr": {"$lte": [{"$ifNull": ["$until", EPOCH]}, "$$NOW"]}};
+        // The time is the server's: drainers whose clocks differ agree on when a turn or a lease ends.
+        let take = vec![doc! {"$set": {
+            "fence": {"$add": [{"$ifNull": ["$fence", 0_i64]}, 1_i64]},
+            "by": {"$literal": by},
+            "now": "$$NOW",
+            "until": {"$add": ["$$NOW", TURN.as_millis() as i64]},
+        }}];
+        loop {
+            let began = Instant::now();
+            let taken = outbox
+                .claims
+                .find_one_and_update(free.clone(), take.clone())
+                .return_document(ReturnDocument::After)
+                .await?;
+            if let Some(turn) = taken {
+                return match (turn.get_i64("fence"), turn.get_datetime("now"), turn.get_datetime("until")) {
+                    (Ok(fence), Ok(now), Ok(until)) => Ok(Self { fence, now: *now, until: *until, began }),
+                    _ => Err(Error::custom(format!("the counter of claims is not one: {turn}"))),
+                };
+            }
+            if began > patience {
+                // It may be gone.
+                outbox.ensure_counter().await?;
+                return Err(Error::custom("others have been claiming all the time"));
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(2..10))).await;
+        }
     }
-    let next_due = waiting_keys(outbox, session, now, &mut blocked).await?;
-    // Two types may have one text, and so be one key.
-    let blocked: Vec<Bson> = blocked.iter().flat_map(|key| text::values(key)).collect();
 
-    let (rows, more) = next(outbox, session, claimable(now, &blocked), request).await?;
-    let claim = Claim {
-        fence: fence as u64,
-        rows: rows
-            .iter()
-            .map(|row| Claimed { id: row.id.clone(), attempts: row.row.attempts, event: row.event() })
-            .collect(),
-        more,
-        busy,
-        next_due,
-        requeued: expired.len(),
-    };
+    /// Lets the next one in. When a majority knows of this, it knows of the claim before it.
+    async fn end(self, outbox: &MongoOutbox) -> Result<()> {
+        let free = doc! {"$set": {"until": EPOCH}};
+        outbox.claims.update_one(doc! {"_id": COUNTER, "fence": self.fence}, free).await.map(drop)
+    }
+}
+
+async fn within(outbox: &MongoOutbox, turn: &Turn, request: &ClaimRequest) -> Result<Claim> {
+    let mut requeued = 0;
+    loop {
+        // All reads see the rows of one moment, with every claim before this one.
+        let mut session = outbox.rows.client().start_session().snapshot(true).await?;
+        let (mut blocked, expired) = leased(outbox, &mut session, turn.now).await?;
+        if !expired.is_empty() {
+            requeued += requeue(outbox, turn.now, &expired).await?;
+            continue;
+        }
+        let busy = !blocked.is_empty();
+        let next_due = waiting_keys(outbox, &mut session, turn.now, &mut blocked).await?;
+        // Two types may have one text, and so be one key.
+        let blocked: Vec<Bson> = blocked.iter().flat_map(|key| text::values(key)).collect();
+        let (rows, more) = next(outbox, &mut session, claimable(turn.now, &blocked), request).await?;
+        let rows = take(outbox, turn, request, rows).await?;
+        let claimed = |row: Read| Claimed { attempts: row.row.attempts, event: row.event(), id: row.id };
+        let rows = rows.into_iter().map(claimed).collect();
+        return Ok(Claim { fence: turn.fence as u64, rows, more, busy, next_due, requeued });
+    }
+}
+
+/// Makes the rows of a claim that failed pending again.
+async fn give_back(outbox: &MongoOutbox, fence: i64) -> Result<()> {
+    let free = doc! {"$set": {"status": "pending"}, "$unset": {"claimed_by": "", "lease_until": "", "fence": ""}};
+    let mine = doc! {"status": "claimed", "fence": fence};
+    outbox.rows.update_many(mine, free).hint(Hint::Keys(leases())).await.map(drop)
+}
+
+/// Makes rows pending again whose lease has run out; answers how many.
+async fn requeue(outbox: &MongoOutbox, now: DateTime, expired: &[Bson]) -> Result<usize> {
+    let still = doc! {"_id": {"$in": expired}, "status": "claimed", "lease_until": {"$not": {"$gt": now}}};
+    let free = doc! {"$set": {"status": "pending"}, "$unset": {"claimed_by": "", "lease_until": "", "fence": ""}};
+    let done = outbox.rows.update_many(still, free).hint(Hint::Keys(doc! {"_id": 1})).await?;
+    Ok(usize::try_from(done.modified_count).unwrap_or(usize::MAX))
+}
+
+/// Claims these rows; answers those it got.
+///
+/// The server does so before the turn ends or not at all: it compares its time as it begins, and stops in time. Were it
+/// later, the next claim could have rows of the same keys.
+async fn take(outbox: &MongoOutbox, turn: &Turn, request: &ClaimRequest, mut rows: Vec<Read>) -> Result<Vec<Read>> {
     if rows.is_empty() {
-        return Ok(claim);
+        return Ok(rows);
     }
     let ids: Vec<Bson> = rows.iter().filter_map(|row| document::id(&row.id)).collect();
     let lease = i64::try_from(request.lease.as_millis()).unwrap_or(i64::MAX);
-    let take = doc! {"$set": {
-        "status": "claimed",
-        "claimed_by": &request.by,
-        "lease_until": now.saturating_add_millis(lease),
-        "fence": fence,
-    }};
-    let taken = outbox.rows.update_many(doc! {"_id": {"$in": ids}}, take).session(&mut *session).await?;
-    if taken.matched_count != rows.len() as u64 {
-        return Err(Error::custom(format!("{} rows were found and {} taken", rows.len(), taken.matched_count)));
+    let left = TURN.saturating_sub(turn.began.elapsed()).as_millis().max(1) as i64;
+    let namespace = outbox.rows.namespace();
+    let command = doc! {
+        "update": &namespace.coll,
+        "updates": [{
+            "q": {"_id": {"$in": &ids}, "status": pending(), "$expr": {"$lt": ["$$NOW", turn.until]}},
+            "u": {"$set": {
+                "status": "claimed",
+                "claimed_by": &request.by,
+                "lease_until": turn.now.saturating_add_millis(lease),
+                "fence": turn.fence,
+            }},
+            "multi": true,
+            "hint": {"_id": 1},
+        }],
+        // The end of the turn waits for the majority.
+        "writeConcern": {"w": 1},
+        "maxTimeMS": left,
+    };
+    let taken = match run(outbox, command).await {
+        Ok(0) => return Err(Error::custom("the turn to claim was over before rows were claimed")),
+        Ok(taken) => taken,
+        Err(error) => {
+            // Some may be ours already; if they cannot be given back, their lease runs out.
+            _ = give_back(outbox, turn.fence).await;
+            return Err(error);
+        }
+    };
+    if taken != rows.len() {
+        let mine = doc! {"_id": {"$in": ids}, "status": "claimed", "fence": turn.fence};
+        let mut found = outbox.rows.find(mine).projection(doc! {"_id": 1}).hint(Hint::Keys(doc! {"_id": 1})).await?;
+        let mut mine = HashSet::new();
+        while found.advance().await? {
+            mine.insert(document::read(found.current()).id);
+        }
+        rows.retain(|row| mine.contains(&row.id));
     }
-    Ok(claim)
+    Ok(rows)
+}
+
+/// Runs an `update`; answers how many rows it met.
+pub(super) async fn run(outbox: &MongoOutbox, command: Document) -> Result<usize> {
+    let answer = outbox.rows.client().database(&outbox.rows.namespace().db).run_command(command).await?;
+    // A command that ran may still say that some of it failed.
+    for failed in ["writeErrors", "writeConcernError"] {
+        if let Some(error) = answer.get(failed) {
+            return Err(Error::custom(format!("{failed}: {error}")));
+        }
+    }
+    let met = answer.get_i32("n").map(i64::from).or_else(|_| answer.get_i64("n"));
+    Ok(met.ok().and_then(|met| usize::try_from(met).ok()).unwrap_or(0))
 }
 
 /// Keys of rows that are claimed, and the ids of those whose lease has run out.

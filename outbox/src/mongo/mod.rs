@@ -1,9 +1,7 @@
 //! Rows in a collection of a MongoDB replica set or sharded cluster.
 //!
-//! A claim is one transaction. It first raises a counter in a document of its own, so that claims come one after another
-//! (the later of two that run at once is turned away and tries again), and then works on a snapshot that holds every
-//! earlier claim: what it finds free is free. Marks need no transaction: each is one conditional write on a row that is
-//! claimed by this claim and no other.
+//! Claims come one after another, each on a snapshot that holds all before it: see `claim.rs`. Marks need nothing of the
+//! kind: each is one conditional write on a row that is claimed by this claim and no other.
 
 mod claim;
 mod document;
@@ -38,7 +36,7 @@ pub struct MongoOutbox {
     /// Acknowledged by a majority.
     rows: Collection<RawDocumentBuf>,
     claims: Collection<Document>,
-    /// Claims of this process wait here, not by being turned away.
+    /// Claims of this process wait here, not by asking again and again.
     turn: Mutex<()>,
 }
 
@@ -97,9 +95,12 @@ impl MongoOutbox {
             IndexModel::builder().keys(claim::waiting()).options(sparse).build(),
         ];
         self.rows.create_indexes(indexes).await?;
+        self.ensure_counter().await
+    }
+
+    async fn ensure_counter(&self) -> Result<(), mongodb::error::Error> {
         let start = doc! {"$setOnInsert": {"fence": 0_i64}};
-        self.claims.update_one(doc! {"_id": claim::COUNTER}, start).upsert(true).await?;
-        Ok(())
+        self.claims.update_one(doc! {"_id": claim::COUNTER}, start).upsert(true).await.map(drop)
     }
 
     /// Adds a row in the caller's transaction; answers its id. It is there once the transaction is committed.
@@ -131,7 +132,7 @@ impl OutboxStore for MongoOutbox {
     }
 
     async fn settle(&self, fence: u64, marks: &[Mark]) -> Result<usize, StoreError> {
-        settle::settle(self, fence, marks).await
+        Ok(settle::settle(self, fence, marks).await?)
     }
 
     async fn remove_sent(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {

@@ -10,9 +10,9 @@ use mongodb::{
 };
 
 use super::{MongoOutbox, claim, document};
-use crate::{Mark, Settle, StoreError, ledger};
+use crate::{Mark, Settle, ledger};
 
-pub(super) async fn settle(outbox: &MongoOutbox, fence: u64, marks: &[Mark]) -> std::result::Result<usize, StoreError> {
+pub(super) async fn settle(outbox: &MongoOutbox, fence: u64, marks: &[Mark]) -> Result<usize> {
     if marks.is_empty() {
         return Ok(0);
     }
@@ -23,15 +23,7 @@ pub(super) async fn settle(outbox: &MongoOutbox, fence: u64, marks: &[Mark]) -> 
         "ordered": false,
         "writeConcern": {"w": "majority"},
     };
-    let answer = outbox.rows.client().database(&namespace.db).run_command(command).await?;
-    // A command that ran may still say that some of it failed.
-    for failed in ["writeErrors", "writeConcernError"] {
-        if let Some(error) = answer.get(failed) {
-            return Err(StoreError::Unavailable(format!("the outbox's MongoDB: {failed}: {error}")));
-        }
-    }
-    let made = answer.get_i32("n").map(i64::from).or_else(|_| answer.get_i64("n"));
-    Ok(made.ok().and_then(|made| usize::try_from(made).ok()).unwrap_or(0))
+    Ok(claim::run(outbox, command).await?)
 }
 
 /// One statement for all rows that become the same.
@@ -43,7 +35,7 @@ fn updates(fence: u64, marks: &[Mark]) -> Vec<Bson> {
     let fence = i64::try_from(fence).unwrap_or(i64::MAX);
     let statement = |(settle, ids): (&Settle, Vec<Bson>)| {
         let claimed = doc! {"_id": {"$in": ids}, "status": "claimed", "fence": fence};
-        Bson::from(doc! {"q": claimed, "u": update(settle), "multi": true})
+        Bson::from(doc! {"q": claimed, "u": update(settle), "multi": true, "hint": {"_id": 1}})
     };
     together.into_iter().map(statement).collect()
 }

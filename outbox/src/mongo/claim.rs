@@ -26,7 +26,7 @@ use crate::{Claim, ClaimRequest, Claimed, RowId};
 /// Id of the document that counts claims.
 pub(super) const COUNTER: &str = "claims";
 /// How long a turn lasts at most: that long others wait for a drainer that was killed in it.
-const TURN: Duration = Duration::from_secs(5);
+pub(super) const TURN: Duration = Duration::from_secs(5);
 /// How long a claim waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(8);
 const EPOCH: DateTime = DateTime::from_millis(0);
@@ -101,17 +101,17 @@ async fn idle(outbox: &MongoOutbox) -> Result<bool> {
 }
 
 /// The right to claim, alone, for a while.
-struct Turn {
-    fence: i64,
+pub(super) struct Turn {
+    pub(super) fence: i64,
     /// The server's time when it began.
-    now: DateTime,
-    until: DateTime,
+    pub(super) now: DateTime,
+    pub(super) until: DateTime,
     began: Instant,
 }
 
 impl Turn {
     /// Waits for its turn.
-    async fn take(outbox: &MongoOutbox, by: &str, patience: Instant) -> Result<Self> {
+    pub(super) async fn take(outbox: &MongoOutbox, by: &str, patience: Instant) -> Result<Self> {
         let free = doc! {"_id": COUNTER, "$expr": {"$lte": [{"$ifNull": ["$until", EPOCH]}, "$$NOW"]}};
         // The time is the server's: drainers whose clocks differ agree on when a turn or a lease ends.
         let take = vec![doc! {"$set": {
@@ -143,7 +143,7 @@ impl Turn {
     }
 
     /// Lets the next one in. When a majority knows of this, it knows of the claim before it.
-    async fn end(self, outbox: &MongoOutbox) -> Result<()> {
+    pub(super) async fn end(self, outbox: &MongoOutbox) -> Result<()> {
         let free = doc! {"$set": {"until": EPOCH}};
         outbox.claims.update_one(doc! {"_id": COUNTER, "fence": self.fence}, free).await.map(drop)
     }
@@ -190,7 +190,12 @@ async fn requeue(outbox: &MongoOutbox, now: DateTime, expired: &[Bson]) -> Resul
 ///
 /// The server does so before the turn ends or not at all: it compares its time as it begins, and stops in time. Were it
 /// later, the next claim could have rows of the same keys.
-async fn take(outbox: &MongoOutbox, turn: &Turn, request: &ClaimRequest, mut rows: Vec<Read>) -> Result<Vec<Read>> {
+pub(super) async fn take(
+    outbox: &MongoOutbox,
+    turn: &Turn,
+    request: &ClaimRequest,
+    mut rows: Vec<Read>,
+) -> Result<Vec<Read>> {
     if rows.is_empty() {
         return Ok(rows);
     }

@@ -244,3 +244,30 @@ async fn a_claim_reads_no_more_than_it_takes() {
     assert!(documents == 500 && keys < 1_000, "{keys} keys, {documents} documents");
     assert_eq!(claim(&outbox, 500).await.rows.len(), 500);
 }
+
+#[tokio::test]
+async fn a_drainer_that_was_killed_in_its_turn_keeps_others_out_for_a_moment() {
+    let Place { rows, outbox, .. } = place().await;
+    rows.insert_one(doc! {"_id": "a", "topic": "t", "payload": 1}).await.unwrap();
+    let dead = claim::Turn::take(&outbox, "dead", std::time::Instant::now()).await.unwrap();
+    let since = std::time::Instant::now();
+    let next = claim(&outbox, 10).await;
+    assert_eq!(ids(&next), ["a"]);
+    let waited = since.elapsed();
+    assert!(waited > claim::TURN / 2 && waited < claim::TURN * 2, "{waited:?}");
+    assert!(next.fence > dead.fence as u64);
+}
+
+#[tokio::test]
+async fn a_claim_whose_turn_is_over_takes_nothing() {
+    let Place { rows, outbox, .. } = place().await;
+    rows.insert_one(doc! {"_id": "a", "topic": "t", "payload": 1}).await.unwrap();
+    let mut late = claim::Turn::take(&outbox, "late", std::time::Instant::now()).await.unwrap();
+    late.until = late.now;
+    let found = rows.clone_with_type::<RawDocumentBuf>().find_one(doc! {}).await.unwrap().unwrap();
+    let refused = claim::take(&outbox, &late, &request(10), vec![document::read(&found)]).await;
+    assert!(refused.is_err());
+    late.end(&outbox).await.unwrap();
+    let row = outbox.list(&Filter::id("a"), 1).await.unwrap().remove(0);
+    assert_eq!(row.status, Status::Pending);
+}

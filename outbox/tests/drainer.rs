@@ -1,4 +1,5 @@
 //! What a drainer does with rows, hubs and stores that fail.
+#![allow(clippy::unwrap_used)]
 
 mod hub;
 

@@ -1,5 +1,6 @@
 //! Drainers on a real replica set.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used)]
 
 mod hub;
 

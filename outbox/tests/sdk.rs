@@ -1,4 +1,5 @@
 //! A drainer with the Rust client, on a real hub.
+#![allow(clippy::unwrap_used)]
 
 mod hub;
 

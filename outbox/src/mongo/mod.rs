@@ -74,7 +74,7 @@ impl MongoOutbox {
         Self {
             rows: database.collection_with_options(&namespace.coll, options.clone()),
             claims: database.collection_with_options(&format!("{}_claims", namespace.coll), options),
-            plain: database.collection(&namespace.coll),
+            plain: collection,
             turn: Mutex::default(),
         }
     }

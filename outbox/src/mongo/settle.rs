@@ -23,7 +23,7 @@ pub(super) async fn settle(outbox: &MongoOutbox, fence: u64, marks: &[Mark]) -> 
         "ordered": false,
         "writeConcern": {"w": "majority"},
     };
-    Ok(claim::run(outbox, command).await?)
+    claim::run(outbox, command).await
 }
 
 /// One statement for all rows that become the same.

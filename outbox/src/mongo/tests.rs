@@ -1,4 +1,5 @@
 //! The contract on a real MongoDB, and what only MongoDB has: documents of other services, transactions, plans.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

@@ -26,7 +26,11 @@ struct Place {
 }
 
 async fn place(label: &str) -> Place {
-    let client = Client::with_uri_str(mongod::shared().await.unwrap()).await.unwrap();
+    place_at(mongod::shared().await.unwrap(), label).await
+}
+
+async fn place_at(url: &str, label: &str) -> Place {
+    let client = Client::with_uri_str(url).await.unwrap();
     let rows: Collection<Document> = client.database(&mongod::fresh_database(label)).collection("outbox");
     let outbox = Arc::new(MongoOutbox::new(rows.clone()));
     outbox.ensure_indexes().await.unwrap();
@@ -199,4 +203,30 @@ async fn a_commit_wakes_a_drainer_long_before_its_poll() {
     waits.sort();
     println!("from before the insert to the publish: p50 {:?}, p90 {:?}", waits[25], waits[45]);
     assert_eq!(place.outbox.stats().await.unwrap(), Stats { sent: hub.order().len() as u64, ..Stats::default() });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_is_killed_costs_no_row_and_no_order() {
+    const ROWS: usize = 3_000;
+    let set = mongod::ReplicaSet::start(mongod::Options { nodes: 3, ..mongod::Options::default() }).await.unwrap();
+    let place = place_at(set.url(), "killed").await;
+    let rows = (0..ROWS).map(|n| {
+        doc! {"_id": format!("r{n:05}"), "topic": "t", "payload": 1, "ts": DateTime::from_millis(n as i64),
+        "key": format!("k{}", n % 40)}
+    });
+    place.rows.insert_many(rows).await.unwrap();
+    let hub = FakeHub::new();
+    let options = || Options { batch: 20, lease: Duration::from_secs(5), ..Options::default() };
+    let (one, two) = (start(&place, &hub, options()), start(&place, &hub, options()));
+    until("some rows are published", async || hub.order().len() > 500).await;
+    let primary = set.primary().await.unwrap();
+    set.kill(primary).unwrap();
+    let before = hub.order().len();
+    assert!(before < ROWS, "it was killed too late to show anything");
+    until("all rows are published", async || hub.order().len() == ROWS).await;
+    until("all rows are marked", async || place.outbox.stats().await.is_ok_and(|stats| stats.sent == ROWS as u64))
+        .await;
+    let (one, two) = (one.stop().await.tally(), two.stop().await.tally());
+    println!("{before} before the kill, {} duplicates; {one:?}; {two:?}", hub.duplicates().len());
+    assert_key_order(&hub.order());
 }

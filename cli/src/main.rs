@@ -7,6 +7,7 @@
 //!   heartbeat                 publish this machine's processes
 //!   bench                     measure a hub        commands/bench.rs
 //!   store                     check and mend a data folder
+//!   outbox                    look into an outbox, retry and delete rows
 //! ```
 
 mod commands;
@@ -14,6 +15,7 @@ mod connect;
 mod file;
 mod logging;
 mod output;
+mod own_mongo;
 mod processes;
 mod secret;
 mod settings;
@@ -65,6 +67,9 @@ enum Command {
     /// Check a data folder, look into it, make it smaller, mend it.
     #[command(subcommand)]
     Store(commands::store::Command),
+    /// Look into an outbox in MongoDB, have parked rows published after all, delete rows.
+    #[command(subcommand)]
+    Outbox(commands::outbox::Command),
 }
 
 fn main() -> ExitCode {
@@ -91,6 +96,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Heartbeat(args) => commands::heartbeat::run(args).await,
         Command::Bench(args) => commands::bench::run(args).await,
         Command::Store(command) => commands::store::run(command),
+        Command::Outbox(command) => commands::outbox::run(command).await,
     }
 }
 

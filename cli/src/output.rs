@@ -60,7 +60,7 @@ fn line(text: &str) -> io::Result<()> {
 }
 
 /// Text of others must not steer this terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
 }
 

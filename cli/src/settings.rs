@@ -40,6 +40,10 @@ pub(crate) struct Listen {
     /// Keep events in this MongoDB replica set instead: mongodb://user:password@host1,host2/database?replicaSet=rs0
     #[arg(long, env = "MONGO_URL", hide_env_values = true)]
     pub(crate) mongo_url: Option<String>,
+    /// Collections of rows that services write in transactions and the hub publishes, comma-separated: outbox in the
+    /// hub's own database, shop.outbox in another one of the same MongoDB; off for none
+    #[arg(long, env = "PROM_OUTBOX", default_value = "outbox", value_delimiter = ',')]
+    pub(crate) outbox: Vec<String>,
     /// When an event is acknowledged: commit (it is on disk), interval:50ms (on disk at most so much later), or os
     /// (on disk when the operating system writes it).
     #[arg(long, env = "PROM_DURABILITY", default_value = "commit", value_parser = durability)]
@@ -114,6 +118,15 @@ impl Tokens {
     }
 }
 
+/// Outboxes by their names: none where it says off, or nothing.
+pub(crate) fn outboxes(names: &[String]) -> anyhow::Result<Vec<mongo::Place>> {
+    let names: Vec<&str> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
+    if names == ["off"] {
+        return Ok(Vec::new());
+    }
+    names.into_iter().map(|name| mongo::Place::new(name).map_err(|why| anyhow::anyhow!("PROM_OUTBOX: {why}"))).collect()
+}
+
 impl Listen {
     /// The whole configuration.
     pub(crate) fn config(self, auth: Auth) -> anyhow::Result<Config> {
@@ -138,7 +151,8 @@ impl Listen {
             (None, Some(url)) => {
                 let Options { durability, retention, max_bytes, cache_bytes, .. } = options;
                 let own = mongo::Options::new(url);
-                StoreConfig::Mongo(mongo::Options { durability, retention, max_bytes, cache_bytes, ..own })
+                let outboxes = outboxes(&self.outbox)?;
+                StoreConfig::Mongo(mongo::Options { durability, retention, max_bytes, cache_bytes, outboxes, ..own })
             }
             (None, None) => StoreConfig::Embedded(self.data, options),
         };

@@ -80,8 +80,24 @@ fn a_folder_that_cannot_be_written_is_named() {
 
 #[test]
 fn what_this_version_does_not_have_is_said() {
-    refused(&["hub"], &[SECRET, ("MONGO_URL", "mongodb://127.0.0.1")], &["MONGO_URL", "does not have"]);
     refused(&["hub"], &[SECRET, ("JWT_JWKS_URL", "https://a")], &["JWT_JWKS_URL", "does not have"]);
+}
+
+#[test]
+fn a_hub_has_one_store() {
+    let both = [SECRET, ("MONGO_URL", "mongodb://127.0.0.1"), ("PROM_MEMORY_MB", "64")];
+    refused(&["hub"], &both, &["MONGO_URL and PROM_MEMORY_MB are both set"]);
+}
+
+#[test]
+fn a_mongodb_that_cannot_be_reached_is_told_without_its_password() {
+    let folder = Folder::new("unreachable");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("mongodb://user:hush@{free}");
+    let environment = [SECRET, ("MONGO_URL", url.as_str()), ("WS_PORT", "0"), ("OPS_PORT", "0")];
+    let output = prom(&["hub"], &environment, &folder.0);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains(&free.to_string()) && !said.contains("hush"), "{said}");
 }
 
 #[test]

@@ -62,8 +62,8 @@ function cleanEnvironment() {
 }
 
 /** A `prom dev` with its page, this machine's processes and a token for everything. */
-export async function devHub({ port, cwd, args = [] }) {
-  const hub = start(["dev", "--port", String(port), ...args], { cwd });
+export async function devHub({ port, cwd, args = [], env = {} }) {
+  const hub = start(["dev", "--port", String(port), ...args], { cwd, env });
   const url = await until("the page's URL", () => {
     if (hub.child.exitCode !== null) throw new Error(`prom dev ended: ${hub.out}${hub.err}`);
     return hub.out.match(/http:\/\/\S+/)?.[0];

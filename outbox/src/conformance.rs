@@ -429,6 +429,10 @@ pub async fn an_operator_finds_rows(fixture: &Fixture) {
     assert_eq!(list(two, 10).await, ["d", "c"]);
     assert!(list(Filter::status(Status::Error), 10).await.is_empty());
     assert!(list(Filter { status: Some(Status::Sent), ..Filter::id("a") }, 10).await.is_empty());
+    let count = async |filter: Filter| fixture.store.count(&filter).await;
+    assert_eq!(count(Filter::default()).await, Ok(4));
+    assert_eq!(count(Filter { key: Some("k".into()), ..Filter::status(Status::Pending) }).await, Ok(2));
+    assert_eq!(count(Filter::status(Status::Sent)).await, Ok(0));
     let shown = fixture.row("a").await;
     assert_eq!(shown.payload.as_ref().unwrap().get(), r#"{"of":"a"}"#);
     assert_eq!((shown.topic.as_str(), shown.key.as_deref(), shown.ts), ("t", Some("k"), Some(1_000)));

@@ -43,6 +43,11 @@
 //! A row that cannot become an event (NaN, a regular expression, a topic that is none) is *poison*: it is parked at once
 //! with an error that names the field, and holds nothing up.
 //!
+//! # The other end
+//!
+//! A consumer gets an event again when its acknowledgement was lost. `MongoDedupe` remembers what was handled, if need be
+//! in the transaction of the effect, so that the effect is there once.
+//!
 //! # Example
 //!
 //! ```no_run
@@ -79,6 +84,8 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+#[cfg(feature = "mongodb")]
+mod dedupe;
 mod drainer;
 #[cfg(feature = "embedded")]
 mod embedded;
@@ -95,6 +102,8 @@ mod row;
 mod sdk;
 mod store;
 
+#[cfg(feature = "mongodb")]
+pub use dedupe::{Effect, MongoDedupe, Once, OnceError};
 pub use drainer::{Drainer, Options, Tally};
 #[cfg(feature = "embedded")]
 pub use embedded::{EmbeddedAddError, EmbeddedOutbox};

@@ -108,7 +108,8 @@ impl Filter {
         Self { status: Some(status), ..Self::default() }
     }
 
-    pub(crate) fn matches(&self, row: &Row) -> bool {
+    /// Whether that row is one of them.
+    pub fn matches(&self, row: &Row) -> bool {
         self.ids.as_ref().is_none_or(|ids| ids.contains(&row.id))
             && self.status.is_none_or(|status| status == row.status)
             && self.topic.as_ref().is_none_or(|topic| *topic == row.topic)
@@ -195,6 +196,11 @@ pub trait OutboxStore: Send + Sync + fmt::Debug + 'static {
 
     /// Rows an operator asks for, oldest first, at most `limit`.
     async fn list(&self, filter: &Filter, limit: usize) -> Result<Vec<Row>, StoreError>;
+
+    /// How many rows match.
+    async fn count(&self, filter: &Filter) -> Result<u64, StoreError> {
+        Ok(self.list(filter, usize::MAX).await?.len() as u64)
+    }
 
     /// Parked rows that match become pending, with no attempts; answers how many.
     async fn retry(&self, filter: &Filter) -> Result<u64, StoreError>;

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    BoxError, ClientBuilder, Error, Gap, Handling, LiveBuilder, PublishOptions, Publishing, Received, SubscribeBuilder,
-    Watch,
+    BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, LiveBuilder, PublishOptions, Publishing, Received,
+    SubscribeBuilder, Watch,
     shared::{Command, Inner},
 };
 
@@ -148,6 +148,46 @@ impl Client {
         E: Into<BoxError> + 'static,
     {
         self.subscribe(topic, group).handle(handler).await
+    }
+
+    /// Joins a durable group and calls `handler` for each event that `store` has no mark of, with the default options. See
+    /// [`SubscribeBuilder::handle_exactly_once`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: prom_sdk::Client) -> Result<(), prom_sdk::Error> {
+    /// use std::time::Duration;
+    /// use prom_sdk::{MemoryDedupe, Received};
+    ///
+    /// // Guards against repeats for as long as this process lives; `prom_outbox::MongoDedupe` outlives it.
+    /// let store = MemoryDedupe::new(100_000, Duration::from_secs(3600));
+    /// let handling = client
+    ///     .subscribe_exactly_once("orders.paid", "mail", store, async |received: Received<String>| {
+    ///         println!("a mail to {}", received.payload);
+    ///         Ok::<_, std::io::Error>(())
+    ///     })
+    ///     .await?;
+    /// handling.finished().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As awaiting [`Self::subscribe`].
+    pub async fn subscribe_exactly_once<T, S, F, Fut, E>(
+        &self,
+        topic: impl Into<String>,
+        group: impl Into<String>,
+        store: S,
+        handler: F,
+    ) -> Result<Handling, Error>
+    where
+        T: DeserializeOwned + Send + 'static,
+        S: DedupeStore,
+        F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        self.subscribe(topic, group).handle_exactly_once(store, handler).await
     }
 
     /// Follows a topic or pattern without a group: set options, then await it for a stream of events. Nothing is

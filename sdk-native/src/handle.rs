@@ -5,12 +5,12 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
 
-use crate::{BoxError, Context, Delivery, Error, Event, Subscription, shared::Settle};
+use crate::{BoxError, Context, Error, Event, Subscription, delivery::Ticket, shared::Settle};
 
 /// What a handler is given.
 #[derive(Debug)]
@@ -22,6 +22,27 @@ pub struct Received<T> {
     pub event: Event,
     /// About this delivery.
     pub context: Context,
+    /// Whether the handling comes to its end.
+    pub stopping: Stopping,
+}
+
+/// Tells a handler that nothing new is taken any more: [`Handling::stop`] was called, or the subscription has ended. What
+/// runs may finish; what waits for something that may never come, like a database that is away, should fail now, so that
+/// its event goes back to the group.
+#[derive(Debug, Clone)]
+pub struct Stopping(watch::Receiver<bool>);
+
+impl Stopping {
+    /// Whether it is so.
+    pub fn is_requested(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is so. Cancel safe.
+    pub async fn requested(&mut self) {
+        // A sender that is gone has nobody left to stop.
+        let _ = self.0.wait_for(|stopping| *stopping).await;
+    }
 }
 
 /// Handlers at work on a subscription. Dropping it leaves the group and cancels the handlers that run.
@@ -33,15 +54,14 @@ pub struct Handling {
 }
 
 impl Handling {
-    pub(crate) fn start<T, F, Fut, E>(subscription: Subscription, handler: F) -> Self
+    /// Calls `job` for each delivery; what fails in it is the reason of a NACK.
+    pub(crate) fn start<J, Fut>(subscription: Subscription, job: J) -> Self
     where
-        T: DeserializeOwned + Send + 'static,
-        F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<BoxError> + 'static,
+        J: Fn(Event, Context, Stopping) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), String>> + Send + 'static,
     {
         let (stop, stopped) = mpsc::channel(1);
-        Self { task: tokio::spawn(work(subscription, Arc::new(handler), stopped)), stop }
+        Self { task: tokio::spawn(work(subscription, job, stopped)), stop }
     }
 
     /// Takes nothing new, waits for the handlers that run, then leaves the group.
@@ -65,24 +85,23 @@ impl Drop for Handling {
     }
 }
 
-async fn work<T, F, Fut, E>(
-    mut subscription: Subscription,
-    handler: Arc<F>,
-    mut stopped: mpsc::Receiver<()>,
-) -> Option<Error>
+async fn work<J, Fut>(mut subscription: Subscription, job: J, mut stopped: mpsc::Receiver<()>) -> Option<Error>
 where
-    T: DeserializeOwned + Send + 'static,
-    F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), E>> + Send + 'static,
-    E: Into<BoxError> + 'static,
+    J: Fn(Event, Context, Stopping) -> Fut,
+    Fut: Future<Output = Result<(), String>> + Send + 'static,
 {
     let (lease, most) = (subscription.lease(), subscription.max_in_flight());
+    let (tell_stopping, stopping) = watch::channel(false);
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
             delivery = subscription.next(), if running.len() < most => match delivery {
                 Some(delivery) => {
-                    running.spawn(one(Arc::clone(&handler), delivery, lease));
+                    let left = delivery.time_left();
+                    let (event, context, ticket) = delivery.into_parts();
+                    let id = event.id.as_str().into();
+                    let run = job(event, context, Stopping(stopping.clone()));
+                    running.spawn(one(run, id, context, ticket, left, lease));
                 }
                 None => break,
             },
@@ -94,25 +113,23 @@ where
             Some(_) = running.join_next() => {}
         }
     }
+    let _ = tell_stopping.send(true);
     while running.join_next().await.is_some() {}
-    subscription.error()
+    let error = subscription.error();
+    // Not by dropping it, which may overtake the last acknowledgements: the hub would give those events to others.
+    let _ = subscription.unsubscribe().await;
+    error
 }
 
-/// Runs the handler on one delivery and settles it.
-async fn one<T, F, Fut, E>(handler: Arc<F>, delivery: Delivery, lease: Duration)
-where
-    T: DeserializeOwned,
-    F: Fn(Received<T>) -> Fut,
-    Fut: Future<Output = Result<(), E>>,
-    E: Into<BoxError> + 'static,
-{
-    let left = delivery.time_left();
-    let (event, context, ticket) = delivery.into_parts();
-    let id: Box<str> = event.id.as_str().into();
-    let run = async {
-        let payload = event.payload::<T>().map_err(|error| reason(&error))?;
-        handler(Received { payload, event, context }).await.map_err(|error| reason(&*error.into()))
-    };
+/// Runs the job of one delivery, keeps its lease, and settles it.
+async fn one(
+    run: impl Future<Output = Result<(), String>>,
+    id: Box<str>,
+    context: Context,
+    ticket: Ticket,
+    left: Option<Duration>,
+    lease: Duration,
+) {
     let mut run = std::pin::pin!(AssertUnwindSafe(run).catch_unwind());
     let mut extend_at = Instant::now() + left.unwrap_or(lease) / 2;
     let result = loop {
@@ -137,8 +154,25 @@ where
     let _ = ticket.settle_quietly(id, settle).await;
 }
 
+/// Reads the payload and calls the handler.
+pub(crate) async fn call<T, F, Fut, E>(
+    handler: Arc<F>,
+    event: Event,
+    context: Context,
+    stopping: Stopping,
+) -> Result<(), String>
+where
+    T: DeserializeOwned,
+    F: Fn(Received<T>) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+    E: Into<BoxError> + 'static,
+{
+    let payload = event.payload::<T>().map_err(|error| reason(&error))?;
+    handler(Received { payload, event, context, stopping }).await.map_err(|error| reason(&*error.into()))
+}
+
 /// An error and its causes in one line.
-fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -4,7 +4,7 @@
 //!   Client ──publish──────►┐            ┌──► hub
 //!     │                    │ owner task │
 //!     ├──subscribe──► Subscription ◄────┤     Stream of Delivery: ack, nack, extend, dead
-//!     ├──handle─────► Handling          │     a function called for each delivery
+//!     ├──handle─────► Handling          │     a function called for each delivery, or once for each event
 //!     ├──live───────► Live              │     Stream of events, nothing acknowledged
 //!     └──watch──────► Watch             │     the newest event of each key
 //! ```
@@ -33,6 +33,7 @@
 
 mod builder;
 mod client;
+mod dedupe;
 mod delivery;
 mod error;
 mod event;
@@ -47,11 +48,12 @@ mod watch;
 
 pub use builder::ClientBuilder;
 pub use client::{Client, ClientEvent, Status};
+pub use dedupe::{Claim, DedupeStore, MemoryDedupe};
 pub use delivery::{Context, Delivery};
 pub use error::{BoxError, Error, ErrorKind};
 pub use event::Event;
 pub use feed::Gap;
-pub use handle::{Handling, Received};
+pub use handle::{Handling, Received, Stopping};
 pub use live::{Live, LiveBuilder, LiveItem};
 pub use prom_protocol::{
     AckMode, Filter, Headers, Heartbeat, Ordering, ProcessState, ProcessStatus, RawValue, StartFrom, SubscribeOptions,

@@ -8,12 +8,14 @@ use std::{
 };
 
 use futures_util::Stream;
-use prom_protocol::{AckMode, Filter, Ordering, StartFrom, SubscribeOptions};
+use prom_protocol::{AckMode, ErrorCode, Filter, Ordering, StartFrom, SubscribeOptions};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    BoxError, Delivery, Error, Event, Handling, Received,
+    BoxError, DedupeStore, Delivery, Error, Event, Handling, Received, Stopping,
+    dedupe::Once,
     feed::{Feed, Item},
+    handle::call,
     owner::millis,
     shared::{Command, Inner, SubscribeCommand},
 };
@@ -132,7 +134,56 @@ impl SubscribeBuilder {
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError> + 'static,
     {
-        Ok(Handling::start(self.open().await?, handler))
+        let handler = Arc::new(handler);
+        let job = move |event, context, stopping| call(Arc::clone(&handler), event, context, stopping);
+        Ok(Handling::start(self.open().await?, job))
+    }
+
+    /// As [`Self::handle`], and an event that `store` has a mark of is acknowledged without calling `handler`. What that
+    /// promises, and what it does not, is told by [`DedupeStore`].
+    ///
+    /// The scope of the marks is `<topic>::<group>` with the topic or pattern of this subscription, as the hub names the
+    /// group's cursor: groups of one name on two patterns are two consumers.
+    ///
+    /// While the store fails the event is kept, its lease is extended and the store is asked again, until the handling is
+    /// stopped: then the event goes back to the group. It uses up no attempts.
+    ///
+    /// # Errors
+    /// As awaiting the builder; [`crate::ErrorKind::Invalid`] together with [`Self::without_acks`].
+    pub async fn handle_exactly_once<T, S, F, Fut, E>(self, store: S, handler: F) -> Result<Handling, Error>
+    where
+        T: DeserializeOwned + Send + 'static,
+        S: DedupeStore,
+        F: Fn(Received<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        self.require_acks()?;
+        let once = Arc::new(Once::new(store, self.scope(), Duration::from_millis(self.options.ack_timeout_ms)));
+        let handler = Arc::new(handler);
+        let job = move |event: Event, context, stopping: Stopping| {
+            let (once, id) = (Arc::clone(&once), event.id.clone());
+            let run = call(Arc::clone(&handler), event, context, stopping.clone());
+            async move { once.run(&id, stopping, run).await }
+        };
+        Ok(Handling::start(self.open().await?, job))
+    }
+
+    /// Refuses a subscription without acknowledgements: what settles an event before it is handled can promise nothing.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`].
+    pub fn require_acks(&self) -> Result<(), Error> {
+        if self.options.ack == AckMode::None {
+            let words = "exactly once needs acknowledgements: ack must be explicit";
+            return Err(prom_sdk_core::Error::of(ErrorCode::BadFrame, words).into());
+        }
+        Ok(())
+    }
+
+    /// The scope of this consumer's marks in a [`DedupeStore`]: `<topic>::<group>`.
+    pub fn scope(&self) -> String {
+        format!("{}::{}", self.topic, self.group)
     }
 
     async fn open(self) -> Result<Subscription, Error> {

@@ -5,13 +5,16 @@ import { Engine, type Host } from "./engine.js";
 import { HubError } from "./error.js";
 import { HandlerSink } from "./handler.js";
 import { payloadText } from "./json.js";
+import { Once } from "./once.js";
 import type {
   Client,
   ClientEvents,
   ClientOptions,
   CloseOptions,
   ConnectionState,
+  DedupeStore,
   Delivery,
+  ExactlyOnceOptions,
   Handler,
   Json,
   Published,
@@ -77,8 +80,27 @@ export class BaseClient implements Client {
   }
 
   async subscribe<T = unknown>(topic: string, group: string, handler: Handler<T>, options: SubscribeOptions = {}): Promise<void> {
+    await this.#handle(topic, group, handler, options);
+  }
+
+  async subscribeExactlyOnce<T = unknown>(
+    topic: string,
+    group: string,
+    store: DedupeStore,
+    handler: Handler<T>,
+    options: ExactlyOnceOptions = {},
+  ): Promise<void> {
+    // Not only for the compiler: what is settled before it is handled can promise nothing.
+    if ((options as SubscribeOptions).ack === "none") {
+      throw new HubError("bad_frame", "exactly once needs acknowledgements: ack must be explicit", false);
+    }
+    const once = new Once(store, handler);
+    await this.#handle(topic, group, once.handle, options, once.stop);
+  }
+
+  async #handle<T>(topic: string, group: string, handler: Handler<T>, options: SubscribeOptions, stop?: () => void): Promise<void> {
     const engine = await this.#ready();
-    const sink = new HandlerSink(engine, topic, requireGroup(group), handler, options, this.#idle);
+    const sink = new HandlerSink(engine, topic, requireGroup(group), handler, options, this.#idle, stop);
     try {
       await engine.subscribe(sink, options);
     } catch (error) {

@@ -34,9 +34,11 @@ export class HandlerSink<T> implements Sink {
   readonly #leaseMs: number;
   readonly #extends: boolean;
   readonly #idle: () => void;
+  readonly #stop: (() => void) | undefined;
   readonly #keepers = new Set<Keeper>();
   #running = 0;
 
+  /** `stop` tells the handler that it should wait for nothing any more. */
   constructor(
     engine: Engine,
     readonly topic: string,
@@ -44,12 +46,14 @@ export class HandlerSink<T> implements Sink {
     handler: Handler<T>,
     options: SubscribeOptions,
     idle: () => void,
+    stop?: () => void,
   ) {
     this.#engine = engine;
     this.#handler = handler;
     this.#leaseMs = options.ackTimeoutMs ?? LEASE_MS;
     this.#extends = options.autoExtend ?? true;
     this.#idle = idle;
+    this.#stop = stop;
     page?.addEventListener("visibilitychange", this.#hide);
   }
 
@@ -66,8 +70,13 @@ export class HandlerSink<T> implements Sink {
     this.#keepers.clear();
   }
 
+  drain(): void {
+    this.#stop?.();
+  }
+
   ended(): void {
     this.lost();
+    this.#stop?.();
     page?.removeEventListener("visibilitychange", this.#hide);
   }
 

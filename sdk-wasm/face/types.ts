@@ -81,6 +81,27 @@ export interface EventFilter {
   readonly headers?: Readonly<Record<string, string>>;
 }
 
+/** Options of `subscribeExactlyOnce`, which acknowledges. */
+export type ExactlyOnceOptions = Omit<SubscribeOptions, "ack">;
+
+/**
+ * Remembers which events one consumer, that is one group on one topic or pattern, has handled. Two consumers need two
+ * stores, or ids with the consumer's name before them: what one has marked the other would not handle.
+ *
+ * The handler is not called again once `mark` has resolved. A crash between the handler's effect and the mark calls it
+ * again, so the effect happens at least once; who needs it exactly once makes effect and mark in one transaction of his
+ * own and leaves `mark` nothing to do. Within this client an event is handled once at a time. Two processes can have the
+ * same event at the same time, when one lost its connection while its handler still runs: then both handlers run.
+ *
+ * Marks must be kept longer than a group may be behind plus the time its events may come again.
+ */
+export interface DedupeStore {
+  /** Whether the event is marked. Rejects: cannot tell now; it is asked again. */
+  seen(id: string): Promise<boolean>;
+  /** Marks the event; may be called again for the same. Resolves: the mark is there to stay. Rejects: asked again. */
+  mark(id: string): Promise<unknown>;
+}
+
 /** One delivery of one event to this member. */
 export interface DeliveryContext {
   /** How often the event was delivered to the group, from 1. */
@@ -204,6 +225,18 @@ export interface Client {
   connect(): Promise<void>;
   publish<T = Json>(topic: string, payload: T, options?: PublishOptions): Promise<Published>;
   subscribe<T = unknown>(topic: string, group: string, handler: Handler<T>, options?: SubscribeOptions): Promise<void>;
+  /**
+   * As `subscribe`, and an event that `store` has marked is acknowledged without the handler. While the store rejects, the
+   * event is kept with its lease and the store is asked again; when the client drains, or the subscription ends, the
+   * event goes back to the group.
+   */
+  subscribeExactlyOnce<T = unknown>(
+    topic: string,
+    group: string,
+    store: DedupeStore,
+    handler: Handler<T>,
+    options?: ExactlyOnceOptions,
+  ): Promise<void>;
   events<T = unknown>(topic: string, group: string, options?: SubscribeOptions): AsyncIterableIterator<Delivery<T>>;
   watch<T = unknown>(topic: string, options?: WatchOptions<T>): Promise<View<T>>;
   unsubscribe(topic: string, group: string): Promise<void>;

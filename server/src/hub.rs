@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mongodb::Database;
 use prom_protocol::Topic;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -18,6 +19,7 @@ use crate::{
     gateway::{self, Gateway},
     http::PatientListener,
     ops::{self, Ops},
+    outbox::{Drained, Place},
     projector::Projector,
     store::{EmbeddedStore, MemoryStore, MongoStore, OpenError, Store, StoreError, mongo},
     topics::Topics,
@@ -124,7 +126,7 @@ impl Hub {
             None => None,
         };
 
-        let store = open(config.store).await?;
+        let Opened { store, outboxes } = open(config.store).await?;
         let topics = Arc::new(Topics::load(&*store).await?);
         let over = CancellationToken::new();
         let (writer, writing) = Writer::start(Arc::clone(&store), Arc::clone(&topics), over.clone());
@@ -139,6 +141,14 @@ impl Hub {
             tasks: tasks.clone(),
             ending: ending.clone(),
         };
+        let outboxes: Arc<[Drained]> = outboxes
+            .iter()
+            .flat_map(|(database, places)| places.iter().map(|place| Drained::new(place, database, writer.clone())))
+            .collect();
+        for drained in 0..outboxes.len() {
+            let (outboxes, ending) = (Arc::clone(&outboxes), ending.clone());
+            tasks.spawn(async move { outboxes[drained].run(ending.cancelled_owned()).await });
+        }
         let groups = Groups::new(context);
         let projector = Projector::new(Arc::clone(&store), writer.clone(), groups.clone())?;
         tasks.spawn(projector.run(ending.clone()));
@@ -156,8 +166,8 @@ impl Hub {
             connections: AtomicUsize::new(0),
         });
         let started = Instant::now();
-        let ops =
-            ops.map(|listener| ops::Server::start(listener, Ops { gateway: Arc::clone(&gateway), address, started }));
+        let own = Ops { gateway: Arc::clone(&gateway), outboxes, address, started };
+        let ops = ops.map(|listener| ops::Server::start(listener, own));
         let ops = ops.transpose().map_err(listen)?;
         let patience = gateway.limits.write_timeout + WRITE_GRACE;
         let router = gateway::router(gateway);
@@ -214,15 +224,28 @@ impl Hub {
     }
 }
 
-async fn open(config: StoreConfig) -> Result<Arc<dyn Store>, StartError> {
-    Ok(match config {
+/// A store, and what it has beside the log.
+struct Opened {
+    store: Arc<dyn Store>,
+    /// The store's own database, and the outboxes to drain.
+    outboxes: Option<(Database, Vec<Place>)>,
+}
+
+async fn open(config: StoreConfig) -> Result<Opened, StartError> {
+    let store: Arc<dyn Store> = match config {
         StoreConfig::Memory(bytes) => Arc::new(MemoryStore::new(bytes)),
         StoreConfig::Embedded(path, options) => {
             let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, options)).await;
             Arc::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??)
         }
-        StoreConfig::Mongo(options) => Arc::new(MongoStore::open(options).await?),
-    })
+        StoreConfig::Mongo(options) => {
+            let places = options.outboxes.clone();
+            let store = MongoStore::open(options).await?;
+            let outboxes = Some((store.database().clone(), places));
+            return Ok(Opened { store: Arc::new(store), outboxes });
+        }
+    };
+    Ok(Opened { store, outboxes: None })
 }
 
 /// Wakes who listens to topics that other hubs write to.

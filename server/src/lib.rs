@@ -20,6 +20,7 @@ mod hub;
 pub mod live;
 pub mod metrics;
 mod ops;
+mod outbox;
 mod page;
 pub mod projector;
 pub mod store;

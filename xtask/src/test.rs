@@ -18,22 +18,27 @@ const CHROMIUM_NAMES: [&str; 5] = [
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 ];
 
+/// Tests of the hub that know nothing of its store.
+const ON_MONGODB: [&str; 3] = ["wire", "original_client", "http"];
+
 /// Tests that are run, and reported, together. In the order they are run: quick to fail first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Group {
     Rust,
+    /// The hub's tests over the wire once more, on MongoDB.
+    Mongodb,
     Demo,
     Sdk,
     E2e,
 }
 
 impl Group {
-    const ALL: [Self; 4] = [Self::Rust, Self::Demo, Self::Sdk, Self::E2e];
+    const ALL: [Self; 5] = [Self::Rust, Self::Mongodb, Self::Demo, Self::Sdk, Self::E2e];
 
     /// Those named, in their own order; all when none is named.
     pub(crate) fn choose(names: &[String]) -> Result<Vec<Self>> {
         if let Some(unknown) = names.iter().find(|name| !Self::ALL.iter().any(|group| group.name() == name.as_str())) {
-            bail!("there is no test group `{unknown}`; there are: rust, demo, sdk, e2e");
+            bail!("there is no test group `{unknown}`; there are: rust, mongodb, demo, sdk, e2e");
         }
         let chosen = |group: &Self| names.is_empty() || names.iter().any(|name| name == group.name());
         Ok(Self::ALL.into_iter().filter(chosen).collect())
@@ -42,10 +47,15 @@ impl Group {
     fn name(self) -> &'static str {
         match self {
             Self::Rust => "rust",
+            Self::Mongodb => "mongodb",
             Self::Demo => "demo",
             Self::Sdk => "sdk",
             Self::E2e => "e2e",
         }
+    }
+
+    fn is_cargo(self) -> bool {
+        matches!(self, Self::Rust | Self::Mongodb)
     }
 
     /// The demo page's own tests know of no hub.
@@ -56,11 +66,18 @@ impl Group {
     fn command(self, ws: &Workspace, chromium: &str, mongod: &Path) -> Command {
         let mut command = match self {
             Self::Rust => cargo(&["test", "--workspace", "--no-fail-fast", "--", "--quiet"]),
+            // Of the whole workspace, so that nothing is built a second time with other features.
+            Self::Mongodb => {
+                let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
+                command.args(ON_MONGODB.iter().flat_map(|test| ["--test", test])).args(["--", "--quiet"]);
+                command.env("PROM_TEST_STORE", "mongodb");
+                command
+            }
             Self::Demo => npm(&["test", "-w", "web-demo"]),
             Self::Sdk => npm(&["test", "-w", "sdk-wasm"]),
             Self::E2e => npm(&["test", "-w", "e2e"]),
         };
-        if self != Self::Rust {
+        if !self.is_cargo() {
             command.env("PROM_BIN", ws.prom());
         }
         if self == Self::E2e {
@@ -75,7 +92,8 @@ impl Group {
 
 /// How many steps a run of these groups has.
 pub(crate) fn steps(groups: &[Group]) -> usize {
-    let preparations = [Group::Rust, Group::E2e].iter().filter(|group| groups.contains(group)).count();
+    let preparations =
+        usize::from(groups.iter().any(|group| group.is_cargo())) + usize::from(groups.contains(&Group::E2e));
     let mongod = if needs_mongod(groups) { mongod::STEPS } else { 0 };
     build::STEPS + mongod + preparations + groups.len()
 }
@@ -94,7 +112,7 @@ pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> 
             Ok(Outcome::Note(chromium.clone()))
         })?;
     }
-    if groups.contains(&Group::Rust) {
+    if groups.iter().any(|group| group.is_cargo()) {
         progress.step("Rust tests (build)", |log| {
             log.run(&mut cargo(&["test", "--workspace", "--no-run"]))?;
             Ok(Outcome::Done)
@@ -124,7 +142,7 @@ fn summary(finished: &[(Group, Duration)], groups: &[Group], passed: bool) {
             Some((_, time)) => format!("FAILED  {}", format_time(*time)),
             None => "not run".to_owned(),
         };
-        println!("  {:<6}{result}", group.name());
+        println!("  {:<9}{result}", group.name());
     }
 }
 
@@ -185,7 +203,7 @@ mod tests {
 
     #[test]
     fn runs_all_groups_unless_told() {
-        assert_eq!(choose(&[]).unwrap(), ["rust", "demo", "sdk", "e2e"]);
+        assert_eq!(choose(&[]).unwrap(), ["rust", "mongodb", "demo", "sdk", "e2e"]);
     }
 
     #[test]

@@ -6,16 +6,25 @@ use prom_hub::{Auth, Hub, store::mongo};
 use prom_sdk::Client;
 
 use super::heartbeat::{self, Which};
-use crate::{secret, settings::Listen};
+use crate::{
+    own_mongo::{self, OwnMongo},
+    secret,
+    settings::Listen,
+};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   prom dev
   prom dev --port 9000 --no-heartbeat
+  prom dev --mongo                                          on a MongoDB server of its own, which ends with it
   prom dev & prom sub '**' & prom pub hello.world '\"hi\"'     the clients find the hub's secret in ./prom-data")]
 pub(crate) struct Args {
     #[command(flatten)]
     listen: Listen,
+    /// Keep events in a MongoDB replica set of one node, started for this hub and ended with it; its data stays in the
+    /// folder mongo of the data folder. The server: MONGOD, or mongod on PATH, or what `npm run setup -- mongod` fetched.
+    #[arg(long)]
+    mongo: bool,
     #[command(flatten)]
     which: Which,
     /// Do not publish this machine's processes.
@@ -28,18 +37,25 @@ const TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long those are that the hub makes for its own heartbeat; a new one is made before it runs out.
 const OWN_TTL: Duration = Duration::from_secs(3600);
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
+    args.listen.mongo_url = args.listen.mongo_url.filter(|url| !url.is_empty());
     let secret = secret::load_or_make(&args.listen.data)?;
-    let kept = match (args.listen.memory_mb, args.listen.mongo_url.as_deref().filter(|url| !url.is_empty())) {
-        (Some(_), _) => "Events are kept in memory and are gone when it stops.".to_owned(),
-        (None, Some(url)) => format!("Events are kept in MongoDB at {}.", mongo::redact(url)),
-        (None, None) => format!("Events are kept in {}.", args.listen.data.display()),
+    let mongo = if args.mongo { Some(OwnMongo::start(&args.listen).await?) } else { None };
+    let kept = match (&mongo, args.listen.memory_mb, &args.listen.mongo_url) {
+        (Some(_), ..) => format!("Events are kept in {}.", own_mongo::folder(&args.listen.data).display()),
+        (None, Some(_), _) => "Events are kept in memory and are gone when it stops.".to_owned(),
+        (None, None, Some(url)) => format!("Events are kept in MongoDB at {}.", mongo::redact(url)),
+        (None, None, None) => format!("Events are kept in {}.", args.listen.data.display()),
     };
+    if let Some(mongo) = &mongo {
+        args.listen.mongo_url = Some(mongo.url().to_owned());
+    }
     let auth = Auth::Hs256 { secret: secret.clone(), previous: None, audience: None, issuer: None };
     super::raise_open_files();
     let hub = Hub::start(args.listen.config(auth)?).await?;
     let address = hub.address();
     let ops = hub.ops_address().map(|ops| format!("\n  For operators   http://{ops}/groups")).unwrap_or_default();
+    let server = mongo.as_ref().map(|mongo| format!("\n  MongoDB         {}", mongo.url())).unwrap_or_default();
     let page = secret::mint(&secret, &["subscribe:process.state".into()], TTL, Some("page"))?;
     let all = secret::mint(&secret, &["*:**".into()], TTL, Some("dev"))?;
     // Into a pipe too, and at once: whoever started this waits for the URL.
@@ -48,7 +64,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         out,
         "\n  Prom Hub {} is running. {kept}\n\n  \
          Live processes  http://{address}/#token={page}\n  \
-         WebSocket       ws://{address}/ws{ops}\n  \
+         WebSocket       ws://{address}/ws{ops}{server}\n  \
          Token           {all}\n                  may do everything, good for 7 days\n\n  \
          Stop with Ctrl+C.\n",
         env!("CARGO_PKG_VERSION"),
@@ -73,5 +89,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         interrupted = super::interrupted() => interrupted.map_err(Into::into),
     };
     hub.shutdown().await;
+    if let Some(mongo) = mongo {
+        mongo.shutdown().await?;
+    }
     result
 }

@@ -114,7 +114,16 @@ impl Hub {
 
     /// What the ops port says.
     pub fn ops(&self, path: &str) -> Value {
-        request(self.ops_port, path, None).unwrap().json()
+        self.ask(path).json()
+    }
+
+    /// The same, whatever its status.
+    pub fn ask(&self, path: &str) -> Answer {
+        request(self.ops_port, path, None).unwrap()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -135,6 +144,11 @@ pub struct Answer {
 impl Answer {
     fn json(self) -> Value {
         assert_eq!(self.status, 200, "{}", self.body);
+        self.parsed()
+    }
+
+    /// Its JSON, whatever its status.
+    pub fn parsed(&self) -> Value {
         serde_json::from_str(&self.body).unwrap()
     }
 }

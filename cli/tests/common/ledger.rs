@@ -211,7 +211,7 @@ impl Ledger {
                     }
                     // A lease may have been given back when the hub was told that the other member is gone.
                     "ERR" if got["code"] == "stale_lease" => {}
-                    // The disk is full; it is stored when there is space.
+                    // The store cannot write at the moment; it is stored when it can.
                     "ERR" if got["code"] == "ack_failed" => {}
                     // It is on its way out.
                     "ERR" if got["code"] == "shutting_down" => return,
@@ -249,6 +249,11 @@ impl Ledger {
         assert_eq!(missing, None, "never delivered");
         let unknown = settled.delivered.keys().find(|id| !self.ids.contains_key(*id));
         assert_eq!(unknown, None, "delivered and not in the log");
+    }
+
+    /// Takes over what a group was given, from books that only members have written.
+    pub fn take_over(&mut self, members: Self) {
+        self.settled = members.settled;
     }
 
     /// One line for people.

@@ -140,11 +140,20 @@ impl OutboxStore for MongoOutbox {
     }
 
     async fn stats(&self) -> Result<Stats, StoreError> {
-        Ok(operate::stats(self).await?)
+        match operate::stats(self).await {
+            Err(error) if operate::misses_index(&error) => {
+                Err(StoreError::Invalid("the outbox has not its indexes yet: nothing has drained it so far".into()))
+            }
+            stats => Ok(stats?),
+        }
     }
 
     async fn list(&self, filter: &Filter, limit: usize) -> Result<Vec<Row>, StoreError> {
         Ok(operate::list(self, filter, limit).await?)
+    }
+
+    async fn count(&self, filter: &Filter) -> Result<u64, StoreError> {
+        Ok(operate::count(self, filter).await?)
     }
 
     async fn retry(&self, filter: &Filter) -> Result<u64, StoreError> {

@@ -3,7 +3,7 @@
 use futures_util::TryStreamExt;
 use mongodb::{
     bson::{Bson, DateTime, Document, RawDocumentBuf, doc},
-    error::Result,
+    error::{Error, ErrorKind, Result},
     options::Hint,
 };
 
@@ -38,6 +38,12 @@ pub(super) async fn stats(outbox: &MongoOutbox) -> Result<Stats> {
         oldest_pending_ms: oldest.map(age),
         lag_ms: [oldest, in_hand].into_iter().flatten().min().map_or(0, age),
     })
+}
+
+/// Whether an index that was asked for by name is not there. MongoDB has no code of its own for that.
+pub(super) fn misses_index(error: &Error) -> bool {
+    const BAD_VALUE: i32 = 2;
+    matches!(&*error.kind, ErrorKind::Command(error) if error.code == BAD_VALUE && error.message.contains("hint provided"))
 }
 
 /// The first of each type of `ts`: MongoDB sorts by type first.
@@ -88,6 +94,10 @@ pub(super) async fn list(outbox: &MongoOutbox, filter: &Filter, limit: usize) ->
         found.push(Row { last_err: read.row.last_err.or(problem.map(|problem| problem.to_string())), ..read.row });
     }
     Ok(found)
+}
+
+pub(super) async fn count(outbox: &MongoOutbox, filter: &Filter) -> Result<u64> {
+    outbox.rows.count_documents(matching(filter, &Status::ALL)).await
 }
 
 pub(super) async fn retry(outbox: &MongoOutbox, filter: &Filter) -> Result<u64> {

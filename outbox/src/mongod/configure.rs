@@ -22,16 +22,21 @@ const USER_EXISTS: i32 = 51003;
 
 /// What a set is told about itself.
 pub(super) fn config(hosts: &[String], elections: Elections) -> Document {
-    let (election, heartbeat) = match elections {
-        Elections::Fast => (2000, 500),
-        Elections::Production => (10_000, 2000),
+    // A new primary waits for the heartbeat of one that hangs before it takes writes.
+    let (election, heartbeat, hanging) = match elections {
+        Elections::Fast => (2000, 500, 2),
+        Elections::Production => (10_000, 2000, 10),
     };
     let members = hosts.iter().zip(0_i32..).map(|(host, id)| doc! { "_id": id, "host": host });
     doc! {
         "_id": NAME,
         "version": 1,
         "members": members.collect::<Vec<_>>(),
-        "settings": { "electionTimeoutMillis": election, "heartbeatIntervalMillis": heartbeat },
+        "settings": {
+            "electionTimeoutMillis": election,
+            "heartbeatIntervalMillis": heartbeat,
+            "heartbeatTimeoutSecs": hanging,
+        },
     }
 }
 
@@ -109,7 +114,8 @@ fn differs(config: &Document, wanted: &Document) -> bool {
     };
     let settings = |config: &Document| {
         let settings = config.get_document("settings").cloned().unwrap_or_default();
-        ["electionTimeoutMillis", "heartbeatIntervalMillis"].map(|name| settings.get(name).cloned())
+        ["electionTimeoutMillis", "heartbeatIntervalMillis", "heartbeatTimeoutSecs"]
+            .map(|name| settings.get(name).cloned())
     };
     hosts(config) != hosts(wanted) || settings(config) != settings(wanted)
 }

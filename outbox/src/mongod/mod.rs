@@ -88,10 +88,10 @@ impl Default for Options {
 /// How fast the nodes of a set notice that one is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Elections {
-    /// For tests: heartbeats every 500 ms, an election after 2 s.
+    /// For tests: heartbeats every 500 ms, an election after 2 s, a heartbeat that is not answered is over after 2 s.
     #[default]
     Fast,
-    /// As MongoDB sets it: heartbeats every 2 s, an election after 10 s.
+    /// As MongoDB sets it: heartbeats every 2 s, an election after 10 s, an unanswered heartbeat over after 10 s.
     Production,
 }
 

@@ -30,7 +30,7 @@ use crate::http::Failure;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 const UNKNOWN: &str =
-    "no such path; there are /healthz, /readyz, /topics, /groups, /cursors, /lag, /latest-by-key and /metrics";
+    "no such path; there are /healthz, /readyz, /topics, /groups, /cursors, /lag, /latest-by-key, /outbox and /metrics";
 
 /// The routes of the ops port.
 fn router(ops: Arc<Ops>) -> Router {
@@ -42,6 +42,7 @@ fn router(ops: Arc<Ops>) -> Router {
         .route("/cursors", get(reads::cursors))
         .route("/lag", get(reads::lag))
         .route("/latest-by-key", get(reads::latest_by_key))
+        .route("/outbox", get(reads::outbox))
         .route("/metrics", get(reads::metrics))
         .fallback(async || Failure::status(StatusCode::NOT_FOUND, UNKNOWN))
         .method_not_allowed_fallback(async || Failure::method())

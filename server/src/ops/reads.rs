@@ -20,7 +20,8 @@ use serde_json::json;
 use crate::{
     gateway::Gateway,
     http::{Failure, JSON, Params, answer, json},
-    metrics::Now,
+    metrics::{self, Now},
+    outbox::{Drained, Report},
     store::{Cursor, Store, StoreError, Stored, Tail},
 };
 
@@ -35,6 +36,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Ops {
     pub(crate) gateway: Arc<Gateway>,
+    pub(crate) outboxes: Arc<[Drained]>,
     /// Where the WebSocket is.
     pub(crate) address: SocketAddr,
     pub(crate) started: Instant,
@@ -45,6 +47,10 @@ type Answer = Result<Response<Body>, Failure>;
 impl Ops {
     fn store(&self) -> &dyn Store {
         &*self.gateway.store
+    }
+
+    async fn outbox_reports(&self) -> Vec<Report<'_>> {
+        futures_util::future::join_all(self.outboxes.iter().map(Drained::report)).await
     }
 }
 
@@ -272,13 +278,19 @@ pub(super) async fn latest_by_key(State(ops): State<Arc<Ops>>, uri: Uri) -> Answ
     Ok(answer(StatusCode::OK, JSON, event.map_or(Body::from("null"), |event| event.json.clone().into())))
 }
 
+pub(super) async fn outbox(State(ops): State<Arc<Ops>>) -> Response<Body> {
+    let reports = ops.outbox_reports().await;
+    json(StatusCode::OK, &json!({ "outboxes": reports }))
+}
+
 pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response<Body> {
     let now = Now {
         connections: ops.gateway.connections.load(Ordering::Relaxed),
         store: ops.store().name(),
         durability: &ops.store().durability(),
     };
-    let text = ops.gateway.topics.metrics().render(&now);
+    let mut text = ops.gateway.topics.metrics().render(&now);
+    metrics::render_outboxes(&mut text, &ops.outbox_reports().await);
     answer(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"), text)
 }
 

@@ -7,7 +7,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use jsonwebtoken::{EncodingKey, Header};
-use prom_hub::{Auth, Config, Hub};
+use prom_hub::{Auth, Config, Hub, StoreConfig};
+use prom_outbox::mongod;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -25,8 +26,20 @@ pub fn config() -> Config {
     config
 }
 
+/// A hub in memory, or with `PROM_TEST_STORE=mongodb` on a database of its own in a real replica set.
 pub async fn hub() -> Hub {
-    Hub::start(config()).await.expect("the hub starts")
+    let mut config = config();
+    if std::env::var("PROM_TEST_STORE").is_ok_and(|store| store == "mongodb") {
+        config.store = StoreConfig::Mongo(mongo().await);
+    }
+    Hub::start(config).await.expect("the hub starts")
+}
+
+/// A fresh database on the replica set that the tests of this binary share.
+pub async fn mongo() -> prom_hub::store::mongo::Options {
+    let set = mongod::shared().await.unwrap();
+    let (hosts, options) = set.split_once("/?").unwrap();
+    prom_hub::store::mongo::Options::new(format!("{hosts}/{}?{options}", mongod::fresh_database("hub")))
 }
 
 pub fn now_secs() -> u64 {

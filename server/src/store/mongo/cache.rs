@@ -59,14 +59,7 @@ struct Run {
 
 impl Cache {
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self {
-            known: HashMap::new(),
-            runs: HashMap::new(),
-            order: BTreeMap::new(),
-            turn: 0,
-            bytes: 0,
-            max_bytes,
-        }
+        Self { known: HashMap::new(), runs: HashMap::new(), order: BTreeMap::new(), turn: 0, bytes: 0, max_bytes }
     }
 
     pub(super) fn known(&self, topic: &Topic) -> Option<Known> {

@@ -11,7 +11,7 @@
 //! what stands there. That makes trying again safe too, when a commit's answer was lost.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -45,7 +45,7 @@ const DUPLICATE_KEY: i32 = 11000;
 enum Failed {
     /// A topic does not stand where this hub thought.
     Moved,
-    /// An id is taken.
+    /// An id is taken, or may be: what there is no room for may be there already.
     Taken,
     /// It may work the next time; nothing was written.
     Transient(String),
@@ -62,12 +62,13 @@ impl Inner {
         }
         let ids: Vec<Arc<str>> =
             batch.appends.iter().map(|append| append.id.clone().unwrap_or_else(|| new_id(batch.now))).collect();
-        let mut taken = HashMap::new();
+        // Not looked up yet.
+        let mut taken: Option<HashMap<Arc<str>, Taken>> = None;
         let mut unsure = HashMap::new();
         let deadline = Instant::now() + self.options.commit_deadline;
         let mut pause = Duration::from_millis(1);
         loop {
-            let failed = match self.attempt(&batch, &ids, &taken, &unsure, deadline).await {
+            let failed = match self.attempt(&batch, &ids, taken.as_ref(), &unsure, deadline).await {
                 Ok(plan) => return Ok(self.show(batch, plan).await),
                 Err((failed, plan)) => {
                     self.forget(&batch, plan.as_ref());
@@ -80,15 +81,14 @@ impl Inner {
             let why = match failed {
                 Failed::Moved => None,
                 Failed::Taken => {
-                    // Chosen ids alone can be taken, unless an attempt may have come through.
                     match self.look_up(&ids, deadline).await {
-                        Ok(found) if found.len() > taken.len() => {
-                            taken = found;
-                            continue;
-                        }
-                        // Whoever had it is gone again, or it was a position that was taken.
                         Ok(found) => {
-                            taken = found;
+                            let news = taken.as_ref().is_none_or(|taken| found.len() > taken.len());
+                            taken = Some(found);
+                            if news {
+                                continue;
+                            }
+                            // Whoever had it is gone again, or it was a position that was taken.
                             None
                         }
                         Err(why) => Some(why),
@@ -98,7 +98,7 @@ impl Inner {
                 Failed::Unknown(why) => {
                     self.retrying(&why);
                     match self.look_up(&ids, deadline).await {
-                        Ok(found) => taken = found,
+                        Ok(found) => taken = Some(found),
                         Err(_) if Instant::now() < deadline => {}
                         Err(why) => return Err(unavailable(&why, true)),
                     }
@@ -126,7 +126,7 @@ impl Inner {
         &self,
         batch: &Batch,
         ids: &[Arc<str>],
-        taken: &HashMap<Arc<str>, Taken>,
+        taken: Option<&HashMap<Arc<str>, Taken>>,
         unsure: &HashMap<Arc<str>, u64>,
         deadline: Instant,
     ) -> Result<Plan, (Failed, Option<Plan>)> {
@@ -136,6 +136,9 @@ impl Inner {
         let (trims, room) = within(limit, self.make_room(batch, wanted)).await.map_err(|failed| (failed, None))?;
         let cut: Vec<(Topic, u64)> = trims.iter().map(|(topic, to)| (topic.clone(), to.is.first)).collect();
         let plan = Plan::new(Inputs { batch, ids, known: &known, taken, unsure, trims, room, topics });
+        if plan.full && taken.is_none() {
+            return Err((Failed::Taken, Some(plan)));
+        }
         match self.write(batch, &plan, deadline).await {
             Ok(()) => {
                 self.trimmed(cut).await;
@@ -148,7 +151,7 @@ impl Inner {
     /// Where the topics of a batch stand, and how many topics there are.
     async fn known(&self, batch: &Batch) -> Result<(HashMap<Topic, Known>, usize), Error> {
         let mut known = HashMap::new();
-        let mut unknown: Vec<&Topic> = Vec::new();
+        let mut unknown: BTreeSet<&Topic> = BTreeSet::new();
         let topics = {
             let cache = self.cache();
             for append in &batch.appends {
@@ -157,8 +160,7 @@ impl Inner {
                 }
                 match cache.known(&append.topic) {
                     Some(stand) => drop(known.insert(append.topic.clone(), stand)),
-                    None if unknown.contains(&&append.topic) => {}
-                    None => unknown.push(&append.topic),
+                    None => drop(unknown.insert(&append.topic)),
                 }
             }
             cache.topics()
@@ -166,7 +168,8 @@ impl Inner {
         if unknown.is_empty() {
             return Ok((known, topics));
         }
-        for (topic, stand) in self.load_topics(doc! { "_id": { "$in": names(&unknown) } }).await? {
+        let names: Vec<&str> = unknown.into_iter().map(Topic::as_str).collect();
+        for (topic, stand) in self.load_topics(doc! { "_id": { "$in": names } }).await? {
             self.cache().learn(&topic, stand);
             known.insert(topic, stand);
         }
@@ -218,16 +221,23 @@ impl Inner {
             within(limit(), async { insert.await.map(drop) }).await?;
         }
         // A commit without an answer is asked for again, of the next primary if need be: it was done or not.
+        let mut lost = false;
         loop {
             let unknown = match tokio::time::timeout_at(limit().into(), session.commit_transaction()).await {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => {
+                    self.committed_at(session.operation_time());
+                    return Ok(());
+                }
                 Ok(Err(error)) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => reason(&error),
+                // An answer that was lost may have been another.
+                Ok(Err(error)) if lost => return Err(Failed::Unknown(reason(&error))),
                 Ok(Err(error)) => return Err(failed(&error)),
                 Err(_) => "no answer to a commit".into(),
             };
             if Instant::now() >= deadline {
                 return Err(Failed::Unknown(unknown));
             }
+            lost = true;
             self.retrying(&unknown);
             tokio::time::sleep(LONGEST_PAUSE).await;
         }
@@ -275,9 +285,10 @@ impl Inner {
             let index = created.as_document()?.get_i32("index").ok()?;
             last.get(usize::try_from(index).ok()?).map(|put| put.topic.as_str())
         });
-        let begun: std::collections::BTreeSet<&str> = begun.collect();
-        let updates =
-            begun.into_iter().map(|topic| doc! { "q": { "_id": topic }, "u": { "$inc": { "groups": 1 } }, "upsert": true });
+        let begun: BTreeSet<&str> = begun.collect();
+        let updates = begun
+            .into_iter()
+            .map(|topic| doc! { "q": { "_id": topic }, "u": { "$inc": { "groups": 1 } }, "upsert": true });
         self.update("topics", updates.collect(), session).await.map(drop)
     }
 
@@ -346,10 +357,6 @@ impl Inner {
 /// Another hub made the topic at the same time.
 #[derive(Debug)]
 struct Raced;
-
-fn names(topics: &[&Topic]) -> Vec<String> {
-    topics.iter().map(|topic| topic.as_str().to_owned()).collect()
-}
 
 /// One step, within its time.
 async fn within<T>(limit: Instant, step: impl Future<Output = Result<T, Error>>) -> Result<T, Failed> {

@@ -8,8 +8,9 @@ use mongodb::{
     error::{Error, ErrorKind},
     options::{ClientOptions, IndexOptions},
 };
+use prom_outbox::MongoOutbox;
 
-use super::CONNECT_TIMEOUT;
+use super::{CONNECT_TIMEOUT, Place};
 
 /// Everything about opening together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(13);
@@ -83,6 +84,18 @@ pub enum OpenError {
         /// The format found.
         found: i32,
     },
+    /// An outbox that is not there.
+    #[error(
+        "database {database} at {url} has no collection {collection}; --outbox or PROM_OUTBOX says which one it is, like shop.outbox for one of another database"
+    )]
+    NoOutbox {
+        /// Without its password.
+        url: String,
+        /// Which database.
+        database: String,
+        /// Which collection.
+        collection: String,
+    },
 }
 
 /// A URL fit for people and logs: without password and options, which may hold secrets too.
@@ -101,14 +114,37 @@ pub fn redact(url: &str) -> String {
 
 /// Connects and prepares the database.
 pub(super) async fn open(url: &str) -> Result<Database, OpenError> {
+    in_time(url, open_within).await
+}
+
+/// The outbox at `place`, for an operator: whether or not a hub drains it. Makes nothing and changes nothing.
+///
+/// # Errors
+/// It cannot be reached, or there is no such collection.
+pub async fn outbox(url: &str, place: &Place) -> Result<MongoOutbox, OpenError> {
+    in_time(url, async |url, shown| {
+        let rows = place.collection(&connect(url, shown).await?);
+        let namespace = rows.namespace();
+        let database = rows.client().database(&namespace.db);
+        let found = database.list_collection_names().filter(doc! { "name": &namespace.coll }).await;
+        if found.map_err(|error| explain(&error, url, shown))?.is_empty() {
+            return Err(OpenError::NoOutbox { url: shown.into(), database: namespace.db, collection: namespace.coll });
+        }
+        Ok(MongoOutbox::new(rows))
+    })
+    .await
+}
+
+async fn in_time<T>(url: &str, work: impl AsyncFnOnce(&str, &str) -> Result<T, OpenError>) -> Result<T, OpenError> {
     let shown = redact(url);
-    match tokio::time::timeout(OPEN_TIMEOUT, open_within(url, &shown)).await {
-        Ok(opened) => opened,
+    match tokio::time::timeout(OPEN_TIMEOUT, work(url, &shown)).await {
+        Ok(done) => done,
         Err(_) => Err(OpenError::Unreachable { url: shown, reason: "it does not answer".into() }),
     }
 }
 
-async fn open_within(url: &str, shown: &str) -> Result<Database, OpenError> {
+/// Finds the replica set; the database is the one the URL names. A user may still be refused by it.
+async fn connect(url: &str, shown: &str) -> Result<Database, OpenError> {
     let refused = |error: &Error| OpenError::Url { url: shown.into(), reason: hide(&error.to_string(), url) };
     let mut options = ClientOptions::parse(url).await.map_err(|error| refused(&error))?;
     options.app_name.get_or_insert_with(|| "prom-hub".into());
@@ -117,20 +153,25 @@ async fn open_within(url: &str, shown: &str) -> Result<Database, OpenError> {
     options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
     let name = options.default_database.clone().unwrap_or_else(|| DATABASE.into());
     let client = Client::with_options(options).map_err(|error| refused(&error))?;
-    let database = client.database(&name);
-
-    let explain = |error: Error| explain(&error, url, shown);
-    let hello = client.database("admin").run_command(doc! { "hello": 1 }).await.map_err(explain)?;
+    let hello = client.database("admin").run_command(doc! { "hello": 1 }).await;
+    let hello = hello.map_err(|error| explain(&error, url, shown))?;
     if !hello.contains_key("setName") && !hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
         return Err(OpenError::Standalone { url: shown.into() });
     }
+    Ok(client.database(&name))
+}
+
+async fn open_within(url: &str, shown: &str) -> Result<Database, OpenError> {
+    let database = connect(url, shown).await?;
+    let name = database.name();
+    let explain = |error: Error| explain(&error, url, shown);
     // `hello` needs no user.
     database.list_collection_names().await.map_err(explain)?;
     let prepare = |error: Error| match explain(error) {
-        OpenError::Unreachable { url, reason } => OpenError::Prepare { url, database: name.clone(), reason },
+        OpenError::Unreachable { url, reason } => OpenError::Prepare { url, database: name.into(), reason },
         other => other,
     };
-    check_format(&database, &name, shown).await.map_err(|error| match error {
+    check_format(&database, name, shown).await.map_err(|error| match error {
         Ok(error) => error,
         Err(error) => prepare(error),
     })?;
@@ -220,7 +261,10 @@ mod tests {
         for (url, shown) in [
             ("mongodb://localhost:27017", "mongodb://localhost:27017"),
             ("mongodb://u:secret@a:1,b:2/prom?replicaSet=rs0", "mongodb://u:***@a:1,b:2/prom"),
-            ("mongodb+srv://u:se@cr/et:@host/?authMechanismProperties=AWS_SESSION_TOKEN:x", "mongodb+srv://u:***@host/"),
+            (
+                "mongodb+srv://u:se@cr/et:@host/?authMechanismProperties=AWS_SESSION_TOKEN:x",
+                "mongodb+srv://u:***@host/",
+            ),
             ("localhost", "mongodb://localhost"),
             ("u:secret@host", "mongodb://u:***@host"),
         ] {

@@ -35,19 +35,20 @@ use std::{
 
 use async_trait::async_trait;
 use mongodb::{
-    Client, Collection, Database,
-    bson::RawDocumentBuf,
-    options::{Acknowledgment, CollectionOptions, ReadConcern, SelectionCriteria, ReadPreference, WriteConcern},
+    Client, ClientSession, Collection, Database,
+    bson::{RawDocumentBuf, Timestamp, doc},
+    options::{Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
 };
 use prom_protocol::{Group, Topic};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::connect::{OpenError, redact};
 use self::cache::Cache;
+pub use self::connect::{OpenError, outbox, redact};
 use super::{
     Appended, Batch, Cursor, Grown, LatestPage, Page, Refused, Retention, Store, StoreError, Stored, Tail,
     embedded::Durability,
 };
+pub use crate::outbox::Place;
 
 /// Longest time to connect, and to wait for a server's heartbeat.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -73,6 +74,8 @@ pub struct Options {
     pub commit_deadline: Duration,
     /// How often the rules of retention are applied; default 15 s.
     pub upkeep_every: Duration,
+    /// Outboxes that the hub drains; default `outbox` in this database.
+    pub outboxes: Vec<Place>,
 }
 
 impl Options {
@@ -86,6 +89,7 @@ impl Options {
             cache_bytes: 64 * 1024 * 1024,
             commit_deadline: Duration::from_secs(20),
             upkeep_every: trim::UPKEEP_EVERY,
+            outboxes: Place::new("outbox").into_iter().collect(),
         }
     }
 }
@@ -93,7 +97,10 @@ impl Options {
 // Not its password.
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("url", &redact(&self.url)).field("durability", &self.durability).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("url", &redact(&self.url))
+            .field("durability", &self.durability)
+            .finish_non_exhaustive()
     }
 }
 
@@ -118,6 +125,8 @@ struct Inner {
     bytes: AtomicU64,
     /// See [`read::jumps`].
     jumps: bool,
+    /// The cluster's time of this hub's last commit: see [`Inner::session`].
+    committed: Mutex<Option<Timestamp>>,
     said: Mutex<Option<Instant>>,
 }
 
@@ -166,9 +175,13 @@ impl MongoStore {
             cache,
             bytes,
             jumps,
+            committed: Mutex::default(),
             said: Mutex::default(),
             options: options.clone(),
         });
+        for (topic, known) in inner.load_topics(doc! {}).await.map_err(lost)? {
+            inner.cache().learn(&topic, known);
+        }
         if inner.options.max_bytes.is_some() {
             inner.count_bytes().await.map_err(lost)?;
         }
@@ -176,6 +189,13 @@ impl MongoStore {
         let (upkeep, end) = (Arc::clone(&inner), closed.clone());
         tasks.spawn(async move { upkeep.keep_up(&end).await });
         Ok(Self { inner, closed, tasks })
+    }
+}
+
+impl MongoStore {
+    /// Where everything is.
+    pub(crate) fn database(&self) -> &Database {
+        &self.inner.database
     }
 }
 
@@ -193,6 +213,21 @@ impl Inner {
     // Nothing that runs under the lock can panic halfway.
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn committed_at(&self, time: Option<Timestamp>) {
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        *committed = time.max(*committed);
+    }
+
+    /// A session that reads what this hub has committed: by itself a new primary may not know yet that what the old one
+    /// acknowledged is committed, and answer from before.
+    async fn session(&self) -> Result<ClientSession, mongodb::error::Error> {
+        let mut session = self.client().start_session().await?;
+        if let Some(time) = *self.committed.lock().unwrap_or_else(PoisonError::into_inner) {
+            session.advance_operation_time(time);
+        }
+        Ok(session)
     }
 
     /// Says that something did not work and is tried again, now and then.

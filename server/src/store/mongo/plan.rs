@@ -44,6 +44,8 @@ pub(super) struct Plan {
     pub(super) moves: BTreeMap<Topic, Move>,
     pub(super) documents: Vec<RawDocumentBuf>,
     pub(super) events: Vec<Planned>,
+    /// Something was refused for want of room.
+    pub(super) full: bool,
 }
 
 /// What a plan is made from.
@@ -54,7 +56,7 @@ pub(super) struct Inputs<'a> {
     /// Where the batch's topics stand; a topic that is missing has no events.
     pub(super) known: &'a HashMap<Topic, Known>,
     /// Ids that were looked up and found.
-    pub(super) taken: &'a HashMap<Arc<str>, Taken>,
+    pub(super) taken: Option<&'a HashMap<Arc<str>, Taken>>,
     /// Positions of an attempt whose outcome is not known: what is found there is not a duplicate but this batch.
     pub(super) unsure: &'a HashMap<Arc<str>, u64>,
     /// Topics that the trim before these appends moves.
@@ -74,7 +76,7 @@ impl Plan {
             let earlier = here.get(&**id).map(|(topic, seq)| (topic.as_str(), *seq, true));
             let stored = inputs
                 .taken
-                .get(id)
+                .and_then(|taken| taken.get(id))
                 .map(|taken| (&*taken.topic, taken.seq, inputs.unsure.get(id).is_none_or(|seq| *seq != taken.seq)));
             let outcome = match earlier.or(stored) {
                 Some((topic, seq, duplicate)) if topic == append.topic.as_str() => {
@@ -107,6 +109,9 @@ impl Plan {
         // Dead letters always come in, with the cursors that settle what they are about: they are what makes room.
         let own = append.id.as_ref().is_some_and(|id| id.starts_with('$'));
         if !own && cost > *room {
+            // Nor for those behind it that are smaller: what one publisher sends stays in order.
+            *room = 0;
+            self.full = true;
             let message = "the store is full of events that are not settled or are to be kept (max_bytes)";
             return Err(refused(ErrorCode::StoreUnavailable, message.into()));
         }
@@ -121,7 +126,8 @@ impl Plan {
                 }
                 *topics += 1;
             }
-            let fresh = || Known { epoch: fastrand::u64(1..=limits::TS_MAX), first: 1, seq: 0, max_ts: 0, bytes: 0, groups: 0 };
+            let fresh =
+                || Known { epoch: fastrand::u64(1..=limits::TS_MAX), first: 1, seq: 0, max_ts: 0, bytes: 0, groups: 0 };
             self.moves.entry(append.topic.clone()).or_insert(Move { was, is: was.unwrap_or_else(fresh) })
         };
         *room = room.saturating_sub(cost);

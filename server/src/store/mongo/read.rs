@@ -120,9 +120,10 @@ impl Inner {
 
     /// Topics with events, in name order.
     pub(super) async fn load_topics(&self, filter: Document) -> Result<Vec<(Topic, Known)>, Error> {
-        let mut found = self.topics.find(filter).sort(doc! { "_id": 1 }).await?;
+        let mut session = self.session().await?;
+        let mut found = self.topics.find(filter).sort(doc! { "_id": 1 }).session(&mut session).await?;
         let mut topics = Vec::new();
-        while found.advance().await? {
+        while found.advance(&mut session).await? {
             let document = found.current();
             let number = |name: &str| document.get_i64(name).ok().and_then(|number| u64::try_from(number).ok());
             let name = document.get_str("_id").ok().and_then(|name| Topic::new(name).ok());
@@ -140,7 +141,9 @@ impl Inner {
         let find = self.events.find_one(doc! { "_id": id }).projection(doc! { "topic": 1, "seq": 1 });
         let Some(event) = self.reading(async { find.await }).await? else { return Ok(None) };
         let seq = event.get_i64("seq").ok().and_then(|seq| u64::try_from(seq).ok());
-        let (Some(seq), true) = (seq, event.get_str("topic").is_ok_and(|own| own == topic.as_str())) else { return Ok(None) };
+        let (Some(seq), true) = (seq, event.get_str("topic").is_ok_and(|own| own == topic.as_str())) else {
+            return Ok(None);
+        };
         // It may have gone from the log and be there as the newest of its key.
         Ok(self.topic(topic).await?.filter(|known| known.first <= seq).map(|_| seq))
     }
@@ -242,16 +245,21 @@ impl Inner {
     }
 
     pub(super) async fn cursor(&self, topic: &Topic, group: &Group) -> Result<Option<Cursor>, StoreError> {
-        let find = self.cursors.find_one(doc! { "_id": cursor::id(topic, group) });
-        let found = self.reading(async { find.await }).await?;
+        let found = async {
+            let mut session = self.session().await?;
+            self.cursors.find_one(doc! { "_id": cursor::id(topic, group) }).session(&mut session).await
+        };
+        let found = self.reading(found).await?;
         found.map(|document| cursor::decode(&document).map(|(_, cursor)| cursor)).transpose()
     }
 
     pub(super) async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError> {
         let documents = async {
-            let mut found = self.cursors.find(cursor::of_topic(topic)).sort(doc! { "_id": 1 }).await?;
+            let mut session = self.session().await?;
+            let find = self.cursors.find(cursor::of_topic(topic)).sort(doc! { "_id": 1 });
+            let mut found = find.session(&mut session).await?;
             let mut documents = Vec::new();
-            while found.advance().await? {
+            while found.advance(&mut session).await? {
                 documents.push(found.current().to_owned());
             }
             Ok(documents)

@@ -17,15 +17,7 @@ use mongodb::{
 use prom_protocol::Topic;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Inner,
-    cache::Known,
-    connect::reason,
-    cursor,
-    document::long,
-    plan::Move,
-    read::newest_of_each_key,
-};
+use super::{Inner, cache::Known, connect::reason, cursor, document::long, plan::Move, read::newest_of_each_key};
 use crate::{
     store::{Batch, Rule},
     writer::wall_clock,
@@ -72,12 +64,7 @@ impl Inner {
     }
 
     /// Highest seq that every group has settled, those of this batch included.
-    async fn settled(
-        &self,
-        topic: &Topic,
-        batch: &Batch,
-        session: Option<&mut ClientSession>,
-    ) -> Result<u64, Error> {
+    async fn settled(&self, topic: &Topic, batch: &Batch, session: Option<&mut ClientSession>) -> Result<u64, Error> {
         let mut floors: HashMap<String, u64> = HashMap::new();
         let find = self.cursors.find(cursor::of_topic(topic)).projection(doc! { "group": 1, "lastSeq": 1 });
         let mut take = |document: &mongodb::bson::raw::RawDocument| {

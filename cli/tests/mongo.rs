@@ -1,0 +1,357 @@
+//! A hub on a MongoDB replica set, and bad days of that: what was acknowledged is there, once, and things go on by
+//! themselves.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use common::{
+    Folder,
+    hub::Hub,
+    ledger::{self, Ledger},
+    wire::{Connection, Publish},
+};
+use mongodb::bson::{Document, doc};
+use prom_outbox::mongod::{Options, ReplicaSet};
+use serde_json::{Value, json};
+
+/// How long anything may take that comes by itself; far beyond what it takes.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+async fn set_of(nodes: usize) -> ReplicaSet {
+    ReplicaSet::start(Options { nodes, ..Options::default() }).await.unwrap()
+}
+
+fn hub_on(set: &ReplicaSet, folder: &Folder) -> Hub {
+    let data = folder.0.join("data");
+    Hub::launch(&folder.0, &data, &[("MONGO_URL", set.url())]).unwrap_or_else(|(_, log)| panic!("{log}"))
+}
+
+async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(since.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Publishers and members of a group that go on whatever happens to the database.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    publishers: Vec<tokio::task::JoinHandle<Vec<Publish>>>,
+    members: Vec<tokio::task::JoinHandle<()>>,
+    ledger: Arc<Ledger>,
+}
+
+impl Load {
+    fn start(hub: &Hub) -> Self {
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (numbers, ledger) = (Arc::new(AtomicU64::new(0)), Arc::new(Ledger::default()));
+        let members = (0..2).map(|_| {
+            let (address, ledger) = (hub.address.clone(), Arc::clone(&ledger));
+            tokio::spawn(async move { ledger.consume(&address).await })
+        });
+        let publishers = (0..4).map(|_| {
+            let (address, numbers) = (hub.address.clone(), Arc::clone(&numbers));
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            tokio::spawn(async move {
+                let next =
+                    || (!stop.load(Ordering::Relaxed)).then(|| ledger::event(numbers.fetch_add(1, Ordering::Relaxed)));
+                let count = || {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                };
+                Connection::open(&address).await.publish(16, next, count).await
+            })
+        });
+        Self { publishers: publishers.collect(), members: members.collect(), stop, answered, ledger }
+    }
+
+    /// Waits until so many more publishes were answered; how long that took.
+    async fn answers(&self, more: usize) -> Duration {
+        let since = Instant::now();
+        let enough = self.answered.load(Ordering::Relaxed) + more;
+        let done = async || (self.answered.load(Ordering::Relaxed) >= enough).then_some(());
+        until("publishes are answered", done).await;
+        since.elapsed()
+    }
+
+    /// Ends the publishers, and checks the books once the group is through.
+    async fn end(self, hub: Hub, what: &str, mut gaps: Vec<Duration>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut sent = Vec::new();
+        for publisher in self.publishers {
+            sent.extend(publisher.await.unwrap());
+        }
+        let refused = sent.iter().filter(|publish| publish.answer.is_none()).count();
+        Ledger::drained(&hub).await;
+        // The hub is asked for everything while it is there, and the members end with it.
+        let mut books = Ledger::default();
+        books.check(&hub, &sent);
+        let again = books.repeat(&hub, &sent).await;
+        books.check(&hub, &again);
+        books.check_all(&hub);
+        Ledger::drained(&hub).await;
+        hub.kill();
+        for member in self.members {
+            member.await.unwrap();
+        }
+        let delivered = Arc::into_inner(self.ledger).expect("all members have ended");
+        books.take_over(delivered);
+        books.check_group_is_through();
+        gaps.sort();
+        println!("{}; {refused} refused meanwhile", books.summary(what, gaps));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_primary_is_killed_under_load() {
+    let folder = Folder::new("mongo-killed");
+    let set = set_of(3).await;
+    let hub = hub_on(&set, &folder);
+    let load = Load::start(&hub);
+    load.answers(300).await;
+    let mut gaps = Vec::new();
+    for _ in 0..2 {
+        let primary = set.primary().await.unwrap();
+        set.kill(primary).unwrap();
+        // What was under way may still be answered; more than that cannot.
+        gaps.push(load.answers(4 * 16 + 300).await);
+        set.start_again(primary).await.unwrap();
+        load.answers(300).await;
+    }
+    load.end(hub, "primary killed twice", gaps).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_primary_hangs_past_an_election_and_comes_back() {
+    let folder = Folder::new("mongo-hangs");
+    let set = set_of(3).await;
+    let hub = hub_on(&set, &folder);
+    let load = Load::start(&hub);
+    load.answers(300).await;
+    let old = set.primary().await.unwrap();
+    set.stop(old).unwrap();
+    let gap = load.answers(4 * 16 + 300).await;
+    assert_ne!(set.primary().await.unwrap(), old);
+    set.resume(old).unwrap();
+    load.answers(600).await;
+    load.end(hub, "primary stopped and resumed", vec![gap]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_set_is_down_for_a_minute() {
+    const DOWN: Duration = Duration::from_secs(60);
+    let folder = Folder::new("mongo-down");
+    let set = set_of(1).await;
+    let hub = hub_on(&set, &folder);
+    let load = Load::start(&hub);
+    load.answers(300).await;
+    let down = Instant::now();
+    set.kill(0).unwrap();
+    let reason = until("/readyz says why", async || {
+        let answer = hub.ask("/readyz");
+        (answer.status == 503).then(|| answer.parsed()["reason"].as_str().unwrap().to_owned())
+    });
+    let reason = reason.await;
+    assert!(reason.contains("the store cannot be read"), "{reason}");
+    assert_eq!(hub.ops("/healthz")["status"], "ok", "the hub is alive all the same");
+    // A publisher is told, within its deadline.
+    let mut connection = Connection::open(&hub.address).await;
+    let since = Instant::now();
+    let frame = json!({ "op": "PUBLISH", "topic": "other", "payload": 1, "opts": { "id": "while-it-was-down" } });
+    assert!(connection.send(&frame).await);
+    let answer = connection.next().await.unwrap();
+    assert_eq!(answer["code"], "store_unavailable", "{answer}");
+    assert!(since.elapsed() < Duration::from_secs(50), "{:?}", since.elapsed());
+    tokio::time::sleep(DOWN.saturating_sub(down.elapsed())).await;
+    set.start_again(0).await.unwrap();
+    let gap = load.answers(300).await;
+    until("/readyz recovers", async || (hub.ask("/readyz").status == 200).then_some(())).await;
+    assert!(connection.send(&frame).await);
+    let answer = connection.next().await.unwrap();
+    assert_eq!(answer["op"], "OK", "{answer}");
+    load.end(hub, &format!("set down for {:.0?}", down.elapsed()), vec![gap]).await;
+}
+
+async fn publish(connection: &mut Connection, topic: &str, payload: &Value) {
+    assert!(connection.send(&json!({ "op": "PUBLISH", "topic": topic, "payload": payload })).await);
+    let answer = connection.next().await.unwrap();
+    assert_eq!(answer["op"], "OK", "{answer}");
+}
+
+fn signal(hub: &Hub, name: &str) {
+    assert!(Command::new("kill").args([name, &hub.pid().to_string()]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oplog_rolls_over_while_a_hub_is_away() {
+    const BEFORE: u64 = 5;
+    const AWAY: u64 = 40;
+    let folders = ["here", "away"].map(|name| Folder::new(&format!("mongo-oplog-{name}")));
+    let set = ReplicaSet::start(Options { oplog_mb: 16, ..Options::default() }).await.unwrap();
+    let (here, away) = (hub_on(&set, &folders[0]), hub_on(&set, &folders[1]));
+    let mut subscriber = Connection::open(&away.address).await;
+    let subscribe = json!({ "op": "SUBSCRIBE", "topic": "quiet", "group": "g", "opts": { "from": "earliest" } });
+    assert!(subscriber.send(&subscribe).await);
+    assert_eq!(subscriber.next().await.unwrap()["op"], "OK");
+    let mut publisher = Connection::open(&here.address).await;
+    let mut delivered = async |seq: u64| {
+        let event = tokio::time::timeout(PATIENCE, subscriber.next()).await.unwrap().unwrap();
+        assert_eq!((&event["op"], &event["event"]["seq"]), (&json!("EVENT"), &json!(seq)), "{event}");
+        let ack = json!({ "op": "ACK", "topic": "quiet", "group": "g", "id": event["event"]["id"] });
+        assert!(subscriber.send(&ack).await);
+    };
+    for seq in 1..=BEFORE {
+        publish(&mut publisher, "quiet", &json!(seq)).await;
+        delivered(seq).await;
+    }
+    signal(&away, "-STOP");
+    let oldest = oldest_in_oplog(&set).await;
+    for _ in 0..AWAY {
+        publish(&mut publisher, "quiet", &json!("meanwhile")).await;
+    }
+    let mut written = 0;
+    let filling = json!("x".repeat(900_000));
+    let mut behind = Instant::now();
+    let mut since = None;
+    // The stream's place is gone once the oldest entry is younger than the last that the hub away has seen.
+    while since.is_none_or(|since: Instant| behind < since) {
+        publish(&mut publisher, "filling", &filling).await;
+        written += 1;
+        assert!(written < 1_000, "the oplog does not roll over");
+        if oldest_in_oplog(&set).await > oldest {
+            since.get_or_insert_with(Instant::now);
+            behind = Instant::now();
+        }
+    }
+    signal(&away, "-CONT");
+    let back = Instant::now();
+    for seq in BEFORE + 1..=BEFORE + AWAY {
+        delivered(seq).await;
+    }
+    println!(
+        "oplog of 16 MB rolled over by {written} x 0.9 MB: {AWAY} events of meanwhile delivered, {:.1?} after the hub was back",
+        back.elapsed()
+    );
+    publish(&mut publisher, "quiet", &json!("and on")).await;
+    delivered(BEFORE + AWAY + 1).await;
+}
+
+async fn oldest_in_oplog(set: &ReplicaSet) -> u32 {
+    let oplog = set.client().await.unwrap().database("local").collection::<Document>("oplog.rs");
+    let oldest = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await.unwrap().unwrap();
+    oldest.get_timestamp("ts").unwrap().time
+}
+
+#[test]
+fn a_hub_that_cannot_have_its_database_says_so_and_ends() {
+    let folder = Folder::new("mongo-refused");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("mongodb://hub:secret@127.0.0.1:{port}/prom");
+    let since = Instant::now();
+    let environment = [("MONGO_URL", &*url), ("WS_TOKEN", "x"), ("WS_PORT", "0"), ("OPS_PORT", "0")];
+    let output = common::prom(&["hub"], &environment, &folder.0);
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&format!("mongodb://hub:***@127.0.0.1:{port}/prom")) && !said.contains("secret"), "{said}");
+    let both = [("MONGO_URL", &*url), ("PROM_MEMORY_MB", "8"), ("WS_TOKEN", "x")];
+    let output = common::prom(&["hub"], &both, &folder.0);
+    assert!(!output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("MONGO_URL and PROM_MEMORY_MB are both set"));
+}
+
+/// `{outbox: {published, duplicates, …, pending, claimed, sent, error}}`.
+fn outbox(hub: &Hub) -> Value {
+    hub.ops("/outbox")["outboxes"][0].clone()
+}
+
+/// Rows of ten keys and some without, as a service writes them.
+async fn insert_rows(set: &ReplicaSet, from: u64, count: u64) {
+    let rows = set.client().await.unwrap().database("prom").collection::<Document>("outbox");
+    let now = mongodb::bson::DateTime::now().timestamp_millis();
+    let row = |n: u64| {
+        let mut row = doc! {
+            "_id": format!("row-{n:06}"), "topic": "orders.placed", "payload": { "n": n as i64 }, "status": "pending",
+            "ts": now + n as i64, "attempts": 0,
+        };
+        if !n.is_multiple_of(11) {
+            row.insert("key", format!("key-{}", n % 11));
+        }
+        row
+    };
+    rows.insert_many((from..from + count).map(row)).await.unwrap();
+}
+
+/// That each row is in the log once, and those of a key in their order.
+fn check_orders(hub: &Hub, rows: u64) {
+    let mut last = std::collections::HashMap::new();
+    let mut seen = std::collections::HashSet::new();
+    for line in hub.export("orders.placed").lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let n = event["payload"]["n"].as_u64().unwrap();
+        assert_eq!(event["id"], format!("row-{n:06}"), "the row's id is the event's");
+        assert!(seen.insert(n), "row {n} was published twice");
+        if let Some(key) = event["key"].as_str()
+            && let Some(before) = last.insert(key.to_owned(), n)
+        {
+            assert!(before < n, "{key}: {n} came after {before}");
+        }
+    }
+    assert_eq!(seen.len() as u64, rows);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_killed_while_it_drains_publishes_no_row_twice() {
+    const ROUNDS: u64 = 12;
+    const ROWS: u64 = 400;
+    let folder = Folder::new("mongo-outbox");
+    let set = set_of(1).await;
+    let mut duplicates = 0;
+    for round in 0..ROUNDS {
+        insert_rows(&set, round * ROWS, ROWS).await;
+        let hub = hub_on(&set, &folder);
+        // At no moment in particular, but while it is at it.
+        until("it drains", async || (outbox(&hub)["drainer"]["claims"].as_u64() > Some(0)).then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..60))).await;
+        duplicates += outbox(&hub)["drainer"]["duplicates"].as_u64().unwrap();
+        hub.kill();
+    }
+    let hub = hub_on(&set, &folder);
+    until("all is sent", async || (outbox(&hub)["sent"] == ROUNDS * ROWS).then_some(())).await;
+    duplicates += outbox(&hub)["drainer"]["duplicates"].as_u64().unwrap();
+    check_orders(&hub, ROUNDS * ROWS);
+    let rows = ROUNDS * ROWS;
+    println!(
+        "hub killed {ROUNDS} times while draining: {rows} rows, {rows} found, doubled 0, at least {duplicates} published again as duplicates"
+    );
+    assert!(duplicates > 0, "no kill came between publish and mark: this checks nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hubs_drain_one_outbox_and_keep_the_order_of_each_key() {
+    const ROWS: u64 = 4_000;
+    let folders = ["one", "two"].map(|name| Folder::new(&format!("mongo-drain-{name}")));
+    let set = set_of(1).await;
+    let hubs = [hub_on(&set, &folders[0]), hub_on(&set, &folders[1])];
+    for part in 0..20 {
+        insert_rows(&set, part * ROWS / 20, ROWS / 20).await;
+    }
+    until("all is sent", async || (outbox(&hubs[0])["sent"] == ROWS).then_some(())).await;
+    check_orders(&hubs[1], ROWS);
+    let share = hubs.each_ref().map(|hub| outbox(hub)["drainer"]["published"].as_u64().unwrap());
+    println!("two hubs on one outbox: {ROWS} rows, {ROWS} found, doubled 0, published {} + {}", share[0], share[1]);
+    assert!(share[0] + share[1] >= ROWS);
+}

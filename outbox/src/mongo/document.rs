@@ -12,6 +12,8 @@ pub(super) struct Read {
     pub(super) row: Row,
     /// Where it stands in the order, in milliseconds; 0 for one without a time.
     pub(super) at: u64,
+    /// The document's, in bytes.
+    pub(super) size: usize,
     /// The first field that is not what it must be.
     problem: Option<ProtocolError>,
 }
@@ -46,7 +48,7 @@ pub(super) fn read(document: &RawDocument) -> Read {
         attempts: reader.field("attempts").and_then(millis).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
         next_try_at: reader.field("next_try_at").and_then(millis),
     };
-    Read { id, row, at, problem: reader.problem }
+    Read { id, row, at, size: document.as_bytes().len(), problem: reader.problem }
 }
 
 struct Reader<'a> {
@@ -179,10 +181,24 @@ impl<'a> Reader<'a> {
         self.field(name).and_then(text::of)
     }
 
-    fn status(&self) -> Status {
-        let status = self.text_or_none("status").and_then(|status| status.parse().ok());
-        status.unwrap_or(Status::Pending)
+    fn status(&mut self) -> Status {
+        let Some(value) = self.field("status") else { return Status::Pending };
+        let status = text::of(value).and_then(|status| status.parse().ok());
+        status.unwrap_or_else(|| {
+            self.problem(ErrorCode::BadFrame, no_status(Some(value)));
+            Status::Error
+        })
     }
+}
+
+/// What is wrong with a status that is none.
+pub(super) fn no_status(value: Option<RawBsonRef<'_>>) -> String {
+    let wrong = match value.and_then(text::of) {
+        // Whatever is text, is it one? That of a list of one is not.
+        Some(text) => text.parse::<Status>().err(),
+        None => None,
+    };
+    wrong.unwrap_or_else(|| "status must be pending, claimed, sent or error, as a string".into())
 }
 
 /// A time or a count, whole and not negative.

@@ -115,7 +115,12 @@ pub(crate) fn claim(rows: &mut impl Rows, now: u64, request: &ClaimRequest) -> R
             ..old.clone()
         };
         rows.put(Some(&old), &row)?;
-        claim.rows.push(Claimed { id: RowId::plain(&row.id), attempts: row.attempts, fresh: old.fence.is_none(), event: row.event() });
+        claim.rows.push(Claimed {
+            id: RowId::plain(&row.id),
+            attempts: row.attempts,
+            fresh: old.fence.is_none(),
+            event: row.event(),
+        });
     }
     Ok(claim)
 }

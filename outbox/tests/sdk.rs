@@ -46,7 +46,8 @@ async fn rows_become_events_of_a_hub() {
         outbox.add(row.ts(1_700_000_001_000 + n)).unwrap();
     }
     let publisher = client(&hub, &["publish:orders.**"]).await;
-    let drainer = Drainer::new(Arc::clone(&outbox) as _, Arc::new(publisher), Options::default());
+    let drainer =
+        Drainer::new(Arc::clone(&outbox) as _, Arc::new(publisher), Options { max_attempts: 3, ..Options::default() });
     let stop = Notify::new();
     let drained = async {
         until("all but one are sent", async || {

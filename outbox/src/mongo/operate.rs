@@ -125,7 +125,11 @@ fn matching(filter: &Filter, statuses: &[Status]) -> Document {
     }
     // Every status, and none of them: rows that are to be parked are shown too.
     let any = filter.status.is_none() && statuses.len() == Status::ALL.len();
-    let mut document = if any { Document::new() } else { doc! {"status": {"$in": values}} };
+    let mut document = if any {
+        Document::new()
+    } else {
+        doc! {"status": {"$in": values}}
+    };
     if let Some(ids) = &filter.ids {
         document.insert("_id", doc! {"$in": ids.iter().flat_map(|id| text::values(id)).collect::<Vec<_>>()});
     }

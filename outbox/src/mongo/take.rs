@@ -68,7 +68,10 @@ async fn all(outbox: &MongoOutbox, turn: &Turn, request: &ClaimRequest, rows: &[
     let mut ids = Vec::with_capacity(rows.len());
     for row in rows {
         if row.size > ROOM {
-            refused.push((row.id.clone(), format!("too_large: the row has {} bytes, at most {ROOM} can be drained", row.size)));
+            refused.push((
+                row.id.clone(),
+                format!("too_large: the row has {} bytes, at most {ROOM} can be drained", row.size),
+            ));
         } else if let Some(id) = document::id(&row.id) {
             ids.push((&row.id, id));
         }
@@ -171,9 +174,9 @@ async fn park(outbox: &MongoOutbox, refused: Vec<(RowId, String)>, alone: bool) 
         }
     }
     match stuck {
-        Some(id) if alone => Err(Error::custom(format!(
-            "row {id} of the outbox can be neither claimed nor parked: mend or delete it"
-        ))),
+        Some(id) if alone => {
+            Err(Error::custom(format!("row {id} of the outbox can be neither claimed nor parked: mend or delete it")))
+        }
         _ => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod odd_rows;
+mod turns;
 
 use std::sync::Arc;
 

@@ -1,6 +1,10 @@
 //! Rows as documents.
 
-use mongodb::bson::{Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, oid::ObjectId, raw::cstr};
+use mongodb::bson::{
+    Bson, DateTime, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf,
+    oid::ObjectId,
+    raw::{CString, cstr},
+};
 use prom_protocol::{ErrorCode, ProtocolError, limits};
 
 use super::{json, text};
@@ -213,27 +217,33 @@ fn millis(value: RawBsonRef<'_>) -> Option<u64> {
 }
 
 /// The document of a new row, and its id as text.
-pub(super) fn write(new: NewRow, now: u64) -> Result<(Document, String), ProtocolError> {
+pub(super) fn write(new: NewRow, now: u64) -> Result<(RawDocumentBuf, String), ProtocolError> {
     let made = ObjectId::new();
-    let id = new.id.clone().map_or(Bson::ObjectId(made), Bson::String);
+    let id = new.id.clone().map_or(RawBson::ObjectId(made), RawBson::String);
     let row = new.into_row(now, || made.to_hex())?;
-    let payload = row.payload.as_deref().map(json::to_bson).transpose()?.unwrap_or(Bson::Null);
-    let mut document = doc! {"_id": id, "topic": row.topic, "payload": payload};
+    let mut document = RawDocumentBuf::new();
+    document.append(cstr!("_id"), id);
+    document.append(cstr!("topic"), row.topic);
+    document.append(cstr!("payload"), row.payload.as_deref().map(json::to_bson).transpose()?.unwrap_or(RawBson::Null));
     if !row.headers.is_empty() {
-        let headers: Document = row.headers.into_iter().map(|(name, value)| (name, Bson::String(value))).collect();
-        document.insert("headers", headers);
+        let mut headers = RawDocumentBuf::new();
+        for (name, value) in row.headers {
+            let zero = |_| ProtocolError::new(ErrorCode::BadFrame, "headers: a name holds a zero character");
+            headers.append(CString::try_from(name).map_err(zero)?, value);
+        }
+        document.append(cstr!("headers"), headers);
     }
-    for (name, value) in [("key", row.key), ("sid", row.sid), ("caused_by", row.caused_by)] {
+    for (name, value) in [(cstr!("key"), row.key), (cstr!("sid"), row.sid), (cstr!("caused_by"), row.caused_by)] {
         if let Some(value) = value {
-            document.insert(name, value);
+            document.append(name, value);
         }
     }
     if !row.tags.is_empty() {
-        document.insert("tags", row.tags);
+        document.append(cstr!("tags"), row.tags.into_iter().collect::<RawArrayBuf>());
     }
-    document.insert("status", Status::Pending.as_str());
-    document.insert("ts", date(row.ts.unwrap_or(now)));
-    document.insert("attempts", 0);
+    document.append(cstr!("status"), Status::Pending.as_str());
+    document.append(cstr!("ts"), date(row.ts.unwrap_or(now)));
+    document.append(cstr!("attempts"), 0);
     Ok((document, row.id))
 }
 

@@ -124,7 +124,8 @@ impl MongoOutbox {
     /// What the hub would not take, naming the field; MongoDB's, a taken id among them.
     pub async fn add(&self, session: &mut ClientSession, row: NewRow) -> Result<String, AddError> {
         let (document, id) = document::write(row, ledger::now())?;
-        self.plain.insert_one(document).session(session).await?;
+        // As it is: a document by name would lose what a payload says twice.
+        self.plain.clone_with_type::<RawDocumentBuf>().insert_one(document).session(session).await?;
         Ok(id)
     }
 }

@@ -54,7 +54,7 @@ impl Drainer {
                 }
                 Err(problem) => {
                     let error = format!("{}: {problem}", problem.code());
-                    marks.push(self.park(row.id, error, row.attempts));
+                    marks.push(self.park(row.id, &error, row.attempts));
                 }
             }
         }
@@ -135,7 +135,7 @@ impl Drainer {
                     self.release()
                 }
                 Outcome::Failed(error) if error.permanent() => {
-                    marks.push(self.park(id, error.to_string(), attempts.saturating_add(1)));
+                    marks.push(self.park(id, &error.to_string(), attempts.saturating_add(1)));
                     continue;
                 }
                 // A timeout of one event among others that were published is its own.
@@ -151,7 +151,7 @@ impl Drainer {
                         // A slow hub says nothing against a row: it waits longer each time, and is never parked for it.
                         attempts = attempts.min(self.options.max_attempts.saturating_sub(1));
                     } else if attempts >= self.options.max_attempts {
-                        marks.push(self.park(id, error.to_string(), attempts));
+                        marks.push(self.park(id, &error.to_string(), attempts));
                         continue;
                     }
                     self.counts.retried.fetch_add(1, Relaxed);
@@ -176,10 +176,10 @@ impl Drainer {
         Settle::Released
     }
 
-    fn park(&self, id: RowId, error: String, attempts: u32) -> Mark {
+    fn park(&self, id: RowId, error: &str, attempts: u32) -> Mark {
         self.counts.parked.fetch_add(1, Relaxed);
         tracing::warn!(row = %id, %error, attempts, "a row of the outbox is parked");
-        Mark { id, settle: Settle::Parked { error: short(&error), attempts } }
+        Mark { id, settle: Settle::Parked { error: short(error), attempts } }
     }
 
     /// Gives back what a claim got that ended after the drainer was told to stop.

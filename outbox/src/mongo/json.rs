@@ -53,7 +53,7 @@ impl Writer {
             RawBsonRef::Int32(number) => self.out.extend_from_slice(number.to_string().as_bytes()),
             RawBsonRef::Int64(number) => self.out.extend_from_slice(number.to_string().as_bytes()),
             RawBsonRef::Double(value) if value == 0.0 && value.is_sign_negative() => {
-                self.out.extend_from_slice(b"-0.0")
+                self.out.extend_from_slice(b"-0.0");
             }
             RawBsonRef::Double(value) => match text::number(value) {
                 Some(number) => self.out.extend_from_slice(number.as_bytes()),

@@ -21,7 +21,7 @@ use super::{
 use crate::{ClaimRequest, RowId};
 
 /// How long a claim searches for rows of free keys.
-pub(super) const SEARCH: Duration = Duration::from_secs(2);
+pub(super) const SEARCH: Duration = Duration::from_millis(2_500);
 /// So many keys that are not free are named in a query, whose size is limited; rows of others are read and left.
 const NAMED: usize = 4_000;
 

@@ -25,6 +25,7 @@ macro_rules! outbox_conformance {
         $crate::outbox_conformance!(@each $make;
             an_empty_outbox_answers_with_nothing
             what_was_added_is_what_is_claimed
+            payloads_come_back_to_the_letter
             what_no_hub_would_take_is_not_added
             claims_come_in_order
             a_claim_stops_at_its_limits
@@ -190,6 +191,18 @@ pub async fn what_was_added_is_what_is_claimed(fixture: &Fixture) {
     let row = fixture.row(&id).await;
     let age = crate::ledger::now().abs_diff(row.ts.unwrap());
     assert!(age < 60_000 && row.status == Status::Pending && row.key.is_none(), "{row:?}");
+}
+
+pub async fn payloads_come_back_to_the_letter(fixture: &Fixture) {
+    let payloads =
+        [r#"{"a":1,"a":2}"#, "-0.0", r#"[-0.0,0,{"":{"b":[1,{"b":null,"b":[]}]}},9223372036854775807,-1e-7,"\u0000"]"#];
+    for (ts, payload) in payloads.iter().enumerate() {
+        let raw = prom_protocol::RawValue::from_string((*payload).to_owned()).unwrap();
+        fixture.put(NewRow::raw("t", raw).id(format!("r{ts}")).ts(ts as u64)).await;
+    }
+    let claim = fixture.claim(10).await;
+    let back: Vec<_> = claim.rows.iter().map(|row| row.event.as_ref().unwrap().payload().get()).collect();
+    assert_eq!(back, payloads);
 }
 
 pub async fn what_no_hub_would_take_is_not_added(fixture: &Fixture) {

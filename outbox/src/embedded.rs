@@ -7,7 +7,7 @@ use prom_protocol::ProtocolError;
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 use crate::{
     Claim, ClaimRequest, Filter, Mark, NewRow, OutboxStore, Row, Stats, Status, StoreError,
@@ -49,6 +49,8 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("prom_outbox_m
 pub struct EmbeddedOutbox {
     database: Arc<Database>,
     added: Arc<Notify>,
+    /// One claim at a time: those that wait for the file's writer would each hold a thread.
+    claiming: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for EmbeddedOutbox {
@@ -84,7 +86,7 @@ pub enum EmbeddedAddError {
 impl EmbeddedOutbox {
     /// The outbox in `database`.
     pub fn new(database: Arc<Database>) -> Self {
-        Self { database, added: Arc::default() }
+        Self { database, added: Arc::default(), claiming: Arc::default() }
     }
 
     /// Adds a row in the caller's transaction; answers its id. It is there once the transaction is committed.
@@ -262,7 +264,20 @@ impl OutboxStore for EmbeddedOutbox {
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let request = request.clone();
-        self.write(move |tables| ledger::claim(tables, now(), &request)).await
+        // It goes on in its thread when nobody waits for it any more: then it takes nothing.
+        let caller = Arc::new(());
+        let waiting = Arc::downgrade(&caller);
+        let turn = Arc::clone(&self.claiming).lock_owned().await;
+        let claimed = self.write(move |tables| {
+            let claim = ledger::claim(tables, now(), &request)?;
+            if waiting.strong_count() == 0 {
+                return Err(StoreError::Unavailable("nobody waits for this claim any more".into()));
+            }
+            Ok((claim, turn))
+        });
+        let (claim, _turn) = claimed.await?;
+        drop(caller);
+        Ok(claim)
     }
 
     async fn settle(&self, fence: u64, marks: &[Mark]) -> Result<usize, StoreError> {
@@ -332,6 +347,27 @@ mod tests {
     }
 
     crate::outbox_conformance!(fixture);
+
+    #[tokio::test]
+    async fn a_claim_that_nobody_waits_for_takes_nothing() {
+        // Bug: while a service held its transaction each claim that timed out left a thread, which then claimed for nobody.
+        let folder = tempfile::tempdir().unwrap();
+        let database = database(&folder);
+        let outbox = EmbeddedOutbox::new(Arc::clone(&database));
+        outbox.prepare().await.unwrap();
+        let request = ClaimRequest { by: "t".into(), limit: 9, max_bytes: usize::MAX, lease: Duration::from_secs(60) };
+        let held = database.begin_write().unwrap();
+        outbox.add(&held, NewRow::new("a", &1).unwrap().id("a")).unwrap();
+        for _ in 0..3 {
+            let late = tokio::time::timeout(Duration::from_millis(50), outbox.claim(&request)).await;
+            assert!(late.is_err());
+        }
+        // One thread at most waits for the writer: what it holds is the one turn.
+        assert_eq!(Arc::strong_count(&outbox.claiming), 2);
+        held.commit().unwrap();
+        let claim = outbox.claim(&request).await.unwrap();
+        assert_eq!(claim.rows.len(), 1, "a ghost has it");
+    }
 
     #[tokio::test]
     async fn a_row_shares_the_fate_of_its_transaction() {

@@ -115,14 +115,19 @@ pub(crate) fn claim(rows: &mut impl Rows, now: u64, request: &ClaimRequest) -> R
             ..old.clone()
         };
         rows.put(Some(&old), &row)?;
-        claim.rows.push(Claimed { id: RowId::plain(&row.id), attempts: row.attempts, event: row.event() });
+        claim.rows.push(Claimed {
+            id: RowId::plain(&row.id),
+            attempts: row.attempts,
+            fresh: old.fence.is_none(),
+            event: row.event(),
+        });
     }
     Ok(claim)
 }
 
-/// The row as if it had not been claimed.
+/// The row as if it had not been claimed; `fence` stays, which says that it was.
 fn unclaimed(row: Row) -> Row {
-    Row { status: Status::Pending, claimed_by: None, lease_until: None, fence: None, ..row }
+    Row { status: Status::Pending, claimed_by: None, lease_until: None, ..row }
 }
 
 pub(crate) fn settle(rows: &mut impl Rows, now: u64, fence: u64, marks: &[Mark]) -> Result<usize, StoreError> {

@@ -32,16 +32,18 @@
 //!
 //! | field | may be | becomes |
 //! |---|---|---|
-//! | `_id` | ObjectId, string, UUID, number | the event's id: 24 hex digits, the text, the UUID with hyphens, the number's text |
-//! | `status` | missing or `null` | `pending` |
+//! | `_id` | ObjectId, string, UUID, number | the event's id: 24 hex digits, the text, the UUID with hyphens, the number's text; unique in the hub, where `7` and `"7"` are one |
+//! | `status` | `pending`, missing or `null` | `pending` |
 //! | `ts` | Date, number of milliseconds; missing | the event's `ts`; missing: the time in an ObjectId `_id`, else the row comes first and the hub's clock counts |
 //! | `attempts` | missing, `null` | 0 |
 //! | `key`, `sid`, `caused_by` | string, ObjectId, UUID, number | their text |
 //! | `headers` | an object of strings, numbers, booleans | strings |
 //! | `payload` | any value `JSON.stringify` has a text for | that text; Decimal128 as a string, Int64 as a number, other binary as base64 |
 //!
-//! A row that cannot become an event (NaN, a regular expression, a topic that is none) is *poison*: it is parked at once
-//! with an error that names the field, and holds nothing up.
+//! A row that cannot become an event (NaN, a regular expression, a topic or a status that is none) is *poison*: it is parked
+//! at once with an error that names the field, and holds nothing up. So is a document with no room for the marks of a
+//! claim, within 16 KiB of MongoDB's 16 MiB. Only a document with lists in two of `status`, `ts` and `key` is in the way: no
+//! index can hold it, so a drainer that finds it when it starts names it and waits.
 //!
 //! # The other end
 //!

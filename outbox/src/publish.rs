@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::time::{Instant, timeout_at};
 
 use crate::OutboxEvent;
 
@@ -57,9 +58,10 @@ impl PublishError {
         CODES.contains(&&*self.code)
     }
 
-    /// Whether the event will never be published: it is parked at once.
+    /// Whether the event will never be published: it is parked at once. What is forbidden today may be allowed when a
+    /// token or a policy is mended, so it is tried as often as any other.
     pub fn permanent(&self) -> bool {
-        !self.temporary && !self.of_publisher()
+        !self.temporary && !self.of_publisher() && self.code != "forbidden"
     }
 }
 
@@ -98,10 +100,13 @@ impl<P: Publish + ?Sized> Publish for Arc<P> {
     }
 }
 
-/// Publishes a batch by a function for one event: those of one key one after another, all keys at once.
-pub async fn in_key_order<'a, F, Fut>(events: &'a [OutboxEvent], publish: F) -> Vec<Outcome>
+/// Publishes a batch by a function for one event and the time it has: those of one key one after another, all keys at
+/// once.
+///
+/// It answers after `within`: an event that is under way then has failed with `timeout`, and those behind it are held.
+pub async fn in_key_order<'a, F, Fut>(events: &'a [OutboxEvent], within: Duration, publish: F) -> Vec<Outcome>
 where
-    F: Fn(&'a OutboxEvent) -> Fut,
+    F: Fn(&'a OutboxEvent, Duration) -> Fut,
     Fut: Future<Output = Result<Published, PublishError>>,
 {
     let mut chains: Vec<Vec<usize>> = Vec::new();
@@ -113,15 +118,22 @@ where
             None => chains.push(vec![at]),
         }
     }
-    let publish = &publish;
+    let end = Instant::now() + within;
+    let one = async |event: &'a OutboxEvent| {
+        let left = end.saturating_duration_since(Instant::now());
+        let late = |_| Err(PublishError::new("timeout", "the hub did not answer in time", true));
+        timeout_at(end, publish(event, left)).await.unwrap_or_else(late)
+    };
+    let one = &one;
     let mut running: FuturesUnordered<_> = chains
         .into_iter()
         .map(|chain| async move {
             let mut outcomes = Vec::with_capacity(chain.len());
             let mut held = false;
             for at in chain {
+                held |= Instant::now() >= end;
                 let outcome = match events.get(at) {
-                    Some(event) if !held => match publish(event).await {
+                    Some(event) if !held => match one(event).await {
                         Ok(published) => Outcome::Published(published),
                         Err(error) => {
                             held = !error.permanent();
@@ -170,13 +182,13 @@ mod tests {
             event("a3", Some("a")),
         ];
         let tried = Mutex::new(Vec::new());
-        let outcomes = in_key_order(&events, |event| {
+        let outcomes = in_key_order(&events, Duration::from_secs(60), |event, _| {
             tried.lock().unwrap().push(event.id());
             async move {
                 tokio::task::yield_now().await;
                 match event.id() {
                     "a2" => Err(PublishError::new("internal", "", true)),
-                    "b1" => Err(PublishError::new("forbidden", "", false)),
+                    "b1" => Err(PublishError::new("bad_payload", "", false)),
                     _ => Ok(Published { seq: 1, duplicate: false }),
                 }
             }
@@ -197,14 +209,40 @@ mod tests {
         assert!(place("a1") < place("a2") && place("b1") < place("b2"));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_long_chain_of_one_key_ends_in_time_and_says_what_it_did() {
+        // Bug: each event had the whole time for itself, so the chain outlived the drainer's patience and all was lost.
+        let events: Vec<_> = (0..500).map(|n| event(&format!("a{n}"), Some("a"))).collect();
+        let since = Instant::now();
+        let outcomes = in_key_order(&events, Duration::from_secs(10), |_, left| async move {
+            assert!(left <= Duration::from_secs(10) - since.elapsed());
+            tokio::time::sleep(Duration::from_millis(26)).await;
+            Ok(Published { seq: 1, duplicate: false })
+        })
+        .await;
+        assert_eq!(since.elapsed().as_secs(), 10);
+        let published = outcomes.iter().take_while(|outcome| matches!(outcome, Outcome::Published(_))).count();
+        assert!((350..=385).contains(&published), "{published}");
+        assert!(matches!(&outcomes[published], Outcome::Failed(error) if error.code == "timeout"));
+        assert!(outcomes[published + 1..].iter().all(|outcome| *outcome == Outcome::Held));
+    }
+
     #[test]
     fn the_codes_that_park_are_those_that_say_something_about_the_event() {
         let permanent = |code: &ErrorCode| PublishError::new(code.as_str(), "", code.temporary()).permanent();
         let parked: Vec<_> = ErrorCode::ALL.iter().filter(|code| permanent(code)).map(|code| code.as_str()).collect();
-        for code in ["bad_topic", "bad_payload", "forbidden", "too_large", "publish_failed", "bad_frame"] {
+        for code in ["bad_topic", "bad_payload", "too_large", "publish_failed", "bad_frame"] {
             assert!(parked.contains(&code), "{code}");
         }
-        for code in ["unauthorized", "token_expired", "overloaded", "store_unavailable", "internal", "shutting_down"] {
+        for code in [
+            "forbidden",
+            "unauthorized",
+            "token_expired",
+            "overloaded",
+            "store_unavailable",
+            "internal",
+            "shutting_down",
+        ] {
             assert!(!parked.contains(&code), "{code}");
         }
     }

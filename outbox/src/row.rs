@@ -242,7 +242,7 @@ pub struct Row {
     /// While claimed: until when. Once sent: since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_until: Option<u64>,
-    /// The number of the claim that has it, or published it.
+    /// The number of the last claim that had it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<u64>,
     /// Why it was not published at the last try.

@@ -11,8 +11,8 @@ use crate::{OutboxEvent, Outcome, Publish, PublishError, Published, in_key_order
 #[async_trait]
 impl Publish for Client {
     async fn publish(&self, events: &[OutboxEvent], within: Duration) -> Vec<Outcome> {
-        in_key_order(events, |event| async move {
-            match self.publish_raw(event.topic().as_str(), event.payload(), options(event, within)).await {
+        in_key_order(events, within, |event, left| async move {
+            match self.publish_raw(event.topic().as_str(), event.payload(), options(event, left)).await {
                 Ok(published) => Ok(Published { seq: published.seq, duplicate: published.duplicate }),
                 Err(error) => Err(PublishError {
                     code: error.code().to_owned().into(),

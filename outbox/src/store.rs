@@ -29,6 +29,8 @@ pub struct Claimed {
     pub id: RowId,
     /// Tries that failed so far.
     pub attempts: u32,
+    /// No claim had it before.
+    pub fresh: bool,
     /// The event it becomes; or why it becomes none, naming the field: it is to be parked.
     pub event: Result<OutboxEvent, ProtocolError>,
 }
@@ -82,6 +84,13 @@ pub struct Mark {
     pub id: RowId,
     /// What becomes of it.
     pub settle: Settle,
+}
+
+/// An error as it is stored with a row: what fits into 1 KiB of it.
+pub(crate) fn short(error: &str) -> String {
+    const MOST: usize = 1024;
+    let fits = error.floor_char_boundary(MOST);
+    if fits == error.len() { error.to_owned() } else { format!("{}…", &error[..fits]) }
 }
 
 /// Which rows an operator means: those that are all of it. The default: every row.

@@ -246,7 +246,7 @@ async fn an_effect_waits_for_a_claim_and_takes_over_when_it_is_over() {
     });
     // As long as the claim is there another effect of this consumer runs, and this one does not.
     assert_eq!(world.once("2").await.unwrap(), Once::Done(()));
-    assert!(!waiting.is_finished());
+    assert!(tokio::time::timeout(Duration::from_millis(300), world.once("1")).await.is_err(), "it waits for no claim");
     assert_eq!(world.dedupe.claim(SCOPE, "1", "other", Duration::from_millis(1)).await.unwrap(), Claim::Granted);
     assert_eq!(in_time(waiting).await.unwrap().unwrap(), Once::Done(()));
     assert_eq!(world.effects().await, 2);

@@ -11,7 +11,8 @@ use std::{
 use hub::until;
 use jsonwebtoken::{EncodingKey, Header};
 use prom_hub::{Auth, Config, Hub};
-use prom_outbox::{Drainer, Filter, MemoryOutbox, NewRow, Options, OutboxStore, Status};
+use prom_outbox::{Drainer, Filter, MemoryOutbox, NewRow, Options, OutboxEvent, OutboxStore, Outcome, Publish, Status};
+use prom_protocol::{EventOptions, RawValue};
 use prom_sdk::{Client, StartFrom, SubscribeOptions};
 use serde_json::json;
 use tokio::sync::Notify;
@@ -46,7 +47,8 @@ async fn rows_become_events_of_a_hub() {
         outbox.add(row.ts(1_700_000_001_000 + n)).unwrap();
     }
     let publisher = client(&hub, &["publish:orders.**"]).await;
-    let drainer = Drainer::new(Arc::clone(&outbox) as _, Arc::new(publisher), Options::default());
+    let drainer =
+        Drainer::new(Arc::clone(&outbox) as _, Arc::new(publisher), Options { max_attempts: 3, ..Options::default() });
     let stop = Notify::new();
     let drained = async {
         until("all but one are sent", async || {
@@ -80,5 +82,26 @@ async fn rows_become_events_of_a_hub() {
         }
         delivery.ack().await.unwrap();
     }
+    hub.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_says_in_time_what_it_has_published() {
+    // Bug: each event of a key had the whole time for itself, and a drainer that waited no longer lost what was done.
+    let hub = hub().await;
+    let publisher = client(&hub, &["publish:orders.**"]).await;
+    let event = |n: usize| {
+        let options = EventOptions { key: Some("order-7".into()), ..EventOptions::default() };
+        OutboxEvent::new("orders.paid", format!("e{n}"), options, RawValue::NULL.to_owned()).unwrap()
+    };
+    // One after another, these take many times as long.
+    let events: Vec<_> = (0..20_000).map(event).collect();
+    let outcomes = Publish::publish(&publisher, &events, Duration::from_millis(100)).await;
+    let published = outcomes.iter().take_while(|outcome| matches!(outcome, Outcome::Published(_))).count();
+    assert!(published > 0 && published < events.len(), "{published}");
+    let late = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Failed(error) if error.code == "timeout"));
+    let held = outcomes.iter().filter(|outcome| **outcome == Outcome::Held);
+    let (late, held) = (late.count(), held.count());
+    assert!(late <= 1 && published + late + held == events.len(), "{published} published, {late} late, {held} held");
     hub.shutdown().await;
 }

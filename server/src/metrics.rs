@@ -291,9 +291,14 @@ pub(crate) fn render_outboxes(out: &mut String, outboxes: &[Report<'_>]) {
             line(out, format_args!("{metric}{{outbox=\"{name}\"}} {}", value(stats)));
         }
     }
-    let counters: [Series<Tally>; 4] = [
+    let counters: [Series<Tally>; 5] = [
         ("outbox_published_total", "Rows this hub published, duplicates included.", |tally| tally.published),
         ("outbox_duplicates_total", "Of these: those whose event was there.", |tally| tally.duplicates),
+        (
+            "outbox_unexpected_duplicates_total",
+            "Of these: those of rows never claimed before; their ids may be those of other events.",
+            |tally| tally.unexpected,
+        ),
         ("outbox_retried_total", "Tries that failed and are made again.", |tally| tally.retried),
         ("outbox_parked_total", "Rows this hub parked.", |tally| tally.parked),
     ];

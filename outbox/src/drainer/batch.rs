@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{Backoff, Drainer};
-use crate::{Claim, Mark, OutboxEvent, Outcome, PublishError, RowId, Settle};
+use crate::{Claim, Mark, OutboxEvent, Outcome, PublishError, RowId, Settle, store::short};
 
 /// How much longer a publisher is waited for than it was told.
 const GRACE: Duration = Duration::from_millis(250);
@@ -16,6 +16,8 @@ const GRACE: Duration = Duration::from_millis(250);
 /// What became of a batch.
 pub(super) struct Report {
     pub(super) published: usize,
+    /// Some of it was not published in time.
+    pub(super) late: bool,
     /// The publisher could not be reached, for some of it at least.
     pub(super) down: Option<PublishError>,
     /// When some of it is to be tried again.
@@ -32,6 +34,7 @@ impl Report {
 struct Part {
     id: RowId,
     attempts: u32,
+    fresh: bool,
 }
 
 impl Drainer {
@@ -46,17 +49,17 @@ impl Drainer {
         for row in claim.rows {
             match row.event {
                 Ok(event) => {
-                    parts.push(Part { id: row.id, attempts: row.attempts });
+                    parts.push(Part { id: row.id, attempts: row.attempts, fresh: row.fresh });
                     events.push(event);
                 }
                 Err(problem) => {
                     let error = format!("{}: {problem}", problem.code());
-                    marks.push(self.park(row.id, error, row.attempts));
+                    marks.push(self.park(row.id, &error, row.attempts));
                 }
             }
         }
         let lease_end = since + self.options.lease;
-        let mut report = Report { published: 0, down: None, due: None };
+        let mut report = Report { published: 0, late: false, down: None, due: None };
         if !events.is_empty() {
             let outcomes = self.outcomes(&events, lease_end, stopped).await;
             self.judge(parts, outcomes, &mut marks, &mut report);
@@ -114,10 +117,16 @@ impl Drainer {
         outcomes.resize_with(parts.len(), || Outcome::Failed(missing()));
         report.published = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Published(_))).count();
         self.counts.published.fetch_add(report.published as u64, Relaxed);
-        for (Part { id, attempts }, outcome) in parts.into_iter().zip(outcomes) {
+        let late = |outcome: &Outcome| matches!(outcome, Outcome::Failed(error) if error.code == "timeout");
+        report.late = outcomes.iter().any(late);
+        let mut unexpected = Vec::new();
+        for (Part { id, attempts, fresh }, outcome) in parts.into_iter().zip(outcomes) {
             let settle = match outcome {
                 Outcome::Published(published) => {
                     self.counts.duplicates.fetch_add(u64::from(published.duplicate), Relaxed);
+                    if published.duplicate && fresh {
+                        unexpected.push(id.clone());
+                    }
                     Settle::Sent
                 }
                 // Behind a row that waits, the claim will leave it out; behind one that was parked, it is next.
@@ -126,7 +135,7 @@ impl Drainer {
                     self.release()
                 }
                 Outcome::Failed(error) if error.permanent() => {
-                    marks.push(self.park(id, error.to_string(), attempts.saturating_add(1)));
+                    marks.push(self.park(id, &error.to_string(), attempts.saturating_add(1)));
                     continue;
                 }
                 // A timeout of one event among others that were published is its own.
@@ -137,18 +146,28 @@ impl Drainer {
                     self.release()
                 }
                 Outcome::Failed(error) => {
-                    let attempts = attempts.saturating_add(1);
-                    if attempts >= self.options.max_attempts {
-                        marks.push(self.park(id, error.to_string(), attempts));
+                    let mut attempts = attempts.saturating_add(1);
+                    if error.code == "timeout" {
+                        // A slow hub says nothing against a row: it waits longer each time, and is never parked for it.
+                        attempts = attempts.min(self.options.max_attempts.saturating_sub(1));
+                    } else if attempts >= self.options.max_attempts {
+                        marks.push(self.park(id, &error.to_string(), attempts));
                         continue;
                     }
                     self.counts.retried.fetch_add(1, Relaxed);
                     let after = self.options.backoff(attempts).max(error.retry_after.unwrap_or_default());
                     report.due_after(after);
-                    Settle::Retry { error: error.to_string(), attempts, after }
+                    Settle::Retry { error: short(&error.to_string()), attempts, after }
                 }
             };
             marks.push(Mark { id, settle });
+        }
+        if let Some(first) = unexpected.first() {
+            self.counts.unexpected.fetch_add(unexpected.len() as u64, Relaxed);
+            tracing::warn!(
+                rows = unexpected.len(), %first,
+                "the hub had events of these rows' ids before they were first claimed: if they are others, these are lost"
+            );
         }
     }
 
@@ -157,10 +176,17 @@ impl Drainer {
         Settle::Released
     }
 
-    fn park(&self, id: RowId, error: String, attempts: u32) -> Mark {
+    fn park(&self, id: RowId, error: &str, attempts: u32) -> Mark {
         self.counts.parked.fetch_add(1, Relaxed);
         tracing::warn!(row = %id, %error, attempts, "a row of the outbox is parked");
-        Mark { id, settle: Settle::Parked { error, attempts } }
+        Mark { id, settle: Settle::Parked { error: short(error), attempts } }
+    }
+
+    /// Gives back what a claim got that ended after the drainer was told to stop.
+    pub(super) async fn give_back(&self, claim: Claim, since: Instant) -> Report {
+        let marks: Vec<_> = claim.rows.into_iter().map(|row| Mark { id: row.id, settle: self.release() }).collect();
+        self.settle(claim.fence, &marks, since + self.options.lease).await;
+        Report { published: 0, late: false, down: None, due: None }
     }
 
     /// Makes the marks, trying again until the lease ends: rows that are published and not marked are published again.

@@ -37,6 +37,8 @@ const BUSY: Duration = Duration::from_millis(20);
 const SLOW_CLAIM: Duration = Duration::from_millis(100);
 /// Most claims in a row that wait for those under way.
 const APART: u32 = 64;
+/// How long rows that are given back at the end have for it.
+const GIVING_BACK: Duration = Duration::from_secs(1);
 /// Rows deleted at once.
 const CLEANUP: usize = 1000;
 /// Between two deletions, so that they leave room for others.
@@ -48,7 +50,9 @@ const CLEANUP_GAP: Duration = Duration::from_millis(20);
 ///
 /// - A row that may be published later is tried again after 100 ms, then twice as long each time, up to 30 s. After
 ///   [`Options::max_attempts`] tries, or at once when it will never be published, it is parked as `error`; it holds its key
-///   back until then, and other keys never.
+///   back until then, and other keys never. What is forbidden may be allowed later; what only timed out while other rows
+///   were published is tried for as long as it takes.
+/// - A batch that was not published in time is followed by smaller ones.
 /// - While the hub cannot be reached nothing counts as a try: the drainer gives its rows back, waits and tries again.
 /// - A drainer that dies leaves its rows claimed for [`Options::lease`] at most; then others publish them, with the same
 ///   ids.
@@ -87,6 +91,8 @@ struct Plan {
     /// Claims that are still to wait for the batches under way, and how many next time.
     apart: u32,
     apart_next: u32,
+    /// Most rows of the next claim.
+    size: usize,
 }
 
 impl Drainer {
@@ -100,10 +106,11 @@ impl Drainer {
         self.counts.read()
     }
 
-    /// Drains until `cancel` is done. Then it claims nothing more, finishes what it has or gives it back, and returns:
-    /// after [`Options::stop_within`] and the time the store takes at the latest.
+    /// Drains until `cancel` is done. Then it claims nothing more, finishes what it has or gives it back, and returns: a
+    /// second after [`Options::stop_within`] at the latest, whatever the store does.
     ///
-    /// Dropping the future instead is like killing the drainer: its rows stay claimed until their leases end.
+    /// Rows it could not give back by then stay claimed until their leases end; so do all it has when the future is
+    /// dropped instead, which is like killing the drainer.
     pub async fn run(&self, cancel: impl Future<Output = ()>) {
         let mut cancel = pin!(cancel);
         tokio::select! {
@@ -116,17 +123,27 @@ impl Drainer {
         let mut cleaning = pin!(self.clean());
         let mut work: FuturesUnordered<BoxFuture<'_, Done>> = FuturesUnordered::new();
         let mut plan = Plan::new(&self.options);
-        let mut stopping = false;
-        while !(stopping && work.is_empty()) {
+        let mut end: Option<Instant> = None;
+        while !(end.is_some() && work.is_empty()) {
+            let stopping = end.is_some();
             let may_claim = !stopping && plan.may_claim(&self.options);
             tokio::select! {
                 biased;
                 () = &mut cancel, if !stopping => {
-                    stopping = true;
-                    _ = stop.send(Some(Instant::now() + self.options.stop_within));
+                    let batches_end = Instant::now() + self.options.stop_within;
+                    _ = stop.send(Some(batches_end));
+                    end = Some(batches_end + GIVING_BACK);
+                }
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if stopping => {
+                    tracing::warn!(unfinished = work.len(), "the outbox did not answer in time; what is claimed runs out");
+                    return;
                 }
                 Some(done) = work.next(), if !work.is_empty() => match done {
-                    Done::Batch(report) => plan.settled(&report),
+                    Done::Batch(report) => plan.settled(&report, self.options.batch),
+                    Done::Claimed { since, result: Ok(claim), .. } if stopping => {
+                        plan.in_flight += 1;
+                        work.push(Box::pin(async move { Done::Batch(self.give_back(claim, since).await) }));
+                    }
                     Done::Claimed { since, beside_others, result } => {
                         if let Some(claim) = plan.claimed(self, since, beside_others, result) {
                             work.push(Box::pin(self.batch(claim, since, stopped.clone())));
@@ -136,7 +153,7 @@ impl Drainer {
                 () = wake.notified(), if !stopping => plan.wake(),
                 () = sleep_until(plan.next), if may_claim => {
                     let beside_others = plan.begin();
-                    work.push(Box::pin(self.claim(beside_others)));
+                    work.push(Box::pin(self.claim(beside_others, plan.size)));
                 }
                 () = &mut watching, if !stopping => {}
                 () = &mut cleaning, if !stopping => {}
@@ -164,11 +181,11 @@ impl Drainer {
         result
     }
 
-    async fn claim(&self, beside_others: bool) -> Done {
+    async fn claim(&self, beside_others: bool, limit: usize) -> Done {
         let since = Instant::now();
         let request = ClaimRequest {
             by: self.options.name.clone(),
-            limit: self.options.batch.max(1),
+            limit,
             max_bytes: self.options.max_bytes,
             lease: self.options.lease,
         };
@@ -232,6 +249,7 @@ impl Plan {
             busy: Backoff::new(BUSY, options.poll),
             apart: 0,
             apart_next: 1,
+            size: options.batch.max(1),
         }
     }
 
@@ -267,6 +285,10 @@ impl Plan {
         let claim = match result {
             Ok(claim) => claim,
             Err(error) => {
+                if beside_others {
+                    // The search for keys that no batch of ours has may be what failed.
+                    self.judge(true);
+                }
                 let wait = self.store.next();
                 tracing::warn!(%error, ?wait, "rows of the outbox cannot be claimed; trying again");
                 self.next = now + wait;
@@ -278,7 +300,7 @@ impl Plan {
         drainer.counts.claimed.fetch_add(claim.rows.len() as u64, Relaxed);
         drainer.counts.requeued.fetch_add(claim.requeued as u64, Relaxed);
         if beside_others {
-            self.judge(now.duration_since(since) > SLOW_CLAIM && claim.rows.len() < options.batch / 4);
+            self.judge(now.duration_since(since) > SLOW_CLAIM && claim.rows.len() < self.size / 4);
         } else {
             self.apart = self.apart.saturating_sub(1);
         }
@@ -313,8 +335,14 @@ impl Plan {
         }
     }
 
-    fn settled(&mut self, report: &Report) {
+    fn settled(&mut self, report: &Report, most: usize) {
         self.in_flight -= 1;
+        if report.late {
+            // What is too much for one publish is too much again next time.
+            self.size = (self.size / 2).max(1);
+        } else if report.published > 0 {
+            self.size = self.size.saturating_mul(2).min(most.max(1));
+        }
         let now = Instant::now();
         match &report.down {
             Some(down) => {

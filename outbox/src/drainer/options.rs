@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Options {
     /// Who it is, for people: `claimed_by` of its rows. Default: `drainer-` with the process id and a random number.
     pub name: String,
-    /// Most rows of a claim. Default: 500.
+    /// Most rows of a claim; fewer after a batch that was not published in time. Default: 500.
     pub batch: usize,
     /// About how many bytes a claim may have. Default: 8 MiB.
     pub max_bytes: usize,
@@ -35,7 +35,8 @@ pub struct Options {
     pub retention: Option<Duration>,
     /// How often older ones are deleted. Default: 60 s.
     pub cleanup_every: Duration,
-    /// How long batches may go on once it is told to stop; then their rows are given back. Default: 5 s.
+    /// How long batches may go on once it is told to stop; then their rows are given back, which has a second more.
+    /// Default: 2 s.
     pub stop_within: Duration,
 }
 
@@ -57,7 +58,7 @@ impl Default for Options {
             pause_most: Duration::from_secs(5),
             retention: Some(Duration::from_secs(24 * 60 * 60)),
             cleanup_every: Duration::from_secs(60),
-            stop_within: Duration::from_secs(5),
+            stop_within: Duration::from_secs(2),
         }
     }
 }

@@ -33,6 +33,8 @@ tally! {
     published,
     /// Of these: those whose event was there.
     duplicates,
+    /// Of these: those that no drainer had claimed before. Their ids may be those of other events.
+    unexpected,
     /// Tries that failed and will be made again.
     retried,
     /// Rows it parked.

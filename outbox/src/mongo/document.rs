@@ -1,6 +1,10 @@
 //! Rows as documents.
 
-use mongodb::bson::{Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, oid::ObjectId, raw::cstr};
+use mongodb::bson::{
+    Bson, DateTime, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf,
+    oid::ObjectId,
+    raw::{CString, cstr},
+};
 use prom_protocol::{ErrorCode, ProtocolError, limits};
 
 use super::{json, text};
@@ -12,6 +16,8 @@ pub(super) struct Read {
     pub(super) row: Row,
     /// Where it stands in the order, in milliseconds; 0 for one without a time.
     pub(super) at: u64,
+    /// The document's, in bytes.
+    pub(super) size: usize,
     /// The first field that is not what it must be.
     problem: Option<ProtocolError>,
 }
@@ -46,7 +52,7 @@ pub(super) fn read(document: &RawDocument) -> Read {
         attempts: reader.field("attempts").and_then(millis).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
         next_try_at: reader.field("next_try_at").and_then(millis),
     };
-    Read { id, row, at, problem: reader.problem }
+    Read { id, row, at, size: document.as_bytes().len(), problem: reader.problem }
 }
 
 struct Reader<'a> {
@@ -179,10 +185,24 @@ impl<'a> Reader<'a> {
         self.field(name).and_then(text::of)
     }
 
-    fn status(&self) -> Status {
-        let status = self.text_or_none("status").and_then(|status| status.parse().ok());
-        status.unwrap_or(Status::Pending)
+    fn status(&mut self) -> Status {
+        let Some(value) = self.field("status") else { return Status::Pending };
+        let status = text::of(value).and_then(|status| status.parse().ok());
+        status.unwrap_or_else(|| {
+            self.problem(ErrorCode::BadFrame, no_status(Some(value)));
+            Status::Error
+        })
     }
+}
+
+/// What is wrong with a status that is none.
+pub(super) fn no_status(value: Option<RawBsonRef<'_>>) -> String {
+    let wrong = match value.and_then(text::of) {
+        // Whatever is text, is it one? That of a list of one is not.
+        Some(text) => text.parse::<Status>().err(),
+        None => None,
+    };
+    wrong.unwrap_or_else(|| "status must be pending, claimed, sent or error, as a string".into())
 }
 
 /// A time or a count, whole and not negative.
@@ -197,27 +217,33 @@ fn millis(value: RawBsonRef<'_>) -> Option<u64> {
 }
 
 /// The document of a new row, and its id as text.
-pub(super) fn write(new: NewRow, now: u64) -> Result<(Document, String), ProtocolError> {
+pub(super) fn write(new: NewRow, now: u64) -> Result<(RawDocumentBuf, String), ProtocolError> {
     let made = ObjectId::new();
-    let id = new.id.clone().map_or(Bson::ObjectId(made), Bson::String);
+    let id = new.id.clone().map_or(RawBson::ObjectId(made), RawBson::String);
     let row = new.into_row(now, || made.to_hex())?;
-    let payload = row.payload.as_deref().map(json::to_bson).transpose()?.unwrap_or(Bson::Null);
-    let mut document = doc! {"_id": id, "topic": row.topic, "payload": payload};
+    let mut document = RawDocumentBuf::new();
+    document.append(cstr!("_id"), id);
+    document.append(cstr!("topic"), row.topic);
+    document.append(cstr!("payload"), row.payload.as_deref().map(json::to_bson).transpose()?.unwrap_or(RawBson::Null));
     if !row.headers.is_empty() {
-        let headers: Document = row.headers.into_iter().map(|(name, value)| (name, Bson::String(value))).collect();
-        document.insert("headers", headers);
+        let mut headers = RawDocumentBuf::new();
+        for (name, value) in row.headers {
+            let zero = |_| ProtocolError::new(ErrorCode::BadFrame, "headers: a name holds a zero character");
+            headers.append(CString::try_from(name).map_err(zero)?, value);
+        }
+        document.append(cstr!("headers"), headers);
     }
-    for (name, value) in [("key", row.key), ("sid", row.sid), ("caused_by", row.caused_by)] {
+    for (name, value) in [(cstr!("key"), row.key), (cstr!("sid"), row.sid), (cstr!("caused_by"), row.caused_by)] {
         if let Some(value) = value {
-            document.insert(name, value);
+            document.append(name, value);
         }
     }
     if !row.tags.is_empty() {
-        document.insert("tags", row.tags);
+        document.append(cstr!("tags"), row.tags.into_iter().collect::<RawArrayBuf>());
     }
-    document.insert("status", Status::Pending.as_str());
-    document.insert("ts", date(row.ts.unwrap_or(now)));
-    document.insert("attempts", 0);
+    document.append(cstr!("status"), Status::Pending.as_str());
+    document.append(cstr!("ts"), date(row.ts.unwrap_or(now)));
+    document.append(cstr!("attempts"), 0);
     Ok((document, row.id))
 }
 

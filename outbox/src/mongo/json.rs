@@ -3,7 +3,7 @@
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use mongodb::bson::{Bson, Document, RawArray, RawBsonRef, RawDocument};
+use mongodb::bson::{RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, raw::CString};
 use prom_protocol::{ErrorCode, ProtocolError, RawValue, limits};
 use serde::{
     Deserialize, Deserializer,
@@ -13,7 +13,7 @@ use serde::{
 use super::text;
 
 /// The JSON of `value`, which stands in the field `field`. As `JSON.stringify` of the value as the JavaScript driver reads
-/// it, but: Int64 is a number, Decimal128 a string that keeps every digit.
+/// it, but: Int64 is a number, Decimal128 a string that keeps every digit, and minus zero keeps its sign.
 ///
 /// # Errors
 /// `bad_payload`, naming the field that has no JSON.
@@ -52,6 +52,9 @@ impl Writer {
             RawBsonRef::Boolean(value) => self.out.extend_from_slice(if value { b"true" } else { b"false" }),
             RawBsonRef::Int32(number) => self.out.extend_from_slice(number.to_string().as_bytes()),
             RawBsonRef::Int64(number) => self.out.extend_from_slice(number.to_string().as_bytes()),
+            RawBsonRef::Double(value) if value == 0.0 && value.is_sign_negative() => {
+                self.out.extend_from_slice(b"-0.0");
+            }
             RawBsonRef::Double(value) => match text::number(value) {
                 Some(number) => self.out.extend_from_slice(number.as_bytes()),
                 None => return Err(self.refuse(format_args!("is {value}, which JSON does not have"))),
@@ -156,17 +159,18 @@ fn date(ms: i64) -> Option<String> {
     Some(format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"))
 }
 
-/// The BSON of a payload: as it is, without the meaning that extended JSON gives to `$` names.
+/// The BSON of a payload: as it is, names that are repeated too, without the meaning that extended JSON gives to `$` names.
+/// An integer beyond 64 bits becomes a double, as it does to most readers of JSON.
 ///
 /// # Errors
-/// `bad_payload`: what would not come back equal.
-pub(super) fn to_bson(json: &RawValue) -> Result<Bson, ProtocolError> {
+/// `bad_payload`: BSON has none.
+pub(super) fn to_bson(json: &RawValue) -> Result<RawBson, ProtocolError> {
     let plain: Plain = serde_json::from_str(json.get())
         .map_err(|error| bad(format!("payload cannot be stored in MongoDB: {error}")))?;
     Ok(plain.0)
 }
 
-struct Plain(Bson);
+struct Plain(RawBson);
 
 impl<'de> Deserialize<'de> for Plain {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -177,61 +181,59 @@ impl<'de> Deserialize<'de> for Plain {
 struct Visitor;
 
 impl<'de> de::Visitor<'de> for Visitor {
-    type Value = Bson;
+    type Value = RawBson;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Bson, E> {
-        Ok(Bson::Null)
+    fn visit_unit<E>(self) -> Result<RawBson, E> {
+        Ok(RawBson::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Bson, E> {
-        Ok(Bson::Boolean(value))
+    fn visit_bool<E>(self, value: bool) -> Result<RawBson, E> {
+        Ok(RawBson::Boolean(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Bson, E> {
-        Ok(i32::try_from(value).map_or(Bson::Int64(value), Bson::Int32))
+    fn visit_i64<E>(self, value: i64) -> Result<RawBson, E> {
+        Ok(i32::try_from(value).map_or(RawBson::Int64(value), RawBson::Int32))
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Bson, E> {
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<RawBson, E> {
         // Beyond i64 a JSON number is a double to everybody else too.
-        i64::try_from(value).map_or(Ok(Bson::Double(value as f64)), |value| self.visit_i64(value))
+        i64::try_from(value).map_or(Ok(RawBson::Double(value as f64)), |value| self.visit_i64(value))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Bson, E> {
-        Ok(Bson::Double(value))
+    fn visit_f64<E>(self, value: f64) -> Result<RawBson, E> {
+        Ok(RawBson::Double(value))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Bson, E> {
-        Ok(Bson::String(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<RawBson, E> {
+        Ok(RawBson::String(text.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Bson, A::Error> {
-        let mut array = Vec::new();
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<RawBson, A::Error> {
+        let mut array = RawArrayBuf::new();
         while let Some(Plain(item)) = items.next_element()? {
             array.push(item);
         }
-        Ok(Bson::Array(array))
+        Ok(RawBson::Array(array))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Bson, A::Error> {
-        let mut document = Document::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<RawBson, A::Error> {
+        let mut document = RawDocumentBuf::new();
         while let Some((name, Plain(value))) = fields.next_entry::<String, _>()? {
-            if name.contains('\0') {
-                return Err(de::Error::custom(format_args!("a name holds a zero character: {name:?}")));
-            }
-            document.insert(name, value);
+            let zero = |_| de::Error::custom("a name holds a zero character");
+            document.append(CString::try_from(name).map_err(zero)?, value);
         }
-        Ok(Bson::Document(document))
+        Ok(RawBson::Document(document))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use mongodb::bson::{
-        Binary, DateTime, Decimal128, RawDocumentBuf, Regex, Timestamp, Uuid, doc, oid::ObjectId, spec::BinarySubtype,
+        Binary, Bson, DateTime, Decimal128, Regex, Timestamp, Uuid, doc, oid::ObjectId, spec::BinarySubtype,
     };
 
     use super::*;
@@ -253,7 +255,7 @@ mod tests {
             (1.into(), "1".into()),
             (9_007_199_254_740_993_i64.into(), "9007199254740993".into()),
             (1.0.into(), "1".into()),
-            ((-0.0).into(), "0".into()),
+            ((-0.0).into(), "-0.0".into()),
             (0.1.into(), "0.1".into()),
             (1e21.into(), "1e+21".into()),
             ("ü\"\n".into(), r#""ü\"\n""#.into()),
@@ -308,11 +310,13 @@ mod tests {
     fn json_comes_back_from_bson_as_it_was() {
         for text in [
             r#"{"z":1,"a":{"$oid":"507f1f77bcf86cd799439011"},"$date":0,"big":-9223372036854775808,"f":0.30000000000000004}"#,
-            r#"[null,true,"ü",[],{}]"#,
+            r#"[null,true,"ü",[],{},-0.0]"#,
+            r#"{"a":1,"a":{"b":1,"b":2}}"#,
             "1.7976931348623157e+308",
         ] {
             let bson = to_bson(&RawValue::from_string(text.to_owned()).unwrap()).unwrap();
-            assert_eq!(json(bson).as_deref(), Ok(text));
+            let back = from_bson("payload", bson.as_raw_bson_ref()).unwrap();
+            assert_eq!(back.get(), text);
         }
         let refused = to_bson(&RawValue::from_string(r#"{"a\u0000":1}"#.to_owned()).unwrap()).unwrap_err();
         assert!(refused.message().starts_with("payload cannot be stored"), "{refused}");

@@ -7,10 +7,14 @@ mod claim;
 mod document;
 mod json;
 mod operate;
+mod page;
 mod settle;
+mod stray;
+mod take;
 #[cfg(all(test, unix))]
 mod tests;
 mod text;
+mod turn;
 
 use std::{convert::Infallible, time::Duration};
 
@@ -18,7 +22,7 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use mongodb::{
     ClientSession, Collection, IndexModel,
-    bson::{Document, RawDocumentBuf, doc},
+    bson::{DateTime, Document, RawDocumentBuf, doc},
     options::{Acknowledgment, CollectionOptions, IndexOptions, ReadPreference, SelectionCriteria, WriteConcern},
 };
 use prom_protocol::ProtocolError;
@@ -85,22 +89,31 @@ impl MongoOutbox {
     /// `{next_try_at}` what waits to be tried again; `{ts}` is for people.
     ///
     /// # Errors
-    /// MongoDB's.
+    /// MongoDB's; a document with lists in two of `status`, `ts` and `key`, by its id: MongoDB cannot index such a one.
     pub async fn ensure_indexes(&self) -> Result<(), mongodb::error::Error> {
         let sparse = IndexOptions::builder().sparse(true).build();
         let indexes = [
             IndexModel::builder().keys(claim::leases()).build(),
             IndexModel::builder().keys(doc! {"ts": 1}).build(),
-            IndexModel::builder().keys(claim::order()).build(),
+            IndexModel::builder().keys(page::order()).build(),
             IndexModel::builder().keys(claim::waiting()).options(sparse).build(),
         ];
-        self.rows.create_indexes(indexes).await?;
-        self.ensure_counter().await
+        match self.rows.create_indexes(indexes).await {
+            Ok(_) => self.ensure_counter().await,
+            Err(error) => Err(stray::unindexable(self).await?.unwrap_or(error)),
+        }
+    }
+
+    /// The server's time: drainers and tools whose clocks differ agree on what is old.
+    async fn now(&self) -> Result<DateTime, mongodb::error::Error> {
+        let database = self.rows.client().database(&self.rows.namespace().db);
+        let hello = database.run_command(doc! {"hello": 1}).await?;
+        hello.get_datetime("localTime").copied().map_err(mongodb::error::Error::custom)
     }
 
     async fn ensure_counter(&self) -> Result<(), mongodb::error::Error> {
         let start = doc! {"$setOnInsert": {"fence": 0_i64}};
-        self.claims.update_one(doc! {"_id": claim::COUNTER}, start).upsert(true).await.map(drop)
+        self.claims.update_one(doc! {"_id": turn::COUNTER}, start).upsert(true).await.map(drop)
     }
 
     /// Adds a row in the caller's transaction; answers its id. It is there once the transaction is committed.
@@ -111,7 +124,8 @@ impl MongoOutbox {
     /// What the hub would not take, naming the field; MongoDB's, a taken id among them.
     pub async fn add(&self, session: &mut ClientSession, row: NewRow) -> Result<String, AddError> {
         let (document, id) = document::write(row, ledger::now())?;
-        self.plain.insert_one(document).session(session).await?;
+        // As it is: a document by name would lose what a payload says twice.
+        self.plain.clone_with_type::<RawDocumentBuf>().insert_one(document).session(session).await?;
         Ok(id)
     }
 

@@ -2,31 +2,34 @@
 
 use futures_util::TryStreamExt;
 use mongodb::{
-    bson::{Bson, DateTime, Document, RawDocumentBuf, doc},
+    bson::{Bson, Document, RawDocumentBuf, doc},
     error::{Error, ErrorKind, Result},
     options::Hint,
 };
 
-use super::{MongoOutbox, claim, document, text};
-use crate::{Filter, Row, Stats, Status, ledger};
+use super::{MongoOutbox, claim, document, page, stray, text};
+use crate::{Filter, Row, Stats, Status};
 
 pub(super) async fn stats(outbox: &MongoOutbox) -> Result<Stats> {
-    let now = ledger::now();
+    let date = outbox.now().await?;
+    let now = u64::try_from(date.timestamp_millis()).unwrap_or(0);
     let rows = &outbox.rows;
     let count =
         |filter: Document, index: Document| async move { rows.count_documents(filter).hint(Hint::Keys(index)).await };
-    let date = DateTime::now();
-    let (pending, bare, waiting, claimed, stuck, error, all) = futures_util::try_join!(
-        count(doc! {"status": "pending"}, claim::order()),
-        count(doc! {"status": Bson::Null}, claim::order()),
+    let (pending, bare, waiting, claimed, stuck, parked, strays, all) = futures_util::try_join!(
+        count(doc! {"status": "pending"}, page::order()),
+        count(doc! {"status": Bson::Null}, page::order()),
         count(doc! {"next_try_at": {"$gt": date}, "status": claim::pending()}, claim::waiting()),
         count(doc! {"status": "claimed"}, claim::leases()),
-        count(doc! {"status": "claimed", "lease_until": {"$not": {"$gt": date}}}, claim::leases()),
-        count(doc! {"status": "error"}, claim::order()),
+        count(claim::ran_out(date), claim::leases()),
+        count(doc! {"status": "error"}, page::order()),
+        count(stray::filter(), page::order()),
         async { rows.estimated_document_count().await },
     )?;
     let (oldest, in_hand) = futures_util::try_join!(oldest_pending(outbox), oldest_claimed(outbox))?;
     let pending = pending + bare;
+    // Those whose status is none are parked by the next claim.
+    let error = parked + strays;
     let age = |ts: u64| now.saturating_sub(ts);
     Ok(Stats {
         pending,
@@ -54,7 +57,7 @@ async fn oldest_pending(outbox: &MongoOutbox) -> Result<Option<u64>> {
             .rows
             .find_one(doc! {"status": claim::pending(), "ts": ts})
             .sort(doc! {"ts": 1, "_id": 1})
-            .hint(Hint::Keys(claim::order()))
+            .hint(Hint::Keys(page::order()))
             .await?;
         let ts = first.and_then(|row| document::read(&row).row.ts);
         oldest = [oldest, ts].into_iter().flatten().min();
@@ -120,7 +123,13 @@ fn matching(filter: &Filter, statuses: &[Status]) -> Document {
             values.push(Bson::Null);
         }
     }
-    let mut document = doc! {"status": {"$in": values}};
+    // Every status, and none of them: rows that are to be parked are shown too.
+    let any = filter.status.is_none() && statuses.len() == Status::ALL.len();
+    let mut document = if any {
+        Document::new()
+    } else {
+        doc! {"status": {"$in": values}}
+    };
     if let Some(ids) = &filter.ids {
         document.insert("_id", doc! {"$in": ids.iter().flat_map(|id| text::values(id)).collect::<Vec<_>>()});
     }

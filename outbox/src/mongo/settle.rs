@@ -4,13 +4,13 @@ use std::{collections::HashMap, time::Duration};
 
 use futures_util::TryStreamExt;
 use mongodb::{
-    bson::{Bson, doc},
+    bson::{Bson, DateTime, doc},
     error::Result,
     options::Hint,
 };
 
-use super::{MongoOutbox, claim, document};
-use crate::{Mark, Settle, ledger};
+use super::{MongoOutbox, claim, document, take};
+use crate::{Mark, Settle};
 
 pub(super) async fn settle(outbox: &MongoOutbox, fence: u64, marks: &[Mark]) -> Result<usize> {
     if marks.is_empty() {
@@ -23,7 +23,7 @@ pub(super) async fn settle(outbox: &MongoOutbox, fence: u64, marks: &[Mark]) -> 
         "ordered": false,
         "writeConcern": {"w": "majority"},
     };
-    claim::run(outbox, command).await
+    take::ask(outbox, command).await?.whole()
 }
 
 /// One statement for all rows that become the same.
@@ -48,11 +48,7 @@ fn update(settle: &Settle) -> Bson {
             "$unset": {"last_err": "", "next_try_at": ""},
         }
         .into(),
-        Settle::Released => doc! {
-            "$set": {"status": "pending"},
-            "$unset": {"claimed_by": "", "lease_until": "", "fence": ""},
-        }
-        .into(),
+        Settle::Released => take::unclaimed().into(),
         Settle::Retry { error, attempts, after } => vec![
             doc! {"$set": {
                 "status": "pending",
@@ -60,12 +56,12 @@ fn update(settle: &Settle) -> Bson {
                 "attempts": attempts,
                 "next_try_at": {"$add": ["$$NOW", i64::try_from(after.as_millis()).unwrap_or(i64::MAX)]},
             }},
-            doc! {"$unset": ["claimed_by", "lease_until", "fence"]},
+            doc! {"$unset": ["claimed_by", "lease_until"]},
         ]
         .into(),
         Settle::Parked { error, attempts } => vec![
             doc! {"$set": {"status": "error", "last_err": {"$literal": error}, "attempts": attempts}},
-            doc! {"$unset": ["claimed_by", "lease_until", "fence", "next_try_at"]},
+            doc! {"$unset": ["claimed_by", "lease_until", "next_try_at"]},
         ]
         .into(),
     }
@@ -93,7 +89,8 @@ pub(super) async fn remove_sent(outbox: &MongoOutbox, age: Duration, limit: usiz
             .update_many(doc! {"_id": {"$in": undated}, "status": "sent", "lease_until": Bson::Null}, date)
             .await?;
     }
-    let before = document::date(ledger::now().saturating_sub(ledger::millis(age)));
+    let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+    let before = DateTime::from_millis(outbox.now().await?.timestamp_millis().saturating_sub(age));
     let old = find(doc! {"$lte": before}.into()).await?;
     if old.is_empty() {
         return Ok(0);

@@ -1,6 +1,9 @@
 //! The contract on a real MongoDB, and what only MongoDB has: documents of other services, transactions, plans.
 #![allow(clippy::unwrap_used)]
 
+mod odd_rows;
+mod turns;
+
 use std::sync::Arc;
 
 use mongodb::{
@@ -246,7 +249,7 @@ async fn a_claim_reads_no_more_than_it_takes() {
     rows.insert_many((0..5_000).map(|n| row(n, "sent"))).await.unwrap();
     rows.insert_many((0..2_000).map(|n| row(n, "pending"))).await.unwrap();
     let blocked: Vec<Bson> = (0..10).map(|n| Bson::from(format!("k{n}"))).collect();
-    let command = claim::find_command(rows.name(), DateTime::now(), &blocked);
+    let command = page::find_command(rows.name(), DateTime::now(), &blocked);
     let database = rows.client().database(&rows.namespace().db);
     let explained = database.run_command(doc! {"explain": command, "verbosity": "executionStats"}).await.unwrap();
     let stats = explained.get_document("executionStats").unwrap();
@@ -265,12 +268,12 @@ async fn a_claim_reads_no_more_than_it_takes() {
 async fn a_drainer_that_was_killed_in_its_turn_keeps_others_out_for_a_moment() {
     let Place { rows, outbox, .. } = place().await;
     rows.insert_one(doc! {"_id": "a", "topic": "t", "payload": 1}).await.unwrap();
-    let dead = claim::Turn::take(&outbox, "dead", std::time::Instant::now()).await.unwrap();
+    let dead = turn::Turn::take(&outbox, "dead", std::time::Instant::now()).await.unwrap();
     let since = std::time::Instant::now();
     let next = claim(&outbox, 10).await;
     assert_eq!(ids(&next), ["a"]);
     let waited = since.elapsed();
-    assert!(waited > claim::TURN / 2 && waited < claim::TURN * 2, "{waited:?}");
+    assert!(waited > turn::TURN / 2 && waited < turn::TURN * 2, "{waited:?}");
     assert!(next.fence > dead.fence as u64);
 }
 
@@ -278,10 +281,10 @@ async fn a_drainer_that_was_killed_in_its_turn_keeps_others_out_for_a_moment() {
 async fn a_claim_whose_turn_is_over_takes_nothing() {
     let Place { rows, outbox, .. } = place().await;
     rows.insert_one(doc! {"_id": "a", "topic": "t", "payload": 1}).await.unwrap();
-    let mut late = claim::Turn::take(&outbox, "late", std::time::Instant::now()).await.unwrap();
+    let mut late = turn::Turn::take(&outbox, "late", std::time::Instant::now()).await.unwrap();
     late.until = late.now;
     let found = rows.clone_with_type::<RawDocumentBuf>().find_one(doc! {}).await.unwrap().unwrap();
-    let refused = claim::take(&outbox, &late, &request(10), vec![document::read(&found)]).await;
+    let refused = take::take(&outbox, &mut late, &request(10), vec![document::read(&found)]).await;
     assert!(refused.is_err());
     late.end(&outbox).await.unwrap();
     let row = outbox.list(&Filter::id("a"), 1).await.unwrap().remove(0);

@@ -109,7 +109,7 @@ impl FakeHub {
 
 #[async_trait::async_trait]
 impl Publish for FakeHub {
-    async fn publish(&self, events: &[OutboxEvent], _within: Duration) -> Vec<Outcome> {
+    async fn publish(&self, events: &[OutboxEvent], within: Duration) -> Vec<Outcome> {
         let keys: HashSet<String> = events.iter().filter_map(|event| event.key().map(str::to_owned)).collect();
         {
             let mut all = self.under_way.lock().unwrap();
@@ -117,7 +117,7 @@ impl Publish for FakeHub {
             all.extend(keys.iter().cloned());
         }
         let _under_way = UnderWay(keys, Arc::clone(&self.under_way));
-        let outcomes = in_key_order(events, |event| async {
+        let outcomes = in_key_order(events, within, |event, _| async {
             tokio::task::yield_now().await;
             self.one(event)
         })

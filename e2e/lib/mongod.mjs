@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { accessSync, constants, mkdirSync, openSync, readFileSync, readdirSync } from "node:fs";
+import { accessSync, constants, mkdirSync, openSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { delimiter, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -17,11 +17,19 @@ const NAME = "prom";
 const PATIENCE = 60_000;
 
 /** Kills the processes it was told of, and removes the folder, when this process is over, however that came about: then
- * nobody has the other end of its input any more. */
+ * nobody has the other end of its input any more. One that has ended is taken from its list: its number may be another's. */
 const GUARD = `
 trap '' HUP INT QUIT TERM
 nodes=
-while read -r pid; do nodes="$nodes $pid"; done
+while read -r what pid; do
+  case "$what" in
+    add) nodes="$nodes $pid" ;;
+    forget)
+      left=
+      for node in $nodes; do [ "$node" = "$pid" ] || left="$left $node"; done
+      nodes=$left ;;
+  esac
+done
 [ -z "$nodes" ] || kill -KILL $nodes 2>/dev/null
 tries=100
 until rm -rf "$1" || [ "$tries" = 0 ]; do tries=$((tries - 1)); sleep 0.1 || sleep 1; done
@@ -31,16 +39,23 @@ const GATE = `read -r go && exec "$@" </dev/null`;
 
 function find() {
   const named = process.env.MONGOD;
+  if (named) {
+    if (runs(named)) return named;
+    throw new Error(`MONGOD is ${named}, which is no program that may be run`);
+  }
   const onPath = (process.env.PATH ?? "").split(delimiter).map((folder) => join(folder, "mongod"));
-  const found = (named ? [named] : [...onPath, ...fetched()]).find((path) => {
-    try {
-      return accessSync(path, constants.X_OK) === undefined;
-    } catch {
-      return false;
-    }
-  });
+  const found = [...onPath, ...fetched()].find(runs);
   if (!found) throw new Error("there is no mongod: run `npm run setup -- mongod`, or set MONGOD to the path of yours");
   return found;
+}
+
+function runs(path) {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
 }
 
 /** What `npm run setup -- mongod` fetched, if it did. */
@@ -57,32 +72,49 @@ function fetched() {
 export async function replicaSet(count) {
   const mongod = find();
   const folder = await temporaryFolder();
-  const guard = spawn("sh", ["-c", GUARD, "mongod-guard", folder.path], {
-    stdio: ["pipe", "ignore", "ignore"],
-    detached: true,
-  });
+  const guard = startGuard(folder.path);
   const ports = await freePorts(count);
   const nodes = ports.map((port, index) => startNode(mongod, folder.path, index, port, guard));
   const stop = async () => {
     await Promise.all(nodes.map((node) => node.kill()));
-    guard.stdin.end();
-    await once(guard, "exit");
+    await guard.end();
+    // It has done so, unless somebody killed it.
+    await folder.remove();
   };
+  const url = `mongodb://${nodes.map((node) => node.host).join()}/?replicaSet=${NAME}`;
+  /** Of two that both say so the one that was elected later: the other does not know yet that it is none any more. */
+  const primary = () =>
+    until("a primary", async () => {
+      const elections = await Promise.all(nodes.map((node) => node.elected()));
+      const last = elections.reduce((last, at) => (at > last ? at : last), "");
+      return last && nodes[elections.indexOf(last)];
+    }, PATIENCE);
   try {
     await Promise.all(nodes.map((node) => node.listening()));
     await initiate(nodes);
+    await primary();
   } catch (error) {
     await stop();
     throw error;
   }
-  const url = `mongodb://${nodes.map((node) => node.host).join()}/?replicaSet=${NAME}`;
-  const primary = () =>
-    until("a primary", async () => {
-      for (const node of nodes) if (await node.isPrimary()) return node;
-      return undefined;
-    }, PATIENCE);
-  await primary();
   return { url, nodes, primary, stop };
+}
+
+/** Must be told of a process before that becomes a mongod. */
+function startGuard(folder) {
+  const child = spawn("sh", ["-c", GUARD, "mongod-guard", folder], { stdio: ["pipe", "ignore", "ignore"], detached: true });
+  const ended = once(child, "exit");
+  // One that is gone already takes no words; there is nothing it could be told any more.
+  child.stdin.on("error", () => {});
+  const tell = (what, pid) => child.stdin.write(`${what} ${pid}\n`);
+  return {
+    add: (pid) => tell("add", pid),
+    forget: (pid) => tell("forget", pid),
+    async end() {
+      child.stdin.end();
+      await ended;
+    },
+  };
 }
 
 /** From below the range of outgoing connections: those must not take a port before its node does. */
@@ -109,10 +141,10 @@ function startNode(mongod, folder, index, port, guard) {
     stdio: ["pipe", output, output],
     detached: true,
   });
-  guard.stdin.write(`${child.pid}\n`);
+  guard.add(child.pid);
   child.stdin.end("go\n");
   const host = `127.0.0.1:${port}`;
-  const ended = once(child, "exit");
+  const ended = once(child, "exit").then(() => guard.forget(child.pid));
   const isUp = () => child.exitCode === null && child.signalCode === null;
   return {
     host,
@@ -127,7 +159,12 @@ function startNode(mongod, folder, index, port, guard) {
         if (!isUp()) throw new Error(`mongod ended: ${readFileSync(log, "utf8").slice(-2000)}`);
         return connects(port);
       }, PATIENCE),
-    isPrimary: async () => isUp() && (await ask(host, { hello: 1 })).isWritablePrimary,
+    /** The election that made it primary, later ones greater; empty: it is none, or does not answer. */
+    async elected() {
+      if (!isUp()) return "";
+      const answer = await ask(host, { hello: 1 }).catch(() => undefined);
+      return answer?.isWritablePrimary ? answer.electionId.toHexString() : "";
+    },
   };
 }
 

@@ -16,6 +16,8 @@ use mongodb::{
     Client, ClientSession, Collection, IndexModel,
     bson::{Document, doc},
     error::Error,
+    event::{EventHandler, command::CommandEvent},
+    options::{Acknowledgment, ClientOptions, WriteConcern},
 };
 use prom_hub::{Auth, Config, Hub};
 use prom_outbox::{
@@ -58,12 +60,15 @@ impl World {
     }
 
     async fn at(url: &str, label: &str) -> Self {
-        let mongo = Client::with_uri_str(url).await.unwrap();
-        let database = mongo.database(&fresh_database(label));
+        let world = Self::of(Client::with_uri_str(url).await.unwrap(), &fresh_database(label));
+        world.dedupe.ensure_indexes().await.unwrap();
+        world
+    }
+
+    fn of(mongo: Client, database: &str) -> Self {
+        let database = mongo.database(database);
         let marks = database.collection("dedupe");
-        let dedupe = MongoDedupe::new(&marks);
-        dedupe.ensure_indexes().await.unwrap();
-        Self { dedupe, marks, effects: database.collection("effects"), mongo }
+        Self { dedupe: MongoDedupe::new(&marks), marks, effects: database.collection("effects"), mongo }
     }
 
     async fn effects(&self) -> u64 {
@@ -238,15 +243,27 @@ async fn stop_after_trace(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_effect_waits_for_a_claim_and_takes_over_when_it_is_over() {
-    let world = World::new("waits").await;
+    let url = shared().await.unwrap();
+    let world = World::at(url, "waits").await;
     assert_eq!(world.dedupe.claim(SCOPE, "1", "other", LONG).await.unwrap(), Claim::Granted);
-    let waiting = tokio::spawn({
-        let world = world.clone();
-        async move { world.once("1").await }
-    });
+    // Counts how often it has tried to take the event.
+    let (tries, count) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+    let counted = Arc::clone(&tries);
+    let mut options = ClientOptions::parse(url).await.unwrap();
+    options.command_event_handler = Some(EventHandler::callback(move |event| {
+        if let CommandEvent::Succeeded(event) = event
+            && event.command_name == "findAndModify"
+        {
+            counted.store(1 + count.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+        }
+    }));
+    let other = World::of(Client::with_options(options).unwrap(), &world.marks.namespace().db);
+    let waiting = tokio::spawn(async move { other.once("1").await });
+    until(async || tries.load(Ordering::SeqCst) > 1).await;
+    assert!(!waiting.is_finished());
     // As long as the claim is there another effect of this consumer runs, and this one does not.
     assert_eq!(world.once("2").await.unwrap(), Once::Done(()));
-    assert!(tokio::time::timeout(Duration::from_millis(300), world.once("1")).await.is_err(), "it waits for no claim");
+    assert_eq!(world.effects().await, 1);
     assert_eq!(world.dedupe.claim(SCOPE, "1", "other", Duration::from_millis(1)).await.unwrap(), Claim::Granted);
     assert_eq!(in_time(waiting).await.unwrap().unwrap(), Once::Done(()));
     assert_eq!(world.effects().await, 2);
@@ -276,6 +293,40 @@ async fn transient_errors_and_commits_of_unknown_result_are_tried_again() {
         assert_eq!(world.once(id).await.unwrap(), Once::Duplicate);
     }
     assert_eq!(world.effects().await, 3);
+    set.shutdown().await.unwrap();
+}
+
+/// A new primary may not know yet that a mark was acknowledged; here all of a set are made to be as slow to learn.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_a_majority_is_not_known_to_have_is_waited_for() {
+    let args = ["--setParameter", "enableTestCommands=1"].map(Into::into).to_vec();
+    let set = ReplicaSet::start(Options { nodes: 3, args, ..Options::default() }).await.unwrap();
+    let world = World::at(set.url(), "election").await;
+    world.dedupe.mark(SCOPE, "0").await.unwrap();
+    let primary = set.primary().await.unwrap();
+    let replicate = async |mode: &str| {
+        for node in (0..3).filter(|node| *node != primary) {
+            let point = doc! {"configureFailPoint": "stopReplProducer", "mode": mode};
+            set.client_of(node).await.unwrap().database("admin").run_command(point).await.unwrap();
+        }
+    };
+    replicate("alwaysOn").await;
+    let one_node = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
+    let mark = doc! {"_id": {"scope": SCOPE, "id": "1"}, "state": "marked"};
+    world.marks.insert_one(mark).write_concern(one_node).await.unwrap();
+
+    let seen = tokio::spawn({
+        let dedupe = world.dedupe.clone();
+        async move { dedupe.seen(SCOPE, "1").await }
+    });
+    let asked = async || {
+        let find = doc! {"currentOp": true, "command.find": "dedupe"};
+        let found = world.mongo.database("admin").run_command(find).await.unwrap();
+        seen.is_finished() || !found.get_array("inprog").unwrap().is_empty()
+    };
+    until(asked).await;
+    replicate("off").await;
+    assert!(in_time(seen).await.unwrap().unwrap());
     set.shutdown().await.unwrap();
 }
 
@@ -336,6 +387,76 @@ async fn a_subscription_commits_effect_and_mark_together() {
     publish(&two, "2").await;
     let mut rest = in_time(subscribe(&two).into_future()).await.unwrap();
     assert_eq!(in_time(rest.next()).await.unwrap().event().id, "2");
+}
+
+/// A handler that outlives its transaction was called for ever: no attempt was counted, and nothing was said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_slower_than_its_transaction_uses_up_its_attempts() {
+    let args = ["--setParameter", "transactionLifetimeLimitSeconds=1"].map(Into::into).to_vec();
+    let set = ReplicaSet::start(Options { args, ..Options::default() }).await.unwrap();
+    let (world, hub) = (World::at(set.url(), "slow").await, hub().await);
+    let client = client(&hub).await;
+    publish(&client, "1").await;
+    let subscribe = client.subscribe("a", "g").from(StartFrom::Earliest).max_attempts(2);
+    let (effects, calls) = (world.effects.clone(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&calls);
+    // Two tries take longer than a second, which is the least that a transaction has.
+    let dedupe = world.dedupe.clone().patience(Duration::from_secs(1));
+    let slow = dedupe.handle_in_transaction(subscribe, move |session, _: &Received<String>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let effects = effects.clone();
+        Box::pin(async move { write_until_refused(session, effects).await })
+    });
+    let handling = in_time(slow).await.unwrap();
+    let mut dead = in_time(client.subscribe("dlq.a", "g").from(StartFrom::Earliest).into_future()).await.unwrap();
+    let letter = in_time(dead.next()).await.unwrap();
+    let why: serde_json::Value = letter.payload().unwrap();
+    assert!(why["err"].as_str().unwrap().contains("NoSuchTransaction"), "{why}");
+    in_time(handling.stop()).await;
+    assert!((2..=4).contains(&calls.load(Ordering::SeqCst)), "{calls:?} calls for two attempts");
+    assert_eq!((world.effects().await, world.seen("1").await), (0, false));
+    set.shutdown().await.unwrap();
+}
+
+async fn write_until_refused(session: &mut ClientSession, effects: Collection<Document>) -> Result<(), Error> {
+    loop {
+        leave_trace(session, effects.clone()).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tries_while_mongodb_is_away_and_those_within_the_patience_use_up_no_attempt() {
+    let args = ["--setParameter", "enableTestCommands=1"].map(Into::into).to_vec();
+    let set = ReplicaSet::start(Options { args, ..Options::default() }).await.unwrap();
+    let (world, hub) = (World::at(set.url(), "away").await, hub().await);
+    let client = client(&hub).await;
+    let away = doc! {"failCommands": ["insert"], "closeConnection": true};
+    let conflict = doc! {
+        "failCommands": ["insert"], "errorCode": 112, "errorLabels": ["TransientTransactionError"],
+    };
+    for (id, data, dedupe) in
+        [("1", away, world.dedupe.clone().patience(Duration::ZERO)), ("2", conflict, world.dedupe.clone())]
+    {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let effects = world.effects.clone();
+        world.fail(data, 3).await;
+        publish(&client, id).await;
+        let subscribe = client.subscribe("a", "g").from(StartFrom::Earliest);
+        let working = dedupe.handle_in_transaction(subscribe, move |session, received: &Received<String>| {
+            tell.send((received.payload.clone(), received.context.attempt)).unwrap();
+            let effects = effects.clone();
+            Box::pin(async move { leave_trace(session, effects).await })
+        });
+        let handling = in_time(working).await.unwrap();
+        until(async || world.seen(id).await).await;
+        in_time(handling.stop()).await;
+        for _ in 0..4 {
+            assert_eq!(told.try_recv().unwrap(), (id.to_owned(), 1));
+        }
+        assert!(told.try_recv().is_err(), "four tries, and one attempt");
+    }
+    set.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

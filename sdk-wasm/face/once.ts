@@ -5,6 +5,10 @@ import type { DedupeStore, DeliveryContext, Handler, HubEvent } from "./types.js
 /** Waits between two tries while the store fails: the first, doubling up to the longest. */
 const RETRY_MS = 100;
 const LONGEST_RETRY_MS = 5_000;
+/** A store that takes longer for an answer is asked again. */
+const STORE_TIMEOUT_MS = 10_000;
+/** How long an answer is still waited for after the handling was told to stop. */
+const GRACE_MS = 1_000;
 
 export class Once<T> {
   readonly #store: DedupeStore;
@@ -30,7 +34,7 @@ export class Once<T> {
     }
   };
 
-  /** What waits for the store gives its event back. */
+  /** What waits for the store gives its event back, soon: an answer that is on its way may still arrive. */
   readonly stop = (): void => this.#stop.abort();
 
   async #run(event: HubEvent<T>, ctx: DeliveryContext): Promise<void> {
@@ -39,15 +43,39 @@ export class Once<T> {
     await this.#insist(() => this.#store.mark(event.id));
   }
 
-  /** Asks the store until it answers; once it was told to stop, no more. */
+  /** Asks the store until it answers; once it was told to stop, no more than once. */
   async #insist<R>(call: () => Promise<R>): Promise<R> {
     for (let wait = RETRY_MS; ; wait = Math.min(2 * wait, LONGEST_RETRY_MS)) {
       try {
-        return await call();
+        return await this.#inTime(call());
       } catch (error) {
         if (this.#stop.signal.aborted) throw error;
         await this.#pause(wait);
       }
+    }
+  }
+
+  /** The store's answer. One that hangs must keep neither the event nor a client that drains. */
+  async #inTime<R>(answer: Promise<R>): Promise<R> {
+    const { signal } = this.#stop;
+    let timer: ReturnType<typeof setTimeout>;
+    let hurry = (): void => undefined;
+    const over = new Promise<never>((_, reject) => {
+      const within = (ms: number): void => {
+        timer = setTimeout(() => reject(new Error(`no answer of the dedupe store within ${ms} ms`)), ms);
+      };
+      hurry = () => {
+        clearTimeout(timer);
+        within(GRACE_MS);
+      };
+      within(signal.aborted ? GRACE_MS : STORE_TIMEOUT_MS);
+    });
+    signal.addEventListener("abort", hurry);
+    try {
+      return await Promise.race([answer, over]);
+    } finally {
+      clearTimeout(timer!);
+      signal.removeEventListener("abort", hurry);
     }
   }
 

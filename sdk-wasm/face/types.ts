@@ -96,9 +96,9 @@ export type ExactlyOnceOptions = Omit<SubscribeOptions, "ack">;
  * Marks must be kept longer than a group may be behind plus the time its events may come again.
  */
 export interface DedupeStore {
-  /** Whether the event is marked. Rejects: cannot tell now; it is asked again. */
+  /** Whether the event is marked. Rejects, or takes over 10 s: cannot tell now; it is asked again. */
   seen(id: string): Promise<boolean>;
-  /** Marks the event; may be called again for the same. Resolves: the mark is there to stay. Rejects: asked again. */
+  /** Marks the event; may be called again for the same. Resolves: the mark is there to stay. Rejects, or takes over 10 s: asked again. */
   mark(id: string): Promise<unknown>;
 }
 
@@ -226,9 +226,9 @@ export interface Client {
   publish<T = Json>(topic: string, payload: T, options?: PublishOptions): Promise<Published>;
   subscribe<T = unknown>(topic: string, group: string, handler: Handler<T>, options?: SubscribeOptions): Promise<void>;
   /**
-   * As `subscribe`, and an event that `store` has marked is acknowledged without the handler. While the store rejects, the
-   * event is kept with its lease and the store is asked again; when the client drains, or the subscription ends, the
-   * event goes back to the group.
+   * As `subscribe`, and an event that `store` has marked is acknowledged without the handler. While the store rejects or is
+   * silent, the event is kept with its lease and the store is asked again; when the client drains, or the subscription ends,
+   * it has one more second, and then the event goes back to the group.
    */
   subscribeExactlyOnce<T = unknown>(
     topic: string,

@@ -138,6 +138,21 @@ describe("a handler guarded by a store", () => {
     assert.equal(hub.of("NACK")[0]?.reason, "the store is away");
   });
 
+  it("gives the event back when the client drains while the store is silent", async () => {
+    const store = memory();
+    const asked = recorder();
+    store.seen = (id) => {
+      asked(id);
+      return new Promise(() => {});
+    };
+    await c.subscribeExactlyOnce("a", "g", store, () => assert.fail("not without the store"));
+    hub.publish("a", 1, { id: "1" });
+    await asked.until(1);
+    // Far less than what a drain may take.
+    await c.close({ drain: true, timeoutMs: 600_000 });
+    assert.match(hub.of("NACK")[0]?.reason, /no answer of the dedupe store/);
+  });
+
   it("needs acknowledgements", async () => {
     await assert.rejects(
       c.subscribeExactlyOnce("a", "g", memory(), () => {}, { ack: "none" }),

@@ -8,15 +8,17 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod drain;
 mod http;
 mod order;
 mod store;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use prom_outbox::{Drainer, MongoOutbox, Options};
+use mongodb::options::ClientOptions;
+use prom_outbox::MongoOutbox;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 
 use crate::store::{Store, Writes};
@@ -38,12 +40,13 @@ struct Args {
 
     /// Publish what is in the outbox to this hub, for instance ws://127.0.0.1:8090/ws. Not needed where the hub drains the
     /// outbox by itself: when it keeps its events in the same MongoDB and has PROM_OUTBOX=shop.outbox.
-    #[arg(long, env = "HUB_URL", requires = "hub_token")]
+    #[arg(long, env = "HUB_URL", requires = "hub_token_file")]
     hub_url: Option<String>,
 
-    /// The token for the hub: it must allow `publish:orders.placed`.
-    #[arg(long, env = "HUB_TOKEN", hide_env_values = true)]
-    hub_token: Option<String>,
+    /// A file with the token for the hub, which must allow `publish:orders.placed`. It is read anew for each connection and
+    /// before the token ends, so whoever renews the token only writes the file.
+    #[arg(long, env = "HUB_TOKEN_FILE")]
+    hub_token_file: Option<PathBuf>,
 
     /// WHAT NOT TO DO: write the order, then its event, each by itself. Who dies in between loses the event.
     #[arg(long)]
@@ -59,7 +62,7 @@ struct Args {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let mongo = mongodb::Client::with_uri_str(&args.mongo_url).await.context("the URL of MongoDB cannot be used")?;
+    let mongo = mongodb::Client::with_options(read_url(&args.mongo_url).await?)?;
     let writes = if args.unsafe_two_writes {
         tracing::warn!("--unsafe-two-writes: this loses events");
         Writes::UnsafeTwoWrites
@@ -72,13 +75,11 @@ async fn main() -> anyhow::Result<()> {
     let store = Arc::new(Store::new(&database, Arc::clone(&outbox), writes, args.pause_between_writes));
 
     let (stop, stopping) = watch::channel(false);
-    let drainer = match (args.hub_url, args.hub_token) {
+    let drainer = match (args.hub_url, args.hub_token_file) {
         (Some(url), Some(token)) => {
-            // The hub may start later than we do: orders are taken meanwhile.
-            let hub = prom_sdk::Client::builder(url).token(token).connect_lazily()?;
-            let drainer = Drainer::new(outbox, Arc::new(hub), Options::default());
+            let hub = drain::Hub::new(url, token)?;
             let stopping = stopping.clone();
-            Some(tokio::spawn(async move { drainer.run(told(stopping)).await }))
+            Some(tokio::spawn(async move { hub.drain(outbox, told(stopping)).await }))
         }
         _ => None,
     };
@@ -101,6 +102,20 @@ async fn main() -> anyhow::Result<()> {
         anyhow::Ok(())
     });
     last.await.unwrap_or(Ok(()))
+}
+
+/// Reads MongoDB's URL, and shows nothing of its password if it cannot: the driver takes one with a sign that is not escaped
+/// to end too early, and quotes the rest. And it panics at a % that escapes nothing.
+async fn read_url(url: &str) -> anyhow::Result<ClientOptions> {
+    const ESCAPES: &str = "in a user or password, % is written %25, @ is %40, : is %3A, / is %2F and ? is %3F";
+    let escapes = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
+    if !url.split('%').skip(1).all(escapes) {
+        anyhow::bail!("the URL of MongoDB cannot be read; {ESCAPES}");
+    }
+    ClientOptions::parse(url).await.map_err(|error| match url.contains('@') {
+        true => anyhow::anyhow!("the URL of MongoDB cannot be read; {ESCAPES}"),
+        false => anyhow::Error::new(error).context("the URL of MongoDB cannot be read"),
+    })
 }
 
 /// Waits until it is time to stop.

@@ -4,6 +4,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -17,6 +18,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     process::{Child, Command},
+    sync::mpsc,
     task::JoinHandle,
 };
 
@@ -106,6 +108,7 @@ fn hub_url(hub: &Hub) -> String {
 struct Service {
     process: Child,
     address: SocketAddr,
+    log: mpsc::UnboundedReceiver<String>,
 }
 
 impl Service {
@@ -115,20 +118,33 @@ impl Service {
             .args(args)
             // What this shell may have set is not meant for the test.
             .env_remove("HUB_URL")
-            .env_remove("HUB_TOKEN")
+            .env_remove("HUB_TOKEN_FILE")
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let line = in_time(lines.next_line()).await.unwrap().expect("it says where it listens");
         let address = line.rsplit_once("http://").unwrap().1.parse().unwrap();
-        Self { process, address }
+        let (tell, log) = mpsc::unbounded_channel();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                eprintln!("{line}");
+                let _ = tell.send(line);
+            }
+        });
+        Self { process, address, log }
     }
 
     /// One that publishes what is in the outbox.
-    async fn start_draining(world: &World) -> Self {
-        Self::start(world, &["--hub-url", &hub_url(&world.hub), "--hub-token", TOKEN]).await
+    async fn start_draining(world: &World, token: &Path) -> Self {
+        Self::start(world, &["--hub-url", &hub_url(&world.hub), "--hub-token-file", token.to_str().unwrap()]).await
+    }
+
+    async fn says(&mut self, words: &str) {
+        while !in_time(self.log.recv()).await.expect("it runs").contains(words) {}
     }
 
     async fn kill_9(mut self) {
@@ -246,11 +262,44 @@ async fn the_service_drains_for_a_hub_without_mongodb_also_what_its_predecessor_
     service.kill_9().await;
     assert_eq!((world.count("orders").await, world.count("outbox").await), (1, 1));
 
-    let service = Service::start_draining(&world).await;
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), format!("{TOKEN}\n")).unwrap();
+    let service = Service::start_draining(&world, token.path()).await;
     assert_eq!(world.event().await, order);
     assert_eq!(service.get(order["order"].as_str().unwrap()).await, (200, order));
     service.kill_9().await;
     world.end().await;
+}
+
+/// The drainer stopped for good when its token ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_renewed_late_delays_events_and_loses_none() {
+    let mut world = World::of_a_hub_without_mongodb().await;
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "one that has ended").unwrap();
+    let mut service = Service::start_draining(&world, token.path()).await;
+    let (status, order) = service.post(&tea()).await;
+    assert_eq!(status, 201, "{order}");
+    service.says("the hub refuses the token").await;
+    std::fs::write(token.path(), TOKEN).unwrap();
+    assert_eq!(world.event().await, order);
+    service.kill_9().await;
+    world.end().await;
+}
+
+/// The driver quoted what it took for a port, and panicked at the sign.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_that_cannot_be_read_shows_nothing_of_its_password() {
+    for (password, words) in [("s3cr?et", "? is %3F"), ("s3cr%a€et", "% is written %25"), ("s3cr%", "% is written %25")]
+    {
+        let url = format!("mongodb://shop:{password}@db/");
+        let run =
+            Command::new(env!("CARGO_BIN_EXE_order-service")).args(["--mongo-url", &url]).kill_on_drop(true).output();
+        let ended = in_time(run).await.unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(said.contains(words) && !said.contains("s3cr"), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

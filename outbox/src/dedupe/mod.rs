@@ -29,12 +29,16 @@ pub use once::{Effect, Once, OnceError};
 
 /// Marks live so long unless told otherwise.
 const TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long one effect is tried unless told otherwise: as long as the drivers' own transactions with retries.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long MongoDB may take to tell whether there is a mark: it asks a majority whether its primary still is one.
+const SEEN_TIME: Duration = Duration::from_secs(10);
 
 /// Remembers in a MongoDB collection which events were handled. Cheap to clone.
 ///
 /// With the feature `sdk` it is a `prom_sdk::DedupeStore`, for effects outside this database: the effect happens at least
 /// once, and not again once it is marked. For effects *in* this database there is more: [`Self::once`] and
-/// [`Self::handle_in_transaction`] commit effect and mark together, so the effect is there exactly once.
+/// `handle_in_transaction` (with that feature) commit effect and mark together, so the effect is there exactly once.
 ///
 /// A scope is a consumer, `<topic>::<group>` where the SDK names it. Both ways share the marks of a scope: a consumer may
 /// change from one to the other.
@@ -48,6 +52,7 @@ pub struct MongoDedupe {
     /// For transactions, which have concerns of their own.
     plain: Collection<Document>,
     ttl: Duration,
+    patience: Duration,
 }
 
 /// What a document says after somebody tried to write it.
@@ -74,6 +79,7 @@ impl MongoDedupe {
             plain: database.collection(&namespace.coll),
             client,
             ttl: TTL,
+            patience: PATIENCE,
         }
     }
 
@@ -81,6 +87,14 @@ impl MongoDedupe {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
+        self
+    }
+
+    /// How long the effect of one event is tried while its transactions fail; default two minutes. The last try may begin
+    /// within it, and end after it.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -96,11 +110,16 @@ impl MongoDedupe {
 
     /// Whether the event is marked.
     ///
+    /// Costs a round trip to a majority of the nodes: what a primary knows by itself may leave out marks that were
+    /// acknowledged, for a moment after an election.
+    ///
     /// # Errors
-    /// MongoDB's.
+    /// MongoDB's; for instance that no majority has answered within ten seconds.
     pub async fn seen(&self, scope: &str, id: &str) -> Result<bool> {
-        let marked = doc! {"_id": key(scope, id), "state": "marked"};
-        Ok(self.marks.find_one(marked).projection(doc! {"_id": 1}).await?.is_some())
+        // By nothing but the id: what is linearizable is the read of one document.
+        let read = self.marks.find_one(doc! {"_id": key(scope, id)}).projection(doc! {"state": 1});
+        let found = read.read_concern(ReadConcern::linearizable()).max_time(SEEN_TIME).await?;
+        Ok(found.is_some_and(|found| found.get_str("state").is_ok_and(|state| state == "marked")))
     }
 
     /// Marks the event, whoever has a claim on it.

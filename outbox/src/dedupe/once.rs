@@ -14,8 +14,6 @@ use super::{MongoDedupe, Taken, majority};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long [`MongoDedupe::once`] goes on: as long as the drivers' own transactions with retries.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a commit whose result is unknown is asked for again. It has no effect twice.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 /// Waits between two tries: the first, doubling up to the longest. Each is cut by chance, down to a half.
@@ -40,10 +38,10 @@ pub enum OnceError {
     /// The effect itself failed; its transaction was aborted.
     #[error("the effect failed")]
     Effect(#[source] BoxError),
-    /// MongoDB refused something, or could not be reached for two minutes.
+    /// MongoDB refused something, or it met others for too long, or could not be reached; see [`MongoDedupe::patience`].
     #[error("the transaction of the effect failed")]
     Mongo(#[source] Error),
-    /// Somebody else was at the same event for two minutes.
+    /// Somebody else was at the same event for too long; see [`MongoDedupe::patience`].
     #[error("another member is at the event")]
     Held,
     /// The commit may or may not have come through. Trying again with the same id finds out.
@@ -53,7 +51,11 @@ pub enum OnceError {
 
 /// Why one transaction came to nothing.
 pub(super) enum Failure {
-    /// Another one may succeed.
+    /// Another one may succeed, and this one has called the effect, and MongoDB has answered: it lies with the effect, or
+    /// with what it meets.
+    Effect(OnceError),
+    /// Another one may succeed, and this one tells nothing of the effect: MongoDB could not be reached, or somebody else was
+    /// at the event.
     Again(OnceError),
     Final(OnceError),
 }
@@ -67,7 +69,8 @@ impl MongoDedupe {
     ///
     /// `effect` is called again for each try: MongoDB aborts transactions that meet others, and lets go of those that lost
     /// their primary. It must return the driver's errors (or errors that have them as their source), for it cannot go on
-    /// after one. A transaction has a minute by MongoDB's default, `transactionLifetimeLimitSeconds`.
+    /// after one. A transaction has a minute by MongoDB's default, `transactionLifetimeLimitSeconds`; an effect that takes
+    /// longer fails, each time. All tries together have [`Self::patience`].
     ///
     /// Cancel safe: a dropped future leaves either both or nothing.
     ///
@@ -94,19 +97,21 @@ impl MongoDedupe {
     /// ```
     ///
     /// # Errors
-    /// [`OnceError::Effect`]: what `effect` returned, unless it is worth another try. [`OnceError::Mongo`],
-    /// [`OnceError::Held`], [`OnceError::Unknown`].
+    /// [`OnceError::Effect`]: what `effect` returned, unless it is worth another try and there is time for one.
+    /// [`OnceError::Mongo`], [`OnceError::Held`], [`OnceError::Unknown`].
     pub async fn once<R, E, F>(&self, scope: &str, id: &str, mut effect: F) -> Result<Once<R>, OnceError>
     where
         F: for<'s> FnMut(&'s mut ClientSession) -> Effect<'s, R, E> + Send,
         E: Into<BoxError>,
     {
-        let (end, mut wait) = (Instant::now() + PATIENCE, WAIT.0);
+        let (start, mut wait) = (Instant::now(), WAIT.0);
         loop {
             match self.try_once(scope, id, &mut effect).await {
                 Ok(done) => return Ok(done),
-                Err(Failure::Again(_)) if Instant::now() + wait < end => pause(&mut wait).await,
-                Err(Failure::Again(error) | Failure::Final(error)) => return Err(error),
+                Err(Failure::Effect(_) | Failure::Again(_)) if start.elapsed() + wait < self.patience => {
+                    pause(&mut wait).await;
+                }
+                Err(Failure::Effect(error) | Failure::Again(error) | Failure::Final(error)) => return Err(error),
             }
         }
     }
@@ -130,7 +135,12 @@ impl MongoDedupe {
             Err(error) => Err(sort(error)),
         };
         match taken {
-            Ok(result) => commit(&mut session).await.map(|()| Once::Done(result)),
+            Ok(result) => match commit(&mut session).await {
+                Ok(()) => Ok(Once::Done(result)),
+                // A transaction that the server has ended is often not noticed before.
+                Err(Failure::Again(OnceError::Mongo(error))) => Err(after_effect(&error)(OnceError::Mongo(error))),
+                Err(failure) => Err(failure),
+            },
             Err(failure) => abort(session, Err(failure)).await,
         }
     }
@@ -158,11 +168,14 @@ async fn commit(session: &mut ClientSession) -> Result<(), Failure> {
 
 /// Whether another try may succeed. Outside a transaction, where sessions start, errors have no label for that.
 fn is_transient(error: &Error) -> bool {
-    let unreachable = matches!(
+    is_unreachable(error) || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
+}
+
+fn is_unreachable(error: &Error) -> bool {
+    matches!(
         *error.kind,
         ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. }
-    );
-    unreachable || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
+    )
 }
 
 fn sort(error: Error) -> Failure {
@@ -171,12 +184,17 @@ fn sort(error: Error) -> Failure {
     if again { Failure::Again(error) } else { Failure::Final(error) }
 }
 
+/// What a transient error means once the effect was called.
+fn after_effect(error: &Error) -> fn(OnceError) -> Failure {
+    if is_unreachable(error) { Failure::Again } else { Failure::Effect }
+}
+
 /// An effect's error is worth another try if a transient one of the driver's stands behind it.
 fn sort_effect(error: BoxError) -> Failure {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
     while let Some(found) = cause {
-        if found.downcast_ref::<Error>().is_some_and(is_transient) {
-            return Failure::Again(OnceError::Effect(error));
+        if let Some(found) = found.downcast_ref::<Error>().filter(|found| is_transient(found)) {
+            return after_effect(found)(OnceError::Effect(error));
         }
         cause = found.source();
     }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use mongodb::ClientSession;
 use prom_sdk::{Claim, DedupeStore, Handling, Received, SubscribeBuilder};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::{
     Effect, MongoDedupe, OnceError, Taken,
@@ -42,7 +43,9 @@ impl MongoDedupe {
     ///
     /// An event that is marked is acknowledged without `handler`. While MongoDB is away, or somebody else is at the same
     /// event, it is kept, with its lease, and tried again, until the handling is stopped: that uses up no attempts. What
-    /// `handler` itself refuses goes back to the group, as with [`SubscribeBuilder::handle`].
+    /// `handler` itself refuses goes back to the group, as with [`SubscribeBuilder::handle`]; and so does an event whose
+    /// tries, each with a call of `handler`, took longer than [`Self::patience`] together, because they met other
+    /// transactions or outlived their own.
     ///
     /// ```no_run
     /// # async fn example(client: prom_sdk::Client, mongo: mongodb::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -94,7 +97,7 @@ impl MongoDedupe {
         subscribe.handle(handle).await
     }
 
-    /// Tries until it is done, or the handling is stopping.
+    /// Tries until it is done, or it lies with the handler, or the handling is stopping.
     async fn insist<T, F, E>(&self, scope: &str, received: Arc<Received<T>>, handler: Arc<F>) -> Result<(), OnceError>
     where
         T: Send + Sync + 'static,
@@ -103,26 +106,46 @@ impl MongoDedupe {
     {
         let (id, mut wait) = (received.event.id.as_str(), FIRST_WAIT);
         let mut stopping = received.stopping.clone();
+        // What tries took that called the handler in vain while MongoDB answered.
+        let mut spent = Duration::ZERO;
+        let mut tries = 0_u64;
         loop {
+            tries += 1;
+            let start = Instant::now();
             let done = self.try_once(scope, id, |session| {
                 let (handler, received) = (Arc::clone(&handler), Arc::clone(&received));
                 Box::pin(async move { handler(session, &received).await })
             });
-            match done.await {
+            let error = match done.await {
                 Ok(_) => return Ok(()),
-                Err(Failure::Again(error)) if !stopping.is_requested() => {
-                    tracing::debug!(
-                        event = id,
-                        error = &error as &dyn std::error::Error,
-                        "a transaction is tried again"
-                    );
-                    tokio::select! {
-                        () = pause(&mut wait) => {}
-                        () = stopping.requested() => {}
+                Err(Failure::Again(error)) => error,
+                Err(Failure::Effect(error)) => {
+                    spent += start.elapsed() + wait;
+                    if spent >= self.patience {
+                        return Err(error);
                     }
+                    error
                 }
-                Err(Failure::Again(error) | Failure::Final(error)) => return Err(error),
+                Err(Failure::Final(error)) => return Err(error),
+            };
+            if stopping.is_requested() {
+                return Err(error);
+            }
+            tell(id, tries, &error);
+            tokio::select! {
+                () = pause(&mut wait) => {}
+                () = stopping.requested() => {}
             }
         }
+    }
+}
+
+/// One try is nothing: transactions meet. More of them are told, ever more rarely.
+fn tell(event: &str, tries: u64, error: &OnceError) {
+    let error = error as &dyn std::error::Error;
+    if tries > 1 && tries.is_power_of_two() {
+        tracing::warn!(event, tries, error, "a transaction fails again and again");
+    } else {
+        tracing::debug!(event, tries, error, "a transaction is tried again");
     }
 }

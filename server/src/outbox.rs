@@ -172,9 +172,7 @@ mod tests {
         for name in ["outbox", "shop.outbox", "shop.outbox.eu"] {
             assert_eq!(Place::new(name).unwrap().to_string(), name);
         }
-        for name in
-            ["", ".", "shop.", ".outbox", "a b", "a$b", "a/b.c", "events", "admin.x", "shop.system.x"]
-        {
+        for name in ["", ".", "shop.", ".outbox", "a b", "a$b", "a/b.c", "events", "admin.x", "shop.system.x"] {
             assert!(Place::new(name).is_err(), "{name}");
         }
     }

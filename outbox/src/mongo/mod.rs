@@ -146,7 +146,7 @@ impl MongoOutbox {
         let written: Result<Vec<_>, _> = rows.into_iter().map(|row| document::write(row, now)).collect();
         let (documents, ids): (Vec<_>, Vec<_>) = written?.into_iter().unzip();
         if !documents.is_empty() {
-            self.plain.insert_many(documents).session(session).await?;
+            self.plain.clone_with_type::<RawDocumentBuf>().insert_many(documents).session(session).await?;
         }
         Ok(ids)
     }

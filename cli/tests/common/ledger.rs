@@ -256,23 +256,23 @@ impl Ledger {
         self.settled = members.settled;
     }
 
-    /// One line for people.
-    pub fn summary(&self, what: &str, mut ready: Vec<Duration>) -> String {
-        ready.sort();
+    /// One line for people; `label` says what the times are.
+    pub fn summary(&self, what: &str, label: &str, mut times: Vec<Duration>) -> String {
+        times.sort();
         let settled = self.settled.lock().unwrap();
         let found: usize = self.log.values().map(Vec::len).sum();
         let redelivered = settled.delivered.values().filter(|times| **times > 1).count();
         format!(
             "{what}: acknowledged {}, found {} of them (and {} more, not answered), doubled 0, redelivered {redelivered} of \
-             {} settled, ready after kill {:.0?} / {:.0?} / {:.0?} (min, median, max of {})",
+             {} settled, {label} {:.0?} / {:.0?} / {:.0?} (min, median, max of {})",
             self.acknowledged,
             found - self.unanswered_but_there,
             self.unanswered_but_there,
             settled.answered.len(),
-            ready[0],
-            ready[ready.len() / 2],
-            ready[ready.len() - 1],
-            ready.len(),
+            times[0],
+            times[times.len() / 2],
+            times[times.len() - 1],
+            times.len(),
         )
     }
 }

@@ -1,6 +1,6 @@
 //! What a row becomes.
 
-use prom_protocol::{ErrorCode, EventOptions, ProtocolError, RawValue, Text, Topic, check_payload};
+use prom_protocol::{ErrorCode, EventOptions, ProtocolError, RawValue, Text, Topic, check_payload, limits};
 
 /// An event as it is published: checked, so that a hub refuses it only for reasons of its own.
 #[derive(Debug, Clone)]
@@ -15,7 +15,7 @@ impl OutboxEvent {
     /// Checks what the hub would check.
     ///
     /// # Errors
-    /// `bad_topic`, `bad_payload` or `bad_frame`, naming the field and the limit.
+    /// `bad_topic`, `bad_payload`, `too_large` or `bad_frame`, naming the field and the limit.
     pub fn new(
         topic: &str,
         id: String,
@@ -34,6 +34,15 @@ impl OutboxEvent {
             ProtocolError::new(error.code(), message.replacen("opts.", "", 1))
         })?;
         check_payload(payload.get())?;
+        // What no client could have published, no client is ready to receive.
+        if payload.get().len() > limits::FRAME_BYTES {
+            let message = format!(
+                "payload is {} bytes of JSON; an event may be at most {}",
+                payload.get().len(),
+                limits::FRAME_BYTES
+            );
+            return Err(ProtocolError::new(ErrorCode::TooLarge, message));
+        }
         Ok(Self { topic, id, options, payload })
     }
 
@@ -86,6 +95,11 @@ mod tests {
                 "key must be 1 to 512 bytes",
             ),
             (event("a", "1", plain(), "1e999"), ErrorCode::BadPayload, "payload holds a number"),
+            (
+                event("a", "1", plain(), &format!("\"{}\"", "x".repeat(limits::FRAME_BYTES))),
+                ErrorCode::TooLarge,
+                "payload is 1048578 bytes of JSON",
+            ),
         ] {
             let refused = refused.unwrap_err();
             assert_eq!(refused.code(), code);

@@ -141,10 +141,8 @@ impl Hub {
             tasks: tasks.clone(),
             ending: ending.clone(),
         };
-        let outboxes: Arc<[Drained]> = outboxes
-            .iter()
-            .flat_map(|(database, places)| places.iter().map(|place| Drained::new(place, database, writer.clone())))
-            .collect();
+        let outboxes: Arc<[Drained]> =
+            outboxes.iter().flat_map(|(database, places)| Drained::all(places, database, &writer)).collect();
         for drained in 0..outboxes.len() {
             let (outboxes, ending) = (Arc::clone(&outboxes), ending.clone());
             tasks.spawn(async move { outboxes[drained].run(ending.cancelled_owned()).await });

@@ -4,7 +4,7 @@
 //!   service ──transaction──► collection ◄──claim, settle── Drainer ──publish──► writer ──► store
 //! ```
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use mongodb::{Collection, Database, bson::Document};
@@ -31,7 +31,7 @@ pub struct Place {
 
 /// The hub's own collections, and MongoDB's databases.
 const OWN: [&str; 5] = ["events", "topics", "cursors", "meta", "leases"];
-const SYSTEM: [&str; 3] = ["admin", "local", "config"];
+pub(crate) const SYSTEM: [&str; 3] = ["admin", "local", "config"];
 
 impl Place {
     /// Reads `collection` or `database.collection`.
@@ -52,7 +52,8 @@ impl Place {
                 "`{name}` is no collection: it is like outbox, or shop.outbox for one of another database"
             ));
         }
-        let own = place.database.is_none() && OWN.contains(&&*place.collection);
+        // In whichever database: it may be this hub's, or another's.
+        let own = OWN.contains(&&*place.collection) || place.collection.ends_with("_claims");
         let system = place.database.as_deref().is_some_and(|name| SYSTEM.contains(&name));
         if own || system || place.collection.starts_with("system.") {
             return Err(format!("`{name}` is a collection of the hub's or of MongoDB's own, not an outbox"));
@@ -96,7 +97,14 @@ pub(crate) struct Report<'a> {
 }
 
 impl Drained {
-    pub(crate) fn new(place: &Place, own: &Database, writer: Writer) -> Self {
+    /// The outboxes at these places, each once.
+    pub(crate) fn all(places: &[Place], own: &Database, writer: &Writer) -> Vec<Self> {
+        let mut seen = HashSet::new();
+        let new = places.iter().filter(|place| seen.insert(place.collection(own).namespace().to_string()));
+        new.map(|place| Self::new(place, own, writer.clone())).collect()
+    }
+
+    fn new(place: &Place, own: &Database, writer: Writer) -> Self {
         let store = Arc::new(MongoOutbox::new(place.collection(own)));
         let rows: Arc<dyn OutboxStore> = Arc::<MongoOutbox>::clone(&store);
         let drainer = Drainer::new(rows, Arc::new(Own(writer)), Options::default());
@@ -172,7 +180,20 @@ mod tests {
         for name in ["outbox", "shop.outbox", "shop.outbox.eu"] {
             assert_eq!(Place::new(name).unwrap().to_string(), name);
         }
-        for name in ["", ".", "shop.", ".outbox", "a b", "a$b", "a/b.c", "events", "admin.x", "shop.system.x"] {
+        for name in [
+            "",
+            ".",
+            "shop.",
+            ".outbox",
+            "a b",
+            "a$b",
+            "a/b.c",
+            "events",
+            "prom.events",
+            "shop.outbox_claims",
+            "admin.x",
+            "shop.system.x",
+        ] {
             assert!(Place::new(name).is_err(), "{name}");
         }
     }

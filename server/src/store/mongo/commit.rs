@@ -41,6 +41,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Longest time to end a transaction that failed, before its session is given up too.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time for a commit behind one that failed.
+const WHILE_FAILING: Duration = Duration::from_secs(5);
 /// Longest time for a commit once the hub is ending.
 const LONGEST_WHEN_ENDING: Duration = Duration::from_secs(3);
 /// Most updates of one command, and their bytes: a command is a document of 16 MiB at most.
@@ -87,7 +89,10 @@ impl Inner {
         // Not looked up yet.
         let mut taken: Option<HashMap<Arc<str>, Taken>> = None;
         let mut unsure = HashMap::new();
-        let deadline = Instant::now() + self.options.commit_deadline;
+        // Whoever comes behind a commit that failed has waited for that one already.
+        let patience = self.options.commit_deadline;
+        let failing = self.failing.load(Ordering::SeqCst);
+        let deadline = Instant::now() + if failing { patience.min(WHILE_FAILING) } else { patience };
         let mut pause = Duration::from_millis(1);
         loop {
             let failed = match self.attempt(&batch, &ids, taken.as_ref(), &unsure, deadline).await {

@@ -11,6 +11,7 @@ use mongodb::{
 use prom_outbox::MongoOutbox;
 
 use super::{CONNECT_TIMEOUT, Place};
+use crate::outbox::SYSTEM;
 
 /// Everything about opening together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(13);
@@ -39,7 +40,7 @@ pub enum OpenError {
     },
     /// No primary was found.
     #[error(
-        "no primary of MongoDB at {url} could be reached within {} s: {reason}. Is it running, and if it was started with --replSet, was it initiated (mongosh --eval 'rs.initiate()')?",
+        "no primary of MongoDB at {url} could be reached within {} s: {reason}. Is it running, is it a replica set of the name that the URL gives (a standalone server is none), and was that initiated (mongosh --eval 'rs.initiate()')?",
         SELECTION_TIMEOUT.as_secs()
     )]
     Unreachable {
@@ -49,7 +50,9 @@ pub enum OpenError {
         reason: String,
     },
     /// User or password are refused.
-    #[error("MongoDB at {url} refuses the user or the password: {reason}")]
+    #[error(
+        "MongoDB at {url} refuses the user or the password, or what that user may do: {reason}. A user made in database admin needs authSource=admin in the URL; a hub needs the role readWrite"
+    )]
     Credentials {
         /// Without its password.
         url: String,
@@ -180,6 +183,9 @@ async fn connect(url: &str, shown: &str) -> Result<Database, OpenError> {
     // How it reads and writes is the hub's own affair: transactions read from the primary and nowhere else.
     (options.selection_criteria, options.read_concern, options.write_concern) = (None, None, None);
     let name = options.default_database.clone().unwrap_or_else(|| DATABASE.into());
+    if SYSTEM.contains(&&*name) {
+        return Err(refused(format!("database {name} is MongoDB's own; name one for the hub, like /{DATABASE}")));
+    }
     let client = Client::with_options(options).map_err(|error| refused(hide(&error.to_string(), url)))?;
     let hello = client.database("admin").run_command(doc! { "hello": 1 }).await;
     let hello = hello.map_err(|error| explain(&error, url, shown))?;

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use mongodb::{bson::doc, error::Error};
+use mongodb::{
+    bson::{Document, doc},
+    error::Error,
+    options::ReadConcern,
+};
 use prom_protocol::Topic;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +39,9 @@ impl Inner {
 
     async fn stream(&self, grown: &Grown, pause: &mut Duration) -> Result<(), Error> {
         let wanted = doc! { "$match": { "operationType": { "$in": ["insert", "update", "replace"] } } };
-        let mut changes = self.topics.watch().pipeline([wanted]).await?;
+        // What a stream tells is always a majority's, whatever reads are.
+        let topics = self.database.collection::<Document>("topics");
+        let mut changes = topics.watch().pipeline([wanted]).read_concern(ReadConcern::majority()).await?;
         // Behind the opening: nothing falls between the two.
         for (topic, known) in self.load_topics(doc! {}).await? {
             grown(&topic, known.seq);

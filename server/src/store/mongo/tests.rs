@@ -123,9 +123,15 @@ async fn two_hubs_that_write_one_topic_leave_no_gap_and_lose_nothing() {
     }
 }
 
+/// With `os` they heard nothing: a change stream takes no other read concern than a majority's.
 #[tokio::test]
 async fn a_hub_hears_of_what_another_commits() {
-    let options = fresh().await;
+    for durability in [Durability::Commit, Durability::Os] {
+        hears(Options { durability, ..fresh().await }).await;
+    }
+}
+
+async fn hears(options: Options) {
     let (here, there) = (open(&options).await, open(&options).await);
     commit(&there, vec![event("before", None, None, 1)], Vec::new()).await;
     let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();

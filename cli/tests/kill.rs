@@ -95,7 +95,7 @@ async fn rounds(name: &str, rounds: usize, environment: &[(&str, &str)], load: i
     books.drain(&hub).await;
     books.check_group_is_through();
     books.check_all(&hub);
-    println!("{}", books.summary(name, "ready after kill", ready));
+    common::say(&books.summary(name, "ready after kill", ready));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

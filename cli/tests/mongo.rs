@@ -110,7 +110,7 @@ impl Load {
         let delivered = Arc::into_inner(self.ledger).expect("all members have ended");
         books.take_over(delivered);
         books.check_group_is_through();
-        println!("{}; {refused} refused meanwhile", books.summary(what, "without answers for", gaps));
+        common::say(&format!("{}; {refused} refused meanwhile", books.summary(what, "without answers for", gaps)));
     }
 }
 
@@ -249,10 +249,10 @@ async fn the_oplog_rolls_over_while_a_hub_is_away() {
     for seq in BEFORE + 1..=BEFORE + AWAY {
         delivered(seq).await;
     }
-    println!(
+    common::say(&format!(
         "oplog of 16 MB rolled over by {written} x 0.9 MB in {filled:.1?}: {AWAY} events of meanwhile delivered, {:.1?} after the hub was back",
         back.elapsed()
-    );
+    ));
     let said = async || place_lost(&away).then_some(());
     until("the hub says that its place was lost", said).await;
     publish(&mut publisher, "quiet", &json!("and on")).await;
@@ -392,9 +392,9 @@ async fn a_hub_killed_while_it_drains_publishes_no_row_twice() {
         duplicates += outbox(&hub)["drainer"]["duplicates"].as_u64().unwrap();
         check_orders(&hub, rows);
     }
-    println!(
+    common::say(&format!(
         "hub killed {kills} times while draining: {rows} rows, {rows} found, doubled 0, at least {duplicates} published again as duplicates"
-    );
+    ));
     assert!(duplicates > 0, "no kill came between publish and mark: this checks nothing");
 }
 
@@ -410,6 +410,9 @@ async fn two_hubs_drain_one_outbox_and_keep_the_order_of_each_key() {
     until("all is sent", async || (outbox(&hubs[0])["sent"] == ROWS).then_some(())).await;
     check_orders(&hubs[1], ROWS);
     let share = hubs.each_ref().map(|hub| outbox(hub)["drainer"]["published"].as_u64().unwrap());
-    println!("two hubs on one outbox: {ROWS} rows, {ROWS} found, doubled 0, published {} + {}", share[0], share[1]);
+    common::say(&format!(
+        "two hubs on one outbox: {ROWS} rows, {ROWS} found, doubled 0, published {} + {}",
+        share[0], share[1]
+    ));
     assert!(share[0] + share[1] >= ROWS);
 }

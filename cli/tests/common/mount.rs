@@ -1,7 +1,6 @@
 //! A file system of its own size, to be full or read-only.
 
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -33,9 +32,8 @@ impl Drop for Mount {
     }
 }
 
-/// The reason is printed past the test harness, which shows nothing of a test that passes.
+/// Says that a test was not run, and why.
 pub fn skipped(test: &str, why: &str) {
     let why = why.trim();
-    let _ =
-        writeln!(std::io::stderr(), "SKIPPED {test}: a tmpfs cannot be mounted here ({why}); run it as root on Linux");
+    super::say(&format!("SKIPPED {test}: a tmpfs cannot be mounted here ({why}); run it as root on Linux"));
 }

@@ -29,7 +29,7 @@ use super::{
     cache::Known,
     connect::{code, reason},
     cursor,
-    document::long,
+    document::{long, whole},
     plan::{Inputs, Plan, Taken, cost},
 };
 use crate::store::{Appended, Batch, Record, Refused, StoreError, memory::new_id};
@@ -38,7 +38,6 @@ use crate::store::{Appended, Batch, Record, Refused, StoreError, memory::new_id}
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-
 /// Longest time to end a transaction that failed, before its session is given up too.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest time for a commit behind one that failed.
@@ -157,7 +156,7 @@ impl Inner {
         unsure: &HashMap<Arc<str>, u64>,
         deadline: Instant,
     ) -> Result<Plan, (Failed, Option<Plan>)> {
-        let limit = (Instant::now() + STEP_TIMEOUT).min(deadline);
+        let limit = soon(deadline);
         let (known, topics) = within(limit, self.known(batch)).await.map_err(|failed| (failed, None))?;
         let wanted = batch.appends.iter().zip(ids).map(|(append, id)| cost(append, id)).sum();
         let (trims, room) = within(limit, self.make_room(batch, wanted)).await.map_err(|failed| (failed, None))?;
@@ -205,8 +204,7 @@ impl Inner {
 
     /// Where the ids of a batch stand.
     async fn look_up(&self, ids: &[Arc<str>], deadline: Instant) -> Result<HashMap<Arc<str>, Taken>, String> {
-        let limit = (Instant::now() + STEP_TIMEOUT).min(deadline);
-        within(limit, self.find_ids(ids)).await.map_err(|failed| match failed {
+        within(soon(deadline), self.find_ids(ids)).await.map_err(|failed| match failed {
             Failed::Transient(why) | Failed::Unknown(why) | Failed::Fatal(why) => why,
             Failed::Moved | Failed::Taken => String::new(),
         })
@@ -219,11 +217,11 @@ impl Inner {
         let mut taken = HashMap::new();
         while found.advance().await? {
             let event = found.current();
-            let (Ok(id), Ok(topic), Ok(seq)) = (event.get_str("_id"), event.get_str("topic"), event.get_i64("seq"))
+            let (Ok(id), Ok(topic), Some(seq)) = (event.get_str("_id"), event.get_str("topic"), whole(event, "seq"))
             else {
                 continue;
             };
-            taken.insert(id.into(), Taken { topic: topic.into(), seq: u64::try_from(seq).unwrap_or(0) });
+            taken.insert(id.into(), Taken { topic: topic.into(), seq });
         }
         Ok(taken)
     }

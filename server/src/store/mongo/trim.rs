@@ -273,7 +273,7 @@ pub(super) struct Swept {
     all: Instant,
 }
 
-/// A trim is a transaction and deletes: not for a few events at a time.
+/// A trim makes a publisher under way look again, and deletes: not for a few events at a time.
 fn worth(known: Known, wanted: u64) -> bool {
     let (dead, all) = (wanted - known.first, known.seq + 1 - known.first);
     dead >= 1_000 || dead * 10 >= all

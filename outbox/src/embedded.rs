@@ -3,7 +3,7 @@
 use std::{convert::Infallible, fmt, ops::ControlFlow, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use prom_protocol::ProtocolError;
+use prom_protocol::Refusal;
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
@@ -77,7 +77,7 @@ from_redb!(TransactionError TableError StorageError CommitError);
 pub enum EmbeddedAddError {
     /// The hub would not take it, or its id is taken.
     #[error(transparent)]
-    Row(#[from] ProtocolError),
+    Row(#[from] Refusal),
     /// redb.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -1,6 +1,6 @@
 //! What a row becomes.
 
-use prom_protocol::{ErrorCode, EventOptions, ProtocolError, RawValue, Text, Topic, check_payload, limits};
+use prom_protocol::{ErrorCode, EventOptions, RawValue, Refusal, Text, Topic, check_payload, limits};
 
 /// An event as it is published: checked, so that a hub refuses it only for reasons of its own.
 #[derive(Debug, Clone)]
@@ -21,18 +21,14 @@ impl OutboxEvent {
         id: String,
         mut options: EventOptions<'static>,
         payload: Box<RawValue>,
-    ) -> Result<Self, ProtocolError> {
-        let topic =
-            Topic::new(topic).map_err(|error| ProtocolError::new(ErrorCode::BadTopic, format!("topic: {error}")))?;
+    ) -> Result<Self, Refusal> {
+        let topic = Topic::new(topic).map_err(|error| Refusal::new(ErrorCode::BadTopic, format!("topic: {error}")))?;
         if topic.is_reserved() {
-            return Err(ProtocolError::new(ErrorCode::BadTopic, "topic: one that starts with `$` is the hub's own"));
+            return Err(Refusal::new(ErrorCode::BadTopic, "topic: one that starts with `$` is the hub's own"));
         }
         let id = Text::from(id);
         options.id = Some(id.clone());
-        options.check().map_err(|error| {
-            let message = error.message();
-            ProtocolError::new(error.code(), message.replacen("opts.", "", 1))
-        })?;
+        options.check().map_err(|error| Refusal::new(error.code(), error.message_without_opts()))?;
         check_payload(payload.get())?;
         // What no client could have published, no client is ready to receive.
         if payload.get().len() > limits::FRAME_BYTES {
@@ -41,7 +37,7 @@ impl OutboxEvent {
                 payload.get().len(),
                 limits::FRAME_BYTES
             );
-            return Err(ProtocolError::new(ErrorCode::TooLarge, message));
+            return Err(Refusal::new(ErrorCode::TooLarge, message));
         }
         Ok(Self { topic, id, options, payload })
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use prom_protocol::{ErrorCode, ProtocolError};
+use prom_protocol::{ErrorCode, Refusal};
 use tokio::sync::Notify;
 
 use crate::{
@@ -42,7 +42,7 @@ impl MemoryOutbox {
     ///
     /// # Errors
     /// What the hub would not take, naming the field; a row of that id is there.
-    pub fn add(&self, row: NewRow) -> Result<String, ProtocolError> {
+    pub fn add(&self, row: NewRow) -> Result<String, Refusal> {
         let row = row.into_row(now(), || uuid::Uuid::now_v7().to_string())?;
         self.with(|state| {
             if state.rows.contains_key(&row.id) {
@@ -61,8 +61,8 @@ impl MemoryOutbox {
     }
 }
 
-pub(crate) fn taken(id: &str) -> ProtocolError {
-    ProtocolError::new(ErrorCode::BadFrame, format!("id: a row `{id}` is in the outbox already"))
+pub(crate) fn taken(id: &str) -> Refusal {
+    Refusal::new(ErrorCode::BadFrame, format!("id: a row `{id}` is in the outbox already"))
 }
 
 impl State {

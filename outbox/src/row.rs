@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use prom_protocol::{ErrorCode, EventOptions, Headers, ProtocolError, RawValue, Text};
+use prom_protocol::{ErrorCode, EventOptions, Headers, RawValue, Refusal, Text};
 use serde::{Deserialize, Serialize};
 
 use crate::OutboxEvent;
@@ -113,10 +113,9 @@ impl NewRow {
     ///
     /// # Errors
     /// `bad_payload`: the value does not become JSON. Everything else is checked when the row is added.
-    pub fn new<T: Serialize + ?Sized>(topic: impl Into<String>, payload: &T) -> Result<Self, ProtocolError> {
-        let payload = serde_json::value::to_raw_value(payload).map_err(|error| {
-            ProtocolError::new(ErrorCode::BadPayload, format!("payload does not become JSON: {error}"))
-        })?;
+    pub fn new<T: Serialize + ?Sized>(topic: impl Into<String>, payload: &T) -> Result<Self, Refusal> {
+        let payload = serde_json::value::to_raw_value(payload)
+            .map_err(|error| Refusal::new(ErrorCode::BadPayload, format!("payload does not become JSON: {error}")))?;
         Ok(Self::raw(topic, payload))
     }
 
@@ -185,7 +184,7 @@ impl NewRow {
     }
 
     /// The row as it is first written, checked as the hub will check it. `new_id` makes the default id.
-    pub(crate) fn into_row(self, now: u64, new_id: impl FnOnce() -> String) -> Result<Row, ProtocolError> {
+    pub(crate) fn into_row(self, now: u64, new_id: impl FnOnce() -> String) -> Result<Row, Refusal> {
         let row = Row {
             id: self.id.unwrap_or_else(new_id),
             topic: self.topic,
@@ -264,9 +263,9 @@ impl Row {
     ///
     /// # Errors
     /// Why it becomes none, naming the field.
-    pub fn event(&self) -> Result<OutboxEvent, ProtocolError> {
+    pub fn event(&self) -> Result<OutboxEvent, Refusal> {
         let payload = self.payload.clone();
-        let payload = payload.ok_or_else(|| ProtocolError::new(ErrorCode::BadPayload, "payload is missing"))?;
+        let payload = payload.ok_or_else(|| Refusal::new(ErrorCode::BadPayload, "payload is missing"))?;
         let options = EventOptions {
             id: None,
             ts: self.ts,

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, fmt, time::Duration};
 
 use async_trait::async_trait;
-use prom_protocol::ProtocolError;
+use prom_protocol::Refusal;
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -32,7 +32,7 @@ pub struct Claimed {
     /// No claim had it before.
     pub fresh: bool,
     /// The event it becomes; or why it becomes none, naming the field: it is to be parked.
-    pub event: Result<OutboxEvent, ProtocolError>,
+    pub event: Result<OutboxEvent, Refusal>,
 }
 
 /// What a claim got.

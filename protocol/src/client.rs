@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    ErrorCode, EventOptions, Group, NameError, ProtocolError, SubscribeOptions, Text, TopicOrPattern,
+    ErrorCode, EventOptions, Group, NameError, Refusal, SubscribeOptions, Text, TopicOrPattern,
     fields::{Field, raw_fields},
     limits, topic,
 };
@@ -167,7 +167,7 @@ pub struct BadRequest<'a> {
     /// The frame's `op`, if it is one.
     pub op: Option<Op>,
     /// What is wrong.
-    pub error: ProtocolError,
+    pub error: Refusal,
 }
 
 raw_fields! {
@@ -212,11 +212,7 @@ pub fn parse(text: &str) -> Result<Request<'_>, BadRequest<'_>> {
         Ok((Some(op), _)) => op,
         Ok((None, name)) => {
             let shown: String = name.chars().take(32).collect();
-            return Err(BadRequest {
-                corr,
-                op: None,
-                error: ProtocolError::bad_frame(format!("op {shown:?} is not known")),
-            });
+            return Err(BadRequest { corr, op: None, error: Refusal::bad_frame(format!("op {shown:?} is not known")) });
         }
         Err(error) => return Err(BadRequest { corr, op: None, error }),
     };
@@ -229,27 +225,26 @@ pub fn parse(text: &str) -> Result<Request<'_>, BadRequest<'_>> {
 /// Tells what is not JSON from what is JSON of the wrong shape. Off the hot path, so it may read the text again.
 fn unreadable<'a>(text: &str, error: &serde_json::Error) -> BadRequest<'a> {
     let error = if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
-        ProtocolError::new(ErrorCode::BadJson, "Invalid JSON")
+        Refusal::new(ErrorCode::BadJson, "Invalid JSON")
     } else if error.is_data() && !text.trim_start().starts_with('{') {
-        ProtocolError::bad_frame("a frame must be a JSON object")
+        Refusal::bad_frame("a frame must be a JSON object")
     } else {
         // serde_json appends " at line 1 column 9", which helps nobody who sent one line.
         let message = error.to_string();
         let end = message.rfind(" at line ").unwrap_or(message.len());
-        ProtocolError::bad_frame(&message[..end])
+        Refusal::bad_frame(&message[..end])
     };
     BadRequest { corr: None, op: None, error }
 }
 
 impl<'a> RawFrame<'a> {
-    fn frame(&self, op: Op) -> Result<ClientFrame<'a>, ProtocolError> {
+    fn frame(&self, op: Op) -> Result<ClientFrame<'a>, Refusal> {
         Ok(match op {
             Op::Auth => ClientFrame::Auth(self.token.text("token")?.unwrap_or(Text::from(""))),
             Op::Publish => {
                 let topic = self.topic.required("topic")?;
                 topic::validate(&topic, false)?;
-                let payload =
-                    self.payload.raw_or_null().ok_or_else(|| ProtocolError::bad_frame("payload is required"))?;
+                let payload = self.payload.raw_or_null().ok_or_else(|| Refusal::bad_frame("payload is required"))?;
                 ClientFrame::Publish(Publish { topic, payload, options: EventOptions::from_field(self.opts)? })
             }
             Op::Subscribe => ClientFrame::Subscribe(Box::new(Subscribe {
@@ -272,24 +267,24 @@ impl<'a> RawFrame<'a> {
                 extend_ms: self
                     .extend_ms
                     .integer("extend_ms", limits::LEASE_MS_MIN..=limits::LEASE_MS_MAX)?
-                    .ok_or_else(|| ProtocolError::bad_frame("extend_ms is required"))?,
+                    .ok_or_else(|| Refusal::bad_frame("extend_ms is required"))?,
             },
             Op::Ping => ClientFrame::Ping,
         })
     }
 
-    fn target(&self) -> Result<Target<'a>, ProtocolError> {
+    fn target(&self) -> Result<Target<'a>, Refusal> {
         Ok(Target { topic: self.topic.required("topic")?, group: self.group.required("group")? })
     }
 
-    fn settle(&self) -> Result<Settle<'a>, ProtocolError> {
+    fn settle(&self) -> Result<Settle<'a>, Refusal> {
         Ok(Settle { target: self.target()?, id: self.id.required("id")?, lease: self.lease.text("lease")? })
     }
 }
 
-fn group(field: Field<'_>) -> Result<Option<Group>, ProtocolError> {
+fn group(field: Field<'_>) -> Result<Option<Group>, Refusal> {
     let Some(name) = field.text("group")? else { return Ok(None) };
-    Ok(Some(Group::new(&name).map_err(|error: NameError| ProtocolError::from(error))?))
+    Ok(Some(Group::new(&name).map_err(|error: NameError| Refusal::from(error))?))
 }
 
 /// A frame to send, field by field in the order of the table in `docs/protocol.md`.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize, ser::SerializeMap};
 use serde_json::value::RawValue;
 
 use crate::{
-    ProtocolError, Text,
+    Refusal, Text,
     fields::{Field, TextMap, check_text, raw_fields},
     limits,
 };
@@ -34,15 +34,15 @@ impl<'a> Headers<'a> {
         self.0.0.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
     }
 
-    pub(crate) fn from_field(field: Field<'a>, name: &str) -> Result<Self, ProtocolError> {
+    pub(crate) fn from_field(field: Field<'a>, name: &str) -> Result<Self, Refusal> {
         let headers = Self(field.parse(name, "an object of strings, each name once")?.unwrap_or_default());
         if headers.0.0.len() > limits::HEADERS {
-            return Err(ProtocolError::bad_frame(format!("{name} may hold at most {} headers", limits::HEADERS)));
+            return Err(Refusal::bad_frame(format!("{name} may hold at most {} headers", limits::HEADERS)));
         }
         for (key, value) in headers.iter() {
             check_text(&format!("a name in {name}"), key, limits::HEADER_NAME_BYTES)?;
             if value.len() > limits::HEADER_VALUE_BYTES {
-                return Err(ProtocolError::bad_frame(format!(
+                return Err(Refusal::bad_frame(format!(
                     "{name}.{key} must be at most {} bytes",
                     limits::HEADER_VALUE_BYTES
                 )));
@@ -128,20 +128,20 @@ impl<'a> EventOptions<'a> {
     ///
     /// # Errors
     /// `bad_frame`, naming the option and the limit.
-    pub fn check(&self) -> Result<(), ProtocolError> {
-        let json = serde_json::to_string(self).map_err(|e| ProtocolError::bad_frame(e.to_string()))?;
-        let raw: RawOptions<'_> = serde_json::from_str(&json).map_err(|e| ProtocolError::bad_frame(e.to_string()))?;
+    pub fn check(&self) -> Result<(), Refusal> {
+        let json = serde_json::to_string(self).map_err(|e| Refusal::bad_frame(e.to_string()))?;
+        let raw: RawOptions<'_> = serde_json::from_str(&json).map_err(|e| Refusal::bad_frame(e.to_string()))?;
         Self::from_raw(&raw).map(|_: EventOptions<'_>| ())
     }
 
-    pub(crate) fn from_field(field: Field<'a>) -> Result<Self, ProtocolError> {
+    pub(crate) fn from_field(field: Field<'a>) -> Result<Self, Refusal> {
         match field.parse::<RawOptions<'a>>("opts", "an object without repeated fields")? {
             Some(raw) => EventOptions::from_raw(&raw),
             None => Ok(Self::default()),
         }
     }
 
-    fn from_raw<'b>(raw: &RawOptions<'b>) -> Result<EventOptions<'b>, ProtocolError> {
+    fn from_raw<'b>(raw: &RawOptions<'b>) -> Result<EventOptions<'b>, Refusal> {
         Ok(EventOptions {
             id: own_id(raw.id)?,
             ts: raw.ts.integer("opts.ts", 0..=limits::TS_MAX)?,
@@ -168,10 +168,10 @@ impl<'a> EventOptions<'a> {
 }
 
 /// An id chosen by a publisher. Those that start with `$` are the hub's own.
-fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, ProtocolError> {
+fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, Refusal> {
     let id = field.bounded("opts.id", limits::ID_BYTES)?;
     match &id {
-        Some(id) if id.starts_with('$') => Err(ProtocolError::bad_frame("opts.id must not start with `$`")),
+        Some(id) if id.starts_with('$') => Err(Refusal::bad_frame("opts.id must not start with `$`")),
         _ => Ok(id),
     }
 }
@@ -214,8 +214,8 @@ impl<'a> Event<'a> {
     ///
     /// # Errors
     /// `bad_frame` with the parser's message.
-    pub fn parse(json: &'a str) -> Result<Self, ProtocolError> {
-        serde_json::from_str(json).map_err(|e| ProtocolError::bad_frame(format!("event: {e}")))
+    pub fn parse(json: &'a str) -> Result<Self, Refusal> {
+        serde_json::from_str(json).map_err(|e| Refusal::bad_frame(format!("event: {e}")))
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 
-use crate::{ProtocolError, Text};
+use crate::{Refusal, Text};
 
 /// The fields of `$name`, each a raw slice of the frame.
 macro_rules! raw_fields {
@@ -56,9 +56,9 @@ pub(crate) struct Field<'a> {
 
 impl<'a> Field<'a> {
     /// Takes the field's value. Two fields of one name are refused: which of them counts differs between readers.
-    pub(crate) fn fill(&mut self, name: &str, raw: &'a RawValue) -> Result<(), ProtocolError> {
+    pub(crate) fn fill(&mut self, name: &str, raw: &'a RawValue) -> Result<(), Refusal> {
         if std::mem::replace(&mut self.seen, true) {
-            return Err(ProtocolError::bad_frame(format!("{name} is given twice")));
+            return Err(Refusal::bad_frame(format!("{name} is given twice")));
         }
         self.raw = (raw.get() != "null").then_some(raw);
         Ok(())
@@ -79,16 +79,16 @@ impl<'a> Field<'a> {
         self,
         name: &str,
         expected: impl fmt::Display,
-    ) -> Result<Option<T>, ProtocolError> {
+    ) -> Result<Option<T>, Refusal> {
         let Some(raw) = self.raw else { return Ok(None) };
         match T::deserialize(&mut serde_json::Deserializer::from_str(raw.get())) {
             Ok(value) => Ok(Some(value)),
-            Err(_) => Err(ProtocolError::bad_frame(format!("{name} must be {expected}"))),
+            Err(_) => Err(Refusal::bad_frame(format!("{name} must be {expected}"))),
         }
     }
 
     /// A string.
-    pub(crate) fn text(self, name: &str) -> Result<Option<Text<'a>>, ProtocolError> {
+    pub(crate) fn text(self, name: &str) -> Result<Option<Text<'a>>, Refusal> {
         // Most strings hold no escape: what stands between the quotes is the string.
         if let Some(inner) = self.raw.and_then(|raw| raw.get().strip_prefix('"')?.strip_suffix('"'))
             && !inner.contains('\\')
@@ -99,12 +99,12 @@ impl<'a> Field<'a> {
     }
 
     /// A string that must be there.
-    pub(crate) fn required(self, name: &str) -> Result<Text<'a>, ProtocolError> {
-        self.text(name)?.ok_or_else(|| ProtocolError::bad_frame(format!("{name} is required")))
+    pub(crate) fn required(self, name: &str) -> Result<Text<'a>, Refusal> {
+        self.text(name)?.ok_or_else(|| Refusal::bad_frame(format!("{name} is required")))
     }
 
     /// A string of 1 to `max` bytes without control characters.
-    pub(crate) fn bounded(self, name: &str, max: usize) -> Result<Option<Text<'a>>, ProtocolError> {
+    pub(crate) fn bounded(self, name: &str, max: usize) -> Result<Option<Text<'a>>, Refusal> {
         let text = self.text(name)?;
         if let Some(text) = &text {
             check_text(name, text, max)?;
@@ -113,30 +113,24 @@ impl<'a> Field<'a> {
     }
 
     /// An integer within `range`.
-    pub(crate) fn integer(
-        self,
-        name: &str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Result<Option<u64>, ProtocolError> {
+    pub(crate) fn integer(self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, Refusal> {
         let expected = format_args!("an integer from {} to {}", range.start(), range.end());
         match self.parse::<u64>(name, expected)? {
-            Some(value) if !range.contains(&value) => {
-                Err(ProtocolError::bad_frame(format!("{name} must be {expected}")))
-            }
+            Some(value) if !range.contains(&value) => Err(Refusal::bad_frame(format!("{name} must be {expected}"))),
             value => Ok(value),
         }
     }
 
     /// `true` or `false`; absent is `false`.
-    pub(crate) fn flag(self, name: &str) -> Result<bool, ProtocolError> {
+    pub(crate) fn flag(self, name: &str) -> Result<bool, Refusal> {
         Ok(self.parse(name, "true or false")?.unwrap_or(false))
     }
 
     /// A list of at most `entries` strings of 1 to `bytes` bytes each.
-    pub(crate) fn list(self, name: &str, entries: usize, bytes: usize) -> Result<Vec<Text<'a>>, ProtocolError> {
+    pub(crate) fn list(self, name: &str, entries: usize, bytes: usize) -> Result<Vec<Text<'a>>, Refusal> {
         let list: Vec<Text<'a>> = self.parse(name, "a list of strings")?.unwrap_or_default();
         if list.len() > entries {
-            return Err(ProtocolError::bad_frame(format!("{name} may hold at most {entries} strings")));
+            return Err(Refusal::bad_frame(format!("{name} may hold at most {entries} strings")));
         }
         for text in &list {
             check_text(&format!("an entry of {name}"), text, bytes)?;
@@ -146,12 +140,12 @@ impl<'a> Field<'a> {
 }
 
 /// Refuses an empty string, one over `max` bytes, and control characters, which no store and no log line wants.
-pub(crate) fn check_text(name: &str, text: &str, max: usize) -> Result<(), ProtocolError> {
+pub(crate) fn check_text(name: &str, text: &str, max: usize) -> Result<(), Refusal> {
     if text.is_empty() || text.len() > max {
-        return Err(ProtocolError::bad_frame(format!("{name} must be 1 to {max} bytes")));
+        return Err(Refusal::bad_frame(format!("{name} must be 1 to {max} bytes")));
     }
     if text.bytes().any(|b| b < 0x20 || b == 0x7f) {
-        return Err(ProtocolError::bad_frame(format!("{name} must not hold control characters")));
+        return Err(Refusal::bad_frame(format!("{name} must not hold control characters")));
     }
     Ok(())
 }

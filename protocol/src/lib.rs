@@ -14,7 +14,6 @@
 
 pub mod client;
 mod code;
-mod error;
 mod event;
 mod fields;
 pub mod limits;
@@ -22,18 +21,19 @@ mod options;
 mod payload;
 mod policy;
 mod process;
+mod refusal;
 pub mod server;
 mod text;
 mod topic;
 
 pub use client::{ClientFrame, Op, Request};
 pub use code::{CloseCode, ErrorCode};
-pub use error::ProtocolError;
 pub use event::{Event, EventOptions, Headers, encode_event, encode_event_body, encode_event_position};
 pub use options::{AckMode, Filter, Ordering, StartFrom, SubscribeOptions};
 pub use payload::{check_payload, single_line};
 pub use policy::{Action, Effect, Policy, PolicyError, Rule};
 pub use process::{Heartbeat, ProcessState, ProcessStatus, topics};
+pub use refusal::Refusal;
 pub use serde_json::value::RawValue;
 pub use server::{DeliveryContext, ServerFrame};
 pub use text::Text;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
-    Event, ProtocolError,
+    Event, Refusal,
     event::Headers,
     fields::{Field, raw_fields},
     limits,
@@ -204,20 +204,20 @@ impl SubscribeOptions {
     ///
     /// # Errors
     /// `bad_frame`, naming the option and the limit.
-    pub fn parse(json: &str) -> Result<Self, ProtocolError> {
+    pub fn parse(json: &str) -> Result<Self, Refusal> {
         let raw = serde_json::from_str(json)
-            .map_err(|_| ProtocolError::bad_frame("opts must be an object without repeated fields"))?;
+            .map_err(|_| Refusal::bad_frame("opts must be an object without repeated fields"))?;
         Self::from_raw(&raw)
     }
 
-    pub(crate) fn from_field(field: Field<'_>) -> Result<Self, ProtocolError> {
+    pub(crate) fn from_field(field: Field<'_>) -> Result<Self, Refusal> {
         match field.raw() {
             Some(raw) => Self::parse(raw.get()),
             None => Ok(Self::default()),
         }
     }
 
-    fn from_raw(raw: &RawOptions<'_>) -> Result<Self, ProtocolError> {
+    fn from_raw(raw: &RawOptions<'_>) -> Result<Self, Refusal> {
         let default = Self::default();
         let count = |value: Option<u64>| value.and_then(|v| u32::try_from(v).ok());
         Ok(Self {
@@ -239,16 +239,16 @@ impl SubscribeOptions {
 }
 
 /// One of a few words; absent is the type's default.
-fn choice<T: Copy + Default>(field: Field<'_>, name: &str, words: &[(&str, T)]) -> Result<T, ProtocolError> {
+fn choice<T: Copy + Default>(field: Field<'_>, name: &str, words: &[(&str, T)]) -> Result<T, Refusal> {
     let Some(word) = field.text(name)? else { return Ok(T::default()) };
     words.iter().find(|(w, _)| *w == word.as_str()).map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<_> = words.iter().map(|(w, _)| *w).collect();
-        ProtocolError::bad_frame(format!("{name} must be one of {}", words.join(", ")))
+        Refusal::bad_frame(format!("{name} must be one of {}", words.join(", ")))
     })
 }
 
-fn start_from(raw: &RawOptions<'_>) -> Result<StartFrom, ProtocolError> {
-    let missing = |name: &str| ProtocolError::bad_frame(format!("opts.{name} is required with opts.from \"{name}\""));
+fn start_from(raw: &RawOptions<'_>) -> Result<StartFrom, Refusal> {
+    let missing = |name: &str| Refusal::bad_frame(format!("opts.{name} is required with opts.from \"{name}\""));
     let Some(word) = raw.from.text("opts.from")? else { return Ok(StartFrom::Latest) };
     Ok(match word.as_str() {
         "latest" => StartFrom::Latest,
@@ -263,14 +263,14 @@ fn start_from(raw: &RawOptions<'_>) -> Result<StartFrom, ProtocolError> {
             raw.after_seq.integer("opts.afterSeq", 0..=limits::TS_MAX)?.ok_or_else(|| missing("afterSeq"))?,
         ),
         _ => {
-            return Err(ProtocolError::bad_frame(
+            return Err(Refusal::bad_frame(
                 "opts.from must be one of latest, earliest, ts, afterId, afterSeq, snapshot",
             ));
         }
     })
 }
 
-fn filter(field: Field<'_>) -> Result<Filter, ProtocolError> {
+fn filter(field: Field<'_>) -> Result<Filter, Refusal> {
     let Some(raw) = field.parse::<RawFilter<'_>>("opts.filter", "an object")? else { return Ok(Filter::default()) };
     let owned = |list: Vec<crate::Text<'_>>| list.into_iter().map(|text| text.0.into_owned()).collect();
     Ok(Filter {

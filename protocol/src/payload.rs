@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::{ErrorCode, ProtocolError, limits};
+use crate::{ErrorCode, Refusal, limits};
 
 /// Checks a payload that is already known to be one valid JSON value: its numbers, its depth, its surrogates.
 ///
@@ -11,8 +11,8 @@ use crate::{ErrorCode, ProtocolError, limits};
 ///
 /// # Errors
 /// `bad_payload`, saying what is outside the profile.
-pub fn check_payload(json: &str) -> Result<(), ProtocolError> {
-    let refuse = |message: String| Err(ProtocolError::new(ErrorCode::BadPayload, message));
+pub fn check_payload(json: &str) -> Result<(), Refusal> {
+    let refuse = |message: String| Err(Refusal::new(ErrorCode::BadPayload, message));
     let bytes = json.as_bytes();
     let mut depth = 0_usize;
     let mut at = 0;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{ErrorCode, ProtocolError, Text, event::json};
+use crate::{ErrorCode, Refusal, Text, event::json};
 
 /// What a member is told about one delivery: the `ctx` of an EVENT.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,24 +291,24 @@ impl<'a> ServerFrame<'a> {
 ///
 /// # Errors
 /// `bad_json` or `bad_frame`: the hub does not speak this protocol.
-pub fn parse(text: &str) -> Result<Option<ServerFrame<'_>>, ProtocolError> {
+pub fn parse(text: &str) -> Result<Option<ServerFrame<'_>>, Refusal> {
     #[derive(Deserialize)]
     struct Head<'a> {
         #[serde(borrow)]
         op: Text<'a>,
     }
 
-    fn body<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ProtocolError> {
-        serde_json::from_str(text).map_err(|e| ProtocolError::bad_frame(format!("from the hub: {e}")))
+    fn body<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
+        serde_json::from_str(text).map_err(|e| Refusal::bad_frame(format!("from the hub: {e}")))
     }
 
     let head: Head<'_> = serde_json::from_str(text).map_err(|e| {
         let code = if e.is_data() { ErrorCode::BadFrame } else { ErrorCode::BadJson };
-        ProtocolError::new(code, format!("from the hub: {e}"))
+        Refusal::new(code, format!("from the hub: {e}"))
     })?;
     // A derived struct reads an array too.
     if !text.trim_ascii_start().starts_with('{') {
-        return Err(ProtocolError::bad_frame("from the hub: a frame must be a JSON object"));
+        return Err(Refusal::bad_frame("from the hub: a frame must be a JSON object"));
     }
     Ok(Some(match head.op.as_str() {
         "OK" => ServerFrame::Ok(body(text)?),

@@ -13,8 +13,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use prom_protocol::{
     AckMode, ClientFrame, DeliveryContext, ErrorCode, Event, EventOptions, Filter, Group, Ordering, Pattern, Policy,
-    ProtocolError, RawValue, Request, ServerFrame, StartFrom, SubscribeOptions, Text, Topic, TopicOrPattern,
-    check_payload,
+    RawValue, Refusal, Request, ServerFrame, StartFrom, SubscribeOptions, Text, Topic, TopicOrPattern, check_payload,
     client::{self, Nack, Publish, Settle, Subscribe, Target},
     limits,
     server::{self, ErrFrame, OkFrame},
@@ -312,7 +311,7 @@ fn encoded(frame: &ServerFrame<'_>) -> String {
 
 /// The ERR a hub answers to `text`, if it refuses it for what it says alone.
 fn refusal(text: &str) -> Option<ServerFrame<'static>> {
-    let refuse = |error: &ProtocolError, corr: Option<Text<'_>>| {
+    let refuse = |error: &Refusal, corr: Option<Text<'_>>| {
         Some(ServerFrame::error(error.code(), error.message(), corr.map(Text::into_owned)))
     };
     match client::parse(text) {

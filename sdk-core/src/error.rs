@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use prom_protocol::{CloseCode, ErrorCode, NameError, ProtocolError};
+use prom_protocol::{CloseCode, ErrorCode, NameError, Refusal};
 
 use crate::wire::Incoming;
 
@@ -111,14 +111,14 @@ impl From<&Incoming<'_>> for Error {
     }
 }
 
-impl From<ProtocolError> for Error {
-    fn from(error: ProtocolError) -> Self {
+impl From<Refusal> for Error {
+    fn from(error: Refusal) -> Self {
         Self::of(error.code(), error.message())
     }
 }
 
 impl From<NameError> for Error {
     fn from(error: NameError) -> Self {
-        ProtocolError::from(error).into()
+        Refusal::from(error).into()
     }
 }

@@ -36,7 +36,7 @@ pub struct Event {
 }
 
 impl Event {
-    pub(crate) fn parse(json: &str) -> Result<Self, prom_protocol::ProtocolError> {
+    pub(crate) fn parse(json: &str) -> Result<Self, prom_protocol::Refusal> {
         let event = prom_protocol::Event::parse(json)?;
         let owned = |text: Text<'_>| text.0.into_owned();
         Ok(Self {

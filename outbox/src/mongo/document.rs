@@ -5,7 +5,7 @@ use mongodb::bson::{
     oid::ObjectId,
     raw::{CString, cstr},
 };
-use prom_protocol::{ErrorCode, ProtocolError, limits};
+use prom_protocol::{ErrorCode, Refusal, limits};
 
 use super::{json, text};
 use crate::{NewRow, OutboxEvent, Row, RowId, Status};
@@ -19,11 +19,11 @@ pub(super) struct Read {
     /// The document's, in bytes.
     pub(super) size: usize,
     /// The first field that is not what it must be.
-    problem: Option<ProtocolError>,
+    problem: Option<Refusal>,
 }
 
 impl Read {
-    pub(super) fn event(&self) -> Result<OutboxEvent, ProtocolError> {
+    pub(super) fn event(&self) -> Result<OutboxEvent, Refusal> {
         self.problem.clone().map_or_else(|| self.row.event(), Err)
     }
 }
@@ -57,13 +57,13 @@ pub(super) fn read(document: &RawDocument) -> Read {
 
 struct Reader<'a> {
     document: &'a RawDocument,
-    problem: Option<ProtocolError>,
+    problem: Option<Refusal>,
 }
 
 impl<'a> Reader<'a> {
     fn problem(&mut self, code: ErrorCode, message: impl Into<String>) {
         if self.problem.is_none() {
-            self.problem = Some(ProtocolError::new(code, message));
+            self.problem = Some(Refusal::new(code, message));
         }
     }
 
@@ -217,7 +217,7 @@ fn millis(value: RawBsonRef<'_>) -> Option<u64> {
 }
 
 /// The document of a new row, and its id as text.
-pub(super) fn write(new: NewRow, now: u64) -> Result<(RawDocumentBuf, String), ProtocolError> {
+pub(super) fn write(new: NewRow, now: u64) -> Result<(RawDocumentBuf, String), Refusal> {
     let made = ObjectId::new();
     let id = new.id.clone().map_or(RawBson::ObjectId(made), RawBson::String);
     let row = new.into_row(now, || made.to_hex())?;
@@ -228,7 +228,7 @@ pub(super) fn write(new: NewRow, now: u64) -> Result<(RawDocumentBuf, String), P
     if !row.headers.is_empty() {
         let mut headers = RawDocumentBuf::new();
         for (name, value) in row.headers {
-            let zero = |_| ProtocolError::new(ErrorCode::BadFrame, "headers: a name holds a zero character");
+            let zero = |_| Refusal::new(ErrorCode::BadFrame, "headers: a name holds a zero character");
             headers.append(CString::try_from(name).map_err(zero)?, value);
         }
         document.append(cstr!("headers"), headers);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use mongodb::bson::{RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, raw::CString};
-use prom_protocol::{ErrorCode, ProtocolError, RawValue, limits};
+use prom_protocol::{ErrorCode, RawValue, Refusal, limits};
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess},
@@ -17,7 +17,7 @@ use super::text;
 ///
 /// # Errors
 /// `bad_payload`, naming the field that has no JSON.
-pub(super) fn from_bson(field: &str, value: RawBsonRef<'_>) -> Result<Box<RawValue>, ProtocolError> {
+pub(super) fn from_bson(field: &str, value: RawBsonRef<'_>) -> Result<Box<RawValue>, Refusal> {
     let mut writer = Writer { out: Vec::new(), path: field.to_owned(), depth: 0 };
     writer.value(value)?;
     String::from_utf8(writer.out)
@@ -26,8 +26,8 @@ pub(super) fn from_bson(field: &str, value: RawBsonRef<'_>) -> Result<Box<RawVal
         .ok_or_else(|| bad(format!("{field} does not become JSON")))
 }
 
-fn bad(message: String) -> ProtocolError {
-    ProtocolError::new(ErrorCode::BadPayload, message)
+fn bad(message: String) -> Refusal {
+    Refusal::new(ErrorCode::BadPayload, message)
 }
 
 struct Writer {
@@ -38,15 +38,15 @@ struct Writer {
 }
 
 impl Writer {
-    fn refuse(&self, what: impl fmt::Display) -> ProtocolError {
+    fn refuse(&self, what: impl fmt::Display) -> Refusal {
         bad(format!("{} {what}", self.path))
     }
 
-    fn text(&mut self, text: &str) -> Result<(), ProtocolError> {
+    fn text(&mut self, text: &str) -> Result<(), Refusal> {
         serde_json::to_writer(&mut self.out, text).map_err(|error| self.refuse(error))
     }
 
-    fn value(&mut self, value: RawBsonRef<'_>) -> Result<(), ProtocolError> {
+    fn value(&mut self, value: RawBsonRef<'_>) -> Result<(), Refusal> {
         match value {
             RawBsonRef::Null => self.out.extend_from_slice(b"null"),
             RawBsonRef::Boolean(value) => self.out.extend_from_slice(if value { b"true" } else { b"false" }),
@@ -86,7 +86,7 @@ impl Writer {
         Ok(())
     }
 
-    fn nested(&mut self, inner: impl FnOnce(&mut Self) -> Result<(), ProtocolError>) -> Result<(), ProtocolError> {
+    fn nested(&mut self, inner: impl FnOnce(&mut Self) -> Result<(), Refusal>) -> Result<(), Refusal> {
         self.depth += 1;
         if self.depth > limits::PAYLOAD_DEPTH {
             return Err(self.refuse(format_args!("nests deeper than {} levels", limits::PAYLOAD_DEPTH)));
@@ -96,7 +96,7 @@ impl Writer {
         Ok(())
     }
 
-    fn document(&mut self, document: &RawDocument) -> Result<(), ProtocolError> {
+    fn document(&mut self, document: &RawDocument) -> Result<(), Refusal> {
         let outer = self.path.len();
         self.out.push(b'{');
         let mut first = true;
@@ -120,7 +120,7 @@ impl Writer {
         Ok(())
     }
 
-    fn array(&mut self, array: &RawArray) -> Result<(), ProtocolError> {
+    fn array(&mut self, array: &RawArray) -> Result<(), Refusal> {
         let outer = self.path.len();
         self.out.push(b'[');
         for (index, element) in array.into_iter().enumerate() {
@@ -164,7 +164,7 @@ fn date(ms: i64) -> Option<String> {
 ///
 /// # Errors
 /// `bad_payload`: BSON has none.
-pub(super) fn to_bson(json: &RawValue) -> Result<RawBson, ProtocolError> {
+pub(super) fn to_bson(json: &RawValue) -> Result<RawBson, Refusal> {
     let plain: Plain = serde_json::from_str(json.get())
         .map_err(|error| bad(format!("payload cannot be stored in MongoDB: {error}")))?;
     Ok(plain.0)

@@ -25,7 +25,7 @@ use mongodb::{
     bson::{DateTime, Document, RawDocumentBuf, doc},
     options::{Acknowledgment, CollectionOptions, IndexOptions, ReadPreference, SelectionCriteria, WriteConcern},
 };
-use prom_protocol::ProtocolError;
+use prom_protocol::Refusal;
 use tokio::sync::{Mutex, Notify};
 
 use crate::{Claim, ClaimRequest, Filter, Mark, NewRow, OutboxStore, Row, Stats, StoreError, ledger};
@@ -50,7 +50,7 @@ pub struct MongoOutbox {
 pub enum AddError {
     /// The hub would not take it.
     #[error(transparent)]
-    Row(#[from] ProtocolError),
+    Row(#[from] Refusal),
     /// MongoDB's; with its labels, by which a transaction is tried again.
     #[error(transparent)]
     Mongo(#[from] mongodb::error::Error),

@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
-use prom_protocol::{ErrorCode, NameError, ProtocolError};
+use prom_protocol::{ErrorCode, NameError, Refusal};
 use serde::Serialize;
 
 use crate::store::{Refused, StoreError};
@@ -103,8 +103,8 @@ impl From<Refused> for Failure {
     }
 }
 
-impl From<ProtocolError> for Failure {
-    fn from(error: ProtocolError) -> Self {
-        Self::new(error.code(), error.message().trim_start_matches("opts."))
+impl From<Refusal> for Failure {
+    fn from(error: Refusal) -> Self {
+        Self::new(error.code(), error.message_without_opts())
     }
 }

@@ -1,0 +1,47 @@
+//! Why something was refused: the one error of this crate's parsers, and of everybody who answers a client.
+
+use crate::{ErrorCode, NameError};
+
+/// A request that is refused, as the client is told: the `code` and `msg` of an `ERR`.
+///
+/// The message says what is wrong and what the limit is; where a field is at fault it opens with the field's path in
+/// the frame, `topic` or `opts.key`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    code: ErrorCode,
+    message: String,
+}
+
+impl Refusal {
+    /// A refusal of `code` with a message for people.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// A `bad_frame` with a message that opens with the field's path.
+    pub fn bad_frame(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadFrame, message)
+    }
+
+    /// The code to answer with.
+    pub const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The message to answer with.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The message where an option stands by itself, as in a query or in an outbox row: `key` instead of `opts.key`.
+    pub fn message_without_opts(&self) -> String {
+        self.message.replacen("opts.", "", 1)
+    }
+}
+
+impl From<NameError> for Refusal {
+    fn from(error: NameError) -> Self {
+        Self::new(ErrorCode::BadTopic, error.to_string())
+    }
+}

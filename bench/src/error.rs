@@ -72,7 +72,12 @@ pub enum Error {
         "`outbox` writes rows to the hub's MongoDB: say where it is (--mongo-url or MONGO_URL), or have one (--self --mongo)"
     )]
     NoMongo,
+    /// This was built without the feature `mongodb`.
+    #[cfg(not(feature = "mongodb"))]
+    #[error("this build has no MongoDB, and `outbox` writes rows to one; `npm run build` makes one that has")]
+    WithoutMongo,
     /// MongoDB did not do what every measurement of an outbox rests on.
+    #[cfg(feature = "mongodb")]
     #[error("cannot {what} in MongoDB")]
     Mongo {
         /// What was to be done.

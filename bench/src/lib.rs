@@ -24,6 +24,7 @@ mod hub;
 mod idle;
 mod latency;
 mod options;
+#[cfg(feature = "mongodb")]
 mod outbox;
 mod own_hub;
 mod process;
@@ -54,7 +55,10 @@ pub fn run(target: &Target, scenario: &Scenario, pids: Pids) -> Result<Row, Erro
         Scenario::Deliver(options) => deliver::run(target, options, pids),
         Scenario::Latency(options) => latency::run(target, options, pids),
         Scenario::Idle(options) => idle::run(target, options, pids),
+        #[cfg(feature = "mongodb")]
         Scenario::Outbox(options) => outbox::run(target, options, pids),
+        #[cfg(not(feature = "mongodb"))]
+        Scenario::Outbox(_) => Err(Error::WithoutMongo),
     };
     row.map(|row| row.named(scenario))
 }

@@ -49,6 +49,7 @@ impl Template {
     }
 }
 
+#[cfg(feature = "mongodb")]
 /// The payload of this number, so many bytes of it.
 pub(crate) fn payload(number: u64, size: usize) -> String {
     let pad = size.saturating_sub(PAYLOAD_MIN);

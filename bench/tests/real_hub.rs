@@ -10,7 +10,7 @@ use prom_hub::{Auth, Config, Hub};
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 fn token(scopes: &[&str]) -> String {
-    let exp = prom_hub::writer::wall_clock() / 1000 + 600;
+    let exp = prom_hub::store::wall_clock() / 1000 + 600;
     let claims = serde_json::json!({ "exp": exp, "scopes": scopes });
     jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
 }

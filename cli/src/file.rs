@@ -18,7 +18,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
-use prom_hub::store::{Rule, embedded::Options};
+use prom_hub::{embedded::Options, store::Rule};
 use prom_protocol::TopicOrPattern;
 use serde::Deserialize;
 

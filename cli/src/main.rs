@@ -16,9 +16,12 @@ mod file;
 mod logging;
 mod output;
 mod own_mongo;
+mod page;
 mod processes;
 mod secret;
 mod settings;
+#[cfg(not(feature = "mongodb"))]
+mod without_mongo;
 
 use std::process::ExitCode;
 
@@ -68,8 +71,13 @@ enum Command {
     #[command(subcommand)]
     Store(commands::store::Command),
     /// Look into an outbox in MongoDB, have parked rows published after all, delete rows.
+    #[cfg(feature = "mongodb")]
     #[command(subcommand)]
     Outbox(commands::outbox::Command),
+    /// Look into an outbox in MongoDB: not in this build, which was made without MongoDB.
+    #[cfg(not(feature = "mongodb"))]
+    #[command(disable_help_flag = true)]
+    Outbox(without_mongo::Ignored),
 }
 
 fn main() -> ExitCode {
@@ -96,7 +104,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Heartbeat(args) => commands::heartbeat::run(args).await,
         Command::Bench(args) => commands::bench::run(args).await,
         Command::Store(command) => commands::store::run(command),
+        #[cfg(feature = "mongodb")]
         Command::Outbox(command) => commands::outbox::run(command).await,
+        #[cfg(not(feature = "mongodb"))]
+        Command::Outbox(_) => Err(without_mongo::without()),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "mongodb"))]
 use prom_outbox::mongod::{Elections, Options, ReplicaSet};
 
 use crate::settings::Listen;
@@ -16,9 +16,9 @@ pub(crate) fn folder(data: &Path) -> PathBuf {
 
 /// A server that runs. When this process ends, by whatever cause, so does the server.
 pub(crate) struct OwnMongo {
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "mongodb"))]
     set: ReplicaSet,
-    #[cfg(not(unix))]
+    #[cfg(not(all(unix, feature = "mongodb")))]
     never: std::convert::Infallible,
 }
 
@@ -34,7 +34,7 @@ impl OwnMongo {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "mongodb"))]
 impl OwnMongo {
     async fn start_in(dir: PathBuf) -> anyhow::Result<Self> {
         Self::start_with(Options { dir: Some(dir), ..Options::default() }).await
@@ -67,16 +67,19 @@ impl OwnMongo {
 }
 
 /// Enough for services to be away for a while and follow their change streams again.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "mongodb"))]
 const OPLOG_MB: u32 = 512;
 /// Enough to keep all that a bench writes.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "mongodb"))]
 const BENCH_CACHE_MB: u32 = 1024;
 
-#[cfg(not(unix))]
+#[cfg(not(all(unix, feature = "mongodb")))]
 impl OwnMongo {
     async fn start_in(_: PathBuf) -> anyhow::Result<Self> {
-        bail!("--mongo works on Linux and macOS only; start a MongoDB replica set yourself and set MONGO_URL")
+        #[cfg(feature = "mongodb")]
+        bail!("--mongo works on Linux and macOS only; start a MongoDB replica set yourself and set MONGO_URL");
+        #[cfg(not(feature = "mongodb"))]
+        Err(crate::without_mongo::without().context("--mongo is given"))
     }
 
     pub(crate) async fn start_temporary() -> anyhow::Result<Self> {

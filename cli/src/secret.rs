@@ -48,7 +48,7 @@ pub(crate) fn load_or_make(data: &Path) -> anyhow::Result<String> {
 pub(crate) fn load(data: &Path) -> anyhow::Result<Option<String>> {
     let path = path(data);
     match fs::read_to_string(&path) {
-        Ok(secret) if secret.trim().len() >= prom_hub::config::SECRET_BYTES => Ok(Some(secret.trim().to_owned())),
+        Ok(secret) if secret.trim().len() >= prom_hub::SECRET_BYTES => Ok(Some(secret.trim().to_owned())),
         Ok(_) => anyhow::bail!("{} is not a secret of `prom dev`; delete it and a new one is made", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => {

@@ -6,14 +6,13 @@ use anyhow::bail;
 use clap::Args;
 use prom_hub::{
     Auth, Config, StoreConfig,
-    store::{
-        Retention,
-        embedded::{Durability, Options},
-        mongo,
-    },
+    embedded::Options,
+    store::{Durability, Retention},
 };
+#[cfg(feature = "mongodb")]
+use prom_hub::{OutboxName, mongo};
 
-use crate::file;
+use crate::{file, page};
 
 /// Where and how a hub listens: shared by `prom hub` and `prom dev`.
 #[derive(Debug, Args)]
@@ -119,23 +118,24 @@ impl Tokens {
 }
 
 /// Outboxes by their names: none where it says off, or nothing.
-pub(crate) fn outboxes(names: &[String]) -> anyhow::Result<Vec<mongo::Place>> {
+#[cfg(feature = "mongodb")]
+pub(crate) fn outboxes(names: &[String]) -> anyhow::Result<Vec<OutboxName>> {
     let names: Vec<&str> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
     if names == ["off"] {
         return Ok(Vec::new());
     }
-    let mut places: Vec<mongo::Place> = Vec::with_capacity(names.len());
+    let mut outboxes: Vec<OutboxName> = Vec::with_capacity(names.len());
     for name in names {
         if name == "off" {
             bail!("PROM_OUTBOX: off stands by itself, for no outbox at all");
         }
-        let place = mongo::Place::new(name).map_err(|why| anyhow::anyhow!("PROM_OUTBOX: {why}"))?;
-        if places.contains(&place) {
+        let outbox = OutboxName::new(name).map_err(|why| anyhow::anyhow!("PROM_OUTBOX: {why}"))?;
+        if outboxes.contains(&outbox) {
             bail!("PROM_OUTBOX names {name} twice");
         }
-        places.push(place);
+        outboxes.push(outbox);
     }
-    Ok(places)
+    Ok(outboxes)
 }
 
 impl Listen {
@@ -153,18 +153,22 @@ impl Listen {
         let origins: Vec<String> = origins.filter(|origin| !origin.is_empty()).collect();
         config.origins = (!origins.is_empty()).then_some(origins);
         config.allow_plaintext = self.allow_plaintext;
+        config.page = Some(page::file);
         let mut options = Options { durability: self.durability, ..Options::default() };
         let rules = self.config.as_deref().map(|path| file::read(path, &mut options)).transpose()?.unwrap_or_default();
         options.retention = Retention::new(rules).with_own();
         config.store = match (self.memory_mb, self.mongo_url.filter(|url| !url.is_empty())) {
             (Some(_), Some(_)) => bail!("MONGO_URL and PROM_MEMORY_MB are both set; a hub has one store"),
             (Some(mb), None) => StoreConfig::Memory(mb.saturating_mul(1024 * 1024)),
+            #[cfg(feature = "mongodb")]
             (None, Some(url)) => {
                 let Options { durability, retention, max_bytes, cache_bytes, .. } = options;
                 let own = mongo::Options::new(url);
                 let outboxes = outboxes(&self.outbox)?;
-                StoreConfig::Mongo(mongo::Options { durability, retention, max_bytes, cache_bytes, outboxes, ..own })
+                StoreConfig::Mongo(mongo::Options { durability, retention, max_bytes, cache_bytes, ..own }, outboxes)
             }
+            #[cfg(not(feature = "mongodb"))]
+            (None, Some(_)) => return Err(crate::without_mongo::without().context("MONGO_URL is set")),
             (None, None) => StoreConfig::Embedded(self.data, options),
         };
         Ok(config)

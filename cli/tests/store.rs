@@ -6,7 +6,10 @@ mod common;
 use std::{io::Write, path::Path};
 
 use common::{Folder, prom};
-use prom_hub::store::{Append, Batch, EmbeddedStore, Store, embedded::Options};
+use prom_hub::{
+    embedded::{EmbeddedStore, Options},
+    store::{Append, Batch, Store},
+};
 use prom_protocol::{EventOptions, Topic, encode_event_body};
 
 /// A store of 300 events in several segments, closed.

@@ -3,39 +3,51 @@
 use std::fmt;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
-use prom_protocol::{ErrorCode, Policy, RawValue, limits};
+use prom_protocol::{ErrorCode, Policy, RawValue, Refusal, limits};
 use serde::Deserialize;
-
-use crate::config::Auth;
 
 /// Clock difference tolerated between the issuer and the hub, in seconds.
 const LEEWAY_SECS: u64 = 5;
 /// Longest token that is looked at.
 const MAX_TOKEN: usize = 16 * 1024;
 
+/// Shortest JWT secret outside dev mode, in bytes: RFC 7518 section 3.2 asks for the size of the hash.
+pub const SECRET_BYTES: usize = 32;
+
+/// How tokens are checked.
+#[derive(Clone)]
+pub enum Auth {
+    /// HS256 JWTs.
+    Hs256 {
+        /// The secret tokens are signed with.
+        secret: String,
+        /// The secret before a rotation, still accepted.
+        previous: Option<String>,
+        /// Required `aud`.
+        audience: Option<String>,
+        /// Required `iss`.
+        issuer: Option<String>,
+    },
+    /// One token that may do everything, for trying things.
+    Static(String),
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Hs256 { .. } => "HS256",
+            Self::Static(_) => "static token",
+        })
+    }
+}
+
 /// What a token stands for.
 #[derive(Debug, Clone)]
-pub struct Access {
+pub(crate) struct Access {
     /// Who may do what.
     pub policy: Policy,
     /// Milliseconds since the Unix epoch; none for a token that does not expire.
     pub expires_at_ms: Option<u64>,
-}
-
-/// Why a token was refused. Says what is wrong, never what the secret is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct AuthError {
-    /// The code to answer with.
-    pub code: ErrorCode,
-    /// The message to answer with.
-    pub message: String,
-}
-
-impl AuthError {
-    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,7 +64,7 @@ struct Claims {
 }
 
 /// Checks tokens as configured. The algorithm is pinned, so neither `none` nor a confusion of key types gets through.
-pub struct Verifier {
+pub(crate) struct Verifier {
     keys: Vec<DecodingKey>,
     validation: Validation,
     static_token: Option<String>,
@@ -66,7 +78,7 @@ impl fmt::Debug for Verifier {
 
 impl Verifier {
     /// A verifier for a checked configuration.
-    pub fn new(auth: &Auth) -> Self {
+    pub(crate) fn new(auth: &Auth) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY_SECS;
         validation.validate_nbf = true;
@@ -105,21 +117,21 @@ impl Verifier {
     ///
     /// # Errors
     /// `no_token`, `token_expired` or `jwt_invalid`.
-    pub fn verify(&self, token: &str) -> Result<Access, AuthError> {
+    pub(crate) fn verify(&self, token: &str) -> Result<Access, Refusal> {
         if token.is_empty() {
-            return Err(AuthError::new(ErrorCode::NoToken, "token is required"));
+            return Err(Refusal::new(ErrorCode::NoToken, "token is required"));
         }
         if token.len() > MAX_TOKEN {
-            return Err(AuthError::new(ErrorCode::JwtInvalid, format!("token is longer than {MAX_TOKEN} bytes")));
+            return Err(Refusal::new(ErrorCode::JwtInvalid, format!("token is longer than {MAX_TOKEN} bytes")));
         }
         if let Some(expected) = &self.static_token {
             return if same(token.as_bytes(), expected.as_bytes()) {
                 Ok(Access { policy: Policy::open(), expires_at_ms: None })
             } else {
-                Err(AuthError::new(ErrorCode::JwtInvalid, "token is not the hub's WS_TOKEN"))
+                Err(Refusal::new(ErrorCode::JwtInvalid, "token is not the hub's WS_TOKEN"))
             };
         }
-        let mut last = AuthError::new(ErrorCode::JwtInvalid, "no key is configured");
+        let mut last = Refusal::new(ErrorCode::JwtInvalid, "no key is configured");
         for key in &self.keys {
             match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
                 Ok(decoded) => return access(&decoded.claims),
@@ -136,11 +148,12 @@ impl Verifier {
     }
 }
 
-fn access(claims: &Claims) -> Result<Access, AuthError> {
-    let exp = claims.exp.ok_or_else(|| AuthError::new(ErrorCode::JwtInvalid, "the token lacks the claim exp"))?;
+fn access(claims: &Claims) -> Result<Access, Refusal> {
+    let exp = claims.exp.ok_or_else(|| Refusal::new(ErrorCode::JwtInvalid, "the token lacks the claim exp"))?;
     let policy = match (&claims.policy, &claims.scopes, &claims.scope) {
-        (Some(policy), ..) => Policy::from_claim(policy.get())
-            .map_err(|error| AuthError::new(ErrorCode::JwtInvalid, error.to_string()))?,
+        (Some(policy), ..) => {
+            Policy::from_claim(policy.get()).map_err(|error| Refusal::new(ErrorCode::JwtInvalid, error.to_string()))?
+        }
         (None, Some(scopes), _) => Policy::from_scopes(scopes.iter().map(String::as_str)),
         (None, None, Some(scope)) => Policy::from_scopes(scope.split_ascii_whitespace()),
         (None, None, None) => Policy::default(),
@@ -150,7 +163,7 @@ fn access(claims: &Claims) -> Result<Access, AuthError> {
     Ok(Access { policy, expires_at_ms: Some(expires_at_ms.saturating_add(LEEWAY_SECS * 1000).min(limits::TS_MAX)) })
 }
 
-fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
+fn refusal(error: &jsonwebtoken::errors::Error) -> Refusal {
     let (code, message) = match error.kind() {
         ErrorKind::ExpiredSignature => (ErrorCode::TokenExpired, "the token's exp has passed".to_owned()),
         ErrorKind::InvalidSignature => (ErrorCode::JwtInvalid, "the token's signature does not match".into()),
@@ -165,7 +178,7 @@ fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
         // Its header is read first: an algorithm this library does not know, `none` for one, ends here.
         _ => (ErrorCode::JwtInvalid, "the token is malformed or not signed with HS256".into()),
     };
-    AuthError::new(code, message)
+    Refusal::new(code, message)
 }
 
 /// Compares without telling by the time it takes where the first difference is.
@@ -193,11 +206,11 @@ mod tests {
     }
 
     fn later() -> u64 {
-        crate::writer::wall_clock() / 1000 + 60
+        prom_store::wall_clock() / 1000 + 60
     }
 
     fn code(verifier: &Verifier, token: &str) -> ErrorCode {
-        verifier.verify(token).unwrap_err().code
+        verifier.verify(token).unwrap_err().code()
     }
 
     #[test]
@@ -226,7 +239,7 @@ mod tests {
     #[test]
     fn refuses_what_is_forged_expired_or_incomplete() {
         let verifier = Verifier::new(&auth());
-        let past = crate::writer::wall_clock() / 1000 - 6;
+        let past = prom_store::wall_clock() / 1000 - 6;
         assert_eq!(code(&verifier, ""), ErrorCode::NoToken);
         assert_eq!(code(&verifier, "x"), ErrorCode::JwtInvalid);
         assert_eq!(code(&verifier, &"x".repeat(20_000)), ErrorCode::JwtInvalid);
@@ -236,7 +249,7 @@ mod tests {
         assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"scopes": []}))), ErrorCode::JwtInvalid);
         assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"exp": "soon"}))), ErrorCode::JwtInvalid);
         let unlimited = token(Algorithm::HS256, SECRET, &json!({"scopes": []}));
-        assert_eq!(verifier.verify(&unlimited).unwrap_err().message, "the token lacks the claim exp");
+        assert_eq!(verifier.verify(&unlimited).unwrap_err().message(), "the token lacks the claim exp");
         let policy = json!({"exp": later(), "policy": {"rules": "all"}});
         assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &policy)), ErrorCode::JwtInvalid);
         // {"alg":"none","typ":"JWT"} . {"exp":9999999999,"scopes":["*:**"]} . (nothing)

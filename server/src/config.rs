@@ -1,40 +1,18 @@
 //! What a hub is told at start. Reading it from the environment is the binary's work; checking it is done here.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf};
 
-use prom_protocol::limits;
+use prom_store_embedded as embedded;
+#[cfg(feature = "mongodb")]
+use prom_store_mongo as mongo;
 
-use crate::store::{embedded, mongo};
-
-/// Shortest JWT secret outside dev mode, in bytes: RFC 7518 section 3.2 asks for the size of the hash.
-pub const SECRET_BYTES: usize = 32;
-
-/// How tokens are checked.
-#[derive(Clone)]
-pub enum Auth {
-    /// HS256 JWTs.
-    Hs256 {
-        /// The secret tokens are signed with.
-        secret: String,
-        /// The secret before a rotation, still accepted.
-        previous: Option<String>,
-        /// Required `aud`.
-        audience: Option<String>,
-        /// Required `iss`.
-        issuer: Option<String>,
-    },
-    /// One token that may do everything, for trying things.
-    Static(String),
-}
-
-impl std::fmt::Debug for Auth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Hs256 { .. } => "HS256",
-            Self::Static(_) => "static token",
-        })
-    }
-}
+#[cfg(feature = "mongodb")]
+use crate::members::mongo_outbox::OutboxName;
+use crate::{
+    auth::{Auth, SECRET_BYTES},
+    node::Limits,
+    web::Page,
+};
 
 /// Where events are kept.
 #[derive(Debug, Clone)]
@@ -43,40 +21,16 @@ pub enum StoreConfig {
     Memory(usize),
     /// On this machine's disk, in this folder.
     Embedded(PathBuf, embedded::Options),
-    /// In a MongoDB replica set.
-    Mongo(mongo::Options),
+    /// In a MongoDB replica set, whose outboxes of these names the hub drains.
+    #[cfg(feature = "mongodb")]
+    Mongo(mongo::Options, Vec<OutboxName>),
 }
 
-/// Limits of the gateway.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Connections; default 20000.
-    pub connections: usize,
-    /// Subscriptions of one connection; default 128.
-    pub subscriptions: usize,
-    /// Time for a first good AUTH; default 5 s.
-    pub auth_timeout: Duration,
-    /// Time between pings; default 25 s. A connection that is silent for three of them is taken for dead.
-    pub ping_every: Duration,
-    /// Time a connection may go without taking anything that waits for it; default 30 s.
-    pub write_timeout: Duration,
-    /// Exports under way; default 32.
-    pub exports: usize,
-    /// Largest frame before AUTH; default 16 KiB.
-    pub frame_bytes_before_auth: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 20_000,
-            subscriptions: 128,
-            auth_timeout: Duration::from_secs(5),
-            ping_every: Duration::from_secs(25),
-            write_timeout: Duration::from_secs(30),
-            exports: 32,
-            frame_bytes_before_auth: limits::FRAME_BYTES_BEFORE_AUTH,
-        }
+#[cfg(feature = "mongodb")]
+impl StoreConfig {
+    /// In a MongoDB replica set, with the outbox that is drained by default: `outbox` in the hub's own database.
+    pub fn mongo(options: mongo::Options) -> Self {
+        Self::Mongo(options, OutboxName::new("outbox").into_iter().collect())
     }
 }
 
@@ -97,8 +51,10 @@ pub struct Config {
     pub allow_plaintext: bool,
     /// Where events are kept; default: in memory, 512 MiB of them.
     pub store: StoreConfig,
-    /// Limits of the gateway.
+    /// What connections and requests may take.
     pub limits: Limits,
+    /// The live page, served at `/`; default: none.
+    pub page: Option<Page>,
 }
 
 /// Why a hub refuses its configuration.
@@ -130,6 +86,7 @@ impl Config {
             allow_plaintext: false,
             store: StoreConfig::Memory(512 * 1024 * 1024),
             limits: Limits::default(),
+            page: None,
         }
     }
 

@@ -7,23 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mongodb::Database;
 use prom_protocol::Topic;
+use prom_store::{MemoryStore, Store, StoreError};
+use prom_store_embedded::{EmbeddedStore, OpenError};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::Verifier,
-    config::{Auth, Config, ConfigError, StoreConfig},
-    delivery::{Groups, actor::Context},
-    gateway::{self, Gateway},
-    http::PatientListener,
+    auth::{Auth, Verifier},
+    config::{Config, ConfigError, StoreConfig},
+    doors,
+    flow::{metrics::Metrics, topics::Topics, writer::Writer},
+    groups::{Context, Groups},
+    members::{outbox::Drained, projector::Projector},
+    node::Node,
     ops::{self, Ops},
-    outbox::{Drained, Place},
-    projector::Projector,
-    store::{EmbeddedStore, MemoryStore, MongoStore, OpenError, Store, StoreError, mongo},
-    topics::Topics,
-    writer::Writer,
+    web::WriteTimeoutListener,
 };
 
 /// How long connections, groups and the writer may take to end.
@@ -64,11 +63,9 @@ pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// MongoDB cannot be the store.
+    #[cfg(feature = "mongodb")]
     #[error(transparent)]
-    Mongo(#[from] mongo::OpenError),
-    /// A defect.
-    #[error("a name of the hub's own is not well formed")]
-    Name(#[from] prom_protocol::NameError),
+    Mongo(#[from] prom_store_mongo::OpenError),
 }
 
 fn explain(error: &io::Error) -> String {
@@ -127,55 +124,49 @@ impl Hub {
         };
 
         let Opened { store, outboxes } = open(config.store).await?;
-        let topics = Arc::new(Topics::load(&*store).await?);
+        let metrics = Arc::<Metrics>::default();
+        let topics = Arc::new(Topics::load(&*store, Arc::clone(&metrics)).await?);
         let over = CancellationToken::new();
-        let (writer, writing) = Writer::start(Arc::clone(&store), Arc::clone(&topics), over.clone());
+        let (writer, writing) =
+            Writer::start(Arc::clone(&store), Arc::clone(&topics), Arc::clone(&metrics), over.clone());
         let writer_ended = on_its_own_thread("writer", writing).map_err(listen)?;
         let tasks = TaskTracker::new();
         let ending = CancellationToken::new();
         tasks.spawn(follow(Arc::clone(&store), Arc::clone(&topics), ending.clone()));
-        let context = Context {
-            store: Arc::clone(&store),
-            topics: Arc::clone(&topics),
-            writer: writer.clone(),
-            tasks: tasks.clone(),
-            ending: ending.clone(),
-        };
-        let outboxes: Arc<[Drained]> =
-            outboxes.iter().flat_map(|(database, places)| Drained::all(places, database, &writer)).collect();
+        let outboxes: Arc<[Drained]> = outboxes(&writer).into();
         for drained in 0..outboxes.len() {
             let (outboxes, ending) = (Arc::clone(&outboxes), ending.clone());
             tasks.spawn(async move { outboxes[drained].run(ending.cancelled_owned()).await });
         }
-        let groups = Groups::new(context);
-        let projector = Projector::new(Arc::clone(&store), writer.clone(), groups.clone())?;
+        let groups = Groups::new(Context {
+            store: Arc::clone(&store),
+            topics: Arc::clone(&topics),
+            metrics: Arc::clone(&metrics),
+            writer: writer.clone(),
+            tasks: tasks.clone(),
+            ending: ending.clone(),
+        });
+        let projector = Projector::new(Arc::clone(&store), writer.clone(), groups.clone());
         tasks.spawn(projector.run(ending.clone()));
 
-        let gateway = Arc::new(Gateway {
+        let node = Arc::new(Node {
             store: Arc::clone(&store),
             topics,
             writer,
+            metrics,
             groups,
             verifier: Verifier::new(&config.auth),
             limits: config.limits,
             origins: config.origins,
+            page: config.page,
             tasks: tasks.clone(),
             ending: ending.clone(),
             connections: AtomicUsize::new(0),
         });
-        let started = Instant::now();
-        let own = Ops { gateway: Arc::clone(&gateway), outboxes, address, started };
-        let ops = ops.map(|listener| ops::Server::start(listener, own));
+        let reads = Ops { node: Arc::clone(&node), outboxes, address, started: Instant::now() };
+        let ops = ops.map(|listener| ops::Server::start(listener, ops::router(Arc::new(reads))));
         let ops = ops.transpose().map_err(listen)?;
-        let patience = gateway.limits.write_timeout + WRITE_GRACE;
-        let router = gateway::router(gateway);
-        let listener = PatientListener { listener, limit: patience };
-        let stop = ending.clone().cancelled_owned();
-        let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-                tracing::error!(%error, "the public port ended");
-            }
-        });
+        let server = public_port(listener, node, ending.clone());
         if matches!(config.auth, Auth::Static(_)) {
             tracing::warn!("WS_TOKEN is set: whoever has it may publish and read everything. For trying things only");
         }
@@ -223,11 +214,25 @@ impl Hub {
     }
 }
 
-/// A store, and what it has beside the log.
+/// Serves the public port until the hub ends.
+fn public_port(listener: TcpListener, node: Arc<Node>, ending: CancellationToken) -> JoinHandle<()> {
+    let listener = WriteTimeoutListener { listener, limit: node.limits.write_timeout + WRITE_GRACE };
+    let router = doors::router(node);
+    tokio::spawn(async move {
+        let stop = ending.cancelled_owned();
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+            tracing::error!(%error, "the public port ended");
+        }
+    })
+}
+
+/// Makes the drainers of the outboxes that a store has beside its log.
+type Outboxes = Box<dyn FnOnce(&Writer) -> Vec<Drained> + Send>;
+
+/// A store, and the outboxes beside it.
 struct Opened {
     store: Arc<dyn Store>,
-    /// The store's own database, and the outboxes to drain.
-    outboxes: Option<(Database, Vec<Place>)>,
+    outboxes: Outboxes,
 }
 
 async fn open(config: StoreConfig) -> Result<Opened, StartError> {
@@ -237,14 +242,16 @@ async fn open(config: StoreConfig) -> Result<Opened, StartError> {
             let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, options)).await;
             Arc::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??)
         }
-        StoreConfig::Mongo(options) => {
-            let places = options.outboxes.clone();
-            let store = MongoStore::open(options).await?;
-            let outboxes = Some((store.database().clone(), places));
+        #[cfg(feature = "mongodb")]
+        StoreConfig::Mongo(options, names) => {
+            let store = prom_store_mongo::MongoStore::open(options).await?;
+            let own = store.database().clone();
+            let outboxes: Outboxes =
+                Box::new(move |writer| crate::members::mongo_outbox::drained(&names, &own, writer));
             return Ok(Opened { store: Arc::new(store), outboxes });
         }
     };
-    Ok(Opened { store, outboxes: None })
+    Ok(Opened { store, outboxes: Box::new(|_| Vec::new()) })
 }
 
 /// Wakes who listens to topics that other hubs write to.

@@ -1,32 +1,45 @@
-//! Prom Hub, the hub itself.
+//! Prom Hub, the hub itself: [`Hub::start`] runs one.
 //!
 //! ```text
-//!   gateway ──► writer ──► store          publishes, grouped into commits
-//!      │           │
-//!      │           └── topics ──┐         one wake-up per commit and topic
-//!      ▼                        ▼
-//!   delivery (durable groups)  live (ephemeral subscriptions)
+//!   hub ──► ops, doors           the two ports
+//!             └► gateway, http   WebSocket connections, and requests
+//!                  └► node       what they share: the running hub
+//!            members             the hub's own work: projector, outboxes
+//!              └► groups         durable groups: the shell around prom-delivery
+//!                   └► flow      writer, topics, metrics ──► prom-store
+//!   beside them: config, auth, web (answers, refusals, sockets)
 //! ```
 //!
-//! Everybody owns their state and talks by channels. Waiting goes one way: connection → group → writer → store. What
-//! comes back never waits, so nothing can wait in a circle.
+//! Imports go down only. Everybody owns their state and talks by channels. Waiting goes one way: connection → group →
+//! writer → store. What comes back never waits, so nothing can wait in a circle.
 
-pub mod auth;
-pub mod config;
-pub mod delivery;
-pub mod gateway;
+mod auth;
+mod config;
+mod doors;
+mod flow;
+mod gateway;
+mod groups;
 mod http;
 mod hub;
-pub mod lease;
-pub mod live;
-pub mod metrics;
+mod members;
+mod node;
 mod ops;
-mod outbox;
-mod page;
-pub mod projector;
-pub mod store;
-pub mod topics;
-pub mod writer;
+mod web;
 
-pub use config::{Auth, Config, Limits, StoreConfig};
-pub use hub::{Hub, StartError};
+#[cfg(feature = "mongodb")]
+pub use members::mongo_outbox::{OutboxName, open_outbox};
+/// The log and what stands beside it.
+pub use prom_store as store;
+/// The store on this machine's disk, and its tools.
+pub use prom_store_embedded as embedded;
+/// The store in a MongoDB replica set.
+#[cfg(feature = "mongodb")]
+pub use prom_store_mongo as mongo;
+
+pub use self::{
+    auth::{Auth, SECRET_BYTES},
+    config::{Config, ConfigError, StoreConfig},
+    hub::{Hub, StartError},
+    node::Limits,
+    web::Page,
+};

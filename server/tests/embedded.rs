@@ -8,7 +8,8 @@ use std::{path::Path, time::Duration};
 use common::{Client, config, payloads};
 use prom_hub::{
     Config, Hub, StartError, StoreConfig,
-    store::{OpenError, Retention, Rule, embedded::Options},
+    embedded::{OpenError, Options},
+    store::{Retention, Rule},
 };
 use prom_protocol::TopicOrPattern;
 use serde_json::json;

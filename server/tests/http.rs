@@ -243,7 +243,7 @@ async fn an_export_breaks_off_when_its_token_expires_or_the_hub_ends() {
         let mut hub = Some(hub);
         let mut ending = None;
         if expires {
-            while prom_hub::writer::wall_clock() <= end {
+            while prom_hub::store::wall_clock() <= end {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         } else if let Some(hub) = hub.take() {

@@ -11,14 +11,15 @@ use std::{
 use common::{Client, DEADLINE, config, mongo};
 use prom_hub::{
     Hub, StoreConfig,
-    store::{MongoStore, Store, mongo::Options},
+    mongo::{MongoStore, Options},
+    store::Store,
 };
 use prom_protocol::{Group, Topic, topics};
 use serde_json::{Value, json};
 
 async fn hub_on(options: &Options) -> Hub {
     let mut config = config();
-    config.store = StoreConfig::Mongo(options.clone());
+    config.store = StoreConfig::mongo(options.clone());
     Hub::start(config).await.unwrap()
 }
 

@@ -12,7 +12,6 @@ use prom_bench::{
     DeliverOptions, Error, HubInfo, IdleOptions, LatencyOptions, Launch, Machine, OutboxOptions, OwnHub, Pids,
     PublishOptions, Report, Row, Scenario, Target,
 };
-use prom_hub::store::mongo::Place;
 use tokio::sync::oneshot;
 
 use crate::{connect::Connection, own_mongo::OwnMongo, secret};
@@ -179,7 +178,8 @@ impl What {
     /// What only `outbox` needs: where its rows go.
     fn rows_go_to(&self) -> anyhow::Result<(Option<String>, Option<String>)> {
         let Self::Outbox(Outbox { mongo_url, outbox, .. }) = self else { return Ok((None, None)) };
-        Place::new(outbox).map_err(|why| anyhow::anyhow!("--outbox: {why}"))?;
+        #[cfg(feature = "mongodb")]
+        prom_hub::OutboxName::new(outbox).map_err(|why| anyhow::anyhow!("--outbox: {why}"))?;
         Ok((mongo_url.clone().filter(|url| !url.is_empty()), Some(outbox.clone())))
     }
 

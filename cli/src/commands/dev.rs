@@ -2,7 +2,7 @@
 
 use std::{io::Write, time::Duration};
 
-use prom_hub::{Auth, Hub, store::mongo};
+use prom_hub::{Auth, Hub};
 use prom_sdk::Client;
 
 use super::heartbeat::{self, Which};
@@ -44,7 +44,10 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     let kept = match (&mongo, args.listen.memory_mb, &args.listen.mongo_url) {
         (Some(_), ..) => format!("Events are kept in {}.", own_mongo::folder(&args.listen.data).display()),
         (None, Some(_), _) => "Events are kept in memory and are gone when it stops.".to_owned(),
-        (None, None, Some(url)) => format!("Events are kept in MongoDB at {}.", mongo::redact(url)),
+        #[cfg(feature = "mongodb")]
+        (None, None, Some(url)) => format!("Events are kept in MongoDB at {}.", prom_hub::mongo::redact(url)),
+        #[cfg(not(feature = "mongodb"))]
+        (None, None, Some(_)) => return Err(crate::without_mongo::without().context("MONGO_URL is set")),
         (None, None, None) => format!("Events are kept in {}.", args.listen.data.display()),
     };
     if let Some(mongo) = &mongo {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use prom_hub::store::mongo;
+use prom_hub::{mongo, open_outbox};
 use prom_outbox::{Filter, MongoOutbox, OutboxStore, Row, Status, StoreError};
 use serde::Serialize;
 use serde_json::json;
@@ -38,7 +38,7 @@ pub(crate) enum Command {
 
 /// Which outbox, and how it is told.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     /// The MongoDB replica set: mongodb://user:password@host1,host2/database?replicaSet=rs0
     #[arg(long, env = "MONGO_URL", hide_env_values = true)]
     mongo_url: Option<String>,
@@ -88,7 +88,7 @@ pub(crate) struct List {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=MOST_ROWS))]
     limit: u32,
     #[command(flatten)]
-    place: Place,
+    location: Location,
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,7 +96,7 @@ pub(crate) struct Show {
     /// The row's id.
     id: String,
     #[command(flatten)]
-    place: Place,
+    location: Location,
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,7 +104,7 @@ pub(crate) struct Retry {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
-    place: Place,
+    location: Location,
 }
 
 #[derive(Debug, clap::Args)]
@@ -115,13 +115,13 @@ pub(crate) struct Drop {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    place: Place,
+    location: Location,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stats {
     #[command(flatten)]
-    place: Place,
+    location: Location,
 }
 
 /// Most rows of a list: they are held in memory.
@@ -140,7 +140,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
 }
 
 async fn list(args: List) -> anyhow::Result<()> {
-    let outbox = args.place.open().await?;
+    let outbox = args.location.open().await?;
     let limit = args.limit as usize;
     let mut rows = outbox.list(&args.narrow.filter(), limit + 1).await?;
     if rows.is_empty() {
@@ -198,7 +198,7 @@ fn times(count: u32) -> String {
 }
 
 async fn show(args: Show) -> anyhow::Result<()> {
-    let outbox = args.place.open().await?;
+    let outbox = args.location.open().await?;
     // One text may be the id of several rows: that of an ObjectId and a string.
     let rows = outbox.list(&Filter::id(args.id.as_str()), MOST_ROWS as usize).await?;
     if rows.is_empty() {
@@ -253,7 +253,7 @@ async fn retry(args: Retry) -> anyhow::Result<()> {
     if filter.status.is_some_and(|status| status != Status::Error) {
         bail!("only parked rows are retried, those of --status error");
     }
-    let outbox = args.place.open().await?;
+    let outbox = args.location.open().await?;
     let left = outbox.left(&filter, &[Status::Error]).await?;
     let retried = outbox.ask(outbox.rows.retry(&filter)).await?;
     if retried == 0 && left.is_empty() {
@@ -268,7 +268,7 @@ async fn retry(args: Retry) -> anyhow::Result<()> {
 
 async fn drop_rows(args: Drop) -> anyhow::Result<()> {
     let filter = args.which.filter()?;
-    let outbox = args.place.open().await?;
+    let outbox = args.location.open().await?;
     let left = outbox.left(&filter, &FREE).await?;
     let mut counts = Vec::new();
     for status in Status::ALL.into_iter().filter(|status| filter.status.is_none_or(|only| only == *status)) {
@@ -328,7 +328,7 @@ fn all_touched(left: &[String]) -> anyhow::Result<()> {
 }
 
 async fn stats(args: Stats) -> anyhow::Result<()> {
-    let outbox = args.place.open().await?;
+    let outbox = args.location.open().await?;
     let stats = outbox.ask(outbox.rows.stats()).await?;
     if outbox.json {
         let mut out = Vec::new();
@@ -366,17 +366,17 @@ struct Outbox {
     json: bool,
 }
 
-impl Place {
+impl Location {
     async fn open(self) -> anyhow::Result<Outbox> {
         let Some(url) = self.mongo_url.filter(|url| !url.is_empty()) else {
             bail!("MONGO_URL is not set; it, or --mongo-url, says in which MongoDB the outbox is");
         };
-        let places = settings::outboxes(&self.outbox)?;
-        let [place] = &places[..] else {
-            bail!("PROM_OUTBOX names {} outboxes; --outbox says which one is meant", places.len());
+        let names = settings::outboxes(&self.outbox)?;
+        let [name] = &names[..] else {
+            bail!("PROM_OUTBOX names {} outboxes; --outbox says which one is meant", names.len());
         };
-        let rows = mongo::outbox(&url, place).await?;
-        let (name, url) = (place.to_string(), mongo::redact(&url));
+        let rows = open_outbox(&url, name).await?;
+        let (name, url) = (name.to_string(), mongo::redact(&url));
         Ok(Outbox { rows, name, url, timeout: self.timeout, json: self.json })
     }
 }

@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::bail;
 use bytesize::ByteSize;
-use prom_hub::store::{
-    Retention,
+use prom_hub::{
     embedded::{
         Options,
         tools::{self, Lost, Problem},
     },
+    store::Retention,
 };
 use prom_protocol::TopicOrPattern;
 use serde::Serialize;

@@ -54,7 +54,7 @@ impl Args {
             (_, Some(id), ..) => StartFrom::AfterId(id.clone()),
             (_, _, Some(since), _) => {
                 let ago = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-                StartFrom::Ts(prom_hub::writer::wall_clock().saturating_sub(ago))
+                StartFrom::Ts(prom_hub::store::wall_clock().saturating_sub(ago))
             }
             (.., From::Earliest) => StartFrom::Earliest,
             (.., From::Latest) => StartFrom::Latest,

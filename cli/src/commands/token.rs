@@ -49,8 +49,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         bail!("--ttl must be at least 1s");
     }
     let secret = match args.jwt_secret {
-        Some(secret) if secret.len() < prom_hub::config::SECRET_BYTES => {
-            bail!("JWT_SECRET is {} bytes long; HS256 needs at least {}", secret.len(), prom_hub::config::SECRET_BYTES)
+        Some(secret) if secret.len() < prom_hub::SECRET_BYTES => {
+            bail!("JWT_SECRET is {} bytes long; HS256 needs at least {}", secret.len(), prom_hub::SECRET_BYTES)
         }
         Some(secret) => secret,
         None => match secret::load(&args.data)? {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use mongodb::bson::{Document, doc};
-use prom_hub::{Auth, Config, Hub, StoreConfig, store::mongo};
+use prom_hub::{Auth, Config, Hub, OutboxName, StoreConfig, mongo};
 use prom_outbox::mongod::{Options, ReplicaSet};
 use prom_sdk::{Client, StartFrom, Subscription};
 use serde_json::{Value, json};
@@ -52,8 +52,8 @@ impl World {
     /// With a hub that drains the service's outbox by itself.
     async fn new() -> Self {
         Self::with(|url| {
-            let outboxes = vec![mongo::Place::new("shop.outbox").unwrap()];
-            StoreConfig::Mongo(mongo::Options { outboxes, ..mongo::Options::new(url) })
+            let outboxes = vec![OutboxName::new("shop.outbox").unwrap()];
+            StoreConfig::Mongo(mongo::Options::new(url), outboxes)
         })
         .await
     }

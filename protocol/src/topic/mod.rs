@@ -123,6 +123,18 @@ pub(crate) const fn validate(name: &str, wildcards: bool) -> Result<(), NameErro
 pub struct Topic(Arc<str>);
 
 impl Topic {
+    /// The topic of a name that stands in the code.
+    ///
+    /// # Panics
+    /// If `name` is not well formed.
+    #[track_caller]
+    pub fn from_static(name: &'static str) -> Self {
+        match Self::new(name) {
+            Ok(topic) => topic,
+            Err(error) => panic!("{name}: {error}"),
+        }
+    }
+
     /// Checks `name`.
     ///
     /// # Errors
@@ -157,6 +169,18 @@ impl Topic {
 pub struct Group(Arc<str>);
 
 impl Group {
+    /// The group of a name that stands in the code.
+    ///
+    /// # Panics
+    /// If `name` is not well formed.
+    #[track_caller]
+    pub fn from_static(name: &'static str) -> Self {
+        match Self::new(name) {
+            Ok(group) => group,
+            Err(error) => panic!("{name}: {error}"),
+        }
+    }
+
     /// Checks `name`. A leading `$` is kept for the names the hub generates.
     ///
     /// # Errors

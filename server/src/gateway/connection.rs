@@ -15,30 +15,29 @@ use futures_util::{
     future::BoxFuture,
     stream::{FuturesUnordered, SplitSink, SplitStream},
 };
+use prom_delivery::{Delivery, Found, MemberId, Nack};
 use prom_protocol::{
-    ClientFrame, CloseCode, ErrorCode, Op, ServerFrame, Text,
+    ClientFrame, CloseCode, ErrorCode, Op, Refusal, ServerFrame, Text,
     client::{self, BadRequest},
     server::{OkFrame, encode_event_context},
 };
+use prom_store::{StoreError, wall_clock};
 use tokio::{sync::mpsc, time::Instant};
+use tungstenite::error::CapacityError;
 
 use super::{
-    Gateway,
-    handle::{ConnectionHandle, ToConnection},
     out::Out,
     publish::Publishes,
     session::{Outcome, Session},
     subscriptions::{Source, Subscription, Subscriptions},
 };
 use crate::{
-    delivery::{
-        Delivery, MemberId, Nack,
-        actor::{ToGroup, Verdict},
+    flow::{
+        topics::{Signal, SignalSender},
+        writer::{Answer, Write},
     },
-    live::Got,
-    store::{Refused, StoreError},
-    topics::{Signal, SignalSender},
-    writer::{Write, wall_clock},
+    groups::{ConsumerHandle, ToConsumer, ToGroup, Verdict},
+    node::Node,
 };
 
 /// Most frames and messages handled between two writes.
@@ -61,36 +60,37 @@ enum End {
 }
 
 /// Serves `socket` until either side ends it.
-pub(super) async fn run(gateway: Arc<Gateway>, socket: WebSocket) {
-    let _counted = Counted::new(&gateway);
+pub(super) async fn run(node: Arc<Node>, socket: WebSocket) {
+    let _counted = Counted::new(&node);
     let (sink, mut stream) = socket.split();
-    let (handle, messages) = ConnectionHandle::new();
+    let (handle, messages) = ConsumerHandle::new();
     let (signals, signalled) = mpsc::unbounded_channel();
-    let session = Session::new(gateway.limits.auth_timeout);
+    let session = Session::new(node.limits.auth_timeout);
     let mut connection = Connection {
         session,
+        answers: Arc::new(handle.clone()),
         handle,
         out: Out::new(sink),
-        publishes: Publishes::new(Arc::clone(gateway.topics.metrics())),
+        publishes: Publishes::new(Arc::clone(&node.metrics)),
         room: None,
         subscriptions: Subscriptions::default(),
         signals,
         reads: FuturesUnordered::new(),
         waiting_live: VecDeque::new(),
         heard: Instant::now(),
-        gateway: Arc::clone(&gateway),
+        node: Arc::clone(&node),
     };
     let end = connection.serve(&mut stream, messages, signalled).await;
     connection.end(end, &mut stream).await;
 }
 
 /// Counts the connection for as long as it is served.
-struct Counted<'a>(&'a Gateway);
+struct Counted<'a>(&'a Node);
 
 impl<'a> Counted<'a> {
-    fn new(gateway: &'a Gateway) -> Self {
-        gateway.connections.fetch_add(1, Ordering::Relaxed);
-        Self(gateway)
+    fn new(node: &'a Node) -> Self {
+        node.connections.fetch_add(1, Ordering::Relaxed);
+        Self(node)
     }
 }
 
@@ -100,13 +100,15 @@ impl Drop for Counted<'_> {
     }
 }
 
-type LiveRead = (MemberId, Result<Got, StoreError>);
+type LiveRead = (MemberId, Result<Found, StoreError>);
 type Room = Option<mpsc::OwnedPermit<Write>>;
 
 pub(super) struct Connection {
-    pub(super) gateway: Arc<Gateway>,
+    pub(super) node: Arc<Node>,
     pub(super) session: Session,
-    pub(super) handle: ConnectionHandle,
+    pub(super) handle: ConsumerHandle,
+    /// The same, as the writer knows it.
+    answers: Arc<dyn Answer>,
     pub(super) out: Out<SplitSink<WebSocket, Message>>,
     publishes: Publishes,
     /// Waits for room at the writer, for the batch that is parked. It keeps its place in the line from one wake-up to
@@ -125,11 +127,11 @@ impl Connection {
     async fn serve(
         &mut self,
         stream: &mut SplitStream<WebSocket>,
-        mut messages: mpsc::UnboundedReceiver<ToConnection>,
+        mut messages: mpsc::UnboundedReceiver<ToConsumer>,
         mut signalled: mpsc::UnboundedReceiver<Signal>,
     ) -> End {
-        let ending = self.gateway.ending.clone();
-        let mut ping = tokio::time::interval(self.gateway.limits.ping_every);
+        let ending = self.node.ending.clone();
+        let mut ping = tokio::time::interval(self.node.limits.ping_every);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ping.reset();
         let mut ended_at: Option<Instant> = None;
@@ -153,7 +155,7 @@ impl Connection {
                 && messages.len() < BURST
                 && self.publishes.have_room();
             let auth_deadline = self.session.deadline;
-            let stuck = self.out.progress() + self.gateway.limits.write_timeout;
+            let stuck = self.out.progress() + self.node.limits.write_timeout;
             let writing = !self.out.is_idle();
             // In no order: a client that never stops sending must not keep its events, or its token's end, from it.
             tokio::select! {
@@ -177,7 +179,7 @@ impl Connection {
                         self.signal(signal);
                     }
                 }
-                Some((member, got)) = self.reads.next() => self.read_done(member, got),
+                Some((member, found)) = self.reads.next() => self.read_done(member, found),
                 written = poll_fn(|cx| self.out.poll_write(cx)), if writing => {
                     if written.is_err() {
                         return End::Gone;
@@ -185,11 +187,11 @@ impl Connection {
                 }
                 room = async { self.room.as_mut()?.await }, if self.room.is_some() => self.send_parked(room),
                 _ = ping.tick() => {
-                    // Who is not listened to cannot be heard.
+                    // While we do not read, silence proves nothing.
                     if !reading {
                         self.heard = Instant::now();
                     }
-                    if self.heard.elapsed() > 3 * self.gateway.limits.ping_every {
+                    if self.heard.elapsed() > 3 * self.node.limits.ping_every {
                         tracing::debug!("connection silent, taken for dead");
                         return End::Gone;
                     }
@@ -198,7 +200,7 @@ impl Connection {
                 () = sleep_until(auth_deadline) => return self.expired(),
                 () = tokio::time::sleep_until(stuck), if writing => {
                     // Something may have been taken since the timer was set.
-                    if self.out.progress().elapsed() >= self.gateway.limits.write_timeout {
+                    if self.out.progress().elapsed() >= self.node.limits.write_timeout {
                         return End::Close(CloseCode::SlowConsumer);
                     }
                 }
@@ -233,7 +235,7 @@ impl Connection {
     async fn frame(&mut self, frame: Option<Result<Message, axum::Error>>) -> ControlFlow<End> {
         match frame {
             Some(Ok(Message::Text(text))) => {
-                if self.session.policy().is_none() && text.len() > self.gateway.limits.frame_bytes_before_auth {
+                if self.session.policy().is_none() && text.len() > self.node.limits.frame_bytes_before_auth {
                     return ControlFlow::Break(End::Close(CloseCode::TooLarge));
                 }
                 match client::parse(&text) {
@@ -248,9 +250,11 @@ impl Connection {
             Some(Ok(Message::Close(_))) => return ControlFlow::Break(End::Closed),
             None => return ControlFlow::Break(End::Gone),
             Some(Err(error)) => {
-                // tungstenite tells an oversized frame only by its message.
-                let too_large = error.to_string().contains("too long") || error.to_string().contains("too large");
-                return ControlFlow::Break(if too_large { End::Close(CloseCode::TooLarge) } else { End::Gone });
+                return ControlFlow::Break(if is_too_large(error) {
+                    End::Close(CloseCode::TooLarge)
+                } else {
+                    End::Gone
+                });
             }
         }
         ControlFlow::Continue(())
@@ -262,10 +266,10 @@ impl Connection {
             self.error(ErrorCode::Unauthorized, "Call AUTH first.", corr);
         } else if bad.op == Some(Op::Publish) {
             // In its turn among the publishes before it.
-            self.publishes.refuse(corr, bad.error.code(), bad.error.message());
+            self.publishes.refuse(corr, bad.error.clone());
             self.answer_refused_publishes();
         } else {
-            self.error(bad.error.code(), bad.error.message(), corr);
+            self.refuse(&bad.error, corr);
         }
     }
 
@@ -306,17 +310,17 @@ impl Connection {
     }
 
     async fn auth(&mut self, token: &str, corr: Option<&Text<'_>>) -> ControlFlow<End> {
-        match self.session.authenticate(&self.gateway.verifier, token) {
+        match self.session.authenticate(&self.node.verifier, token) {
             Outcome::Accepted(expires_in_ms) => {
                 self.send(&ServerFrame::Ok(OkFrame { corr: corr.cloned(), expires_in_ms, ..OkFrame::default() }));
                 self.revoke().await;
             }
             Outcome::Refused(error) => {
                 tracing::debug!(%error, "AUTH refused");
-                self.error(error.code, &error.message, corr);
+                self.refuse(&error, corr);
             }
             Outcome::Banned(error) => {
-                self.error(error.code, &error.message, corr);
+                self.refuse(&error, corr);
                 return ControlFlow::Break(End::Close(CloseCode::Token));
             }
         }
@@ -336,11 +340,11 @@ impl Connection {
 
     fn flush_publishes(&mut self) {
         if self.publishes.parked.is_none()
-            && let Some(write) = self.publishes.take_batch(&self.handle)
-            && let Err(write) = self.gateway.writer.try_send(write)
+            && let Some(write) = self.publishes.take_batch(&self.answers)
+            && let Err(write) = self.node.writer.try_send(write)
         {
             self.publishes.parked = Some(write);
-            self.room = Some(Box::pin(self.gateway.writer.room()));
+            self.room = Some(Box::pin(self.node.writer.room()));
         }
     }
 
@@ -350,8 +354,8 @@ impl Connection {
         match (room, self.publishes.parked.take()) {
             (Some(room), Some(write)) => drop(room.send(write)),
             (None, Some(write)) => {
-                let message = "the hub has more to write than it can queue".into();
-                self.publishes.refuse_last(write.appends.len(), &Refused { code: ErrorCode::Overloaded, message });
+                let refusal = Refusal::new(ErrorCode::Overloaded, "the hub has more to write than it can queue");
+                self.publishes.refuse_last(write.appends.len(), &refusal);
                 self.answer_refused_publishes();
             }
             (_, None) => {}
@@ -363,15 +367,15 @@ impl Connection {
         self.publishes.answer_refused(&mut |bytes| out.push(bytes, 0));
     }
 
-    fn message(&mut self, message: ToConnection) {
+    fn message(&mut self, message: ToConsumer) {
         match message {
-            ToConnection::Published(outcomes) => {
+            ToConsumer::Published(outcomes) => {
                 let out = &mut self.out;
                 self.publishes.answer(outcomes, |bytes| out.push(bytes, 0));
             }
-            ToConnection::Deliver { member, deliveries, clock } => self.deliver(member, deliveries, clock),
-            ToConnection::Gap { member, topic, from, to } => self.gap(member, &topic, from, to),
-            ToConnection::Answer(bytes) => self.out.push(bytes, 0),
+            ToConsumer::Deliver { member, deliveries, clock } => self.deliver(member, deliveries, clock),
+            ToConsumer::Gap { member, topic, from, to } => self.gap(member, &topic, from, to),
+            ToConsumer::Answer(bytes) => self.out.push(bytes, 0),
         }
     }
 
@@ -385,7 +389,7 @@ impl Connection {
         let clock = wall_clock();
         let first = deliveries.iter().filter(|delivery| delivery.attempt == 1);
         let ages = first.map(|delivery| clock.saturating_sub(delivery.event.ts));
-        self.gateway.topics.metrics().latency.record(ages);
+        self.node.metrics.latency.record(ages);
         for delivery in deliveries {
             let (lease, left) = match delivery.lease {
                 Some((lease, deadline)) => (Some(lease), deadline.saturating_sub(now)),
@@ -422,6 +426,10 @@ impl Connection {
         self.send(&ServerFrame::error(code, message, corr.cloned()));
     }
 
+    pub(super) fn refuse(&mut self, refusal: &Refusal, corr: Option<&Text<'_>>) {
+        self.error(refusal.code(), refusal.message(), corr);
+    }
+
     /// Leaves the groups, sends what is left and closes.
     async fn end(&mut self, end: End, stream: &mut SplitStream<WebSocket>) {
         self.flush_settlements().await;
@@ -454,4 +462,10 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether a frame or message was longer than a connection takes.
+fn is_too_large(error: axum::Error) -> bool {
+    let error = error.into_inner().downcast::<tungstenite::Error>();
+    error.is_ok_and(|error| matches!(*error, tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })))
 }

@@ -1,132 +1,99 @@
-//! What a connection does to feed its ephemeral subscriptions: reads the log for them, and sends what they have to send,
-//! while there is room for it.
+//! An ephemeral subscription with what it needs of the hub: its topics, and the links that signal their growth.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use prom_protocol::{ServerFrame, Text, Topic, server::encode_event_context};
+use prom_delivery::{Found, Live, MemberId, Next, Wanted};
+use prom_protocol::{Filter, StartFrom, Topic, TopicOrPattern};
+use prom_store::{Store, StoreError};
 
-use super::{
-    connection::Connection,
-    subscriptions::{Source, Subscription},
-};
-use crate::{
-    delivery::MemberId,
-    live::{self, Got, Item, Next},
-    store::{StoreError, Stored},
-    topics::Signal,
-};
+use crate::flow::topics::{Link, SignalSender, Token, TopicState};
 
-/// Bytes waiting to be written beyond which nothing is read or sent.
-const LIVE_HIGH: usize = 256 * 1024;
-/// Reads under way for one connection.
-const READS: usize = 4;
-/// Wait before a failed read is tried again.
-const RETRY: Duration = Duration::from_millis(200);
+/// Most events of one read.
+const READ_EVENTS: usize = 512;
+/// Most bytes of one read, but for a single larger event.
+const READ_BYTES: usize = 256 * 1024;
 
-impl Connection {
-    /// Takes note of a topic's growth, or of a new topic.
-    pub(super) fn signal(&mut self, signal: Signal) {
-        match signal {
-            Signal::Grown(member) => self.waiting_live.push_back(member),
-            Signal::New(state) => {
-                for (id, subscription) in self.subscriptions.iter_mut() {
-                    if let Source::Live(live) = &mut subscription.source
-                        && live.target.matches(&state.topic)
-                        && !live.has(&state)
-                    {
-                        // All of a topic that comes while its pattern is subscribed is new.
-                        let link = state.listen(id, self.signals.clone());
-                        live.add(Arc::clone(&state), link, 0);
-                        self.waiting_live.push_back(id);
-                    }
-                }
-            }
-        }
+/// The shell around a [`Live`].
+#[derive(Debug)]
+pub(super) struct Feed {
+    live: Live,
+    target: TopicOrPattern,
+    /// By their index in `live`.
+    topics: Vec<(Arc<TopicState>, Link)>,
+    /// Topics that have grown since the last look, each once: no further signal comes until they are looked at.
+    grown: Vec<usize>,
+}
+
+impl Feed {
+    /// A subscription without topics yet.
+    pub(super) fn new(target: TopicOrPattern, from: &StartFrom, filter: Filter) -> Self {
+        Self { live: Live::new(from, filter), target, topics: Vec::new(), grown: Vec::new() }
     }
 
-    /// Sends what ephemeral subscriptions have to send and starts reads for them, while there is room.
-    pub(super) fn pump_live(&mut self) {
-        while self.out.bytes() < LIVE_HIGH
-            && self.reads.len() < READS
-            && let Some(id) = self.waiting_live.pop_front()
-        {
-            // One that is paused is looked at again when it is resumed.
-            let Some(Subscription { paused: false, source: Source::Live(live), .. }) = self.subscriptions.get_mut(id)
-            else {
-                continue;
-            };
-            match live.next() {
-                Some(Next::Send(items)) => {
-                    self.send_items(id, &items);
-                    self.waiting_live.push_back(id);
-                }
-                Some(Next::Read(wanted)) => {
-                    let state = live.state_of(&wanted);
-                    let store = Arc::clone(&self.gateway.store);
-                    self.reads.push(Box::pin(async move {
-                        let got = live::read(&*store, &state, wanted).await;
-                        if got.is_err() {
-                            tokio::time::sleep(RETRY).await;
-                        }
-                        (id, got)
-                    }));
-                }
-                None => {}
-            }
+    /// Takes on a topic, from after `position`. Its growth is signalled to `member`.
+    pub(super) fn add(&mut self, state: Arc<TopicState>, position: u64, member: MemberId, signals: &SignalSender) {
+        if self.has(&state) {
+            return;
         }
+        let token = Token { listener: member, topic: self.topics.len() };
+        let link = state.listen(token, signals.clone());
+        // The tail is read after the link is there, so that no growth is missed.
+        self.live.add(position, state.tail());
+        self.topics.push((state, link));
     }
 
-    pub(super) fn read_done(&mut self, id: MemberId, got: Result<Got, StoreError>) {
-        let Some(Subscription { source: Source::Live(live), .. }) = self.subscriptions.get_mut(id) else { return };
-        match got {
-            Ok(got) => live.got(got),
-            Err(error) => {
-                tracing::warn!(%error, "read for a subscription failed");
-                live.failed();
-            }
-        }
-        self.waiting_live.push_back(id);
+    /// Whether it subscribes to this topic and does not have it yet.
+    pub(super) fn wants(&self, state: &Arc<TopicState>) -> bool {
+        self.target.matches(&state.topic) && !self.has(state)
     }
 
-    fn send_items(&mut self, id: MemberId, items: &[Item]) {
-        let Some(subscription) = self.subscriptions.get_mut(id) else { return };
-        for item in items {
-            match item {
-                Item::Event(event) => self.out.push(live_frame(&subscription.head, event), 0),
-                Item::Gap(state, from, to) => {
-                    self.out.push(gap_frame(&subscription.group, &state.topic, *from, *to), 0);
-                }
-                Item::Live => {
-                    let mut frame = Vec::with_capacity(128);
-                    let topic = Text::from(subscription.target.as_str());
-                    ServerFrame::Live { topic, group: Text::from(subscription.group.as_str()) }.encode(&mut frame);
-                    self.out.push(frame, 0);
-                }
-            }
-        }
+    fn has(&self, state: &Arc<TopicState>) -> bool {
+        self.topics.iter().any(|(own, _)| Arc::ptr_eq(own, state))
     }
 
-    /// Says that events of a member's topic will not come.
-    pub(super) fn gap(&mut self, member: MemberId, topic: &Topic, from: u64, to: u64) {
-        if let Some(subscription) = self.subscriptions.get_mut(member) {
-            self.out.push(gap_frame(&subscription.group, topic, from, to), 0);
+    /// A topic has grown.
+    pub(super) fn grown(&mut self, topic: usize) {
+        self.grown.push(topic);
+    }
+
+    /// What to do next, if anything.
+    pub(super) fn next(&mut self) -> Option<Next> {
+        for topic in self.grown.drain(..) {
+            let (state, link) = &self.topics[topic];
+            // Asked again before the tail is read, so that no growth is missed.
+            link.rearm();
+            self.live.tail(topic, state.tail());
         }
+        self.live.next()
+    }
+
+    /// The topic of that index.
+    pub(super) fn topic(&self, index: usize) -> &Topic {
+        &self.topics[index].0.topic
+    }
+
+    /// Takes what was read.
+    pub(super) fn found(&mut self, found: Found) {
+        let topic = found.topic();
+        self.live.tail(topic, self.topics[topic].0.tail());
+        self.live.found(found);
+    }
+
+    /// A read did not succeed; it is asked for again.
+    pub(super) fn failed(&mut self) {
+        self.live.failed();
     }
 }
 
-fn gap_frame(group: &prom_protocol::Group, topic: &Topic, from: u64, to: u64) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(160);
-    let reason = "the events are no longer retained".into();
-    let (topic, group) = (Text::from(topic.as_str()), Text::from(group.as_str()));
-    ServerFrame::Gap { topic, group, from, to, reason }.encode(&mut frame);
-    frame
-}
-
-/// An EVENT of an ephemeral subscription: nothing to acknowledge.
-fn live_frame(head: &[u8], event: &Stored) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(head.len() + event.json.len() + 112);
-    frame.extend_from_slice(head);
-    frame.extend_from_slice(&event.json);
-    encode_event_context(&mut frame, 1, 1, 0, None);
-    frame
+/// Reads what is wanted of `topic`.
+pub(super) async fn read(store: &dyn Store, topic: &Topic, wanted: Wanted) -> Result<Found, StoreError> {
+    Ok(match wanted {
+        Wanted::Events { topic: index, after } => {
+            Found::Events(index, store.read(topic, after, READ_EVENTS, READ_BYTES).await?)
+        }
+        Wanted::Latest { topic: index, after, at } => {
+            let page = store.latest_page(topic, after.as_deref(), at, READ_EVENTS, READ_BYTES).await?;
+            Found::Latest(index, page)
+        }
+    })
 }

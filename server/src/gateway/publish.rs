@@ -3,14 +3,13 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use prom_protocol::{
-    ErrorCode, ServerFrame, Text, Topic, check_payload, client::Publish, encode_event_body, server::encode_published,
+    ErrorCode, Refusal, ServerFrame, Text, Topic, check_payload, client::Publish, server::encode_published,
 };
+use prom_store::Append;
 
-use super::handle::ConnectionHandle;
-use crate::{
+use crate::flow::{
     metrics::Metrics,
-    store::{Append, Refused},
-    writer::{Outcomes, Reply, Write},
+    writer::{Answer, Outcomes, Reply, Write},
 };
 
 /// Unanswered publishes of a connection beyond which the hub stops reading from it.
@@ -24,10 +23,10 @@ struct Waiting {
     corr: Option<Box<str>>,
     bytes: usize,
     /// Refused before it came to the writer; its answer waits for those before it.
-    refused: Option<Refused>,
+    refused: Option<Refusal>,
 }
 
-/// See the module.
+/// The publishes of one connection that are not answered.
 #[derive(Debug)]
 pub(super) struct Publishes {
     waiting: VecDeque<Waiting>,
@@ -70,50 +69,40 @@ impl Publishes {
     }
 
     /// Takes on a publish that cannot be carried out, to be answered in its turn.
-    pub(super) fn refuse(&mut self, corr: Option<&Text<'_>>, code: ErrorCode, message: &str) {
-        let refused = Some(Refused { code, message: message.into() });
-        self.waiting.push_back(Waiting { corr: corr.map(|corr| corr.as_str().into()), bytes: 0, refused });
+    pub(super) fn refuse(&mut self, corr: Option<&Text<'_>>, refusal: Refusal) {
+        let corr = corr.map(|corr| corr.as_str().into());
+        self.waiting.push_back(Waiting { corr, bytes: 0, refused: Some(refusal) });
     }
 
     /// Refuses the last `count` publishes that are not refused yet; they are answered in their turn.
-    pub(super) fn refuse_last(&mut self, count: usize, refused: &Refused) {
+    pub(super) fn refuse_last(&mut self, count: usize, refused: &Refusal) {
         for waiting in self.waiting.iter_mut().rev().filter(|waiting| waiting.refused.is_none()).take(count) {
             self.bytes -= std::mem::take(&mut waiting.bytes);
             waiting.refused = Some(refused.clone());
         }
     }
 
-    fn append(&mut self, publish: &Publish<'_>, allowed: impl Fn(&Topic) -> bool) -> Result<Append, Refused> {
-        let refuse = |code, message: String| Refused { code, message };
+    fn append(&mut self, publish: &Publish<'_>, allowed: impl Fn(&Topic) -> bool) -> Result<Append, Refusal> {
         let topic = match &self.last_topic {
             Some(topic) if topic.as_str() == publish.topic.as_str() => topic.clone(),
-            _ => Topic::new(&publish.topic).map_err(|error| refuse(ErrorCode::BadTopic, error.to_string()))?,
+            _ => Topic::new(&publish.topic)?,
         };
         if !allowed(&topic) {
-            return Err(refuse(ErrorCode::Forbidden, format!("publishing to {topic} is not allowed")));
+            return Err(Refusal::new(ErrorCode::Forbidden, format!("publishing to {topic} is not allowed")));
         }
         self.last_topic = Some(topic.clone());
         let payload = publish.payload.get();
-        check_payload(payload).map_err(|error| refuse(error.code(), error.message().into()))?;
-        let options = &publish.options;
-        let mut body = Vec::with_capacity(payload.len() + 96);
-        encode_event_body(&mut body, topic.as_str(), options, payload);
-        Ok(Append {
-            topic,
-            id: options.id.as_ref().map(|id| id.as_str().into()),
-            ts: options.ts,
-            key: options.key.as_ref().map(|key| key.as_str().into()),
-            body,
-        })
+        check_payload(payload)?;
+        Ok(Append::new(topic, &publish.options, payload))
     }
 
     /// What was gathered since the last call, for the writer.
-    pub(super) fn take_batch(&mut self, connection: &ConnectionHandle) -> Option<Write> {
+    pub(super) fn take_batch(&mut self, answers: &Arc<dyn Answer>) -> Option<Write> {
         if self.batch.is_empty() {
             return None;
         }
         let appends = std::mem::take(&mut self.batch);
-        Some(Write { appends, cursors: Vec::new(), reply: Reply::Connection(connection.sender()) })
+        Some(Write { appends, cursors: Vec::new(), reply: Reply::Queue(Arc::clone(answers)) })
     }
 
     /// Matches outcomes, which come in the order of the publishes, with what waits, and encodes the answers.
@@ -123,7 +112,7 @@ impl Publishes {
             let Some(waiting) = self.waiting.pop_front() else { return };
             self.bytes -= waiting.bytes;
             if let Err(refused) = &outcome {
-                self.metrics.refused(refused.code);
+                self.metrics.refused(refused.code());
             }
             out(encode(waiting.corr.as_deref(), outcome.as_ref().map(|a| (&*a.id, a.seq, a.duplicate))));
         }
@@ -134,17 +123,17 @@ impl Publishes {
     pub(super) fn answer_refused(&mut self, out: &mut impl FnMut(Vec<u8>)) {
         while let Some(Waiting { refused: Some(_), .. }) = self.waiting.front() {
             let Some(Waiting { corr, refused: Some(refused), .. }) = self.waiting.pop_front() else { return };
-            self.metrics.refused(refused.code);
+            self.metrics.refused(refused.code());
             out(encode(corr.as_deref(), Err(&refused)));
         }
     }
 }
 
-fn encode(corr: Option<&str>, outcome: Result<(&str, u64, bool), &Refused>) -> Vec<u8> {
+fn encode(corr: Option<&str>, outcome: Result<(&str, u64, bool), &Refusal>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(96);
     match outcome {
         Ok((id, seq, duplicate)) => encode_published(&mut bytes, corr, id, seq, duplicate),
-        Err(refused) => ServerFrame::error(refused.code, &*refused.message, corr.map(Text::from)).encode(&mut bytes),
+        Err(refused) => ServerFrame::error(refused.code(), refused.message(), corr.map(Text::from)).encode(&mut bytes),
     }
     bytes
 }
@@ -153,8 +142,10 @@ fn encode(corr: Option<&str>, outcome: Result<(&str, u64, bool), &Refused>) -> V
 mod tests {
     use prom_protocol::{ClientFrame, client};
 
+    use prom_store::Appended;
+
     use super::*;
-    use crate::store::Appended;
+    use crate::groups::ConsumerHandle;
 
     fn add(publishes: &mut Publishes, corr: &str, topic: &str) {
         let frame = format!(r#"{{"op":"PUBLISH","corr":"{corr}","topic":"{topic}","payload":1}}"#);
@@ -166,7 +157,8 @@ mod tests {
     #[test]
     fn a_batch_that_finds_no_room_is_refused_behind_those_before_it() {
         // The refusals once went to the oldest publishes, which were committed later; the last ones got their OK.
-        let (handle, _messages) = ConnectionHandle::new();
+        let (handle, _messages) = ConsumerHandle::new();
+        let handle: Arc<dyn Answer> = Arc::new(handle);
         let mut publishes = Publishes::new(Arc::default());
         add(&mut publishes, "1", "a");
         add(&mut publishes, "2", "a");
@@ -175,7 +167,7 @@ mod tests {
         add(&mut publishes, "4", "a");
         add(&mut publishes, "5", "a");
         let parked = publishes.take_batch(&handle).unwrap();
-        let refused = Refused { code: ErrorCode::Overloaded, message: "full".into() };
+        let refused = Refusal::new(ErrorCode::Overloaded, "full");
         publishes.refuse_last(parked.appends.len(), &refused);
         let mut answers = Vec::new();
         publishes.answer_refused(&mut |bytes| answers.push(String::from_utf8(bytes).unwrap()));

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use prom_protocol::{ErrorCode, Policy};
+use prom_protocol::{ErrorCode, Policy, Refusal};
+use prom_store::wall_clock;
 use tokio::time::Instant;
 
-use crate::auth::{Access, AuthError, Verifier};
+use crate::auth::{Access, Verifier};
 
 /// Failed AUTHs after which the connection is closed.
 const MAX_FAILURES: u32 = 3;
 
-/// See the module.
+/// The access of one connection.
 #[derive(Debug)]
 pub(super) struct Session {
     access: Option<Access>,
@@ -25,9 +26,9 @@ pub(super) enum Outcome {
     /// Good; milliseconds until the token expires.
     Accepted(Option<u64>),
     /// Refused, try again.
-    Refused(AuthError),
+    Refused(Refusal),
     /// Refused, and once too often.
-    Banned(AuthError),
+    Banned(Refusal),
 }
 
 impl Session {
@@ -44,7 +45,7 @@ impl Session {
     pub(super) fn authenticate(&mut self, verifier: &Verifier, token: &str) -> Outcome {
         match verifier.verify(token) {
             Ok(access) => {
-                let left = access.expires_at_ms.map(|at| at.saturating_sub(crate::writer::wall_clock()));
+                let left = access.expires_at_ms.map(|at| at.saturating_sub(wall_clock()));
                 self.deadline = left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
                 self.failures = 0;
                 self.access = Some(access);

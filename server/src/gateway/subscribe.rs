@@ -5,24 +5,21 @@ use std::{
     time::Duration,
 };
 
+use prom_delivery::MemberId;
 use prom_protocol::{
-    ErrorCode, Group, ServerFrame, StartFrom, SubscribeOptions, Text, TopicOrPattern,
+    ErrorCode, Group, Refusal, ServerFrame, StartFrom, SubscribeOptions, Text, TopicOrPattern,
     client::{Settle, Subscribe, Target},
     server::{OkFrame, parse_lease},
 };
+use prom_store::{StartError, start};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     connection::Connection,
+    feed::Feed,
     subscriptions::{Source, Subscription},
 };
-use crate::{
-    delivery::{
-        MemberId,
-        actor::{Join, Settlement, ToGroup, Verdict},
-    },
-    live::{self, Live},
-};
+use crate::groups::{Join, Settlement, ToGroup, Verdict};
 
 /// Deadline for a group's answer.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -93,7 +90,7 @@ impl Connection {
                 corr,
             );
         }
-        let limit = self.gateway.limits.subscriptions;
+        let limit = self.node.limits.subscriptions;
         if self.subscriptions.len() >= limit {
             return self.error(
                 ErrorCode::Overloaded,
@@ -115,14 +112,14 @@ impl Connection {
                 let joined = self.join(id, &group, &target, options).await;
                 match joined {
                     Ok(sender) => (group, Source::Group { group: sender, settlements: Vec::new() }),
-                    Err((code, message)) => return self.error(code, &message, corr),
+                    Err(refusal) => return self.refuse(&refusal, corr),
                 }
             }
             None => match self.watch(id, &target, options).await {
-                Ok(live) => (Group::generated(id), Source::Live(Box::new(live))),
-                Err((code, message)) => {
+                Ok(feed) => (Group::generated(id), Source::Live(Box::new(feed))),
+                Err(refusal) => {
                     self.unfollow(&target);
-                    return self.error(code, &message, corr);
+                    return self.refuse(&refusal, corr);
                 }
             },
         };
@@ -143,28 +140,31 @@ impl Connection {
         id: MemberId,
         target: &TopicOrPattern,
         options: SubscribeOptions,
-    ) -> Result<Live, (ErrorCode, String)> {
-        let mut live = Live::new(target.clone(), &options.from, options.filter);
-        for state in self.gateway.topics.follow(target, &self.signals) {
-            match live::position(&*self.gateway.store, &state, &options.from).await {
-                Ok(Some(position)) => {
-                    let link = state.listen(id, self.signals.clone());
-                    live.add(state, link, position);
-                }
-                Ok(None) => {
-                    return Err((ErrorCode::PositionGone, "opts.afterId or opts.afterSeq is not in the log".into()));
-                }
-                Err(error) => return Err((ErrorCode::StoreUnavailable, error.told())),
-            }
+    ) -> Result<Feed, Refusal> {
+        let mut feed = Feed::new(target.clone(), &options.from, options.filter);
+        for state in self.node.topics.follow(target, &self.signals) {
+            let position = match &options.from {
+                // Where its listeners are, so that whoever was answered and then subscribes starts behind that.
+                StartFrom::Latest | StartFrom::Snapshot => state.tail(),
+                from => match start(&*self.node.store, &state.topic, from).await {
+                    Ok(start) => start.after,
+                    Err(StartError::Store(error)) => return Err(Refusal::from(&error)),
+                    Err(_) => {
+                        let message = "opts.afterId or opts.afterSeq is not in the log";
+                        return Err(Refusal::new(ErrorCode::PositionGone, message));
+                    }
+                },
+            };
+            feed.add(state, position, id, &self.signals);
         }
-        Ok(live)
+        Ok(feed)
     }
 
     /// Signals new topics of a pattern no more, unless another subscription has it too.
     fn unfollow(&mut self, target: &TopicOrPattern) {
         let pattern = matches!(target, TopicOrPattern::Pattern(_));
         if pattern && !self.subscriptions.iter_mut().any(|(_, own)| own.is_live() && own.target == *target) {
-            self.gateway.topics.unfollow(target, &self.signals);
+            self.node.topics.unfollow(target, &self.signals);
         }
     }
 
@@ -175,23 +175,23 @@ impl Connection {
         group: &Group,
         target: &TopicOrPattern,
         options: SubscribeOptions,
-    ) -> Result<mpsc::Sender<ToGroup>, (ErrorCode, String)> {
+    ) -> Result<mpsc::Sender<ToGroup>, Refusal> {
         for _ in 0..3 {
-            let sender = self.gateway.groups.open(group);
+            let sender = self.node.groups.open(group);
             let (reply, joined) = oneshot::channel();
             let join =
-                Join { id, target: target.clone(), options: options.clone(), connection: self.handle.clone(), reply };
+                Join { id, target: target.clone(), options: options.clone(), consumer: self.handle.clone(), reply };
             if sender.send(ToGroup::Join(Box::new(join))).await.is_err() {
                 continue;
             }
             match tokio::time::timeout(GROUP_TIMEOUT, joined).await {
                 Ok(Ok(Ok(()))) => return Ok(sender),
-                Ok(Ok(Err(refused))) => return Err((refused.code, refused.message)),
+                Ok(Ok(Err(refused))) => return Err(refused),
                 Ok(Err(_)) => {}
-                Err(_) => return Err((ErrorCode::Overloaded, "the group did not answer in time".into())),
+                Err(_) => return Err(Refusal::new(ErrorCode::Overloaded, "the group did not answer in time")),
             }
         }
-        Err((ErrorCode::Internal, "the group could not be started".into()))
+        Err(Refusal::new(ErrorCode::Internal, "the group could not be started"))
     }
 
     pub(super) async fn unsubscribe(&mut self, target: &Target<'_>, corr: Option<&Text<'_>>) {

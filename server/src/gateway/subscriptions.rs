@@ -2,16 +2,12 @@
 
 use std::collections::HashMap;
 
+use prom_delivery::MemberId;
 use prom_protocol::{Group, TopicOrPattern, server::encode_event_head};
 use tokio::sync::mpsc;
 
-use crate::{
-    delivery::{
-        MemberId,
-        actor::{Settlement, ToGroup},
-    },
-    live::Live,
-};
+use super::feed::Feed;
+use crate::groups::{Settlement, ToGroup};
 
 /// Where a subscription's events come from.
 #[derive(Debug)]
@@ -23,7 +19,7 @@ pub(super) enum Source {
         settlements: Vec<Settlement>,
     },
     /// The log itself.
-    Live(Box<Live>),
+    Live(Box<Feed>),
 }
 
 #[derive(Debug)]
@@ -48,7 +44,7 @@ impl Subscription {
     }
 }
 
-/// See the module.
+/// The subscriptions of one connection, by their number and by the names the client gave them.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     by_name: HashMap<Box<str>, MemberId>,

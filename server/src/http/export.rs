@@ -12,10 +12,14 @@ use axum::{
 };
 use bytes::Bytes;
 use prom_protocol::{ErrorCode, StartFrom, Topic, limits};
+use prom_store::{start, wall_clock};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Failure, Http, JSON, Params, answer, position};
-use crate::{gateway::Gateway, writer::wall_clock};
+use super::{Http, position};
+use crate::{
+    node::Node,
+    web::{Failure, JSON, Params, answer},
+};
 
 /// Most events of one read.
 const PAGE: usize = 512;
@@ -45,10 +49,10 @@ pub(super) async fn export(
     };
     let busy = |_| Failure::new(ErrorCode::Overloaded, "the hub has as many exports under way as it allows");
     let permit = Arc::clone(&http.exports).try_acquire_owned().map_err(busy)?;
-    let start = position::find(&*http.gateway.store, &topic, &from).await?;
+    let start = start(&*http.node.store, &topic, &from).await?;
 
     let export = Export {
-        gateway: Arc::clone(&http.gateway),
+        node: Arc::clone(&http.node),
         topic,
         // What is gone already is told in a header.
         after: start.after.max(start.first - 1),
@@ -90,7 +94,7 @@ impl std::error::Error for Aborted {}
 
 #[derive(Debug)]
 struct Export {
-    gateway: Arc<Gateway>,
+    node: Arc<Node>,
     topic: Topic,
     after: u64,
     /// Last seq of the log when the export began.
@@ -137,10 +141,10 @@ impl Export {
         if wall_clock() >= self.expires_at_ms {
             return Err(Aborted("the token has expired"));
         }
-        let read = self.gateway.store.read(&self.topic, self.after, PAGE, PAGE_BYTES);
+        let read = self.node.store.read(&self.topic, self.after, PAGE, PAGE_BYTES);
         let page = tokio::select! {
             biased;
-            () = self.gateway.ending.cancelled() => return Err(Aborted("the hub is shutting down")),
+            () = self.node.ending.cancelled() => return Err(Aborted("the hub is shutting down")),
             page = read => page.map_err(|error| {
                 tracing::warn!(topic = %self.topic, %error, "export cannot read on");
                 Aborted("the store cannot be read")

@@ -8,11 +8,15 @@ use axum::{
     http::{HeaderMap, Response, StatusCode, Uri, header},
 };
 use futures_util::StreamExt;
-use prom_protocol::{ErrorCode, EventOptions, RawValue, Text, Topic, check_payload, encode_event_body, limits};
+use prom_protocol::{ErrorCode, EventOptions, RawValue, Text, Topic, check_payload, limits};
+use prom_store::Append;
 use serde::Serialize;
 
-use super::{Failure, Http, Params, json};
-use crate::{auth::Access, store::Append};
+use super::Http;
+use crate::{
+    auth::Access,
+    web::{Failure, Params, json},
+};
 
 /// How long the body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,7 +43,7 @@ pub(super) async fn publish(
     };
     published.await.inspect_err(|failure| {
         if let Some(code) = failure.code() {
-            http.gateway.topics.metrics().refused(code);
+            http.node.metrics.refused(code);
         }
     })
 }
@@ -63,7 +67,7 @@ impl Http {
             ..EventOptions::default()
         };
         options.check()?;
-        if self.gateway.ending.is_cancelled() {
+        if self.node.ending.is_cancelled() {
             return Err(Failure::new(ErrorCode::ShuttingDown, "the hub is shutting down"));
         }
         // Slowed, not refused, like a publisher on the WebSocket.
@@ -76,12 +80,8 @@ impl Http {
         let payload: &RawValue = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new(ErrorCode::BadJson, format!("the body must be one JSON value: {error}")))?;
         check_payload(payload.get())?;
-        let mut body = Vec::with_capacity(payload.get().len() + 96);
-        encode_event_body(&mut body, topic.as_str(), &options, payload.get());
-        let id = options.id.as_ref().map(|id| id.as_str().into());
-        let key = options.key.as_ref().map(|key| key.as_str().into());
-        let append = Append { topic, id, ts: None, key, body };
-        let outcome = self.gateway.writer.commit(vec![append], Vec::new()).await?.pop();
+        let append = Append::new(topic, &options, payload.get());
+        let outcome = self.node.writer.commit(vec![append], Vec::new()).await?.pop();
         let outcome = outcome.ok_or_else(|| Failure::new(ErrorCode::Internal, "the writer gave no answer"))??;
         Ok(json(StatusCode::OK, &Published { id: &outcome.id, seq: outcome.seq, duplicate: outcome.duplicate }))
     }

@@ -8,7 +8,10 @@ use axum::{
     http::{HeaderMap, Response, StatusCode, Uri},
 };
 
-use super::{Failure, Http, JSON, Params, answer, position};
+use prom_store::start;
+
+use super::{Http, position};
+use crate::web::{Failure, JSON, Params, answer};
 
 /// Events of a page unless it is asked for another number.
 const LIMIT: u64 = 100;
@@ -29,8 +32,8 @@ pub(super) async fn replay(
     let from = position::from(&params)?;
     let limit = params.integer("limit", 1..=MAX_LIMIT)?.unwrap_or(LIMIT) as usize;
 
-    let store = &*http.gateway.store;
-    let mut start = position::find(store, &topic, &from).await?;
+    let store = &*http.node.store;
+    let mut start = start(store, &topic, &from).await?;
     let mut body = Vec::with_capacity(16 * 1024);
     body.extend_from_slice(b"\"events\":[");
     let (mut count, mut after) = (0, start.after);

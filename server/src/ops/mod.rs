@@ -7,104 +7,13 @@
 //!
 //! Nothing here scans the log, and nothing here is waited for by anybody who carries events.
 
+mod outboxes;
 mod reads;
+mod routes;
 mod server;
 
-use std::{sync::Arc, time::Duration};
-
-use axum::{
-    Router,
-    extract::Request,
-    http::{HeaderMap, StatusCode, Uri, header},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
-    routing::get,
+pub(crate) use self::{
+    reads::Ops,
+    routes::router,
+    server::{Server, bind},
 };
-
-pub(crate) use reads::Ops;
-pub(crate) use server::{Server, bind};
-
-use crate::http::Failure;
-
-/// How long a request may take.
-const DEADLINE: Duration = Duration::from_secs(10);
-
-const UNKNOWN: &str =
-    "no such path; there are /healthz, /readyz, /topics, /groups, /cursors, /lag, /latest-by-key, /outbox and /metrics";
-
-/// The routes of the ops port.
-fn router(ops: Arc<Ops>) -> Router {
-    Router::new()
-        .route("/healthz", get(reads::healthz))
-        .route("/readyz", get(reads::readyz))
-        .route("/topics", get(reads::topics))
-        .route("/groups", get(reads::groups))
-        .route("/cursors", get(reads::cursors))
-        .route("/lag", get(reads::lag))
-        .route("/latest-by-key", get(reads::latest_by_key))
-        .route("/outbox", get(reads::outbox))
-        .route("/metrics", get(reads::metrics))
-        .fallback(async || Failure::status(StatusCode::NOT_FOUND, UNKNOWN))
-        .method_not_allowed_fallback(async || Failure::method())
-        .layer(middleware::from_fn(guard))
-        .with_state(ops)
-}
-
-/// Refuses pages that reach this port under a name of their own (DNS rebinding), and ends what takes too long.
-async fn guard(request: Request, next: Next) -> Response {
-    if !is_local(request.headers(), request.uri()) {
-        let message = "this port answers only to Host localhost, 127.0.0.1 or [::1]";
-        return Failure::status(StatusCode::FORBIDDEN, message).into_response();
-    }
-    match tokio::time::timeout(DEADLINE, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Failure::status(StatusCode::SERVICE_UNAVAILABLE, "the store did not answer in time").into_response(),
-    }
-}
-
-/// Whether the request was meant for this machine: by its one `Host`, and by its URI if that has an authority too.
-fn is_local(headers: &HeaderMap, uri: &Uri) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().unwrap_or_default(),
-        _ => return false,
-    };
-    is_local_name(host) && uri.authority().is_none_or(|authority| is_local_name(authority.as_str()))
-}
-
-fn is_local_name(host: &str) -> bool {
-    ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| {
-        let Some((start, port)) = host.split_at_checked(name.len()) else { return false };
-        let port = port.strip_prefix(':').map_or(port.is_empty(), |port| port.parse::<u16>().is_ok());
-        start.eq_ignore_ascii_case(name) && port
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_of_this_machine_are_local() {
-        for host in ["localhost", "LocalHost:8082", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8082"] {
-            assert!(is_local_name(host), "{host}");
-        }
-        for host in [
-            "",
-            "evil.example",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example",
-            "evil.example:8082",
-            "localhost:",
-            "localhost:80:80",
-            "localhost:x",
-            "localhost@evil.example",
-            "evil@localhost",
-            "127.0.0.2",
-            "::1",
-            "lokalhöst",
-        ] {
-            assert!(!is_local_name(host), "{host}");
-        }
-    }
-}

@@ -14,15 +14,16 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, Uri},
 };
 use prom_protocol::{Group, Topic, limits};
+use prom_store::{Cursor, Store, StoreError, Stored, Tail};
 use serde::Serialize;
 use serde_json::json;
 
+use super::outboxes;
 use crate::{
-    gateway::Gateway,
-    http::{Failure, JSON, Params, answer, json},
-    metrics::{self, Now},
-    outbox::{Drained, Report},
-    store::{Cursor, Store, StoreError, Stored, Tail},
+    flow::metrics::Now,
+    members::outbox::{Drained, Report},
+    node::Node,
+    web::{Failure, JSON, Params, answer, json},
 };
 
 /// Rows of a page unless it is asked for another number.
@@ -35,7 +36,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(4);
 /// What the ops port needs of the hub.
 #[derive(Debug)]
 pub(crate) struct Ops {
-    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) node: Arc<Node>,
     pub(crate) outboxes: Arc<[Drained]>,
     /// Where the WebSocket is.
     pub(crate) address: SocketAddr,
@@ -46,7 +47,7 @@ type Answer = Result<Response<Body>, Failure>;
 
 impl Ops {
     fn store(&self) -> &dyn Store {
-        &*self.gateway.store
+        &*self.node.store
     }
 
     async fn outbox_reports(&self) -> Vec<Report<'_>> {
@@ -78,7 +79,7 @@ pub(super) async fn readyz(State(ops): State<Arc<Ops>>) -> Response<Body> {
 }
 
 async fn not_ready(ops: &Ops) -> Option<String> {
-    if ops.gateway.ending.is_cancelled() {
+    if ops.node.ending.is_cancelled() {
         return Some("the hub is shutting down".into());
     }
     match tokio::time::timeout(READY_TIMEOUT, ops.store().ready()).await {
@@ -285,12 +286,12 @@ pub(super) async fn outbox(State(ops): State<Arc<Ops>>) -> Response<Body> {
 
 pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response<Body> {
     let now = Now {
-        connections: ops.gateway.connections.load(Ordering::Relaxed),
+        connections: ops.node.connections.load(Ordering::Relaxed),
         store: ops.store().name(),
         durability: &ops.store().durability(),
     };
-    let mut text = ops.gateway.topics.metrics().render(&now);
-    metrics::render_outboxes(&mut text, &ops.outbox_reports().await);
+    let mut text = ops.node.metrics.render(&now);
+    outboxes::render(&mut text, &ops.outbox_reports().await);
     answer(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"), text)
 }
 

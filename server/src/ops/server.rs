@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::serve::Listener;
+use axum::{Router, serve::Listener};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -17,8 +17,7 @@ use hyper_util::{
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Ops;
-use crate::http::PatientListener;
+use crate::web::WriteTimeoutListener;
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -48,11 +47,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(listener: TcpListener, ops: Ops) -> io::Result<Self> {
+    pub(crate) fn start(listener: TcpListener, router: Router) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        let listener = PatientListener { listener, limit: WRITE_TIMEOUT };
-        let task = tokio::spawn(serve(listener, Arc::new(ops), stop.clone()));
+        let listener = WriteTimeoutListener { listener, limit: WRITE_TIMEOUT };
+        let task = tokio::spawn(serve(listener, router, stop.clone()));
         Ok(Self { address, stop, task })
     }
 
@@ -69,8 +68,8 @@ impl Server {
     }
 }
 
-async fn serve(mut listener: PatientListener, ops: Arc<Ops>, stop: CancellationToken) {
-    let service = TowerToHyperService::new(super::router(ops));
+async fn serve(mut listener: WriteTimeoutListener, router: Router, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router);
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let connections = TaskTracker::new();
     loop {

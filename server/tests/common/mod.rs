@@ -30,20 +30,20 @@ pub fn config() -> Config {
 pub async fn hub() -> Hub {
     let mut config = config();
     if std::env::var("PROM_TEST_STORE").is_ok_and(|store| store == "mongodb") {
-        config.store = StoreConfig::Mongo(mongo().await);
+        config.store = StoreConfig::mongo(mongo().await);
     }
     Hub::start(config).await.expect("the hub starts")
 }
 
 /// A fresh database on the replica set that the tests of this binary share.
-pub async fn mongo() -> prom_hub::store::mongo::Options {
+pub async fn mongo() -> prom_hub::mongo::Options {
     let set = mongod::shared().await.unwrap();
     let (hosts, options) = set.split_once("/?").unwrap();
-    prom_hub::store::mongo::Options::new(format!("{hosts}/{}?{options}", mongod::fresh_database("hub")))
+    prom_hub::mongo::Options::new(format!("{hosts}/{}?{options}", mongod::fresh_database("hub")))
 }
 
 pub fn now_secs() -> u64 {
-    prom_hub::writer::wall_clock() / 1000
+    prom_hub::store::wall_clock() / 1000
 }
 
 /// A token with these claims; `exp` is added unless they have one.

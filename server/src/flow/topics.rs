@@ -1,0 +1,278 @@
+//! Who wants to know when a topic grows: one wake-up per commit, topic and listener, however many events it brought.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use prom_protocol::{Topic, TopicOrPattern};
+use prom_store::{Store, StoreError};
+use tokio::sync::mpsc;
+
+use super::metrics::{Counter, Metrics};
+
+/// What a listener calls itself and a topic it listens to: numbers of its own, which its signals carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token {
+    /// Which of those that share one queue of signals.
+    pub listener: u64,
+    /// Which of its topics.
+    pub topic: usize,
+}
+
+/// What a listener is told. It then reads [`TopicState::tail`], which may be further on by then.
+#[derive(Debug)]
+pub(crate) enum Signal {
+    /// A topic that it listens to has grown.
+    Grown(Token),
+    /// A topic has come that may match one of its patterns.
+    New(Arc<TopicState>),
+}
+
+/// Where signals go. Unbounded, but never holds more than one signal per topic listened to: see [`Link`].
+pub(crate) type SignalSender = mpsc::UnboundedSender<Signal>;
+
+/// One listener's interest in one topic. The listener calls [`Link::rearm`] before it reads the tail; until then no
+/// further signal is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Link(Arc<AtomicBool>);
+
+impl Link {
+    /// Asks to be told again.
+    pub(crate) fn rearm(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    sent: Arc<AtomicBool>,
+    token: Token,
+    signals: SignalSender,
+}
+
+impl Listener {
+    /// A count of 1 means that only we hold the flag: the listener has dropped its link.
+    fn is_wanted(&self) -> bool {
+        Arc::strong_count(&self.sent) > 1
+    }
+}
+
+/// A topic as the hub knows it: its name, its end, its listeners.
+#[derive(Debug)]
+pub(crate) struct TopicState {
+    /// The name.
+    pub topic: Topic,
+    tail: AtomicU64,
+    /// Its series, from its first event on.
+    published: OnceLock<Counter>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+impl TopicState {
+    /// Last seq that is committed.
+    pub(crate) fn tail(&self) -> u64 {
+        self.tail.load(Ordering::SeqCst)
+    }
+
+    /// Sends `Signal::Grown(token)` when the topic grows, for as long as the returned link lives.
+    pub(crate) fn listen(&self, token: Token, signals: SignalSender) -> Link {
+        let sent = Arc::new(AtomicBool::new(false));
+        let mut listeners = lock(&self.listeners);
+        // Those of a topic that never grows are looked through before there is more of them.
+        if listeners.len() == listeners.capacity() {
+            listeners.retain(Listener::is_wanted);
+        }
+        listeners.push(Listener { sent: Arc::clone(&sent), token, signals });
+        Link(sent)
+    }
+
+    fn grow(&self, tail: u64) {
+        self.tail.fetch_max(tail, Ordering::SeqCst);
+        lock(&self.listeners).retain(|listener| {
+            listener.is_wanted()
+                && (listener.sent.swap(true, Ordering::SeqCst)
+                    || listener.signals.send(Signal::Grown(listener.token)).is_ok())
+        });
+    }
+}
+
+/// Every topic of the hub.
+#[derive(Debug, Default)]
+pub(crate) struct Topics {
+    inner: Mutex<Inner>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    topics: HashMap<Topic, Arc<TopicState>>,
+    /// Who wants to hear of new topics.
+    patterns: Vec<(TopicOrPattern, SignalSender)>,
+    /// With this many topics, those are dropped that have no events and that nobody holds.
+    sweep_at: usize,
+}
+
+/// Least number of topics that are looked through for some to drop.
+const SWEEP_MIN: usize = 1024;
+
+impl Topics {
+    /// The topics a store has.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn load(store: &dyn Store, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
+        let topics = Self { inner: Mutex::default(), metrics };
+        for (topic, tail) in store.topics().await? {
+            topics.state(&topic).tail.store(tail.seq, Ordering::SeqCst);
+        }
+        Ok(topics)
+    }
+
+    /// The state of a topic, which may have no events yet.
+    pub(crate) fn state(&self, topic: &Topic) -> Arc<TopicState> {
+        let mut inner = lock(&self.inner);
+        if let Some(state) = inner.topics.get(topic) {
+            return Arc::clone(state);
+        }
+        inner.sweep();
+        let state = Arc::new(TopicState {
+            topic: topic.clone(),
+            tail: AtomicU64::new(0),
+            published: OnceLock::new(),
+            listeners: Mutex::default(),
+        });
+        inner.topics.insert(topic.clone(), Arc::clone(&state));
+        inner.patterns.retain(|(target, signals)| {
+            if target.matches(topic) {
+                signals.send(Signal::New(Arc::clone(&state))).is_ok()
+            } else {
+                !signals.is_closed()
+            }
+        });
+        state
+    }
+
+    /// The topics that `target` means now; those that come later are signalled, until `signals` is dropped.
+    pub(crate) fn follow(&self, target: &TopicOrPattern, signals: &SignalSender) -> Vec<Arc<TopicState>> {
+        match target {
+            TopicOrPattern::Topic(topic) => vec![self.state(topic)],
+            TopicOrPattern::Pattern(pattern) => {
+                let mut inner = lock(&self.inner);
+                inner.unfollow(target, signals);
+                inner.patterns.push((target.clone(), signals.clone()));
+                inner.topics.values().filter(|state| pattern.matches(&state.topic)).map(Arc::clone).collect()
+            }
+        }
+    }
+
+    /// Signals new topics of `target` no more.
+    pub(crate) fn unfollow(&self, target: &TopicOrPattern, signals: &SignalSender) {
+        lock(&self.inner).unfollow(target, signals);
+    }
+
+    /// Tells everybody that `topic` has grown by `events` to `tail`.
+    pub(crate) fn grown(&self, topic: &Topic, tail: u64, events: u64) {
+        let state = self.state(topic);
+        state.published.get_or_init(|| self.metrics.published(topic)).add(events);
+        state.grow(tail);
+    }
+
+    /// Tells everybody that `topic` has grown to `tail`, if that is news: another hub may have written to it.
+    pub(crate) fn grown_elsewhere(&self, topic: &Topic, tail: u64) {
+        let state = self.state(topic);
+        if tail > state.tail() {
+            state.grow(tail);
+        }
+    }
+}
+
+impl Inner {
+    fn unfollow(&mut self, target: &TopicOrPattern, signals: &SignalSender) {
+        self.patterns.retain(|(known, s)| !(s.is_closed() || known == target && s.same_channel(signals)));
+    }
+
+    /// Forgets topics that were only ever subscribed to, so that names cannot fill the memory. Whoever holds a state
+    /// got it under the lock, so what only the map holds is nobody's.
+    fn sweep(&mut self) {
+        if self.topics.len() >= self.sweep_at.max(SWEEP_MIN) {
+            self.topics.retain(|_, state| state.tail() > 0 || Arc::strong_count(state) > 1);
+            self.sweep_at = self.topics.len() * 2;
+        }
+    }
+}
+
+// Nothing that runs under these locks can panic halfway, so a poisoned one is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: Token = Token { listener: 7, topic: 3 };
+
+    #[test]
+    fn a_listener_is_told_once_until_it_asks_again() {
+        let topics = Topics::default();
+        let topic = Topic::new("a.b").unwrap();
+        let (signals, mut received) = mpsc::unbounded_channel();
+        let link = topics.state(&topic).listen(TOKEN, signals);
+        topics.grown(&topic, 1, 1);
+        topics.grown(&topic, 2, 1);
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(TOKEN))));
+        assert!(received.try_recv().is_err());
+        link.rearm();
+        topics.grown(&topic, 3, 1);
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(TOKEN))));
+        assert_eq!(topics.state(&topic).tail(), 3);
+        drop(link);
+        topics.grown(&topic, 4, 1);
+        assert!(received.try_recv().is_err(), "a dropped link is forgotten");
+    }
+
+    #[test]
+    fn topics_nobody_published_to_are_forgotten_with_their_last_subscriber() {
+        let topics = Topics::default();
+        let kept = topics.state(&Topic::new("kept").unwrap());
+        topics.grown(&Topic::new("grown").unwrap(), 1, 1);
+        for i in 0..10 * SWEEP_MIN {
+            topics.state(&Topic::new(&format!("t{i}")).unwrap());
+        }
+        let inner = lock(&topics.inner);
+        assert!(inner.topics.len() <= 2 * SWEEP_MIN, "{} topics", inner.topics.len());
+        assert!(inner.topics.contains_key(&kept.topic) && inner.topics.contains_key(&Topic::new("grown").unwrap()));
+    }
+
+    #[test]
+    fn listeners_of_a_topic_that_never_grows_are_forgotten() {
+        let topics = Topics::default();
+        let state = topics.state(&Topic::new("quiet").unwrap());
+        let (signals, _received) = mpsc::unbounded_channel();
+        for _ in 0..10_000 {
+            drop(state.listen(TOKEN, signals.clone()));
+        }
+        assert!(lock(&state.listeners).len() < 100);
+        let target = TopicOrPattern::new("a.*").unwrap();
+        topics.follow(&target, &signals);
+        topics.unfollow(&target, &signals);
+        assert!(lock(&topics.inner).patterns.is_empty());
+    }
+
+    #[test]
+    fn a_pattern_hears_of_topics_that_come_later() {
+        let topics = Topics::default();
+        topics.state(&Topic::new("a.x").unwrap());
+        let (signals, mut received) = mpsc::unbounded_channel();
+        let now = topics.follow(&TopicOrPattern::new("a.*").unwrap(), &signals);
+        assert_eq!(now.len(), 1);
+        topics.state(&Topic::new("a.y").unwrap());
+        topics.state(&Topic::new("b.y").unwrap());
+        assert!(matches!(received.try_recv(), Ok(Signal::New(state)) if state.topic.as_str() == "a.y"));
+        assert!(received.try_recv().is_err());
+    }
+}

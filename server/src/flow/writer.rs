@@ -1,0 +1,201 @@
+//! The writer task: everything that is committed goes through it, in groups.
+//!
+//! While one commit is under way, requests queue up; the next commit takes all of them, up to a count and a byte limit,
+//! so that one transaction or one `fdatasync` serves thousands of requests. Then it wakes the topics, then it answers.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use prom_protocol::{Refusal, Topic};
+use prom_store::{Append, Appended, Batch, CursorPut, Store, StoreError, wall_clock};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{metrics::Metrics, topics::Topics};
+
+/// Requests that may wait for the writer.
+const QUEUE: usize = 1024;
+/// Most events of one commit; the last request may go over it.
+const BATCH_EVENTS: usize = 4096;
+/// Most bytes of one commit; the last request may go over it.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How long a request may wait for a place in the queue.
+const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Least time between two log lines about commits that fail.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// What became of each append of a request, in order.
+pub(crate) type Outcomes = Vec<Result<Appended, Refusal>>;
+
+/// A request to the writer. Its appends and cursors are committed together.
+#[derive(Debug)]
+pub(crate) struct Write {
+    /// Events to append, in this order.
+    pub appends: Vec<Append>,
+    /// Positions of groups to store.
+    pub cursors: Vec<CursorPut>,
+    /// Where the outcome goes.
+    pub reply: Reply,
+}
+
+/// Where the outcome of a request goes.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// To one caller.
+    Once(oneshot::Sender<Result<Outcomes, StoreError>>),
+    /// To somebody whose requests are answered in the order they were made.
+    Queue(Arc<dyn Answer>),
+}
+
+/// Takes the outcomes of requests.
+pub(crate) trait Answer: fmt::Debug + Send + Sync {
+    /// Takes the outcomes of the oldest request that is not answered. Must not wait, or the writer would.
+    fn answer(&self, outcomes: Outcomes);
+}
+
+/// The way to the writer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer(mpsc::Sender<Write>);
+
+impl Writer {
+    /// Starts the writer of `store` and gives the way to it, with the task itself. It ends when it is told that all is
+    /// `over`, after what has come by then, or when the last way to it is gone.
+    pub(crate) fn start(
+        store: Arc<dyn Store>,
+        topics: Arc<Topics>,
+        metrics: Arc<Metrics>,
+        over: CancellationToken,
+    ) -> (Self, impl Future<Output = ()>) {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        (Self(sender), run(store, topics, metrics, requests, over))
+    }
+
+    /// Queues a request if there is room, else gives it back.
+    ///
+    /// # Errors
+    /// The request, when the queue is full or the writer has ended.
+    pub(crate) fn try_send(&self, write: Write) -> Result<(), Write> {
+        self.0.try_send(write).map_err(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// Waits for room in the queue, at most ten seconds; `None` when none came or the writer has ended. Keeps its place
+    /// in the line for as long as the future lives.
+    pub(crate) fn room(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Write>>> + Send + use<> {
+        let sender = self.0.clone();
+        async move { tokio::time::timeout(ENQUEUE_TIMEOUT, sender.reserve_owned()).await.ok()?.ok() }
+    }
+
+    /// Commits and waits for the outcome.
+    ///
+    /// # Errors
+    /// What the store says, or that the hub is overloaded or ending.
+    pub(crate) async fn commit(&self, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Result<Outcomes, StoreError> {
+        let (reply, outcome) = oneshot::channel();
+        let write = Write { appends, cursors, reply: Reply::Once(reply) };
+        match self.room().await {
+            Some(permit) => drop(permit.send(write)),
+            None => return Err(StoreError::Unavailable("the hub has more to write than it can queue".into())),
+        }
+        outcome.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the hub is shutting down".into())))
+    }
+}
+
+async fn run(
+    store: Arc<dyn Store>,
+    topics: Arc<Topics>,
+    metrics: Arc<Metrics>,
+    mut requests: mpsc::Receiver<Write>,
+    over: CancellationToken,
+) {
+    let mut closed = false;
+    // While commits fail: when the first of them did, and when the last log line about it was written.
+    let mut failing: Option<(Instant, Instant)> = None;
+    loop {
+        let first = tokio::select! {
+            first = requests.recv() => first,
+            () = over.cancelled(), if !closed => {
+                requests.close();
+                closed = true;
+                continue;
+            }
+        };
+        let Some(first) = first else { return };
+        let mut batch = Batch { now: wall_clock(), ..Batch::default() };
+        let mut replies = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(write) = next {
+            bytes += write.appends.iter().map(|append| append.body.len()).sum::<usize>();
+            bytes += write.cursors.iter().map(|put| put.cursor.bytes()).sum::<usize>();
+            replies.push((write.reply, write.appends.len()));
+            batch.appends.extend(write.appends);
+            batch.cursors.extend(write.cursors);
+            let full = batch.appends.len() >= BATCH_EVENTS || bytes >= BATCH_BYTES;
+            next = if full { None } else { requests.try_recv().ok() };
+        }
+        let names: Vec<_> = batch.appends.iter().map(|append| append.topic.clone()).collect();
+        let started = Instant::now();
+        let committed = store.commit(batch).await;
+        metrics.committed(names.len(), started.elapsed());
+        match (&committed, &mut failing) {
+            // On a full disk every commit fails: not a line each, which may go to the same disk.
+            (Err(_), Some((_, logged))) if logged.elapsed() < LOG_EVERY => {}
+            (Err(error), _) => {
+                tracing::error!(%error, events = names.len(), "commit failed");
+                failing = Some((failing.map_or(started, |(since, _)| since), Instant::now()));
+            }
+            // Positions may have room where events have none.
+            (Ok(_), Some((since, _))) if !names.is_empty() => {
+                tracing::info!(after_ms = since.elapsed().as_millis(), "commits go on");
+                failing = None;
+            }
+            (Ok(_), _) => {}
+        }
+        // Before the answers: whoever has one, and subscribes, starts behind what was answered.
+        if let Ok(outcomes) = &committed {
+            wake(&topics, &names, outcomes);
+        }
+        answer(replies, committed);
+    }
+}
+
+/// Gives every request its share of the outcomes.
+fn answer(replies: Vec<(Reply, usize)>, committed: Result<Outcomes, StoreError>) {
+    let mut committed = committed.map(Vec::into_iter);
+    for (reply, count) in replies {
+        let outcome = match &mut committed {
+            Ok(all) => Ok(all.by_ref().take(count).collect::<Outcomes>()),
+            Err(error) => Err(error.clone()),
+        };
+        // Whoever asked may be gone; the events are committed all the same.
+        match reply {
+            Reply::Once(sender) => drop(sender.send(outcome)),
+            Reply::Queue(queue) => {
+                queue.answer(outcome.unwrap_or_else(|error| vec![Err(Refusal::from(&error)); count]));
+            }
+        }
+    }
+}
+
+/// Tells each topic's listeners how far it has grown. Runs of one topic are one call.
+fn wake(topics: &Topics, names: &[Topic], outcomes: &Outcomes) {
+    let mut grown: Option<(&Topic, u64)> = None;
+    let mut events = 0;
+    for (topic, outcome) in names.iter().zip(outcomes) {
+        let Ok(Appended { seq, duplicate: false, .. }) = outcome else { continue };
+        if let Some((last, tail)) = grown
+            && last != topic
+        {
+            topics.grown(last, tail, std::mem::take(&mut events));
+        }
+        grown = Some((topic, *seq));
+        events += 1;
+    }
+    if let Some((topic, tail)) = grown {
+        topics.grown(topic, tail, events);
+    }
+}

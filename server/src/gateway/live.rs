@@ -1,0 +1,136 @@
+//! What a connection does for its ephemeral subscriptions: reads the log for them, and sends what they have to send,
+//! while there is room for it.
+
+use std::{sync::Arc, time::Duration};
+
+use prom_delivery::{Found, Item, MemberId, Next};
+use prom_protocol::{ServerFrame, Text, Topic, server::encode_event_context};
+use prom_store::{StoreError, Stored};
+
+use super::{
+    connection::Connection,
+    feed,
+    subscriptions::{Source, Subscription},
+};
+use crate::flow::topics::Signal;
+
+/// Bytes waiting to be written beyond which nothing is read or sent.
+const LIVE_HIGH: usize = 256 * 1024;
+/// Reads under way for one connection.
+const READS: usize = 4;
+/// Wait before a failed read is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+impl Connection {
+    /// Takes note of a topic's growth, or of a new topic.
+    pub(super) fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Grown(token) => {
+                let subscription = self.subscriptions.get_mut(token.listener);
+                if let Some(Subscription { source: Source::Live(feed), .. }) = subscription {
+                    feed.grown(token.topic);
+                    self.waiting_live.push_back(token.listener);
+                }
+            }
+            Signal::New(state) => {
+                for (id, subscription) in self.subscriptions.iter_mut() {
+                    if let Source::Live(feed) = &mut subscription.source
+                        && feed.wants(&state)
+                    {
+                        // All of a topic that comes while its pattern is subscribed is new.
+                        feed.add(Arc::clone(&state), 0, id, &self.signals);
+                        self.waiting_live.push_back(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what ephemeral subscriptions have to send and starts reads for them, while there is room.
+    pub(super) fn pump_live(&mut self) {
+        while self.out.bytes() < LIVE_HIGH
+            && self.reads.len() < READS
+            && let Some(id) = self.waiting_live.pop_front()
+        {
+            // One that is paused is looked at again when it is resumed.
+            let Some(Subscription { paused: false, source: Source::Live(feed), .. }) = self.subscriptions.get_mut(id)
+            else {
+                continue;
+            };
+            match feed.next() {
+                Some(Next::Send(items)) => {
+                    self.send_items(id, &items);
+                    self.waiting_live.push_back(id);
+                }
+                Some(Next::Read(wanted)) => {
+                    let topic = feed.topic(wanted.topic()).clone();
+                    let store = Arc::clone(&self.node.store);
+                    self.reads.push(Box::pin(async move {
+                        let found = feed::read(&*store, &topic, wanted).await;
+                        if found.is_err() {
+                            tokio::time::sleep(RETRY).await;
+                        }
+                        (id, found)
+                    }));
+                }
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn read_done(&mut self, id: MemberId, found: Result<Found, StoreError>) {
+        let Some(Subscription { source: Source::Live(feed), .. }) = self.subscriptions.get_mut(id) else { return };
+        match found {
+            Ok(found) => feed.found(found),
+            Err(error) => {
+                tracing::warn!(%error, "read for a subscription failed");
+                feed.failed();
+            }
+        }
+        self.waiting_live.push_back(id);
+    }
+
+    fn send_items(&mut self, id: MemberId, items: &[Item]) {
+        let Some(subscription) = self.subscriptions.get_mut(id) else { return };
+        for item in items {
+            match item {
+                Item::Event(event) => self.out.push(live_frame(&subscription.head, event), 0),
+                Item::Gap(topic, from, to) => {
+                    if let Source::Live(feed) = &subscription.source {
+                        self.out.push(gap_frame(&subscription.group, feed.topic(*topic), *from, *to), 0);
+                    }
+                }
+                Item::Live => {
+                    let mut frame = Vec::with_capacity(128);
+                    let topic = Text::from(subscription.target.as_str());
+                    ServerFrame::Live { topic, group: Text::from(subscription.group.as_str()) }.encode(&mut frame);
+                    self.out.push(frame, 0);
+                }
+            }
+        }
+    }
+
+    /// Says that events of a member's topic will not come.
+    pub(super) fn gap(&mut self, member: MemberId, topic: &Topic, from: u64, to: u64) {
+        if let Some(subscription) = self.subscriptions.get_mut(member) {
+            self.out.push(gap_frame(&subscription.group, topic, from, to), 0);
+        }
+    }
+}
+
+fn gap_frame(group: &prom_protocol::Group, topic: &Topic, from: u64, to: u64) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(160);
+    let reason = "the events are no longer retained".into();
+    let (topic, group) = (Text::from(topic.as_str()), Text::from(group.as_str()));
+    ServerFrame::Gap { topic, group, from, to, reason }.encode(&mut frame);
+    frame
+}
+
+/// An EVENT of an ephemeral subscription: nothing to acknowledge.
+fn live_frame(head: &[u8], event: &Stored) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(head.len() + event.json.len() + 112);
+    frame.extend_from_slice(head);
+    frame.extend_from_slice(&event.json);
+    encode_event_context(&mut frame, 1, 1, 0, None);
+    frame
+}

@@ -1,0 +1,443 @@
+//! The shell around a group's [`Engine`]: one task per group that has members. It gives the engine its clock and carries
+//! out what the engine asks for.
+//!
+//! It never waits for a connection, and a connection never waits for anything that waits for it: connection → group →
+//! writer is the only direction in which anybody waits.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::{
+    StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
+use prom_delivery::{Delivery, Engine, MemberId, Persist, Settled};
+use prom_protocol::{ErrorCode, Group, Refusal, ServerFrame, StartFrom, SubscribeOptions, Text, Topic, TopicOrPattern};
+use prom_store::{Cursor, CursorPut, Page, Store, StoreError, start, wall_clock};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    consumer::{ConsumerHandle, ToConsumer},
+    context::Context,
+    dead_letter::dead_letter,
+    message::{Join, Settlement, ToGroup, Verdict},
+    tally::Tally,
+};
+use crate::flow::topics::{Link, Signal, SignalSender, Token, TopicState};
+
+/// Messages that may wait for a group.
+pub(super) const QUEUE: usize = 1024;
+/// Most events given to consumers between two looks at the queue.
+const ROUND: usize = 4096;
+/// Bytes read from the store at once.
+const READ_BYTES: usize = 1024 * 1024;
+/// How long a group without members keeps its state in memory.
+const LINGER: Duration = Duration::from_secs(30);
+/// Patterns a group may follow before it looks which of them are still wanted.
+const PATTERNS: usize = 64;
+/// Positions that are looked up at once for a pattern of many topics: a store may be a network away.
+const POSITIONS: usize = 32;
+/// Wait before a failed read or store of a position is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The result of something the actor waits for beside its messages.
+enum Done {
+    Read(usize, Result<Page, StoreError>),
+    Persist(Box<Persist>, Result<(), StoreError>),
+}
+
+pub(super) struct Actor {
+    group: Group,
+    context: Context,
+    engine: Engine,
+    consumers: HashMap<MemberId, ConsumerHandle>,
+    /// By track: its topic's state, and the link that signals its growth.
+    topics: Vec<(Arc<TopicState>, Link)>,
+    signals: SignalSender,
+    signalled: mpsc::UnboundedReceiver<Signal>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Answers owed once the track's next position is stored, and those owed once the one being stored is. To the
+    /// connection, whose member may have left the group by then.
+    owed: Vec<(usize, ConsumerHandle, Box<str>)>,
+    storing: Vec<(usize, ConsumerHandle, Box<str>)>,
+    /// Patterns that new topics are signalled for.
+    patterns: Vec<TopicOrPattern>,
+    outbound: HashMap<MemberId, Vec<Delivery>>,
+    tally: Tally,
+    started: Instant,
+    /// See [`ToGroup::End`].
+    dismissed: bool,
+}
+
+impl Actor {
+    pub(super) fn new(group: Group, context: Context) -> Self {
+        let (signals, signalled) = mpsc::unbounded_channel();
+        let tally = Tally::new(Arc::clone(&context.metrics));
+        Self {
+            group,
+            context,
+            // Four million tokens a millisecond: later than any of an earlier actor of this group.
+            engine: Engine::new(wall_clock() << 22, fastrand::u64(..)),
+            consumers: HashMap::new(),
+            topics: Vec::new(),
+            signals,
+            signalled,
+            work: FuturesUnordered::new(),
+            owed: Vec::new(),
+            storing: Vec::new(),
+            patterns: Vec::new(),
+            outbound: HashMap::new(),
+            tally,
+            started: Instant::now(),
+            dismissed: false,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<ToGroup>) {
+        let ending = self.context.ending.clone();
+        let mut idle_since = Instant::now();
+        let mut over = false;
+        let mut more = false;
+        loop {
+            let timer = self
+                .engine
+                .deadline()
+                .map_or(Duration::from_secs(3600), |due| Duration::from_millis(due.saturating_sub(self.now()).max(1)));
+            tokio::select! {
+                Some(message) = messages.recv() => {
+                    self.handle(message).await;
+                    for _ in 0..QUEUE {
+                        let Ok(message) = messages.try_recv() else { break };
+                        self.handle(message).await;
+                    }
+                }
+                Some(signal) = self.signalled.recv() => self.signal(signal).await,
+                Some(done) = self.work.next() => self.done(done),
+                () = tokio::time::sleep(timer) => {}
+                () = tokio::task::yield_now(), if more => {}
+                () = tokio::time::sleep_until(idle_since + LINGER), if self.consumers.is_empty() && !over => over = true,
+                // The hub is shutting down: nobody will come back.
+                () = ending.cancelled(), if self.consumers.is_empty() && !over => over = true,
+            }
+            more = self.pump();
+            if !self.consumers.is_empty() {
+                idle_since = Instant::now();
+                over = false;
+                continue;
+            }
+            over |= self.dismissed;
+            if over && self.engine.is_idle() && self.work.is_empty() && self.owed.is_empty() {
+                // Closed only now that everything is stored: whoever comes next starts from there. A member that was
+                // about to join finds its request dropped, and opens the group again.
+                messages.close();
+                tracing::debug!(group = %self.group, "group has no members left");
+                return;
+            }
+        }
+    }
+
+    async fn handle(&mut self, message: ToGroup) {
+        let now = self.now();
+        match message {
+            ToGroup::Join(join) => {
+                let Join { id, target, options, consumer, reply } = *join;
+                let joined = self.prepare(&target, &options).await;
+                if joined.is_ok() {
+                    self.dismissed = false;
+                    self.engine.join(id, target, options);
+                    self.consumers.insert(id, consumer);
+                }
+                if let Err(Ok(())) = reply.send(joined) {
+                    // The consumer is gone already.
+                    self.leave(id);
+                }
+            }
+            ToGroup::Leave(id, reply) => {
+                self.leave(id);
+                if let Some(reply) = reply {
+                    let _ = reply.send(());
+                }
+            }
+            ToGroup::End(id) => {
+                self.leave(id);
+                self.dismissed = true;
+            }
+            ToGroup::Settle(member, settlements) => {
+                for settlement in settlements {
+                    self.settle(member, settlement, now);
+                }
+            }
+            ToGroup::Pause(id, paused, reply) => {
+                self.engine.pause(id, paused);
+                let _ = reply.send(());
+            }
+            ToGroup::Unblock(id) => self.engine.block(id, false),
+        }
+    }
+
+    fn leave(&mut self, id: MemberId) {
+        self.engine.leave(id, self.now());
+        self.consumers.remove(&id);
+        self.outbound.remove(&id);
+    }
+
+    /// Makes sure the engine has the logs `target` means, with a stored position each.
+    async fn prepare(&mut self, target: &TopicOrPattern, options: &SubscribeOptions) -> Result<(), Refusal> {
+        if options.from == StartFrom::Snapshot {
+            return Err(Refusal::bad_frame("opts.from \"snapshot\" is for subscriptions without a group"));
+        }
+        self.follow(target);
+        let topics = self.context.topics.follow(target, &self.signals);
+        let new: Vec<_> = topics.into_iter().filter(|state| self.engine.track_of(&state.topic).is_none()).collect();
+        let positions = stream::iter(new).map(|state| {
+            let (store, group, from) = (Arc::clone(&self.context.store), self.group.clone(), options.from.clone());
+            async move {
+                let cursor = position(&*store, &group, &state.topic, &from).await?;
+                Ok::<_, Refusal>((state, cursor))
+            }
+        });
+        let missing = positions.buffered(POSITIONS).try_collect().await?;
+        self.adopt(missing).await.map_err(|error| Refusal::from(&error))
+    }
+
+    /// Forgets patterns that members had who left long ago. Until then new topics are taken on for them too, so that
+    /// a member that comes back has missed none.
+    fn follow(&mut self, target: &TopicOrPattern) {
+        if matches!(target, TopicOrPattern::Topic(_)) || self.patterns.contains(target) {
+            return;
+        }
+        if self.patterns.len() >= PATTERNS {
+            let (topics, signals, engine) = (&self.context.topics, &self.signals, &self.engine);
+            self.patterns.retain(|own| {
+                let wanted = engine.has_member_of(own);
+                if !wanted {
+                    topics.unfollow(own, signals);
+                }
+                wanted
+            });
+        }
+        self.patterns.push(target.clone());
+    }
+
+    /// Stores the positions that are new, so that the group exists from now on whatever happens, and takes them all on.
+    async fn adopt(&mut self, new: Vec<(Arc<TopicState>, (Cursor, bool))>) -> Result<(), StoreError> {
+        let puts: Vec<CursorPut> = new
+            .iter()
+            .filter(|(_, (_, is_new))| *is_new)
+            .map(|(state, (cursor, _))| CursorPut {
+                topic: state.topic.clone(),
+                group: self.group.clone(),
+                cursor: cursor.clone(),
+            })
+            .collect();
+        if !puts.is_empty() {
+            self.context.writer.commit(Vec::new(), puts).await?;
+        }
+        for (state, (cursor, _)) in new {
+            let index = self.engine.add_topic(state.topic.clone(), cursor, state.tail());
+            debug_assert_eq!(index, self.topics.len());
+            self.tally.add_topic(&state.topic, &self.group);
+            let link = state.listen(Token { listener: 0, topic: index }, self.signals.clone());
+            self.engine.tail(index, state.tail());
+            self.topics.push((state, link));
+        }
+        Ok(())
+    }
+
+    async fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Grown(Token { topic, .. }) => {
+                if let Some((state, link)) = self.topics.get(topic) {
+                    link.rearm();
+                    let tail = state.tail();
+                    self.engine.tail(topic, tail);
+                }
+            }
+            Signal::New(state) => {
+                if self.engine.track_of(&state.topic).is_some() {
+                    return;
+                }
+                // A topic that comes while a pattern is subscribed is received from its start.
+                let adopted =
+                    match position(&*self.context.store, &self.group, &state.topic, &StartFrom::Earliest).await {
+                        Ok(cursor) => {
+                            self.adopt(vec![(Arc::clone(&state), cursor)]).await.map_err(|error| error.to_string())
+                        }
+                        Err(refused) => Err(refused.message().to_owned()),
+                    };
+                if let Err(error) = adopted {
+                    tracing::warn!(topic = %state.topic, group = %self.group, error, "cannot take on a new topic yet");
+                    let signals = self.signals.clone();
+                    self.context.tasks.spawn(async move {
+                        tokio::time::sleep(RETRY).await;
+                        let _ = signals.send(Signal::New(state));
+                    });
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, member: MemberId, settlement: Settlement, now: u64) {
+        let Settlement { id, lease, verdict, corr } = settlement;
+        let extend = matches!(verdict, Verdict::Extend(_));
+        let acked = matches!(verdict, Verdict::Ack);
+        let settled = match verdict {
+            Verdict::Ack => self.engine.ack(member, &id, lease),
+            Verdict::Nack(nack) => self.engine.nack(member, &id, lease, nack, now),
+            Verdict::Extend(extend_ms) => self.engine.extend(member, &id, lease, extend_ms, now),
+        };
+        let corr_text = || corr.as_deref().map(Text::from);
+        let answer = match settled {
+            // OK to a settle means it is stored.
+            Settled::Done(track) if !extend => {
+                if acked {
+                    self.tally.acked(track);
+                } else {
+                    self.tally.nacked(track);
+                }
+                if let (Some(corr), Some(consumer)) = (corr, self.consumers.get(&member)) {
+                    self.owed.push((track, consumer.clone(), corr));
+                }
+                return;
+            }
+            Settled::Done(_) => ServerFrame::ok(corr_text()),
+            Settled::Stale => {
+                ServerFrame::error(ErrorCode::StaleLease, "the lease has run out or is not yours", corr_text())
+            }
+            Settled::Unknown if extend => {
+                ServerFrame::error(ErrorCode::UnknownId, "no unsettled event of that id is leased to you", corr_text())
+            }
+            // Settled before, or never delivered here: either way nothing is left to do.
+            Settled::Unknown if corr.is_some() => ServerFrame::ok(corr_text()),
+            Settled::Unknown => return,
+        };
+        if let Some(consumer) = self.consumers.get(&member) {
+            consumer.reply(&answer);
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Read(track, Ok(page)) => {
+                for (from, to) in self.engine.loaded(track, page) {
+                    let topic = self.engine.topic(track).clone();
+                    tracing::warn!(%topic, group = %self.group, from, to, "events were gone before the group had them");
+                    for member in self.engine.members_of(track) {
+                        if let Some(consumer) = self.consumers.get(member) {
+                            consumer.send(ToConsumer::Gap { member: *member, topic: topic.clone(), from, to });
+                        }
+                    }
+                }
+            }
+            Done::Read(track, Err(error)) => {
+                tracing::warn!(group = %self.group, %error, "read failed");
+                self.engine.read_failed(track);
+            }
+            Done::Persist(persist, Ok(())) => {
+                let track = persist.track;
+                self.engine.persisted(track);
+                self.answer_stored(track, None);
+            }
+            // What is tried again might undo what another hub has stored since.
+            Done::Persist(persist, Err(error)) if self.dismissed && self.consumers.is_empty() => {
+                tracing::warn!(group = %self.group, %error, "position not stored");
+                self.answer_stored(persist.track, Some(&error));
+                self.engine.persisted(persist.track);
+            }
+            Done::Persist(persist, Err(error)) => {
+                tracing::warn!(group = %self.group, %error, "position not stored, trying again");
+                self.answer_stored(persist.track, Some(&error));
+                self.persist(*persist, RETRY);
+            }
+        }
+    }
+
+    /// Answers the settles whose position has been stored, or could not be.
+    fn answer_stored(&mut self, track: usize, error: Option<&StoreError>) {
+        for (_, consumer, corr) in self.storing.extract_if(.., |(owed, ..)| *owed == track) {
+            let corr = Some(Text::from(&*corr));
+            let answer = match error {
+                None => ServerFrame::ok(corr),
+                Some(error) => ServerFrame::error(ErrorCode::AckFailed, format!("not stored yet: {error}"), corr),
+            };
+            consumer.reply(&answer);
+        }
+    }
+
+    /// Does what the engine wants done now; answers whether there is more.
+    fn pump(&mut self) -> bool {
+        let now = self.now();
+        self.engine.expire(now);
+        let mut more = true;
+        for _ in 0..ROUND {
+            let Some(delivery) = self.engine.next_delivery(now) else {
+                more = false;
+                break;
+            };
+            let member = delivery.member;
+            self.tally.delivered(delivery.track, delivery.attempt);
+            if let Some(consumer) = self.consumers.get(&member)
+                && !consumer.reserve(delivery.event.json.len())
+            {
+                self.engine.block(member, true);
+            }
+            self.outbound.entry(member).or_default().push(delivery);
+        }
+        for (member, deliveries) in self.outbound.drain() {
+            if let Some(consumer) = self.consumers.get(&member) {
+                consumer.send(ToConsumer::Deliver { member, deliveries, clock: self.started });
+            }
+        }
+        self.tally.flush(self.engine.leases());
+        while let Some(read) = self.engine.next_read() {
+            let store = Arc::clone(&self.context.store);
+            self.work.push(Box::pin(async move {
+                let page = store.read(&read.topic, read.after, read.limit, READ_BYTES).await;
+                if page.is_err() {
+                    tokio::time::sleep(RETRY).await;
+                }
+                Done::Read(read.track, page)
+            }));
+        }
+        while let Some(persist) = self.engine.next_persist() {
+            self.storing.extend(self.owed.extract_if(.., |(track, ..)| *track == persist.track));
+            self.persist(persist, Duration::ZERO);
+        }
+        more
+    }
+
+    /// Stores a position and its dead letters in one commit.
+    fn persist(&mut self, persist: Persist, after: Duration) {
+        let writer = self.context.writer.clone();
+        let put = CursorPut { topic: persist.topic.clone(), group: self.group.clone(), cursor: persist.cursor.clone() };
+        let appends = persist.dead.iter().filter_map(|dead| dead_letter(&persist.topic, &self.group, dead)).collect();
+        self.work.push(Box::pin(async move {
+            tokio::time::sleep(after).await;
+            let result = writer.commit(appends, vec![put]).await;
+            let result = result.and_then(|outcomes| match outcomes.into_iter().find_map(Result::err) {
+                Some(refused) => Err(StoreError::Unavailable(refused.message().to_owned())),
+                None => Ok(()),
+            });
+            Done::Persist(Box::new(persist), result)
+        }));
+    }
+}
+
+/// The stored position of a group in a topic, or where `from` says it starts; whether it is new.
+async fn position(
+    store: &dyn Store,
+    group: &Group,
+    topic: &Topic,
+    from: &StartFrom,
+) -> Result<(Cursor, bool), Refusal> {
+    if let Some(cursor) = store.cursor(topic, group).await.map_err(|error| Refusal::from(&error))? {
+        return Ok((cursor, false));
+    }
+    let start = start(store, topic, from).await?;
+    let cursor = Cursor { epoch: start.epoch, floor: start.after, delivered: start.after, ..Cursor::default() };
+    Ok((cursor, true))
+}

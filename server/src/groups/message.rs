@@ -1,0 +1,66 @@
+//! What a group is told.
+
+use std::sync::Arc;
+
+use prom_delivery::{MemberId, Nack};
+use prom_protocol::{Refusal, SubscribeOptions, TopicOrPattern};
+use tokio::sync::oneshot;
+
+use super::consumer::ConsumerHandle;
+
+/// What a member wants to be done with one delivery.
+#[derive(Debug)]
+pub(crate) struct Settlement {
+    /// The event.
+    pub id: Arc<str>,
+    /// The lease, if the frame had one.
+    pub lease: Option<u64>,
+    /// What to do with it.
+    pub verdict: Verdict,
+    /// The `corr` of the frame, which its answer carries; without one there is no answer but an error.
+    pub corr: Option<Box<str>>,
+}
+
+/// What to do with a delivery.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Settle it.
+    Ack,
+    /// Give it back.
+    Nack(Nack),
+    /// Extend its lease by this many milliseconds from now.
+    Extend(u64),
+}
+
+/// A message to a group.
+#[derive(Debug)]
+pub(crate) enum ToGroup {
+    /// A member joins.
+    Join(Box<Join>),
+    /// A member leaves; the answer comes when it is out.
+    Leave(MemberId, Option<oneshot::Sender<()>>),
+    /// A member leaves, and another hub may have the group from now on: without other members the group ends at once,
+    /// and stores its position if that works the first time.
+    End(MemberId),
+    /// A member settles deliveries.
+    Settle(MemberId, Vec<Settlement>),
+    /// A member stops or starts taking events; the answer comes when it does.
+    Pause(MemberId, bool, oneshot::Sender<()>),
+    /// A member's consumer has room again.
+    Unblock(MemberId),
+}
+
+/// A member that joins.
+#[derive(Debug)]
+pub(crate) struct Join {
+    /// The member.
+    pub id: MemberId,
+    /// What it subscribes to.
+    pub target: TopicOrPattern,
+    /// Its options.
+    pub options: SubscribeOptions,
+    /// Where its events go.
+    pub consumer: ConsumerHandle,
+    /// Answered when the group's position is stored and the member takes part.
+    pub reply: oneshot::Sender<Result<(), Refusal>>,
+}

@@ -1,0 +1,79 @@
+//! What every connection and every request needs of the running hub.
+
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use prom_protocol::limits;
+use prom_store::Store;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    auth::Verifier,
+    flow::{metrics::Metrics, topics::Topics, writer::Writer},
+    groups::Groups,
+    web::Page,
+};
+
+/// What connections and requests may take.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections; default 20000.
+    pub connections: usize,
+    /// Subscriptions of one connection; default 128.
+    pub subscriptions: usize,
+    /// Time for a first good AUTH; default 5 s.
+    pub auth_timeout: Duration,
+    /// Time between pings; default 25 s. A connection that is silent for three of them is taken for dead.
+    pub ping_every: Duration,
+    /// Time a connection may go without taking anything that waits for it; default 30 s.
+    pub write_timeout: Duration,
+    /// Exports under way; default 32.
+    pub exports: usize,
+    /// Largest frame before AUTH; default 16 KiB.
+    pub frame_bytes_before_auth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            subscriptions: 128,
+            auth_timeout: Duration::from_secs(5),
+            ping_every: Duration::from_secs(25),
+            write_timeout: Duration::from_secs(30),
+            exports: 32,
+            frame_bytes_before_auth: limits::FRAME_BYTES_BEFORE_AUTH,
+        }
+    }
+}
+
+/// The hub as its connections and requests see it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// The log.
+    pub(crate) store: Arc<dyn Store>,
+    /// The topics.
+    pub(crate) topics: Arc<Topics>,
+    /// The way to the log.
+    pub(crate) writer: Writer,
+    /// What is counted.
+    pub(crate) metrics: Arc<Metrics>,
+    /// The durable groups.
+    pub(crate) groups: Groups,
+    /// Who checks tokens.
+    pub(crate) verifier: Verifier,
+    /// What connections and requests may take.
+    pub(crate) limits: Limits,
+    /// Origins of pages that may connect; none: any.
+    pub(crate) origins: Option<Vec<String>>,
+    /// The live page; none: there is none.
+    pub(crate) page: Option<Page>,
+    /// Owner of the connections' tasks.
+    pub(crate) tasks: TaskTracker,
+    /// The hub has begun to end.
+    pub(crate) ending: CancellationToken,
+    /// How many connections there are now.
+    pub(crate) connections: AtomicUsize,
+}

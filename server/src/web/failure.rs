@@ -1,0 +1,110 @@
+//! Why a request was refused, as its answer.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use prom_protocol::{ErrorCode, NameError, Refusal};
+use prom_store::{StartError, StoreError};
+use serde::Serialize;
+
+use super::answer::json;
+
+/// A refused request: its status, its code if it has one, and a message for people.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    code: Option<ErrorCode>,
+    message: String,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+}
+
+impl Failure {
+    /// With the code's own status.
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status: status(code), code: Some(code), message: message.into() }
+    }
+
+    /// With a status that no code stands for.
+    pub(crate) fn status(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, code: None, message: message.into() }
+    }
+
+    /// A parameter or header is missing or wrong; `message` names it.
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadFrame, message)
+    }
+
+    pub(crate) fn method() -> Self {
+        Self::status(StatusCode::METHOD_NOT_ALLOWED, "this method is not for this path; see the header Allow")
+    }
+
+    pub(crate) fn code(&self) -> Option<ErrorCode> {
+        self.code
+    }
+}
+
+fn status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::Unauthorized | ErrorCode::NoToken | ErrorCode::JwtInvalid | ErrorCode::TokenExpired => {
+            StatusCode::UNAUTHORIZED
+        }
+        ErrorCode::Forbidden => StatusCode::FORBIDDEN,
+        ErrorCode::BadJson | ErrorCode::BadFrame | ErrorCode::BadTopic | ErrorCode::BadPayload => {
+            StatusCode::BAD_REQUEST
+        }
+        ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::PositionGone | ErrorCode::PublishFailed => StatusCode::CONFLICT,
+        ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::Overloaded | ErrorCode::StoreUnavailable | ErrorCode::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response<Body> {
+        let told = Told { error: &self.message, code: self.code.map(ErrorCode::as_str) };
+        let mut response = json(self.status, &told);
+        let headers = response.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE || self.status == StatusCode::TOO_MANY_REQUESTS {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(ErrorCode::StoreUnavailable, error.told())
+    }
+}
+
+impl From<NameError> for Failure {
+    fn from(error: NameError) -> Self {
+        Self::new(ErrorCode::BadTopic, error.to_string())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(error: Refusal) -> Self {
+        Self::new(error.code(), error.message_without_opts())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Refusal::from(error).into()
+    }
+}

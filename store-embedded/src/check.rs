@@ -1,0 +1,100 @@
+//! Whether a log that was opened has everything it must have, and what a repair adds where it has not.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Arc,
+};
+
+use prom_protocol::Group;
+
+use crate::{
+    append::segment_name,
+    disk::Disk,
+    format::Position,
+    index::Index,
+    record::TopicRecord,
+    state::{State, TopicLog},
+};
+use prom_store::Cursor;
+
+/// The index a repair makes, until it takes the place of the old one.
+pub(crate) const NEW_INDEX: &str = "index.redb.tmp";
+
+/// Topic records by number, with their places.
+pub(crate) type Topics = BTreeMap<u32, (TopicRecord<'static>, Position)>;
+
+/// What is known from elsewhere of a log of which a part is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// What the log itself may not say any more.
+    pub(crate) topics: Topics,
+    pub(crate) cursors: Vec<(u32, Group, Arc<Cursor>, Position)>,
+    /// Seqs that were given, by topic number.
+    pub(crate) tails: HashMap<u32, u64>,
+}
+
+impl Known {
+    /// Adds it to what the log says.
+    pub(crate) fn complete(self, state: &mut State) {
+        for (topic, group, cursor, at) in self.cursors {
+            let own = state.topics.get(topic as usize).and_then(|log| log.cursors.get(&group));
+            if own.is_none_or(|own| own.at < at) {
+                state.apply_cursor(topic, group, cursor, at);
+            }
+        }
+        for log in &mut state.topics {
+            let given = log.cursors.values().map(|own| own.cursor.floor.max(own.cursor.delivered)).max();
+            let told = self.tails.get(&log.number).copied();
+            log.tail = log.tail.max(given.unwrap_or_default()).max(told.unwrap_or_default());
+        }
+    }
+}
+
+/// Every retained event, and every topic's and cursor's last record, must stand in a segment that is there.
+///
+/// # Errors
+/// What is missing.
+pub(crate) fn complete(state: &State) -> Result<(), String> {
+    for log in &state.topics {
+        if let Some((first, last)) = log.missing().iter().find(|gap| !log.holes.contains(gap)) {
+            return Err(format!("events {first} to {last} of {} are missing", log.topic));
+        }
+        let cursors = log.cursors.values().map(|own| own.at);
+        if let Some(at) = cursors.chain([log.record_at]).find(|at| !state.segments.contains_key(&at.segment())) {
+            return Err(format!("{} is missing", segment_name(at.segment())));
+        }
+    }
+    Ok(())
+}
+
+/// So must the newest event of each key; `kept_from` tells from which seq on there are any in a topic.
+///
+/// # Errors
+/// What is missing.
+pub(crate) fn newest(state: &State, index: &Index, kept_from: impl Fn(&TopicLog) -> u64) -> Result<(), String> {
+    let gone = |segment: &u32| !state.segments.contains_key(segment);
+    if !index.pointed_segments().map_err(|error| error.to_string())?.iter().any(gone) {
+        return Ok(());
+    }
+    // What is no longer to be found may point anywhere.
+    for (topic, place) in index.places().map_err(|error| error.to_string())? {
+        let wanted = state.topics.get(topic as usize).is_some_and(|log| place.seq >= kept_from(log));
+        if wanted && gone(&place.at.segment()) {
+            return Err(format!("{} is missing", segment_name(place.at.segment())));
+        }
+    }
+    Ok(())
+}
+
+/// Removes what was being made, or whose segment was being removed, when the process ended.
+pub(crate) fn tidy(disk: &dyn Disk, state: &State) -> io::Result<()> {
+    for name in disk.list()? {
+        let number = name.strip_suffix(".idx").and_then(|number| number.parse::<u32>().ok());
+        let left_over = number.is_some_and(|number| !state.segments.contains_key(&number));
+        if left_over || (name.ends_with(".tmp") && name != NEW_INDEX) {
+            disk.remove(&name)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,341 @@
+//! From an event's id to its place.
+//!
+//! Ids the hub makes tell their place themselves: a UUIDv7 whose random bits are topic number and seq, masked so that
+//! nobody can foresee them. For ids that publishers choose, each segment has a table, sorted by a hash. Most of them are
+//! UUIDv7s too, made when they were published, so a segment remembers from when to when its ids were made and is not
+//! looked into for others; for ids that are no UUIDv7, or one of another time, it has a Bloom filter.
+
+use std::{collections::HashMap, hash::BuildHasherDefault, io};
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128_with_seed};
+
+use crate::disk::{DiskFile, read_exact};
+
+/// Most bits of a topic number that an id tells.
+const TOPIC_BITS: u32 = 24;
+/// Most bits of a seq that an id tells.
+const SEQ_BITS: u32 = 48;
+/// Parts of a segment's table, by the first bits of the hash.
+pub(crate) const BUCKETS: usize = 256;
+/// Bytes of an entry: hash and offset.
+pub(crate) const ENTRY: usize = 12;
+/// Bits per id in a filter, and how many of them an id sets: about one wrong answer in a hundred.
+const FILTER_BITS: usize = 10;
+const FILTER_HASHES: u64 = 6;
+/// A UUIDv7 counts by its time if that is so near to when it was published, in milliseconds.
+const NEAR: u64 = 60_000;
+
+/// Makes the hub's ids at one moment.
+#[derive(Debug)]
+pub(crate) struct Maker {
+    ms: u64,
+    mask: u128,
+}
+
+impl Maker {
+    /// `secret` is the store's own.
+    pub(crate) fn new(secret: u64, ms: u64) -> Self {
+        let ms = ms & ((1 << 48) - 1);
+        Self { ms, mask: xxh3_128_with_seed(&ms.to_le_bytes(), secret) & ((1 << 74) - 1) }
+    }
+
+    /// The id of an event at that place; `None` if the place is beyond what an id can tell.
+    pub(crate) fn make(&self, topic: u32, seq: u64) -> Option<std::sync::Arc<str>> {
+        if topic >> TOPIC_BITS != 0 || seq >> SEQ_BITS != 0 {
+            return None;
+        }
+        let bits = (u128::from(topic) << SEQ_BITS | u128::from(seq)) ^ self.mask;
+        let (high, low) = (bits >> 62, bits & ((1 << 62) - 1));
+        let uuid = u128::from(self.ms) << 80 | 7 << 76 | high << 64 | 2 << 62 | low;
+        let mut text = [0; 36];
+        Some(std::sync::Arc::from(&*uuid::Uuid::from_u128(uuid).hyphenated().encode_lower(&mut text)))
+    }
+}
+
+/// The milliseconds of a UUIDv7, if `id` is one.
+pub(crate) fn made_at(id: &str) -> Option<u64> {
+    parse(id).map(|uuid| (uuid >> 80) as u64)
+}
+
+/// Topic number and seq that an id tells if the hub made it. Whoever reads on there finds out.
+pub(crate) fn place(secret: u64, id: &str) -> Option<(u32, u64)> {
+    let uuid = parse(id)?;
+    let bits = ((uuid >> 64 & 0xfff) << 62) | (uuid & ((1 << 62) - 1));
+    let bits = bits ^ Maker::new(secret, (uuid >> 80) as u64).mask;
+    let (topic, seq) = (bits >> SEQ_BITS, bits & ((1 << SEQ_BITS) - 1));
+    (topic >> TOPIC_BITS == 0).then_some((topic as u32, seq as u64))
+}
+
+fn parse(id: &str) -> Option<u128> {
+    // The other ways to write a UUID are other ids.
+    if id.len() != 36 {
+        return None;
+    }
+    let uuid = uuid::Uuid::try_parse(id).ok()?;
+    (uuid.get_version_num() == 7).then(|| uuid.as_u128())
+}
+
+/// The hash of a chosen id.
+pub(crate) fn hash(secret: u64, id: &str) -> u64 {
+    xxh3_64_with_seed(id.as_bytes(), secret)
+}
+
+/// From when to when the UUIDv7s of a segment were made, and how many other ids it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) others: u32,
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self { from: u64::MAX, to: 0, others: 0 }
+    }
+}
+
+impl Span {
+    /// Whether an id counts by when it was made. Those of a clock that is off do not: a single one would stretch the span
+    /// over everybody's.
+    fn add(&mut self, id: &str, now: u64) -> bool {
+        match made_at(id).filter(|ms| ms.abs_diff(now) <= NEAR) {
+            Some(ms) => {
+                self.from = self.from.min(ms);
+                self.to = self.to.max(ms);
+                true
+            }
+            None => {
+                self.others += 1;
+                false
+            }
+        }
+    }
+}
+
+/// Hashes are hashed already, and numbers that the hub gives are chosen by nobody.
+#[derive(Debug, Default)]
+pub(crate) struct Identity(u64);
+
+impl std::hash::Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    /// A topic number. The table looks at the first bits and the last.
+    fn write_u32(&mut self, number: u32) {
+        self.0 = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// The chosen ids of a segment whose table is not written yet.
+#[derive(Debug, Default)]
+pub(crate) struct IdMap {
+    offsets: HashMap<u64, u32, BuildHasherDefault<Identity>>,
+    /// Offsets whose hash has one already.
+    more: Vec<(u64, u32)>,
+    /// Hashes of the ids that do not count by when they were made.
+    others: Vec<u64>,
+    span: Span,
+}
+
+impl IdMap {
+    /// Adds an id that was published at `now`.
+    pub(crate) fn add(&mut self, secret: u64, id: &str, offset: u32, now: u64) {
+        let hash = hash(secret, id);
+        if !self.span.add(id, now) {
+            self.others.push(hash);
+        }
+        if let std::collections::hash_map::Entry::Vacant(entry) = self.offsets.entry(hash) {
+            entry.insert(offset);
+        } else {
+            self.more.push((hash, offset));
+        }
+    }
+
+    /// Where an event of that id may stand.
+    pub(crate) fn find(&self, hash: u64) -> impl Iterator<Item = u32> {
+        let first = self.offsets.get(&hash).copied();
+        let more = if first.is_some() { &*self.more } else { &[] };
+        first.into_iter().chain(more.iter().filter(move |(own, _)| *own == hash).map(|(_, offset)| *offset))
+    }
+
+    /// The table as it is written: span, filter, where each bucket begins and its checksum, and the entries.
+    pub(crate) fn table(&self) -> (IdTable, Vec<u8>) {
+        let mut entries: Vec<(u64, u32)> =
+            self.offsets.iter().map(|(hash, offset)| (*hash, *offset)).chain(self.more.iter().copied()).collect();
+        entries.sort_unstable();
+        let mut bytes = Vec::with_capacity(entries.len() * ENTRY);
+        for (hash, offset) in &entries {
+            bytes.extend_from_slice(&hash.to_le_bytes());
+            bytes.extend_from_slice(&offset.to_le_bytes());
+        }
+        let mut buckets = Vec::new();
+        if !entries.is_empty() {
+            let starts = |bucket: usize| entries.partition_point(|(hash, _)| bucket_of(*hash) < bucket);
+            for bucket in 0..BUCKETS {
+                let (start, end) = (starts(bucket), starts(bucket + 1));
+                buckets.push((start as u32, xxh3_64(&bytes[start * ENTRY..end * ENTRY]) as u32));
+            }
+        }
+        let filter = Filter::new(&self.others);
+        (IdTable { span: self.span, filter, buckets, entries: entries.len() as u32 }, bytes)
+    }
+}
+
+fn bucket_of(hash: u64) -> usize {
+    (hash >> 56) as usize
+}
+
+/// The chosen ids of a sealed segment: what of its table is kept in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct IdTable {
+    pub(crate) span: Span,
+    pub(crate) filter: Filter,
+    /// First entry and checksum of each bucket; empty if there are no entries.
+    pub(crate) buckets: Vec<(u32, u32)>,
+    pub(crate) entries: u32,
+}
+
+impl IdTable {
+    /// Whether an id of that hash, made at that time if it is a UUIDv7, may be among these.
+    pub(crate) fn may_have(&self, hash: u64, made_at: Option<u64>) -> bool {
+        made_at.is_some_and(|ms| (self.span.from..=self.span.to).contains(&ms))
+            || (self.span.others > 0 && self.filter.may_have(hash))
+    }
+
+    /// Where an event of that id may stand. The entries begin at `at` of `file`.
+    pub(crate) fn find(&self, file: &dyn DiskFile, at: u64, hash: u64) -> io::Result<Vec<u32>> {
+        let bucket = bucket_of(hash);
+        let Some((start, check)) = self.buckets.get(bucket).copied() else { return Ok(Vec::new()) };
+        let end = self.buckets.get(bucket + 1).map_or(self.entries, |(start, _)| *start);
+        let mut bytes = vec![0; (end.saturating_sub(start)) as usize * ENTRY];
+        read_exact(file, &mut bytes, at + u64::from(start) * ENTRY as u64)?;
+        if xxh3_64(&bytes) as u32 != check {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a table of ids is damaged"));
+        }
+        let wanted = hash.to_le_bytes();
+        let found = bytes.chunks_exact(ENTRY).filter(|entry| entry[..8] == wanted);
+        Ok(found.filter_map(|entry| Some(u32::from_le_bytes(entry[8..].try_into().ok()?))).collect())
+    }
+}
+
+/// A Bloom filter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Filter(pub(crate) Vec<u8>);
+
+impl Filter {
+    fn new(hashes: &[u64]) -> Self {
+        let mut filter = Self(vec![0; (hashes.len() * FILTER_BITS).div_ceil(8)]);
+        for hash in hashes {
+            for bit in filter.bits(*hash) {
+                filter.0[bit / 8] |= 1 << (bit % 8);
+            }
+        }
+        filter
+    }
+
+    fn bits(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
+        let count = self.0.len() as u64 * 8;
+        let step = hash.rotate_left(32) | 1;
+        (0..FILTER_HASHES).map(move |i| (hash.wrapping_add(i.wrapping_mul(step)) % count) as usize)
+    }
+
+    fn may_have(&self, hash: u64) -> bool {
+        !self.0.is_empty() && self.bits(hash).all(|bit| self.0[bit / 8] & 1 << (bit % 8) != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_tells_its_place_to_who_has_the_secret() {
+        let maker = Maker::new(42, 1_790_000_000_123);
+        for (topic, seq) in [(0, 1), (77, 123_456_789), ((1 << 24) - 1, (1 << 48) - 1)] {
+            let id = maker.make(topic, seq).unwrap();
+            assert_eq!(place(42, &id), Some((topic, seq)));
+            assert_ne!(place(43, &id), Some((topic, seq)));
+            assert_eq!(made_at(&id), Some(1_790_000_000_123));
+            assert_eq!(uuid::Uuid::parse_str(&id).unwrap().get_version_num(), 7);
+            assert_eq!(place(42, &id.to_uppercase()), place(42, &id), "the reader compares the id");
+        }
+        assert_ne!(maker.make(1, 1), maker.make(1, 2));
+        assert_eq!(maker.make(1 << 24, 1), None);
+        assert_eq!(maker.make(1, 1 << 48), None);
+        for other in ["", "x", "not-a-uuid-but-thirty-six-bytes-long", "936da01f-9abd-4d9d-80c7-02af85c822a8"] {
+            assert_eq!((place(42, other), made_at(other)), (None, None), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_written_table_finds_what_the_map_found() {
+        #[derive(Debug)]
+        struct Memory(Vec<u8>);
+        impl DiskFile for Memory {
+            fn read(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+                let from = &self.0[at as usize..];
+                let length = buf.len().min(from.len());
+                buf[..length].copy_from_slice(&from[..length]);
+                Ok(length)
+            }
+            fn write(&self, _: &[u8], _: u64) -> io::Result<()> {
+                Ok(())
+            }
+            fn sync(&self) -> io::Result<()> {
+                Ok(())
+            }
+            fn len(&self) -> io::Result<u64> {
+                Ok(self.0.len() as u64)
+            }
+            fn set_len(&self, _: u64) -> io::Result<()> {
+                Ok(())
+            }
+            fn zero_from(&self, _: u64, _: u64) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let mut map = IdMap::default();
+        let maker = Maker::new(1, 5_000);
+        let ids: Vec<String> = (0..5_000)
+            .map(|i| if i % 2 == 0 { format!("mine-{i}") } else { maker.make(9, i).unwrap().to_string() })
+            .collect();
+        for (offset, id) in ids.iter().enumerate() {
+            map.add(7, id, offset as u32, 5_000);
+        }
+        // The same hash once more.
+        map.add(7, &ids[3], 9_999, 5_000);
+        let (table, bytes) = map.table();
+        let file = Memory([vec![0; 100], bytes].concat());
+        for (offset, id) in ids.iter().enumerate() {
+            let hash = hash(7, id);
+            assert!(table.may_have(hash, made_at(id)));
+            let found = table.find(&file, 100, hash).unwrap();
+            assert!(found.contains(&(offset as u32)));
+            assert_eq!(map.find(hash).collect::<Vec<_>>(), found);
+        }
+        assert_eq!(table.find(&file, 100, hash(7, &ids[3])).unwrap(), [3, 9_999]);
+        assert!(!table.may_have(hash(7, "x"), Some(5_001)), "made later");
+        let wrong = (0..10_000).filter(|i| table.may_have(hash(7, &format!("other-{i}")), None)).count();
+        assert!(wrong < 300, "{wrong} of 10,000");
+        let mut damaged = file;
+        damaged.0[5_000] ^= 1;
+        assert!(ids.iter().any(|id| table.find(&damaged, 100, hash(7, id)).is_err()), "damage is noticed");
+        // A publisher whose clock is off does not make everybody's ids be looked for here.
+        let mut map = IdMap::default();
+        for (i, ms) in [5_000, 5_000 + 2 * NEAR, 0].into_iter().enumerate() {
+            map.add(7, &Maker::new(1, ms).make(1, 1).unwrap(), i as u32, 5_000 + NEAR);
+        }
+        let (table, _) = map.table();
+        assert_eq!(table.span, Span { from: 5_000, to: 5_000 + 2 * NEAR, others: 1 });
+        let (empty, bytes) = IdMap::default().table();
+        assert!(bytes.is_empty() && !empty.may_have(1, None) && !empty.may_have(1, Some(5)));
+    }
+}

@@ -1,0 +1,362 @@
+//! What is small and changes: topics, cursors, where the newest event of each key stands. Kept in redb, brought forward
+//! behind the acknowledgement, and made again from the log when it is missing or damaged.
+
+use std::{
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+
+use crate::{
+    disk::{Disk, DiskFile},
+    format::Position,
+};
+
+/// The name of its file.
+pub(crate) const NAME: &str = "index.redb";
+/// Raised when what the tables hold changes its meaning; another version is made again from the log.
+const VERSION: u64 = 1;
+/// Memory for its pages, in bytes.
+const CACHE: usize = 16 * 1024 * 1024;
+/// Entries read at once by [`Latest::page`].
+const PAGE: usize = 1024;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// By number: the body of a topic record.
+const TOPICS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("topics");
+/// By topic number and group: the body of a cursor record.
+const CURSORS: TableDefinition<'_, (u32, &str), &[u8]> = TableDefinition::new("cursors");
+/// By topic number and key: place and seq of the key's newest event.
+const LATEST: TableDefinition<'_, (u32, &str), (u64, u64)> = TableDefinition::new("latest");
+/// How many entries of `LATEST` point into a segment.
+const POINTED: TableDefinition<'_, u32, u64> = TableDefinition::new("pointed");
+
+/// Why the index could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("index.redb: {0}")]
+pub(crate) struct IndexError(String);
+
+/// redb has an error type for each thing one can do.
+macro_rules! from_redb {
+    ($($error:ident)*) => {
+        $(impl From<redb::$error> for IndexError {
+            fn from(error: redb::$error) -> Self {
+                Self(error.to_string())
+            }
+        })*
+    };
+}
+from_redb!(DatabaseError TransactionError TableError StorageError CommitError SetDurabilityError);
+
+/// Where the newest event of a key stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) at: Position,
+    pub(crate) seq: u64,
+}
+
+/// What is brought forward at once.
+#[derive(Debug, Default)]
+pub(crate) struct Flush {
+    /// All of the log before this is in the index afterwards.
+    pub(crate) position: Position,
+    /// The log ends there and the store is being closed.
+    pub(crate) closed: bool,
+    pub(crate) topics: Vec<(u32, Vec<u8>)>,
+    pub(crate) cursors: Vec<(u32, Box<str>, Vec<u8>)>,
+    pub(crate) latest: Vec<(u32, Box<str>, Place)>,
+    /// How many records those came from.
+    pub(crate) records: usize,
+}
+
+impl Flush {
+    /// Sorts the newest events as their table is: neighbours are then written together.
+    pub(crate) fn sort(&mut self) {
+        self.latest.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    }
+}
+
+/// A record's body as the index has it, without and with the place behind it where the record stands.
+pub(crate) fn placed(body: &[u8]) -> Option<(&[u8], Position)> {
+    let (body, at) = body.split_at_checked(body.len().checked_sub(8)?)?;
+    Some((body, Position(u64::from_le_bytes(at.try_into().ok()?))))
+}
+
+/// What the index says when it is opened.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    /// Which store it belongs to.
+    pub(crate) store: u64,
+    pub(crate) position: Position,
+    pub(crate) closed: bool,
+    /// Bodies of topic records, by number.
+    pub(crate) topics: Vec<Vec<u8>>,
+    /// Bodies of cursor records.
+    pub(crate) cursors: Vec<Vec<u8>>,
+}
+
+/// See the module.
+///
+/// redb takes nothing more after an I/O error, such as a disk that was full for a moment, until it is opened again: see
+/// [`Index::reopen`].
+pub(crate) struct Index(RwLock<Option<Arc<Database>>>);
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Index")
+    }
+}
+
+/// redb on a [`DiskFile`].
+#[derive(Debug)]
+struct Backend(Arc<dyn DiskFile>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        super::disk::read_exact(&*self.0, out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let now = self.0.len()?;
+        // With its space if there is any, so that writes do not meet a full disk. Without, there may still be enough for
+        // the few that come.
+        if len > now && self.0.zero_from(now, len).is_ok() { Ok(()) } else { self.0.set_len(len) }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(data, offset)
+    }
+}
+
+impl Index {
+    /// Opens the index of a store, or of any; every page of it is checked.
+    ///
+    /// # Errors
+    /// It is missing, damaged, of another version or of another store: [`Index::make`] makes a new one.
+    pub(crate) fn open(disk: &dyn Disk, store: Option<u64>) -> Result<(Self, Loaded), IndexError> {
+        let file = disk.open(NAME).map_err(|error| IndexError(error.to_string()))?;
+        if file.len().map_err(|error| IndexError(error.to_string()))? == 0 {
+            return Err(IndexError("it is empty".into()));
+        }
+        let open = || {
+            let database = builder().set_check_integrity_on_open(true).create_with_backend(Backend(file))?;
+            let loaded = load(&database.begin_read()?, store)?;
+            Ok((Self::of(database), loaded))
+        };
+        // On some damaged files redb does not return an error but panics.
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(open))
+            .unwrap_or_else(|_| Err(IndexError("it is damaged".into())))
+    }
+
+    fn of(database: Database) -> Self {
+        Self(RwLock::new(Some(Arc::new(database))))
+    }
+
+    fn database(&self) -> Result<Arc<Database>, IndexError> {
+        let database = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().map(Arc::clone).ok_or_else(|| IndexError("it could not be opened again".into()))
+    }
+
+    /// Opens it again after an error, as it was when it was last brought forward. What has come since is in memory.
+    pub(crate) fn reopen(&self, disk: &dyn Disk, store: u64) -> Result<(), IndexError> {
+        let mut database = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // The old one first, so that two never have the file.
+        *database = None;
+        let (opened, _) = Self::open(disk, Some(store))?;
+        *database = opened.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(())
+    }
+
+    /// Makes an empty one of that name in the place of whatever is there.
+    pub(crate) fn make(disk: &dyn Disk, name: &str, store: u64) -> Result<Self, IndexError> {
+        let file = disk.create(name, 0).map_err(|error| IndexError(error.to_string()))?;
+        let database = builder().create_with_backend(Backend(file))?;
+        let write = database.begin_write()?;
+        {
+            let mut meta = write.open_table(META)?;
+            meta.insert("version", VERSION)?;
+            meta.insert("store", store)?;
+            meta.insert("position", 0)?;
+            meta.insert("closed", 0)?;
+            write.open_table(TOPICS)?;
+            write.open_table(CURSORS)?;
+            write.open_table(LATEST)?;
+            write.open_table(POINTED)?;
+        }
+        write.commit()?;
+        disk.sync().map_err(|error| IndexError(error.to_string()))?;
+        Ok(Self::of(database))
+    }
+
+    /// Brings the index forward, durably.
+    pub(crate) fn flush(&self, flush: &Flush) -> Result<(), IndexError> {
+        let write = self.database()?.begin_write()?;
+        {
+            let mut meta = write.open_table(META)?;
+            meta.insert("position", flush.position.0)?;
+            meta.insert("closed", u64::from(flush.closed))?;
+            let mut topics = write.open_table(TOPICS)?;
+            for (number, body) in &flush.topics {
+                topics.insert(number, &**body)?;
+            }
+            let mut cursors = write.open_table(CURSORS)?;
+            for (topic, group, body) in &flush.cursors {
+                cursors.insert((*topic, &**group), &**body)?;
+            }
+            let mut pointed = write.open_table(POINTED)?;
+            let mut change = std::collections::BTreeMap::<u32, i64>::new();
+            let mut latest = write.open_table(LATEST)?;
+            for (topic, key, place) in &flush.latest {
+                let old = latest.insert((*topic, &**key), (place.at.0, place.seq))?;
+                *change.entry(place.at.segment()).or_default() += 1;
+                if let Some(old) = old {
+                    *change.entry(Position(old.value().0).segment()).or_default() -= 1;
+                }
+            }
+            for (segment, change) in change {
+                let count = pointed.get(segment)?.map_or(0, |count| count.value());
+                match count.saturating_add_signed(change) {
+                    0 => drop(pointed.remove(segment)?),
+                    count => drop(pointed.insert(segment, count)?),
+                }
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// Takes out newest events that are no longer to be found, unless they have changed since.
+    pub(crate) fn forget(&self, entries: &[(u32, Box<str>, Place)]) -> Result<(), IndexError> {
+        let write = self.database()?.begin_write()?;
+        {
+            let mut pointed = write.open_table(POINTED)?;
+            let mut latest = write.open_table(LATEST)?;
+            for (topic, key, place) in entries {
+                let same = latest.get((*topic, &**key))?.is_some_and(|own| own.value() == (place.at.0, place.seq));
+                if same {
+                    latest.remove((*topic, &**key))?;
+                    let segment = place.at.segment();
+                    let count = pointed.get(segment)?.map_or(0, |count| count.value());
+                    match count.saturating_sub(1) {
+                        0 => drop(pointed.remove(segment)?),
+                        count => drop(pointed.insert(segment, count)?),
+                    }
+                }
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// How many newest events stand in a segment, as far as the index has come.
+    pub(crate) fn pointed(&self, segment: u32) -> Result<u64, IndexError> {
+        let read = self.database()?.begin_read()?;
+        Ok(read.open_table(POINTED)?.get(segment)?.map_or(0, |count| count.value()))
+    }
+
+    /// The segments that newest events stand in.
+    pub(crate) fn pointed_segments(&self) -> Result<Vec<u32>, IndexError> {
+        let read = self.database()?.begin_read()?;
+        let table = read.open_table(POINTED)?;
+        table.iter()?.map(|entry| Ok(entry?.0.value())).collect()
+    }
+
+    /// Topic and place of every newest event.
+    pub(crate) fn places(&self) -> Result<Vec<(u32, Place)>, IndexError> {
+        let read = self.database()?.begin_read()?;
+        let table = read.open_table(LATEST)?;
+        let entries = table.iter()?.map(|entry| {
+            let (key, place) = entry?;
+            let (at, seq) = place.value();
+            Ok((key.value().0, Place { at: Position(at), seq }))
+        });
+        entries.collect()
+    }
+
+    /// The newest events as they are now.
+    pub(crate) fn latest(&self) -> Result<Latest, IndexError> {
+        Ok(Latest(self.database()?.begin_read()?))
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE);
+    builder
+}
+
+fn load(read: &ReadTransaction, store: Option<u64>) -> Result<Loaded, IndexError> {
+    let meta = read.open_table(META)?;
+    let number = |name: &str| -> Result<u64, IndexError> {
+        meta.get(name)?.map(|value| value.value()).ok_or_else(|| IndexError(format!("{name} is missing")))
+    };
+    if number("version")? != VERSION {
+        return Err(IndexError("it is of another version".into()));
+    }
+    let own = number("store")?;
+    if store.is_some_and(|store| store != own) {
+        return Err(IndexError("it belongs to another store".into()));
+    }
+    let (position, closed) = (Position(number("position")?), number("closed")? != 0);
+    let mut loaded = Loaded { store: own, position, closed, ..Loaded::default() };
+    for entry in read.open_table(TOPICS)?.iter()? {
+        let (number, body) = entry?;
+        if number.value() as usize != loaded.topics.len() {
+            return Err(IndexError("a topic is missing".into()));
+        }
+        loaded.topics.push(body.value().to_vec());
+    }
+    for entry in read.open_table(CURSORS)?.iter()? {
+        loaded.cursors.push(entry?.1.value().to_vec());
+    }
+    Ok(loaded)
+}
+
+/// Keys, and where the newest event of each stands.
+pub(crate) type Places = Vec<(Box<str>, Place)>;
+
+/// The newest events at one moment.
+pub(crate) struct Latest(ReadTransaction);
+
+impl Latest {
+    pub(crate) fn get(&self, topic: u32, key: &str) -> Result<Option<Place>, IndexError> {
+        let table = self.0.open_table(LATEST)?;
+        let found = table.get((topic, key))?.map(|value| value.value());
+        Ok(found.map(|(at, seq)| Place { at: Position(at), seq }))
+    }
+
+    /// Some of the keys of a topic in byte order, after `after` and up to `last`, and whether there are more.
+    pub(crate) fn page(
+        &self,
+        topic: u32,
+        after: Option<&str>,
+        last: Option<&str>,
+    ) -> Result<(Places, bool), IndexError> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let table = self.0.open_table(LATEST)?;
+        let start = after.map_or(Included((topic, "")), |after| Excluded((topic, after)));
+        let end = match last {
+            Some(last) => Included((topic, last)),
+            None => topic.checked_add(1).map_or(Unbounded, |next| Excluded((next, ""))),
+        };
+        let mut page = Vec::new();
+        for entry in table.range::<(u32, &str)>((start, end))? {
+            if page.len() == PAGE {
+                return Ok((page, true));
+            }
+            let (key, place) = entry?;
+            let (at, seq) = place.value();
+            page.push((key.value().1.into(), Place { at: Position(at), seq }));
+        }
+        Ok((page, false))
+    }
+}

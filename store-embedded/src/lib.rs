@@ -1,0 +1,229 @@
+//! The log on this machine's disk: append-only segments, all topics interleaved, so that one sequential write and one
+//! `fdatasync` commit everything that was waiting.
+//!
+//! ```text
+//!   commit ── append.rs ──► 0000000007.log     the truth: commits of records      format.rs, record.rs, scan.rs
+//!                │              │
+//!                │              ├─ sealed ──► 0000000006.idx   offsets, chosen ids      sidecar.rs, ids.rs
+//!                ▼              └─ behind ──► index.redb       topics, cursors, newest  index.rs
+//!             state.rs   what is in memory: the newest events, where the others stand
+//!                ▲
+//!   read ──── read.rs                upkeep.rs, reclaim.rs   one thread: index, retention, room on disk
+//! ```
+//!
+//! Only the `.log` files matter: whatever else is missing or damaged is made again from them when the store is opened
+//! (`open.rs`), which also cuts off a commit that was not whole when the machine went down.
+
+mod append;
+mod check;
+mod disk;
+mod format;
+mod ids;
+mod index;
+mod open;
+mod read;
+mod reclaim;
+mod record;
+mod scan;
+mod shared;
+mod sidecar;
+#[cfg(test)]
+mod sim;
+mod state;
+pub mod tools;
+mod upkeep;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use prom_protocol::{Group, Refusal, Topic};
+use prom_store::{Appended, Batch, Cursor, Durability, LatestPage, Page, Retention, Store, StoreError, Stored, Tail};
+
+pub use self::open::OpenError;
+use self::{
+    disk::{Disk, Folder, TakeError},
+    shared::{Shared, lock},
+    upkeep::Upkeep,
+};
+
+/// A store that may have so many bytes and no more has at least so many segments.
+const SEGMENTS: u64 = 16;
+/// And none below this, in bytes.
+const LEAST_SEGMENT: u64 = 64 * 1024;
+
+/// How an embedded store works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// When a commit counts as done; default [`Durability::Commit`].
+    pub durability: Durability,
+    /// What is kept for how long; default: everything.
+    pub retention: Retention,
+    /// Retained events beyond which the oldest settled ones make room, in bytes; default none: as far as the disk goes.
+    pub max_bytes: Option<u64>,
+    /// Memory for the newest events, in bytes; default 64 MiB.
+    pub cache_bytes: usize,
+    /// Size of a segment, in bytes, but for one larger commit; default 64 MiB.
+    pub segment_bytes: u64,
+    /// Records after which the index is brought forward at once; default 64k.
+    pub flush_records: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            durability: Durability::default(),
+            retention: Retention::default(),
+            max_bytes: None,
+            cache_bytes: 64 * 1024 * 1024,
+            segment_bytes: 64 * 1024 * 1024,
+            flush_records: 64 * 1024,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+    /// Ends with the store, or when it is closed.
+    upkeep: Mutex<Option<Upkeep>>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in a folder, or makes one; the folder is locked until the store is dropped. Blocks.
+    ///
+    /// # Errors
+    /// The folder is in use, cannot be used, or what is in it is damaged.
+    pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
+        let folder = path.display().to_string();
+        let disk = Folder::take(path).map_err(|error| match error {
+            TakeError::Taken => OpenError::Taken(folder),
+            TakeError::Io(source) => OpenError::Io { folder, source },
+        })?;
+        Self::open_on(&(Arc::new(disk) as Arc<dyn Disk>), options)
+    }
+
+    fn open_on(disk: &Arc<dyn Disk>, mut options: Options) -> Result<Self, OpenError> {
+        // What makes room is segments that are sealed.
+        if let Some(most) = options.max_bytes {
+            options.segment_bytes = options.segment_bytes.min((most / SEGMENTS).max(LEAST_SEGMENT));
+        }
+        let shared = open::open(disk, options)?;
+        let upkeep = Upkeep::start(Arc::clone(&shared))
+            .map_err(|source| OpenError::Io { folder: shared.disk.path().display().to_string(), source })?;
+        Ok(Self { shared, upkeep: Mutex::new(Some(upkeep)) })
+    }
+
+    /// Runs what may read from the disk where it holds nobody up.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let done = tokio::task::spawn_blocking(move || read(&shared)).await;
+        done.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("a read ended early: {error}"))))
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn durability(&self) -> String {
+        match self.shared.options.durability {
+            Durability::Commit => "commit: on disk before it is acknowledged".into(),
+            Durability::Interval(interval) => {
+                format!("interval:{}ms: on disk at most so much after it is acknowledged", interval.as_millis())
+            }
+            Durability::Os => "os: on disk when the operating system writes it".into(),
+        }
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Vec<Result<Appended, Refusal>>, StoreError> {
+        lock(&self.shared.appender).commit(&self.shared, batch)
+    }
+
+    async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
+        if let Some(page) = self.shared.read_cached(topic, after, limit, max_bytes) {
+            return Ok(page);
+        }
+        let topic = topic.clone();
+        self.blocking(move |shared| shared.read_page(&topic, after, limit, max_bytes)).await
+    }
+
+    async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError> {
+        Ok(self.shared.read().topic(topic).map(state::TopicLog::tail).filter(|tail| tail.seq > 0))
+    }
+
+    async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
+        let state = self.shared.read();
+        let written = state.topics.iter().filter(|log| log.tail > 0);
+        let mut topics: Vec<_> = written.map(|log| (log.topic.clone(), log.tail())).collect();
+        drop(state);
+        topics.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(topics)
+    }
+
+    async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
+        let (topic, id) = (topic.clone(), id.to_owned());
+        self.blocking(move |shared| {
+            let state = shared.read();
+            let Some(number) = state.by_name.get(&topic) else { return Ok(None) };
+            Ok(shared.find_id(&state, &id)?.filter(|(own, _)| own == number).map(|(_, seq)| seq))
+        })
+        .await
+    }
+
+    async fn seq_before_ts(&self, topic: &Topic, ts: u64) -> Result<u64, StoreError> {
+        let topic = topic.clone();
+        self.blocking(move |shared| shared.seq_before_ts(&topic, ts)).await
+    }
+
+    async fn latest(&self, topic: &Topic, key: &str) -> Result<Option<Stored>, StoreError> {
+        self.shared.latest(topic, key)
+    }
+
+    async fn latest_page(
+        &self,
+        topic: &Topic,
+        after: Option<&str>,
+        at: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<LatestPage, StoreError> {
+        let (topic, after) = (topic.clone(), after.map(str::to_owned));
+        self.blocking(move |shared| shared.latest_page(&topic, after.as_deref(), at, limit, max_bytes)).await
+    }
+
+    async fn cursor(&self, topic: &Topic, group: &Group) -> Result<Option<Cursor>, StoreError> {
+        Ok(self.shared.read().topic(topic).and_then(|log| log.cursors.get(group)).map(|own| (*own.cursor).clone()))
+    }
+
+    async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError> {
+        let state = self.shared.read();
+        let cursors = state.topic(topic).map(|log| log.cursors.iter());
+        Ok(cursors.into_iter().flatten().map(|(group, own)| (group.clone(), (*own.cursor).clone())).collect())
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        let upkeep = lock(&self.upkeep).take();
+        self.blocking(move |shared| {
+            drop(upkeep);
+            let closed = &lock(&shared.appender).closed;
+            if closed.is_some() { Ok(()) } else { Err(StoreError::Unavailable("the index is behind the log".into())) }
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod tests;

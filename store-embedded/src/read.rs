@@ -1,0 +1,327 @@
+//! Reading: from the newest events in memory, else from the segments.
+
+use std::sync::Arc;
+
+use prom_protocol::Topic;
+
+use crate::{
+    format::{Position, decode_record, record_length},
+    index::Place,
+    record::EventRecord,
+    shared::{Shared, cached, index_failed, unreadable},
+    state::{Segment, Segments, TopicLog},
+};
+use prom_store::{LatestPage, Page, StoreError, Stored};
+
+/// Most events whose places are looked up at once.
+const BLOCK: usize = 2048;
+/// Events that stand at most this far apart are read at once, with what stands between them.
+const GAP: u32 = 2048;
+/// Most bytes read at once, but for one larger event.
+const WINDOW: u32 = 256 * 1024;
+/// Newest events not yet in the index that are looked at once.
+const RECENT: usize = 1024;
+
+/// What is to be read from one segment.
+struct Block {
+    segment: Arc<Segment>,
+    offsets: Vec<u32>,
+    /// Seq of the first; they are consecutive.
+    first: u64,
+}
+
+impl Shared {
+    /// The page if it can be had from memory alone.
+    pub(crate) fn read_cached(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Option<Page> {
+        let state = self.read();
+        let Some(log) = state.topic(topic) else {
+            return Some(Page { first: 1, read_to: after, ..Page::default() });
+        };
+        let mut page = Page { first: log.first, read_to: after, ..Page::default() };
+        if log.tail < log.first || after >= log.tail {
+            return Some(page);
+        }
+        let from = after.max(log.first - 1) + 1;
+        if log.cache.front().is_none_or(|event| event.seq > from) {
+            return None;
+        }
+        take_cached(log, from, limit, max_bytes, 0, &mut page);
+        Some(page)
+    }
+
+    /// See [`Store::read`](prom_store::Store::read).
+    pub(crate) fn read_page(
+        &self,
+        topic: &Topic,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Page, StoreError> {
+        let mut page = Page { first: 1, read_to: after, ..Page::default() };
+        let mut bytes = 0;
+        let mut number = 0;
+        while page.events.len() < limit {
+            let block = {
+                let state = self.read();
+                let Some(log) = state.topic(topic) else { return Ok(page) };
+                number = log.number.max(number);
+                if page.events.is_empty() {
+                    page.first = log.first;
+                }
+                let from = page.read_to.saturating_add(1).max(log.first);
+                if from > log.tail {
+                    return Ok(page);
+                }
+                if log.cache.front().is_some_and(|event| event.seq <= from) {
+                    take_cached(log, from, limit, max_bytes, bytes, &mut page);
+                    return Ok(page);
+                }
+                let Some(run) = log.run_at(from) else {
+                    // What stood there was damaged and given up.
+                    page.read_to = log.tail;
+                    return Ok(page);
+                };
+                let from = from.max(run.first);
+                let count = (run.last - from + 1).min(BLOCK as u64).min((limit - page.events.len()) as u64) as usize;
+                let Some(segment) = state.segments.get(&run.segment) else {
+                    return Err(self.damaged("a segment that is missing", Position::new(run.segment, 0)));
+                };
+                match &run.offsets {
+                    super::state::Offsets::Memory(_) => Block {
+                        offsets: self.offsets(segment, run, from, count)?,
+                        segment: Arc::clone(segment),
+                        first: from,
+                    },
+                    super::state::Offsets::File(_) => {
+                        let (segment, run) = (Arc::clone(segment), run.clone());
+                        drop(state);
+                        Block { offsets: self.offsets(&segment, &run, from, count)?, segment, first: from }
+                    }
+                }
+            };
+            if !self.read_block(&block, number, max_bytes, &mut bytes, &mut page)? {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// Adds the events of a block to the page; answers whether there is room for more.
+    fn read_block(
+        &self,
+        block: &Block,
+        topic: u32,
+        max_bytes: usize,
+        bytes: &mut usize,
+        page: &mut Page,
+    ) -> Result<bool, StoreError> {
+        let segment = &*block.segment;
+        let mut window = Window::default();
+        for (index, offset) in block.offsets.iter().enumerate() {
+            let seq = block.first + index as u64;
+            let at = Position::new(segment.number, *offset);
+            let record =
+                window.record(segment, &block.offsets[index..])?.ok_or_else(|| self.damaged("an event", at))?;
+            let event = decode_record(record, self.store, at)
+                .and_then(|record| EventRecord::decode(&record))
+                .filter(|event| event.topic == topic && event.seq == seq)
+                .ok_or_else(|| self.damaged("an event, or its segment's index,", at))?;
+            *bytes += event.json.len();
+            if *bytes > max_bytes && !page.events.is_empty() {
+                return Ok(false);
+            }
+            page.read_to = seq;
+            page.events.push(event.stored());
+        }
+        Ok(true)
+    }
+
+    /// See [`Store::seq_before_ts`](prom_store::Store::seq_before_ts).
+    pub(crate) fn seq_before_ts(&self, topic: &Topic, ts: u64) -> Result<u64, StoreError> {
+        let mut from = 0;
+        loop {
+            // Whole runs are passed over by their highest `ts`.
+            let run = {
+                let state = self.read();
+                let Some(log) = state.topic(topic) else { return Ok(0) };
+                let run = log.runs.values().find(|run| run.last >= from && run.max_ts >= ts);
+                match run {
+                    Some(run) => (run.first.max(from).max(log.first), run.last),
+                    None => return Ok(log.tail.max(log.first - 1)),
+                }
+            };
+            let mut after = run.0 - 1;
+            while after < run.1 {
+                let page = self.read_page(topic, after, BLOCK.min((run.1 - after) as usize), usize::MAX)?;
+                if let Some(event) = page.events.iter().find(|event| event.ts >= ts) {
+                    return Ok(event.seq - 1);
+                }
+                if page.read_to <= after {
+                    break;
+                }
+                after = page.read_to;
+            }
+            from = run.1 + 1;
+        }
+    }
+
+    /// See [`Store::latest`](prom_store::Store::latest).
+    pub(crate) fn latest(&self, topic: &Topic, key: &str) -> Result<Option<Stored>, StoreError> {
+        let (number, recent, segments, index, first) = {
+            let state = self.read();
+            let Some(log) = state.topic(topic) else { return Ok(None) };
+            let recent = log.latest.get(key).copied().filter(|place| place.seq >= self.kept_from(log));
+            if let Some(event) = recent.and_then(|place| cached(log, place.seq)) {
+                return Ok(Some(Arc::clone(event)));
+            }
+            // Under the lock: what leaves `latest` is in the index before.
+            let index =
+                if recent.is_none() { Some(self.index.latest().map_err(|error| index_failed(&error))?) } else { None };
+            (log.number, recent, Arc::clone(&state.segments), index, self.kept_from(log))
+        };
+        let place = match index {
+            Some(index) => index.get(number, key).map_err(|error| index_failed(&error))?,
+            None => recent,
+        };
+        match place.filter(|place| place.seq >= first) {
+            Some(place) => self.newest(&segments, number, key, place).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Lowest seq whose event may be a newest event: the topic's first where what is trimmed is gone for good.
+    pub(crate) fn kept_from(&self, log: &TopicLog) -> u64 {
+        if self.options.retention.compacts(&log.topic) { 0 } else { log.first }
+    }
+
+    /// The newest event of a key at its place.
+    fn newest(&self, segments: &Segments, topic: u32, key: &str, place: Place) -> Result<Stored, StoreError> {
+        let wrong = || self.damaged("the newest event of a key, or the index of them,", place.at);
+        let segment = segments.get(&place.at.segment()).ok_or_else(wrong)?;
+        let event = self.event_at(segment, place.at.offset(), |event| {
+            let own = event.topic == topic && event.seq == place.seq && event.key == Some(key);
+            own.then(|| event.stored())
+        })?;
+        event.ok_or_else(wrong)
+    }
+
+    /// See [`Store::latest_page`](prom_store::Store::latest_page).
+    pub(crate) fn latest_page(
+        &self,
+        topic: &Topic,
+        after: Option<&str>,
+        at: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<LatestPage, StoreError> {
+        let mut page = LatestPage::default();
+        let mut bytes = 0;
+        let mut after: Option<Box<str>> = after.map(Into::into);
+        loop {
+            let (number, mut recent, segments, index, kept_from) = {
+                let state = self.read();
+                let Some(log) = state.topic(topic) else { return Ok(page) };
+                let start = after.as_deref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+                let recent = log.latest.range::<str, _>((start, std::ops::Bound::Unbounded)).take(RECENT);
+                let recent: Vec<_> = recent.map(|(key, place)| (key.clone(), *place)).collect();
+                let index = self.index.latest().map_err(|error| index_failed(&error))?;
+                (log.number, recent, Arc::clone(&state.segments), index, self.kept_from(log))
+            };
+            // Both up to a key that both have been read up to.
+            let last = if recent.len() == RECENT { recent.last().map(|(key, _)| key.clone()) } else { None };
+            let (mut older, more_in_index) =
+                index.page(number, after.as_deref(), last.as_deref()).map_err(|error| index_failed(&error))?;
+            let end = if more_in_index { older.last().map(|(key, _)| key.clone()) } else { last.clone() };
+            if let Some(end) = &end {
+                recent.retain(|(key, _)| key <= end);
+            }
+            older.retain(|(key, _)| recent.binary_search_by(|(own, _)| own.cmp(key)).is_err());
+            let mut all = recent;
+            all.append(&mut older);
+            all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            for (key, place) in all.into_iter().filter(|(_, place)| place.seq <= at && place.seq >= kept_from) {
+                if page.events.len() >= limit {
+                    page.more = true;
+                    return Ok(page);
+                }
+                let event = self.newest(&segments, number, &key, place)?;
+                bytes += event.json.len();
+                if bytes > max_bytes && !page.events.is_empty() {
+                    page.more = true;
+                    return Ok(page);
+                }
+                page.events.push(event);
+            }
+            match end {
+                Some(end) => after = Some(end),
+                None => return Ok(page),
+            }
+        }
+    }
+}
+
+/// Adds cached events from `from` on to the page.
+fn take_cached(log: &TopicLog, from: u64, limit: usize, max_bytes: usize, mut bytes: usize, page: &mut Page) {
+    let first = log.cache.front().map_or(from, |event| event.seq);
+    let skip = usize::try_from(from - first).unwrap_or(usize::MAX).min(log.cache.len());
+    for event in log.cache.range(skip..) {
+        bytes += event.json.len();
+        if page.events.len() >= limit || (bytes > max_bytes && !page.events.is_empty()) {
+            break;
+        }
+        page.read_to = event.seq;
+        page.events.push(Arc::clone(event));
+    }
+}
+
+/// What was read of a segment last.
+#[derive(Default)]
+struct Window {
+    start: u32,
+    bytes: Vec<u8>,
+    /// Length of the last record, which the next one's is likely to be.
+    usual: u32,
+}
+
+impl Window {
+    /// The bytes of the record at the first of `offsets`, with the next ones read along if they stand near.
+    fn record(&mut self, segment: &Segment, offsets: &[u32]) -> Result<Option<&[u8]>, StoreError> {
+        let offset = offsets[0];
+        let usual = self.usual.max(512);
+        if self.have(offset, 8).is_none() {
+            let mut end = offset + usual;
+            for next in &offsets[1..] {
+                if *next < end.saturating_add(GAP) && *next >= offset && next - offset < WINDOW {
+                    end = next.saturating_add(usual);
+                } else {
+                    break;
+                }
+            }
+            self.fill(segment, offset, (end - offset) as usize)?;
+        }
+        let Some(length) = self.have(offset, 8).and_then(record_length) else { return Ok(None) };
+        if self.have(offset, length).is_none() {
+            if length as u64 + u64::from(offset) > segment.file.len().map_err(|error| unreadable(&error))? {
+                return Ok(None);
+            }
+            let next = offsets.get(1).map_or(0, |next| next.saturating_sub(offset)).min(WINDOW) as usize;
+            self.fill(segment, offset, length.max(next))?;
+        }
+        self.usual = length as u32 + 64;
+        Ok(self.have(offset, length))
+    }
+
+    fn have(&self, offset: u32, length: usize) -> Option<&[u8]> {
+        let from = offset.checked_sub(self.start)? as usize;
+        self.bytes.get(from..from + length)
+    }
+
+    fn fill(&mut self, segment: &Segment, offset: u32, length: usize) -> Result<(), StoreError> {
+        self.bytes.clear();
+        self.bytes.resize(length, 0);
+        let read = segment.file.read(&mut self.bytes, offset.into()).map_err(|error| unreadable(&error))?;
+        self.bytes.truncate(read);
+        self.start = offset;
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! What the writer, the readers and the upkeep of a store share.
+
+use std::{
+    io,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use crate::{
+    Options,
+    append::Appender,
+    disk::Disk,
+    format::{Position, decode_record, record_length},
+    ids,
+    index::{Index, IndexError},
+    record::EventRecord,
+    state::{Segment, SegmentIndex, State},
+};
+use prom_store::{StoreError, Stored};
+
+/// Bytes read for a record whose length is not known.
+const GUESS: usize = 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    /// Identity of the store; also what masks the ids it makes.
+    pub(crate) store: u64,
+    pub(crate) options: Options,
+    pub(crate) index: Index,
+    pub(crate) state: RwLock<State>,
+    /// Who holds it may append. Never taken by who holds the state.
+    pub(crate) appender: Mutex<Appender>,
+    /// Everything before this place is durable.
+    pub(crate) synced: AtomicU64,
+    /// The index has all of the log before this place.
+    pub(crate) indexed: AtomicU64,
+    /// What the upkeep is woken for.
+    pub(crate) bell: Bell,
+}
+
+/// Wakes the upkeep.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    pub(crate) rung: Mutex<bool>,
+    pub(crate) waiting: Condvar,
+    pub(crate) closing: AtomicBool,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        *lock(&self.rung) = true;
+        self.waiting.notify_all();
+    }
+}
+
+// What runs under these locks changes memory in steps that cannot fail halfway, so a poisoned one is whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The message for a part of the log that is not what was written.
+    pub(crate) fn damaged(&self, what: &str, at: Position) -> StoreError {
+        StoreError::Damaged(format!(
+            "{what} is damaged ({at} in {}); stop the hub, and `prom store verify` lists what is lost",
+            self.disk.path().display()
+        ))
+    }
+
+    /// The event at a place of a segment.
+    pub(crate) fn event_at<T>(
+        &self,
+        segment: &Segment,
+        offset: u32,
+        then: impl FnOnce(EventRecord<'_>) -> T,
+    ) -> Result<T, StoreError> {
+        let at = Position::new(segment.number, offset);
+        let mut buffer = [0; GUESS];
+        let read = segment.file.read(&mut buffer, offset.into()).map_err(|error| unreadable(&error))?;
+        let whole = || self.damaged("an event", at);
+        let length = record_length(&buffer[..read]).ok_or_else(whole)?;
+        let mut long = Vec::new();
+        let mut bytes = &buffer[..read];
+        if length > read {
+            // A damaged length may be any.
+            if length as u64 > segment.file.len().map_err(|error| unreadable(&error))? {
+                return Err(whole());
+            }
+            long.resize(length, 0);
+            super::disk::read_exact(&*segment.file, &mut long, offset.into()).map_err(|error| unreadable(&error))?;
+            bytes = &long;
+        }
+        let event = decode_record(bytes, self.store, at).and_then(|record| EventRecord::decode(&record));
+        event.map(then).ok_or_else(whole)
+    }
+
+    /// The retained event of an id: its topic and seq.
+    pub(crate) fn find_id(&self, state: &State, id: &str) -> Result<Option<(u32, u64)>, StoreError> {
+        let found = |segment: &Segment, offset: u32| {
+            self.event_at(segment, offset, |event| (event.id == id).then_some((event.topic, event.seq)))
+        };
+        let retained = |(topic, seq): (u32, u64)| state.topics.get(topic as usize).is_some_and(|log| seq >= log.first);
+        if let Some((number, seq)) = ids::place(self.store, id)
+            && let Some(log) = state.topics.get(number as usize)
+            && (log.first..=log.tail).contains(&seq)
+        {
+            // Most come from the cache: whoever repeats a publish does so soon.
+            if let Some(event) = cached(log, seq) {
+                if &*event.id == id {
+                    return Ok(Some((number, seq)));
+                }
+            } else if let Some(run) = log.run_at(seq).filter(|run| run.first <= seq)
+                && let Some(segment) = state.segments.get(&run.segment)
+            {
+                let offset = self.offsets(segment, run, seq, 1)?[0];
+                let own = self.event_at(segment, offset, |event| {
+                    ((event.topic, event.seq) == (number, seq)).then(|| event.id == id)
+                })?;
+                let at = Position::new(run.segment, offset);
+                if own.ok_or_else(|| self.damaged("the index of a segment", at))? {
+                    return Ok(Some((number, seq)));
+                }
+            }
+        }
+        let (hash, made_at) = (ids::hash(self.store, id), ids::made_at(id));
+        for segment in state.segments.values().rev() {
+            let offsets = match &segment.index {
+                SegmentIndex::Active => state.ids.find(hash).collect(),
+                SegmentIndex::Sealed(_, ids) => ids.find(hash).collect(),
+                SegmentIndex::File(_, sidecar) => sidecar.find(hash, made_at).map_err(|error| unreadable(&error))?,
+            };
+            for offset in offsets {
+                if let Some(place) = found(segment, offset)?.filter(|place| retained(*place)) {
+                    return Ok(Some(place));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// `count` offsets of a run from that of `seq` on.
+    pub(crate) fn offsets(
+        &self,
+        segment: &Segment,
+        run: &super::state::Run,
+        seq: u64,
+        count: usize,
+    ) -> Result<Vec<u32>, StoreError> {
+        let index = run.skip + (seq - run.first) as u32;
+        match (&run.offsets, &segment.index) {
+            (super::state::Offsets::Memory(offsets), _) => {
+                let index = index as usize;
+                Ok(offsets.get(index..index + count).map(<[u32]>::to_vec).unwrap_or_default())
+            }
+            (super::state::Offsets::File(at), SegmentIndex::File(_, sidecar)) => {
+                sidecar.offsets(*at, index, count).map_err(|error| unreadable(&error))
+            }
+            _ => Ok(Vec::new()),
+        }
+        .and_then(|offsets| {
+            if offsets.len() == count {
+                Ok(offsets)
+            } else {
+                Err(self.damaged("the index of a segment", Position::new(segment.number, 0)))
+            }
+        })
+    }
+}
+
+/// The cached event of that seq.
+pub(crate) fn cached(log: &super::state::TopicLog, seq: u64) -> Option<&Stored> {
+    let first = log.cache.front()?.seq;
+    log.cache.get(usize::try_from(seq.checked_sub(first)?).ok()?)
+}
+
+pub(crate) fn unreadable(error: &io::Error) -> StoreError {
+    StoreError::Unavailable(format!("the log cannot be read: {error}"))
+}
+
+pub(crate) fn index_failed(error: &IndexError) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}

@@ -1,0 +1,151 @@
+//! What a commit is going to write, worked out from what this hub knows; the transaction finds out if that is still so.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use mongodb::bson::RawDocumentBuf;
+use prom_protocol::{ErrorCode, Refusal, Topic, limits};
+
+use crate::{
+    cache::Known,
+    document::{self, MAX_BYTES, Position},
+};
+use prom_store::{Append, Appended, Batch, admit_topic, is_exempt, known_id};
+
+/// An event that stands in the database under an id of this batch.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    pub(super) topic: Box<str>,
+    pub(super) seq: u64,
+}
+
+/// A topic that a commit moves: from `was`, if it has events, to `is`.
+#[derive(Debug, Clone)]
+pub(super) struct Move {
+    pub(super) was: Option<Known>,
+    pub(super) is: Known,
+}
+
+/// An event that is going to be stored.
+#[derive(Debug)]
+pub(super) struct Planned {
+    /// Which append of the batch.
+    pub(super) append: usize,
+    pub(super) seq: u64,
+    pub(super) ts: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) outcomes: Vec<Result<Appended, Refusal>>,
+    pub(super) moves: BTreeMap<Topic, Move>,
+    pub(super) documents: Vec<RawDocumentBuf>,
+    pub(super) events: Vec<Planned>,
+    /// Something was refused for want of room.
+    pub(super) full: bool,
+}
+
+/// What a plan is made from.
+pub(super) struct Inputs<'a> {
+    pub(super) batch: &'a Batch,
+    /// The id of each append.
+    pub(super) ids: &'a [Arc<str>],
+    /// Where the batch's topics stand; a topic that is missing has no events.
+    pub(super) known: &'a HashMap<Topic, Known>,
+    /// Ids that were looked up and found.
+    pub(super) taken: Option<&'a HashMap<Arc<str>, Taken>>,
+    /// Positions of an attempt whose outcome is not known: what is found there is not a duplicate but this batch.
+    pub(super) unsure: &'a HashMap<Arc<str>, u64>,
+    /// Topics that the trim before these appends moves.
+    pub(super) trims: BTreeMap<Topic, Move>,
+    /// Bytes that may still come in.
+    pub(super) room: u64,
+    /// Topics there are.
+    pub(super) topics: usize,
+}
+
+impl Plan {
+    pub(super) fn new(inputs: Inputs<'_>) -> Self {
+        let mut plan = Self { moves: inputs.trims, ..Self::default() };
+        let mut here: HashMap<&str, (&Topic, u64)> = HashMap::new();
+        let (mut room, mut topics) = (inputs.room, inputs.topics);
+        for (index, (append, id)) in inputs.batch.appends.iter().zip(inputs.ids).enumerate() {
+            let earlier = here.get(&**id).map(|(topic, seq)| (topic.as_str(), *seq, true));
+            let stored = inputs
+                .taken
+                .and_then(|taken| taken.get(id))
+                .map(|taken| (&*taken.topic, taken.seq, inputs.unsure.get(id).is_none_or(|seq| *seq != taken.seq)));
+            let outcome = match earlier.or(stored) {
+                Some((topic, seq, duplicate)) => {
+                    known_id(id, seq, topic == append.topic.as_str()).map(|known| Appended { duplicate, ..known })
+                }
+                None => plan.append(index, append, id, &inputs.batch.now, inputs.known, &mut room, &mut topics),
+            };
+            if let Ok(Appended { seq, duplicate: false, .. }) = outcome {
+                here.insert(id, (&append.topic, seq));
+            }
+            plan.outcomes.push(outcome);
+        }
+        plan
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn append(
+        &mut self,
+        index: usize,
+        append: &Append,
+        id: &Arc<str>,
+        now: &u64,
+        known: &HashMap<Topic, Known>,
+        room: &mut u64,
+        topics: &mut usize,
+    ) -> Result<Appended, Refusal> {
+        let cost = cost(append, id);
+        let exempt = is_exempt(append);
+        if !exempt && cost > *room {
+            // Nor for those behind it that are smaller: what one publisher sends stays in order.
+            *room = 0;
+            self.full = true;
+            let message = "the store is full of events that are not settled or are to be kept (max_bytes)";
+            return Err(Refusal::new(ErrorCode::StoreUnavailable, message));
+        }
+        // Before anything is counted; the position is that which it will have.
+        let to = if let Some(to) = self.moves.get_mut(&append.topic) {
+            to
+        } else {
+            let was = known.get(&append.topic).copied();
+            if was.is_none() {
+                admit_topic(*topics, exempt)?;
+                *topics += 1;
+            }
+            let fresh =
+                || Known { epoch: fastrand::u64(1..=limits::TS_MAX), first: 1, seq: 0, max_ts: 0, bytes: 0, groups: 0 };
+            self.moves.entry(append.topic.clone()).or_insert(Move { was, is: was.unwrap_or_else(fresh) })
+        };
+        let ts = append.ts.unwrap_or(*now);
+        let (seq, max_ts) = (to.is.seq + 1, to.is.max_ts.max(ts));
+        let position = Position { id, seq, ts, max_ts };
+        let Some(document) = document::encode(position, append.topic.as_str(), append.key.as_deref(), &append.body)
+        else {
+            if to.is.seq == 0 {
+                self.moves.remove(&append.topic);
+                *topics -= 1;
+            }
+            let message = format!("the event is larger than {} MiB, the most MongoDB takes", MAX_BYTES >> 20);
+            return Err(Refusal::new(ErrorCode::TooLarge, message));
+        };
+        *room = room.saturating_sub(cost);
+        to.is = Known { seq, max_ts, bytes: to.is.bytes + cost, ..to.is };
+        self.documents.push(document);
+        self.events.push(Planned { append: index, seq, ts });
+        Ok(Appended { id: id.clone(), seq, duplicate: false })
+    }
+}
+
+/// The length of an event's wire JSON, about.
+pub(super) fn cost(append: &Append, id: &str) -> u64 {
+    (append.body.len() + id.len() + 48) as u64
+}

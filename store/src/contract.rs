@@ -1,0 +1,118 @@
+//! The [`Store`] contract.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use prom_protocol::{Group, Refusal, Topic};
+
+use crate::{
+    error::StoreError,
+    values::{Appended, Batch, Cursor, LatestPage, Page, Stored, Tail},
+};
+
+/// Told of a topic and the last seq it is known to have.
+pub type Grown = Box<dyn Fn(&Topic, u64) + Send + Sync>;
+
+/// A durable log of events per topic, with the cursors of its groups.
+///
+/// # Contract
+/// - **Atomicity.** [`commit`](Store::commit) does all of a batch or none of it; an append that is [`Refusal`] by itself
+///   counts as done. Readers see a commit whole or not at all.
+/// - **Order.** Within a topic, seq is 1, 2, 3… without gaps, in the order of the appends; commit order is seq order.
+/// - **Payload.** What comes back is what was published, byte for byte.
+/// - **Idempotence.** Ids are unique in the hub. An append whose id stands on the same topic is answered with that
+///   event's id and seq and `duplicate`, and stores nothing, for as long as that event is retained; also within one batch.
+///   An id that stands on another topic is refused.
+/// - **Durability.** When `commit` returns, the batch is as durable as the backend's level says.
+/// - **Epoch.** A topic's epoch is set when its log is made and never changes while the log lives.
+/// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed, unless a [`Rule`](crate::Rule)
+///   that does not `compact` trimmed it.
+/// - **One writer.** `commit` is called by one task at a time; reads run beside it. Where several hubs share a store, each
+///   has one writer.
+/// - **Retention.** A trim takes events from the front only, and never one that a stored cursor has not settled, unless
+///   the [`Rule`](crate::Rule) of the topic says so.
+/// - **Room.** A store that is full refuses events one by one, with a temporary code, and takes them again once groups have
+///   settled what fills it. Duplicates, cursors, and events whose id starts with `$` are not refused: these are dead
+///   letters, committed with the cursor that settles what they are about, and that is what makes room.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// For people and for `/healthz`: `memory`, `embedded`, `mongodb`.
+    fn name(&self) -> &'static str;
+
+    /// What "committed" means here, for people.
+    fn durability(&self) -> String;
+
+    /// Writes a batch; answers one result per append, in their order. May block its thread for as long as the disk takes.
+    async fn commit(&self, batch: Batch) -> Result<Vec<Result<Appended, Refusal>>, StoreError>;
+
+    /// Events of `topic` after `after`, at most `limit` of them and about `max_bytes`, but at least one if there is one.
+    /// Past the end: none. Before the first that is retained: from the first.
+    async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError>;
+
+    /// The end of the topic's log; `None` for a topic nobody has published to.
+    async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError>;
+
+    /// Every topic with its tail, in name order.
+    async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError>;
+
+    /// The seq of the event of that id, if it stands on `topic` and is retained.
+    async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError>;
+
+    /// The seq before the first retained event whose `ts` is at or after `ts`; the tail when there is none.
+    async fn seq_before_ts(&self, topic: &Topic, ts: u64) -> Result<u64, StoreError>;
+
+    /// The newest event of `key`.
+    async fn latest(&self, topic: &Topic, key: &str) -> Result<Option<Stored>, StoreError>;
+
+    /// The newest event of each key after `after` in byte order, at most `limit` of them and about `max_bytes`, but at
+    /// least one if there is one. A key whose newest event came after `at` is left out: whoever reads a snapshot at `at`
+    /// gets that event from the log behind it.
+    async fn latest_page(
+        &self,
+        topic: &Topic,
+        after: Option<&str>,
+        at: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<LatestPage, StoreError>;
+
+    /// The cursor of a group in a topic.
+    async fn cursor(&self, topic: &Topic, group: &Group) -> Result<Option<Cursor>, StoreError>;
+
+    /// Every cursor of a topic, in group order.
+    async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError>;
+
+    /// Whether it can be read and written now; what keeps it from that, for operators.
+    async fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The hub is ending: what waits for something, waits a few seconds more at most.
+    fn hurry(&self) {}
+
+    /// Tells `grown` of every topic that somebody else has written to, with its last seq, until the store is closed. It
+    /// may be told of this hub's own commits too, and twice. A store that has no other writers never ends and tells
+    /// nothing.
+    async fn follow(&self, grown: Grown) {
+        let _ = grown;
+        std::future::pending::<()>().await;
+    }
+
+    /// Takes or keeps the lease `name` for this hub; whether this hub has it. After a `true` no other has it for `ttl`,
+    /// counted from when this was called. An error, which takes at most three seconds, says neither. A store of one hub
+    /// gives every lease.
+    async fn lease(&self, name: &str, ttl: Duration) -> Result<bool, StoreError> {
+        let _ = (name, ttl);
+        Ok(true)
+    }
+
+    /// Gives the lease `name` back if this hub has it, so that another need not wait until it ends.
+    async fn release(&self, name: &str) {
+        let _ = name;
+    }
+
+    /// Finishes what is done behind the commits. Nothing can be written afterwards.
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use jsonwebtoken::{EncodingKey, Header};
 use prom_bench::{DeliverOptions, Error, IdleOptions, LatencyOptions, Pids, PublishOptions, Row, Scenario, Target};
 use prom_hub::{Auth, Config, Hub};
 
@@ -12,7 +11,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 fn token(scopes: &[&str]) -> String {
     let exp = prom_hub::store::wall_clock() / 1000 + 600;
     let claims = serde_json::json!({ "exp": exp, "scopes": scopes });
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+    prom_hub::auth::sign(&claims, SECRET).unwrap()
 }
 
 /// Runs one scenario against a hub of its own. The hub shares this process, so that is whose cost is measured.

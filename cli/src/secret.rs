@@ -10,7 +10,6 @@ use std::{
 };
 
 use anyhow::Context;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 
 const FILE: &str = "dev-secret";
@@ -72,6 +71,5 @@ pub(crate) fn mint(secret: &str, scopes: &[String], ttl: Duration, subject: Opti
     if let Some(subject) = subject {
         claims["sub"] = json!(subject);
     }
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).context("cannot sign the token")
+    prom_hub::auth::sign(&claims, secret).context("cannot sign the token")
 }

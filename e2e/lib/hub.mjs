@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("../../", import.meta.url));
 
 /** The binary under test. */
-export const PROM = resolve(root, process.env.PROM_BIN ?? "target/release/prom");
+export const PROM = resolve(root, process.env.PROM_BIN ?? "target/debug/prom");
 
 /** Waits until `check` gives something truthy. The deadline is far beyond what is waited for. */
 export async function until(what, check, ms = 20_000) {

@@ -9,7 +9,6 @@ use std::{
 };
 
 use hub::until;
-use jsonwebtoken::{EncodingKey, Header};
 use prom_hub::{Auth, Config, Hub};
 use prom_outbox::{Drainer, Filter, MemoryOutbox, NewRow, Options, OutboxEvent, OutboxStore, Outcome, Publish, Status};
 use prom_protocol::{EventOptions, RawValue};
@@ -29,8 +28,7 @@ async fn hub() -> Hub {
 async fn client(hub: &Hub, scopes: &[&str]) -> Client {
     let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 600;
     let claims = json!({ "exp": exp, "scopes": scopes });
-    let token =
-        jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    let token = prom_hub::auth::sign(&claims, SECRET).unwrap();
     Client::builder(format!("ws://{}/ws", hub.address())).token(token).connect().await.unwrap()
 }
 

@@ -12,7 +12,7 @@ import * as sdk from "@prom-hub/sdk";
 import { suite } from "./suite.mjs";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
-const prom = resolve(root, process.env.PROM_BIN ?? "target/release/prom");
+const prom = resolve(root, process.env.PROM_BIN ?? "target/debug/prom");
 
 /** A hub of its own, on a free port and with a folder of its own; ends with `stop`. */
 async function start() {

@@ -13,7 +13,7 @@
 //! Imports go down only. Everybody owns their state and talks by channels. Waiting goes one way: connection → group →
 //! writer → store. What comes back never waits, so nothing can wait in a circle.
 
-mod auth;
+pub mod auth;
 mod config;
 mod doors;
 mod flow;

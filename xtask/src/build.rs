@@ -1,28 +1,46 @@
-//! Builds all there is to run: the SDK, the demo page, and the hub, which carries the page inside.
+//! Builds what there is to run: the SDK, the demo page, and the hub, which shows the page.
 
-use anyhow::Result;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
+use anyhow::{Context as _, Result};
+
+use crate::sdk;
 use crate::stamp::{Inputs, Stamp};
 use crate::step::{Log, Outcome, Progress};
 use crate::workspace::{Workspace, cargo, npm};
-use crate::{sdk, setup};
 
 pub(crate) const STEPS: usize = PAGE_STEPS + 1;
 /// As far as the demo page: what clippy, rustdoc and tsc need to find in place.
-pub(crate) const PAGE_STEPS: usize = setup::STEPS + sdk::STEPS + 1;
+pub(crate) const PAGE_STEPS: usize = sdk::STEPS + 1;
 
+/// What `npm run build` is for: the hub that is shipped, with the page inside.
 pub(crate) fn run(ws: &Workspace, progress: &mut Progress) -> Result<()> {
     page(ws, progress)?;
     progress.step("Hub (release)", |log| {
-        log.run(&mut cargo(&["build", "--release", "-p", "prom-cli", "--bin", "prom"]))?;
+        log.run(&mut hub(ws, "release")?)?;
         Ok(Outcome::Done)
     })
 }
 
 pub(crate) fn page(ws: &Workspace, progress: &mut Progress) -> Result<()> {
-    setup::run(ws, progress)?;
     sdk::run(ws, progress)?;
     progress.step("Demo page", |log| demo(ws, log))
+}
+
+/// Builds the hub in a profile. That of `release` has the page inside, which must have been built; all others read it
+/// when it is asked for.
+pub(crate) fn hub(ws: &Workspace, profile: &str) -> Result<Command> {
+    page_folder(ws)?;
+    Ok(cargo(&["build", "--profile", profile, "-p", "prom-cli", "--bin", "prom"]))
+}
+
+/// Where the page goes. The hub does not compile without this folder, whether or not there is a page in it.
+pub(crate) fn page_folder(ws: &Workspace) -> Result<PathBuf> {
+    let folder = ws.path("web-demo/dist");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
 }
 
 fn demo(ws: &Workspace, log: &mut Log) -> Result<Outcome> {

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! main ── setup   the machine: Node, the wasm target, npm packages
-//!      ├─ build   sdk (module, bindings, face, size), demo page, the `prom` binary
-//!      ├─ start   build, MongoDB if asked for, then becomes `prom dev`
-//!      ├─ test    build, MongoDB, a browser, then every group of tests
+//!      ├─ build   sdk (module, bindings, face, size), demo page, the `prom` binary as it is shipped
+//!      ├─ start   sdk and page beside a hub that is built soon, MongoDB if asked for, then becomes `prom dev`
+//!      ├─ test    what the groups of tests need and no more, then every group
 //!      └─ lint    formatting, clippy, docs, dependencies, types
 //!
-//! step   runs one of the above's steps, shows its progress, keeps its log
+//! step   runs one of the above's steps, alone or beside others, shows its progress, keeps its log
 //! stamp  knows whether what a step reads has changed since it last succeeded
 //! ```
 
@@ -27,13 +27,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::start::Start;
 use crate::step::Progress;
 use crate::workspace::Workspace;
 
 const HELP: &str = "\
 Usage: npm start [-- FLAGS]     build what has changed, then run the hub: prom dev FLAGS
-                                (--mongo: on a MongoDB server of its own, which is fetched if there is none)
-       npm test [-- GROUPS]     build, then run the tests: all, or some of rust demo sdk e2e
+                                (--mongo: on a MongoDB server of its own, which is fetched if there is none;
+                                --release: the hub that `npm run build` makes, for measuring)
+       npm test [-- GROUPS]     build, then run the tests: all, or some of rust mongodb demo sdk e2e
        npm run build            the SDK's module, the demo page and target/release/prom
        npm run lint             formatting, clippy, docs, dependencies, types
        npm run setup            prepare this machine: wasm target and npm packages
@@ -79,7 +81,10 @@ fn run(args: &[String]) -> Result<()> {
         }
         "setup" => setup::run(&ws, &mut progress(setup::STEPS)?),
         "build" => build::run(&ws, &mut progress(build::STEPS)?),
-        "start" => start::run(&ws, &mut progress(start::steps(rest))?, rest),
+        "start" => {
+            let start = Start::new(rest);
+            start.run(&ws, &mut progress(start.steps())?)
+        }
         "test" => {
             let groups = test::Group::choose(rest)?;
             test::run(&ws, &mut progress(test::steps(&groups))?, &groups)

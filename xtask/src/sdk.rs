@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use wasm_bindgen_cli_support::Bindgen;
 
-use crate::setup::WASM_TARGET;
+use crate::setup::{self, WASM_TARGET};
 use crate::stamp::{Inputs, Stamp};
 use crate::step::{Log, Outcome, Progress};
 use crate::workspace::{Workspace, cargo};
 
-pub(crate) const STEPS: usize = 4;
+/// With the preparations they need.
+pub(crate) const STEPS: usize = setup::STEPS + 4;
 pub(crate) const DIST: &str = "sdk-wasm/dist";
 
 /// What a page downloads before its first event, gzipped. A page on a slow phone link (1.6 Mbit/s) has this in half
@@ -47,11 +47,15 @@ const WASM_OPT: [&str; 7] = [
 ];
 
 pub(crate) fn run(ws: &Workspace, progress: &mut Progress) -> Result<()> {
+    setup::tools(progress)?;
+    // They come over the network, and the module needs none of them.
+    let packages = setup::Packages::begin(ws, progress)?;
     progress.step("SDK module (wasm)", |log| {
         let args = ["build", "-p", "prom-sdk-wasm", "--lib", "--target", WASM_TARGET, "--profile", "wasm"];
         log.run(&mut cargo(&args))?;
         Ok(Outcome::Done)
     })?;
+    packages.finish(ws, progress)?;
     progress.step("SDK bindings", |log| bindings(ws, log))?;
     progress.step("SDK face (TypeScript)", |log| face(ws, log))?;
     progress.step("SDK size", |_| check_size(&ws.path(DIST)))
@@ -73,17 +77,8 @@ fn bindings(ws: &Workspace, log: &mut Log) -> Result<Outcome> {
     stamp.clear()?;
     let staging = dist.join(STAGING);
     remove(&staging)?;
-    Bindgen::new()
-        .input_path(&module)
-        .web(true)?
-        .typescript(true)
-        // The face finds the module, as it also must for bundlers and Node; `new URL` here would fetch it twice.
-        .omit_default_module_path(true)
-        .out_name(OUT_NAME)
-        .remove_name_section(true)
-        .remove_producers_section(true)
-        .generate(&staging)
-        .context("the bindings generator failed")?;
+    let mut generator = cargo(&["run", "--package", "xtask-bindings", "--"]);
+    log.run(generator.arg(&module).arg(OUT_NAME).arg(&staging))?;
     let optimised = staging.join("optimised.wasm");
     log.run(ws.npm_tool("wasm-opt").args(WASM_OPT).arg(staging.join(MODULE)).arg("-o").arg(&optimised))?;
     fs::rename(&optimised, staging.join(MODULE))?;

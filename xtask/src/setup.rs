@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail};
 
 use crate::stamp::{Inputs, Stamp};
-use crate::step::{Log, Outcome, Progress};
+use crate::step::{Beside, Log, Outcome, Progress};
 use crate::workspace::{Workspace, npm, output};
 
 pub(crate) const STEPS: usize = 2;
@@ -22,11 +22,16 @@ const MANIFESTS: [&str; 5] =
     ["package-lock.json", "package.json", "sdk-wasm/package.json", "web-demo/package.json", "e2e/package.json"];
 
 pub(crate) fn run(ws: &Workspace, progress: &mut Progress) -> Result<()> {
+    tools(progress)?;
+    Packages::begin(ws, progress)?.finish(ws, progress)
+}
+
+/// The first of the two steps.
+pub(crate) fn tools(progress: &mut Progress) -> Result<()> {
     progress.step("Tools", |log| {
         check_node()?;
         add_wasm_target(log)
-    })?;
-    progress.step("npm packages", |log| install_packages(ws, log))
+    })
 }
 
 fn check_node() -> Result<()> {
@@ -74,23 +79,37 @@ fn has_wasm_target() -> bool {
         .is_some_and(|mut files| files.next().is_some())
 }
 
-fn install_packages(ws: &Workspace, log: &mut Log) -> Result<Outcome> {
-    let lock = ws.path("package-lock.json");
-    let stamp = packages_stamp(ws)?;
-    // npm writes this file last: if it is the newest, someone has just installed by hand.
-    let installed = modified(&ws.path("node_modules/.package-lock.json"));
-    let by_hand = MANIFESTS.iter().all(|manifest| installed >= modified(&ws.path(manifest)));
-    if lock.exists() && installed.is_some() && (by_hand || stamp.is_fresh(&[])) {
-        return Ok(Outcome::UpToDate);
+/// The second step: the npm packages, on their way while other steps run.
+pub(crate) struct Packages {
+    /// None if they are there already.
+    install: Option<Beside>,
+}
+
+const PACKAGES: &str = "npm packages";
+
+impl Packages {
+    pub(crate) fn begin(ws: &Workspace, progress: &Progress) -> Result<Self> {
+        let lock = ws.path("package-lock.json");
+        let stamp = packages_stamp(ws)?;
+        // npm writes this file last: if it is the newest, someone has just installed by hand.
+        let installed = modified(&ws.path("node_modules/.package-lock.json"));
+        let by_hand = MANIFESTS.iter().all(|manifest| installed >= modified(&ws.path(manifest)));
+        if lock.exists() && installed.is_some() && (by_hand || stamp.is_fresh(&[])) {
+            return Ok(Self { install: None });
+        }
+        stamp.clear()?;
+        let verb = if lock.exists() { "ci" } else { "install" };
+        let install = progress.begin(PACKAGES, &mut npm(&[verb, "--no-audit", "--no-fund"]))?;
+        Ok(Self { install: Some(install) })
     }
 
-    stamp.clear()?;
-    let verb = if lock.exists() { "ci" } else { "install" };
-    log.run(&mut npm(&[verb, "--no-audit", "--no-fund"]))
-        .context("if it is not the network, `npm install` may tell more")?;
-    // Anew, for `npm install` has just written the lock file.
-    packages_stamp(ws)?.save()?;
-    Ok(Outcome::Done)
+    /// Waits until they are there.
+    pub(crate) fn finish(self, ws: &Workspace, progress: &mut Progress) -> Result<()> {
+        let Some(install) = self.install else { return progress.step(PACKAGES, |_| Ok(Outcome::UpToDate)) };
+        progress.finish(install).context("if it is not the network, `npm install` may tell more")?;
+        // Anew, for `npm install` has just written the lock file.
+        packages_stamp(ws)?.save()
+    }
 }
 
 fn packages_stamp(ws: &Workspace) -> Result<Stamp> {

@@ -1,9 +1,10 @@
-//! Runs steps one after another and shows them: one line each, the details in a log file.
+//! Runs steps and shows them: one line each, the details in a log file. One after another, but for those that are begun
+//! early and waited for later.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,11 +40,19 @@ impl Progress {
 
     /// Runs a step whose output goes to its log.
     pub(crate) fn step(&mut self, name: &str, work: impl FnOnce(&mut Log) -> Result<Outcome>) -> Result<()> {
+        let log = Log::create(self.logs.join(file_name(name)))?;
+        self.show(name, Instant::now(), log, work)
+    }
+
+    fn show(
+        &mut self,
+        name: &str,
+        started: Instant,
+        mut log: Log,
+        work: impl FnOnce(&mut Log) -> Result<Outcome>,
+    ) -> Result<()> {
         self.begun += 1;
         let label = format!("[{}/{}] {name}", self.begun, self.total);
-        let mut log = Log::create(self.logs.join(file_name(name)))?;
-
-        let started = Instant::now();
         let ticker = Ticker::start(label.clone(), started);
         let result = work(&mut log);
         ticker.stop();
@@ -59,6 +68,26 @@ impl Progress {
             }
         }
         result.map(|_| ()).with_context(|| format!("{name} failed"))
+    }
+
+    /// Begins a step that runs beside others until `finish`, where it is shown. Its output goes to its log.
+    pub(crate) fn begin(&self, name: &str, command: &mut Command) -> Result<Beside> {
+        let mut log = Log::create(self.logs.join(file_name(name)))?;
+        let started = Instant::now();
+        let child = log.spawn(command)?;
+        Ok(Beside { name: name.to_owned(), command: display(command), log, running: Running(child), started })
+    }
+
+    /// Waits for a step that was begun.
+    pub(crate) fn finish(&mut self, beside: Beside) -> Result<()> {
+        let Beside { name, command, log, mut running, started } = beside;
+        self.show(&name, started, log, |_| {
+            let ended = running.0.try_wait()?;
+            let status = running.0.wait()?;
+            succeeded(&command, status)?;
+            // When it ended nobody looked, so how long it took is not known.
+            Ok(if ended.is_some() { Outcome::Note("done meanwhile".to_owned()) } else { Outcome::Done })
+        })
     }
 
     /// Runs a command whose output is for the reader. An error means that it could not be run.
@@ -86,20 +115,21 @@ impl Log {
     /// Runs a command to its good end.
     pub(crate) fn run(&mut self, command: &mut Command) -> Result<()> {
         let status = self.status(command)?;
-        if !status.success() {
-            anyhow::bail!("`{}` ended with {status}", display(command));
-        }
-        Ok(())
+        succeeded(&display(command), status)
     }
 
     /// Runs a command to whatever end.
     pub(crate) fn status(&mut self, command: &mut Command) -> Result<ExitStatus> {
+        Ok(self.spawn(command)?.wait()?)
+    }
+
+    fn spawn(&mut self, command: &mut Command) -> Result<Child> {
         writeln!(self.file, "$ {}", display(command))?;
         command
             .stdin(Stdio::null())
             .stdout(self.file.try_clone()?)
             .stderr(self.file.try_clone()?)
-            .status()
+            .spawn()
             .map_err(|error| not_run(command, error))
     }
 
@@ -117,6 +147,32 @@ impl Log {
         if hidden > 0 {
             println!("  ({hidden} lines more: {})", self.path.display());
         }
+    }
+}
+
+fn succeeded(command: &str, status: ExitStatus) -> Result<()> {
+    if !status.success() {
+        anyhow::bail!("`{command}` ended with {status}");
+    }
+    Ok(())
+}
+
+/// A step that runs beside others. Dropped before it has ended, because another step failed, it is killed.
+pub(crate) struct Beside {
+    name: String,
+    command: String,
+    log: Log,
+    running: Running,
+    started: Instant,
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both do nothing to a process that was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -206,6 +262,31 @@ mod tests {
     #[test]
     fn shows_a_command_as_one_would_type_it() {
         assert_eq!(display(Command::new("/opt/rust/bin/cargo").args(["build", "-p", "x"])), "cargo build -p x");
+    }
+
+    fn progress(test: &str) -> Progress {
+        Progress::new(1, std::env::temp_dir().join(format!("xtask-step-{test}-{}", std::process::id()))).unwrap()
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_step_beside_others_ends_well_or_says_what_failed() {
+        let mut progress = progress("beside");
+        let good = progress.begin("good", &mut Command::new("true")).unwrap();
+        let bad = progress.begin("bad", Command::new("sh").args(["-c", "exit 3"])).unwrap();
+        progress.finish(good).unwrap();
+        let error = format!("{:#}", progress.finish(bad).unwrap_err());
+        assert!(error.contains("bad failed") && error.contains("`sh -c exit 3` ended with"), "{error}");
+        fs::remove_dir_all(&progress.logs).unwrap();
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_step_that_nobody_waits_for_any_more_is_ended() {
+        let progress = progress("dropped");
+        // Drop waits for it, so this would take its ten minutes.
+        drop(progress.begin("endless", Command::new("sleep").arg("600")).unwrap());
+        fs::remove_dir_all(&progress.logs).unwrap();
     }
 
     #[test]

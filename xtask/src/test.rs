@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 use crate::step::{Log, Outcome, Progress, format_time};
 use crate::workspace::{Workspace, cargo, npm, on_path, output};
-use crate::{apt, build, mongod};
+use crate::{apt, build, mongod, sdk, setup};
 
 const CHROMIUM_NAMES: [&str; 5] = [
     "chromium",
@@ -20,6 +20,9 @@ const CHROMIUM_NAMES: [&str; 5] = [
 
 /// Tests of the hub that know nothing of its store.
 const ON_MONGODB: [&str; 3] = ["wire", "original_client", "http"];
+
+/// A test of the crate that has the hub's program.
+const RUNS_THE_HUB: &str = "refusals";
 
 /// Tests that are run, and reported, together. In the order they are run: quick to fail first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,13 +57,14 @@ impl Group {
         }
     }
 
-    fn is_cargo(self) -> bool {
-        matches!(self, Self::Rust | Self::Mongodb)
-    }
-
-    /// The demo page's own tests know of no hub.
-    fn needs_mongod(self) -> bool {
-        self != Self::Demo
+    fn needs(self) -> Needs {
+        match self {
+            Self::Rust | Self::Mongodb => Needs { rust_tests: true, mongod: true, ..Needs::default() },
+            // Its tests import what knows neither the SDK nor a hub.
+            Self::Demo => Needs { packages: true, ..Needs::default() },
+            Self::Sdk => Needs { sdk: true, hub: true, mongod: true, ..Needs::default() },
+            Self::E2e => Needs { page: true, hub: true, mongod: true, chromium: true, ..Needs::default() },
+        }
     }
 
     fn command(self, ws: &Workspace, chromium: &str, mongod: &Path) -> Command {
@@ -77,44 +81,95 @@ impl Group {
             Self::Sdk => npm(&["test", "-w", "sdk-wasm"]),
             Self::E2e => npm(&["test", "-w", "e2e"]),
         };
-        if !self.is_cargo() {
-            command.env("PROM_BIN", ws.prom());
+        let needs = self.needs();
+        if needs.hub {
+            command.env("PROM_BIN", ws.program("debug", "prom"));
         }
-        if self == Self::E2e {
+        if needs.chromium {
             command.env("CHROMIUM", chromium);
         }
-        if self.needs_mongod() {
+        if needs.mongod {
             command.env("MONGOD", mongod);
         }
         command
     }
 }
 
-/// How many steps a run of these groups has.
-pub(crate) fn steps(groups: &[Group]) -> usize {
-    let preparations =
-        usize::from(groups.iter().any(|group| group.is_cargo())) + usize::from(groups.contains(&Group::E2e));
-    let mongod = if needs_mongod(groups) { mongod::STEPS } else { 0 };
-    build::STEPS + mongod + preparations + groups.len()
+/// What must be there before a group is run, or several.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Needs {
+    packages: bool,
+    /// With the npm packages.
+    sdk: bool,
+    /// With the SDK.
+    page: bool,
+    /// With the hub's program, as the tests of its commands run it.
+    rust_tests: bool,
+    /// The hub's program.
+    hub: bool,
+    mongod: bool,
+    chromium: bool,
 }
 
-fn needs_mongod(groups: &[Group]) -> bool {
-    groups.iter().any(|group| group.needs_mongod())
+impl Needs {
+    fn of(groups: &[Group]) -> Self {
+        groups.iter().map(|group| group.needs()).fold(Self::default(), |all, one| Self {
+            packages: all.packages || one.packages,
+            sdk: all.sdk || one.sdk,
+            page: all.page || one.page,
+            rust_tests: all.rust_tests || one.rust_tests,
+            hub: all.hub || one.hub,
+            mongod: all.mongod || one.mongod,
+            chromium: all.chromium || one.chromium,
+        })
+    }
+
+    fn steps(self) -> usize {
+        let web = match self {
+            Self { page: true, .. } => build::PAGE_STEPS,
+            Self { sdk: true, .. } => sdk::STEPS,
+            Self { packages: true, .. } => setup::STEPS,
+            _ => 0,
+        };
+        let mongod = if self.mongod { mongod::STEPS } else { 0 };
+        web + mongod + usize::from(self.chromium) + usize::from(self.rust_tests || self.hub)
+    }
+}
+
+/// How many steps a run of these groups has.
+pub(crate) fn steps(groups: &[Group]) -> usize {
+    Needs::of(groups).steps() + groups.len()
 }
 
 pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> Result<()> {
-    build::run(ws, progress)?;
-    let mongod = if needs_mongod(groups) { mongod::run(ws, progress)? } else { PathBuf::new() };
+    let needs = Needs::of(groups);
+    match needs {
+        Needs { page: true, .. } => build::page(ws, progress)?,
+        Needs { sdk: true, .. } => sdk::run(ws, progress)?,
+        Needs { packages: true, .. } => setup::run(ws, progress)?,
+        _ => {}
+    }
+    let mongod = if needs.mongod { mongod::run(ws, progress)? } else { PathBuf::new() };
     let mut chromium = String::new();
-    if groups.contains(&Group::E2e) {
+    if needs.chromium {
         progress.step("Chromium", |log| {
             chromium = find_or_install_chromium(log)?;
             Ok(Outcome::Note(chromium.clone()))
         })?;
     }
-    if groups.iter().any(|group| group.is_cargo()) {
+    if needs.rust_tests || needs.hub {
+        build::page_folder(ws)?;
+    }
+    if needs.rust_tests {
         progress.step("Rust tests (build)", |log| {
             log.run(&mut cargo(&["test", "--workspace", "--no-run"]))?;
+            Ok(Outcome::Done)
+        })?;
+    } else if needs.hub {
+        progress.step("Hub (debug)", |log| {
+            // By way of one small test that runs it: the very build that all Rust tests use. With `cargo build` all it
+            // depends on would be compiled a second time, with other features.
+            log.run(&mut cargo(&["test", "--workspace", "--no-run", "--test", RUNS_THE_HUB]))?;
             Ok(Outcome::Done)
         })?;
     }
@@ -209,6 +264,24 @@ mod tests {
     #[test]
     fn runs_the_groups_named_in_their_own_order() {
         assert_eq!(choose(&["e2e", "rust"]).unwrap(), ["rust", "e2e"]);
+    }
+
+    #[test]
+    fn a_group_needs_what_it_runs_and_no_more() {
+        assert_eq!(Needs::of(&[Group::Demo]), Needs { packages: true, ..Needs::default() });
+        let rust = Needs::of(&[Group::Rust, Group::Mongodb]);
+        assert!(rust.rust_tests && !rust.packages && !rust.sdk && !rust.page && !rust.chromium, "{rust:?}");
+        let sdk = Needs::of(&[Group::Sdk]);
+        assert!(sdk.sdk && sdk.hub && !sdk.page && !sdk.rust_tests, "{sdk:?}");
+        let all = Needs::of(&Group::ALL);
+        assert!(all.page && all.rust_tests && all.hub && all.mongod && all.chromium, "{all:?}");
+    }
+
+    #[test]
+    fn counts_the_steps_it_takes() {
+        assert_eq!(steps(&[Group::Demo]), setup::STEPS + 1);
+        assert_eq!(steps(&[Group::Rust, Group::Mongodb]), mongod::STEPS + 1 + 2);
+        assert_eq!(steps(&Group::ALL), build::PAGE_STEPS + mongod::STEPS + 2 + Group::ALL.len());
     }
 
     #[test]

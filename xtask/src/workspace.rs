@@ -35,9 +35,9 @@ impl Workspace {
         self.root.join(relative)
     }
 
-    /// The hub's release binary.
-    pub(crate) fn prom(&self) -> PathBuf {
-        self.target.join("release").join(format!("prom{}", std::env::consts::EXE_SUFFIX))
+    /// A program of this workspace; `folder` is its profile's in the target folder: `debug`, `try` or `release`.
+    pub(crate) fn program(&self, folder: &str, name: &str) -> PathBuf {
+        self.target.join(folder).join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
     }
 
     /// A tool that an npm package brought, such as `tsc`.

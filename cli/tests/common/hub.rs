@@ -194,6 +194,5 @@ fn free_ports() -> (u16, u16) {
 /// A token that may do everything.
 fn token() -> String {
     let claims = serde_json::json!({ "exp": 4_000_000_000_u64, "scopes": ["*:**"] });
-    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+    prom_hub::auth::sign(&claims, SECRET).unwrap()
 }

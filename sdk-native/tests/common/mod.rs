@@ -10,7 +10,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use jsonwebtoken::{EncodingKey, Header};
 use prom_hub::{Auth, Config, Hub, StartError};
 use prom_sdk::{Client, ClientBuilder, Error, State};
 use serde_json::json;
@@ -66,7 +65,7 @@ pub fn token(scopes: &[&str]) -> String {
 pub fn token_for(scopes: &[&str], seconds: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let claims = json!({ "exp": now + seconds, "scopes": scopes });
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+    prom_hub::auth::sign(&claims, SECRET).unwrap()
 }
 
 /// A client that reconnects fast and may do everything.

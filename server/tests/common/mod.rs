@@ -6,7 +6,6 @@ pub mod http;
 use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use jsonwebtoken::{EncodingKey, Header};
 use prom_hub::{Auth, Config, Hub, StoreConfig};
 use prom_outbox::mongod;
 use serde_json::{Value, json};
@@ -51,7 +50,7 @@ pub fn token_with(mut claims: Value) -> String {
     if claims.get("exp").is_none() {
         claims["exp"] = json!(now_secs() + 600);
     }
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+    prom_hub::auth::sign(&claims, SECRET).unwrap()
 }
 
 pub fn token(scopes: &[&str]) -> String {

@@ -11,7 +11,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Starts logging. A hub tells what it does unless RUST_LOG says otherwise; a client speaks up only when it must.
+/// Starts logging. Without RUST_LOG a hub logs from `info` on, a client only warnings and errors.
 pub(crate) fn start(format: Format, hub: bool) {
     let default = if hub { "info" } else { "warn" };
     let filter = std::env::var("RUST_LOG").ok().and_then(|wish| parse(&wish));

@@ -264,7 +264,7 @@ fn passes(filter: &Filter, event: &Stored) -> bool {
 }
 
 impl Source {
-    /// Takes on the events of a page, and says which are missing between them.
+    /// Takes on the events of a page, with a gap for those that are missing between them.
     fn follow(&mut self, topic: usize, page: Page, filter: &Filter, out: &mut VecDeque<Item>) {
         for event in page.events {
             if event.seq > self.position + 1 {

@@ -46,7 +46,7 @@ pub struct Dead {
     pub event: Stored,
     /// Deliveries it had.
     pub attempts: u32,
-    /// What the last of them said.
+    /// Why the last of them failed.
     pub error: Box<str>,
 }
 

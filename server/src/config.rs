@@ -1,4 +1,4 @@
-//! What a hub is told at start. Reading it from the environment is the binary's work; checking it is done here.
+//! The configuration of a hub. Reading it from the environment is the binary's work; checking it is done here.
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -34,7 +34,7 @@ impl StoreConfig {
     }
 }
 
-/// What a hub is told at start.
+/// The configuration of a hub.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Address to listen on; default 127.0.0.1.
@@ -93,7 +93,7 @@ impl Config {
     /// Refuses what must not run.
     ///
     /// # Errors
-    /// What must be changed, for people.
+    /// What must be changed, in words for people.
     pub fn check(&self) -> Result<(), ConfigError> {
         match &self.auth {
             Auth::Hs256 { secret, previous, .. } => {

@@ -93,11 +93,11 @@ fn explain_ops(error: &io::Error) -> String {
 pub struct Hub {
     address: SocketAddr,
     ending: CancellationToken,
-    /// Nobody is left who could ask the writer for anything.
+    /// Cancelled when nothing is left that could send the writer a request.
     over: CancellationToken,
     tasks: TaskTracker,
     server: JoinHandle<()>,
-    /// Answers when the writer has ended; it ends last, when nobody is left who could ask it for anything.
+    /// Resolves when the writer has ended. It ends last, when nothing is left that could send it a request.
     writer: oneshot::Receiver<()>,
     store: Arc<dyn Store>,
     ops: Option<ops::Server>,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use mongodb::bson::{Bson, Document, doc};
 use prom_protocol::Topic;
+use prom_store::{Page, Stored};
 
 use crate::document::long;
-use prom_store::{Page, Stored};
 
 /// What an event costs beside its JSON.
 const OVERHEAD: usize = 256;

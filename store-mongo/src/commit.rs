@@ -23,6 +23,7 @@ use mongodb::{
     options::{ReadConcern, ReadPreference, SelectionCriteria},
 };
 use prom_protocol::{Refusal, Topic, encode_event_position};
+use prom_store::{Appended, Batch, Record, StoreError, new_id};
 
 use crate::{
     Inner,
@@ -32,7 +33,6 @@ use crate::{
     document::{long, whole},
     plan::{Inputs, Plan, Taken, cost},
 };
-use prom_store::{Appended, Batch, Record, StoreError, new_id};
 
 /// Longest time one step of a transaction may take: a primary that hangs answers nothing.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -252,7 +252,7 @@ impl Inner {
         plan: &Plan,
         deadline: Instant,
     ) -> Result<(), Failed> {
-        // Whatever the URL says of reading.
+        // Not what the URL says about reads: a transaction reads from the primary.
         let start = session.start_transaction().write_concern(self.write_concern.clone());
         let start = start.read_concern(ReadConcern::local());
         let start = start.selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary));
@@ -264,7 +264,7 @@ impl Inner {
             let insert = self.events.insert_many(&plan.documents).ordered(true).session(&mut *session);
             within(soon(deadline), async { insert.await.map(drop) }).await?;
         }
-        // A commit without an answer is asked for again, of the next primary if need be: it was done or not.
+        // A commit without an answer is sent again, to the next primary if need be: the server knows whether it was done.
         let mut lost = false;
         loop {
             let unknown = match tokio::time::timeout_at(soon(deadline).into(), session.commit_transaction()).await {
@@ -273,7 +273,7 @@ impl Inner {
                     return Ok(());
                 }
                 Ok(Err(error)) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => reason(&error),
-                // Only this says that nothing was done; and not behind an answer that was lost, which may have been another.
+                // Only this error means that nothing was done, and only if no earlier answer was lost.
                 Ok(Err(error)) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) && !lost => {
                     return Err(Failed::Transient(reason(&error)));
                 }

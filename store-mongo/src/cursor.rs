@@ -7,9 +7,9 @@ use mongodb::bson::{
     raw::{RawBsonRef, RawDocument},
 };
 use prom_protocol::{Group, Topic};
+use prom_store::{Cursor, CursorPut, StoreError};
 
 use crate::document::{long, whole};
-use prom_store::{Cursor, CursorPut, StoreError};
 
 /// Between topic and group; no topic has a colon in it.
 pub(super) const BETWEEN: &str = "::";

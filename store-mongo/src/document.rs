@@ -10,14 +10,17 @@ use mongodb::bson::{
     RawDocumentBuf, cstr,
     raw::{CString, RawBsonRef, RawDocument},
 };
+use prom_bson::{Unreadable, parse, scalar, write};
 use prom_protocol::encode_event_position;
-use serde_json::value::RawValue;
-
-use crate::json::{self, Unreadable};
 use prom_store::{Record, StoreError};
+use serde_json::value::RawValue;
 
 /// Largest document, in bytes: MongoDB's limit is 16 MiB, and a transaction's entry in the oplog is somewhat larger.
 pub(super) const MAX_BYTES: usize = 15 * 1024 * 1024;
+
+/// How deep a field may nest as BSON. MongoDB takes documents nested 100 deep; the event and a dead letter around it take
+/// some of that.
+const LEVELS: usize = 90;
 
 const ID: &str = "_id";
 const SEQ: &str = "seq";
@@ -71,7 +74,7 @@ fn start(position: Position<'_>) -> RawDocumentBuf {
     document
 }
 
-/// Positions and times fit: the protocol bounds `ts`, and nobody counts that far.
+/// A seq or a time as BSON's signed number. Both fit: the protocol bounds `ts`, and no topic has 2^63 events.
 pub(super) fn long(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -83,7 +86,7 @@ fn fields(document: &mut RawDocumentBuf, body: &[u8]) -> Option<()> {
     text.push(b'{');
     text.extend_from_slice(rest);
     for (name, value) in serde_json::from_slice::<Fields<'_>>(&text).ok()?.0 {
-        document.append(CString::try_from(name).ok()?, json::to_bson(value.get()).ok()?);
+        document.append(CString::try_from(name).ok()?, parse(value.get(), LEVELS).ok()?);
     }
     Some(())
 }
@@ -118,7 +121,6 @@ pub(super) fn whole(document: &RawDocument, name: &str) -> Option<u64> {
     match document.get(name).ok()?? {
         RawBsonRef::Int64(number) => u64::try_from(number).ok(),
         RawBsonRef::Int32(number) => u64::try_from(number).ok(),
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         RawBsonRef::Double(number) if number >= 0.0 && number.fract() == 0.0 && number < 9e15 => Some(number as u64),
         _ => None,
     }
@@ -161,9 +163,9 @@ fn read_body(document: &RawDocument, out: &mut Vec<u8>) -> Result<(), Unreadable
             continue;
         }
         out.push(b',');
-        json::scalar(out, name.as_str())?;
+        scalar(out, name.as_str())?;
         out.push(b':');
-        json::write(out, value)?;
+        write(out, value)?;
     }
     out.push(b'}');
     Ok(())

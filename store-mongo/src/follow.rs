@@ -8,10 +8,10 @@ use mongodb::{
     options::ReadConcern,
 };
 use prom_protocol::Topic;
+use prom_store::Grown;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Inner, connect::reason};
-use prom_store::Grown;
 
 /// Before a broken stream is opened again: the first time, and at most.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
@@ -39,7 +39,7 @@ impl Inner {
 
     async fn stream(&self, grown: &Grown, pause: &mut Duration) -> Result<(), Error> {
         let wanted = doc! { "$match": { "operationType": { "$in": ["insert", "update", "replace"] } } };
-        // What a stream tells is always a majority's, whatever reads are.
+        // A change stream shows only what a majority has, whatever the read concern of reads is.
         let topics = self.database.collection::<Document>("topics");
         let mut changes = topics.watch().pipeline([wanted]).read_concern(ReadConcern::majority()).await?;
         // Behind the opening: nothing falls between the two.

@@ -15,11 +15,12 @@ use mongodb::{
     error::Error,
     options::{Acknowledgment, CollectionOptions, ReadPreference, ReturnDocument, SelectionCriteria, WriteConcern},
 };
-
-use crate::{Inner, connect::reason};
 use prom_store::{StoreError, new_id, wall_clock};
 
-/// Longest time a lease is asked for or given back: what comes later finds it renewed a second time, or over.
+use crate::{Inner, connect::reason};
+
+/// Longest time for taking, renewing or giving back a lease. A later answer would be of no use: the lease was renewed
+/// again by then, or is over.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Who this store is to others on the same database; no two of them are the same.

@@ -18,7 +18,6 @@ mod connect;
 mod cursor;
 mod document;
 mod follow;
-mod json;
 mod lease;
 mod plan;
 mod read;

@@ -7,12 +7,12 @@ use std::{
 
 use mongodb::bson::RawDocumentBuf;
 use prom_protocol::{ErrorCode, Refusal, Topic, limits};
+use prom_store::{Append, Appended, Batch, admit_topic, is_exempt, known_id};
 
 use crate::{
     cache::Known,
     document::{self, MAX_BYTES, Position},
 };
-use prom_store::{Append, Appended, Batch, admit_topic, is_exempt, known_id};
 
 /// An event that stands in the database under an id of this batch.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub(super) struct Planned {
     pub(super) ts: u64,
 }
 
-/// See the module.
+/// The documents and updates that a commit writes, and the outcome of each append.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) outcomes: Vec<Result<Appended, Refusal>>,
@@ -46,6 +46,10 @@ pub(super) struct Plan {
     pub(super) events: Vec<Planned>,
     /// Something was refused for want of room.
     pub(super) full: bool,
+    /// Bytes that may still come in.
+    room: u64,
+    /// Topics there are, those of this plan included.
+    topics: usize,
 }
 
 /// What a plan is made from.
@@ -69,9 +73,8 @@ pub(super) struct Inputs<'a> {
 
 impl Plan {
     pub(super) fn new(inputs: Inputs<'_>) -> Self {
-        let mut plan = Self { moves: inputs.trims, ..Self::default() };
+        let mut plan = Self { moves: inputs.trims, room: inputs.room, topics: inputs.topics, ..Self::default() };
         let mut here: HashMap<&str, (&Topic, u64)> = HashMap::new();
-        let (mut room, mut topics) = (inputs.room, inputs.topics);
         for (index, (append, id)) in inputs.batch.appends.iter().zip(inputs.ids).enumerate() {
             let earlier = here.get(&**id).map(|(topic, seq)| (topic.as_str(), *seq, true));
             let stored = inputs
@@ -82,7 +85,7 @@ impl Plan {
                 Some((topic, seq, duplicate)) => {
                     known_id(id, seq, topic == append.topic.as_str()).map(|known| Appended { duplicate, ..known })
                 }
-                None => plan.append(index, append, id, &inputs.batch.now, inputs.known, &mut room, &mut topics),
+                None => plan.append(index, append, id, inputs.batch.now, inputs.known),
             };
             if let Ok(Appended { seq, duplicate: false, .. }) = outcome {
                 here.insert(id, (&append.topic, seq));
@@ -92,22 +95,19 @@ impl Plan {
         plan
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn append(
         &mut self,
         index: usize,
         append: &Append,
         id: &Arc<str>,
-        now: &u64,
+        now: u64,
         known: &HashMap<Topic, Known>,
-        room: &mut u64,
-        topics: &mut usize,
     ) -> Result<Appended, Refusal> {
         let cost = cost(append, id);
         let exempt = is_exempt(append);
-        if !exempt && cost > *room {
+        if !exempt && cost > self.room {
             // Nor for those behind it that are smaller: what one publisher sends stays in order.
-            *room = 0;
+            self.room = 0;
             self.full = true;
             let message = "the store is full of events that are not settled or are to be kept (max_bytes)";
             return Err(Refusal::new(ErrorCode::StoreUnavailable, message));
@@ -118,26 +118,26 @@ impl Plan {
         } else {
             let was = known.get(&append.topic).copied();
             if was.is_none() {
-                admit_topic(*topics, exempt)?;
-                *topics += 1;
+                admit_topic(self.topics, exempt)?;
+                self.topics += 1;
             }
             let fresh =
                 || Known { epoch: fastrand::u64(1..=limits::TS_MAX), first: 1, seq: 0, max_ts: 0, bytes: 0, groups: 0 };
             self.moves.entry(append.topic.clone()).or_insert(Move { was, is: was.unwrap_or_else(fresh) })
         };
-        let ts = append.ts.unwrap_or(*now);
+        let ts = append.ts.unwrap_or(now);
         let (seq, max_ts) = (to.is.seq + 1, to.is.max_ts.max(ts));
         let position = Position { id, seq, ts, max_ts };
         let Some(document) = document::encode(position, append.topic.as_str(), append.key.as_deref(), &append.body)
         else {
             if to.is.seq == 0 {
                 self.moves.remove(&append.topic);
-                *topics -= 1;
+                self.topics -= 1;
             }
             let message = format!("the event is larger than {} MiB, the most MongoDB takes", MAX_BYTES >> 20);
             return Err(Refusal::new(ErrorCode::TooLarge, message));
         };
-        *room = room.saturating_sub(cost);
+        self.room = self.room.saturating_sub(cost);
         to.is = Known { seq, max_ts, bytes: to.is.bytes + cost, ..to.is };
         self.documents.push(document);
         self.events.push(Planned { append: index, seq, ts });

@@ -12,6 +12,7 @@ use mongodb::{
     options::{ReadPreference, SelectionCriteria},
 };
 use prom_protocol::{Group, Topic};
+use prom_store::{Cursor, LatestPage, Page, StoreError, Stored, Tail};
 
 use crate::{
     Inner,
@@ -20,11 +21,10 @@ use crate::{
     cursor,
     document::{decode, long, whole},
 };
-use prom_store::{Cursor, LatestPage, Page, StoreError, Stored, Tail};
 
 /// Longest time a read may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(8);
-/// Longest time to say whether there is a primary: less than whoever asks waits.
+/// Longest time to find out whether there is a primary: less than `/readyz` waits.
 const READY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Events that are fetched at once; pages are filled from several of these.
 const FETCH: u32 = 500;

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use mongodb::bson::{Document, doc};
 use prom_outbox::mongod::{self, fresh_database, shared};
 use prom_protocol::{EventOptions, TopicOrPattern, encode_event_body};
+use prom_store::{Append, CursorPut, Rule};
 
 use super::*;
-use prom_store::{Append, CursorPut, Rule};
 
 /// Far beyond what is waited for, so that only a defect meets it.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -15,6 +15,7 @@ use mongodb::{
     error::Error,
 };
 use prom_protocol::Topic;
+use prom_store::{Batch, Rule, wall_clock};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,7 +27,6 @@ use crate::{
     plan::Move,
     read::newest_of_each_key,
 };
-use prom_store::{Batch, Rule, wall_clock};
 
 /// Events that are looked at and deleted at once.
 const AT_ONCE: i64 = 2_000;

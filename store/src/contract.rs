@@ -42,7 +42,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// What "committed" means here, for people.
     fn durability(&self) -> String;
 
-    /// Writes a batch; answers one result per append, in their order. May block its thread for as long as the disk takes.
+    /// Writes a batch; returns one result per append, in their order. May block its thread for as long as the disk takes.
     async fn commit(&self, batch: Batch) -> Result<Vec<Result<Appended, Refusal>>, StoreError>;
 
     /// Events of `topic` after `after`, at most `limit` of them and about `max_bytes`, but at least one if there is one.

@@ -16,7 +16,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What a client is told: not where the store keeps what.
+    /// The message for clients: without the places and names that only operators may see.
     pub fn told(&self) -> String {
         match self {
             Self::Unavailable(message) => message.clone(),

@@ -7,7 +7,7 @@ use prom_protocol::{Topic, TopicOrPattern, topics};
 /// Limits for the topics of one pattern. What is beyond any of them goes, the oldest first, a good part at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Which topics.
+    /// The topics it is for.
     pub topics: TopicOrPattern,
     /// Longest time an event is kept, by its `ts`.
     pub max_age: Option<Duration>,
@@ -17,7 +17,7 @@ pub struct Rule {
     pub max_bytes: Option<u64>,
     /// The newest event of each key stays, whatever the limits say.
     pub compact: bool,
-    /// Also what a group has not settled may go; the group is told by a `GAP`.
+    /// Also what a group has not settled may go; its members get a `GAP`.
     pub drop_unsettled: bool,
 }
 

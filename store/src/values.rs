@@ -33,7 +33,7 @@ pub type Stored = Arc<Record>;
 /// An event to be appended.
 #[derive(Debug)]
 pub struct Append {
-    /// Where.
+    /// The topic it is appended to.
     pub topic: Topic,
     /// Chosen by the publisher; `None`: the store makes one.
     pub id: Option<Arc<str>>,
@@ -47,7 +47,7 @@ pub struct Append {
 
 impl Append {
     /// An event to publish on `topic`: its options as the publisher gave them, its payload as JSON text. Both are taken
-    /// as they are; whoever took them from outside has checked them.
+    /// as they are: the caller has checked them.
     pub fn new(topic: Topic, options: &EventOptions<'_>, payload: &str) -> Self {
         let mut body = Vec::with_capacity(payload.len() + 96);
         encode_event_body(&mut body, topic.as_str(), options, payload);
@@ -103,9 +103,9 @@ impl Cursor {
 /// A cursor to be stored.
 #[derive(Debug, Clone)]
 pub struct CursorPut {
-    /// Of which topic.
+    /// The topic.
     pub topic: Topic,
-    /// Of which group.
+    /// The group.
     pub group: Group,
     /// The whole cursor; it replaces the stored one.
     pub cursor: Cursor,
@@ -118,7 +118,7 @@ pub struct Batch {
     pub now: u64,
     /// Events, appended in this order.
     pub appends: Vec<Append>,
-    /// Cursors.
+    /// Cursors to store; each replaces the one that stands.
     pub cursors: Vec<CursorPut>,
 }
 

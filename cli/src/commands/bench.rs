@@ -48,7 +48,7 @@ pub(crate) struct Args {
     /// Process of the hub [default: what its ops port says]
     #[arg(long)]
     pid: Option<u32>,
-    /// Where on this machine the hub tells about itself.
+    /// The hub's ops port on this machine.
     #[arg(long, env = "OPS_PORT", default_value_t = 8082)]
     ops_port: u16,
     #[command(flatten)]

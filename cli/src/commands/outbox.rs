@@ -36,7 +36,7 @@ pub(crate) enum Command {
     Stats(Stats),
 }
 
-/// Which outbox, and how it is told.
+/// Which outbox, and how it is printed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Location {
     /// The MongoDB replica set: mongodb://user:password@host1,host2/database?replicaSet=rs0

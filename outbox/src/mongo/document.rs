@@ -5,9 +5,9 @@ use mongodb::bson::{
     oid::ObjectId,
     raw::{CString, cstr},
 };
-use prom_protocol::{ErrorCode, Refusal, limits};
+use prom_protocol::{ErrorCode, RawValue, Refusal, limits};
 
-use super::{json, text};
+use super::text;
 use crate::{NewRow, OutboxEvent, Row, RowId, Status};
 
 /// A document, read as far as it is a row.
@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
                 return None;
             }
         };
-        match json::from_bson("payload", value) {
+        match prom_bson::stringify("payload", value) {
             Ok(payload) => Some(payload),
             Err(error) => {
                 self.problem(error.code(), error.message());
@@ -216,6 +216,12 @@ fn millis(value: RawBsonRef<'_>) -> Option<u64> {
     }
 }
 
+/// The BSON of a payload, whatever its depth: how deep an event may nest is looked at when it is published.
+fn payload(json: &RawValue) -> Result<RawBson, Refusal> {
+    prom_bson::parse(json.get(), usize::MAX)
+        .map_err(|error| Refusal::new(ErrorCode::BadPayload, format!("payload cannot be stored in MongoDB: {error}")))
+}
+
 /// The document of a new row, and its id as text.
 pub(super) fn write(new: NewRow, now: u64) -> Result<(RawDocumentBuf, String), Refusal> {
     let made = ObjectId::new();
@@ -224,7 +230,7 @@ pub(super) fn write(new: NewRow, now: u64) -> Result<(RawDocumentBuf, String), R
     let mut document = RawDocumentBuf::new();
     document.append(cstr!("_id"), id);
     document.append(cstr!("topic"), row.topic);
-    document.append(cstr!("payload"), row.payload.as_deref().map(json::to_bson).transpose()?.unwrap_or(RawBson::Null));
+    document.append(cstr!("payload"), row.payload.as_deref().map(payload).transpose()?.unwrap_or(RawBson::Null));
     if !row.headers.is_empty() {
         let mut headers = RawDocumentBuf::new();
         for (name, value) in row.headers {
@@ -255,4 +261,17 @@ pub(super) fn date(ms: u64) -> DateTime {
 pub(super) fn id(id: &RowId) -> Option<Bson> {
     let native = RawDocument::from_bytes(id.as_native()?).ok()?;
     Bson::try_from(native.get("_id").ok()??).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_that_bson_cannot_hold_is_refused() {
+        let json = RawValue::from_string(r#"{"a\u0000":1}"#.to_owned()).unwrap();
+        let refused = payload(&json).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::BadPayload);
+        assert!(refused.message().starts_with("payload cannot be stored in MongoDB: a name holds"), "{refused}");
+    }
 }

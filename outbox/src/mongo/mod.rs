@@ -5,7 +5,6 @@
 
 mod claim;
 mod document;
-mod json;
 mod operate;
 mod page;
 mod settle;

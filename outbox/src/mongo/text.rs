@@ -1,27 +1,7 @@
 //! Ids and keys as text, and back.
 
 use mongodb::bson::{Binary, Bson, RawBsonRef, Uuid, UuidRepresentation, oid::ObjectId, spec::BinarySubtype};
-
-/// Largest integer that a double holds exactly, and its neighbours: 2^53.
-const EXACT: f64 = 9_007_199_254_740_992.0;
-
-/// A number as JavaScript writes it, as far as JSON can read it; none for NaN and infinity.
-pub(super) fn number(value: f64) -> Option<String> {
-    if !value.is_finite() {
-        return None;
-    }
-    if value.fract() == 0.0 && value.abs() <= EXACT {
-        return Some((value as i64).to_string());
-    }
-    serde_json::to_string(&value).ok()
-}
-
-/// A UUID with hyphens, of either subtype; the old one's bytes as they stand.
-pub(super) fn uuid(subtype: BinarySubtype, bytes: &[u8]) -> Option<String> {
-    let known = matches!(subtype, BinarySubtype::Uuid | BinarySubtype::UuidOld);
-    let bytes = <[u8; 16]>::try_from(bytes).ok().filter(|_| known)?;
-    Some(Uuid::from_bytes(bytes).to_string())
-}
+use prom_bson::{number, uuid};
 
 /// What an id or key looks like; none for a value that is not one.
 pub(super) fn of(value: RawBsonRef<'_>) -> Option<String> {

@@ -89,7 +89,7 @@ const BOUNDS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Histogram {
     bounds: &'static [u64],
-    /// Units in one of what is told.
+    /// Units of a recorded value in one unit of the exported one: 1e6 where microseconds are exported as seconds.
     per: f64,
     buckets: [AtomicU64; BOUNDS + 1],
     sum: AtomicU64,
@@ -171,7 +171,7 @@ impl Default for Metrics {
     }
 }
 
-/// What [`Metrics::render`] is told beside what was counted.
+/// What [`Metrics::render`] shows beside what was counted.
 #[derive(Debug)]
 pub(crate) struct Now<'a> {
     /// WebSocket connections.

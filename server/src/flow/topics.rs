@@ -23,7 +23,7 @@ pub(crate) struct Token {
     pub topic: usize,
 }
 
-/// What a listener is told. It then reads [`TopicState::tail`], which may be further on by then.
+/// What a listener is sent. It then reads [`TopicState::tail`], which may be further on by then.
 #[derive(Debug)]
 pub(crate) enum Signal {
     /// A topic that it listens to has grown.
@@ -41,7 +41,7 @@ pub(crate) type SignalSender = mpsc::UnboundedSender<Signal>;
 pub(crate) struct Link(Arc<AtomicBool>);
 
 impl Link {
-    /// Asks to be told again.
+    /// Allows the next signal.
     pub(crate) fn rearm(&self) {
         self.0.store(false, Ordering::SeqCst);
     }
@@ -112,7 +112,7 @@ struct Inner {
     topics: HashMap<Topic, Arc<TopicState>>,
     /// Who wants to hear of new topics.
     patterns: Vec<(TopicOrPattern, SignalSender)>,
-    /// With this many topics, those are dropped that have no events and that nobody holds.
+    /// At this many topics, those without events and without listeners are dropped.
     sweep_at: usize,
 }
 
@@ -123,7 +123,7 @@ impl Topics {
     /// The topics a store has.
     ///
     /// # Errors
-    /// What the store says.
+    /// The store's error.
     pub(crate) async fn load(store: &dyn Store, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
         let topics = Self { inner: Mutex::default(), metrics };
         for (topic, tail) in store.topics().await? {

@@ -47,7 +47,7 @@ pub(crate) struct Write {
 pub(crate) enum Reply {
     /// To one caller.
     Once(oneshot::Sender<Result<Outcomes, StoreError>>),
-    /// To somebody whose requests are answered in the order they were made.
+    /// To the queue of a caller with many requests, which are answered in the order they were made.
     Queue(Arc<dyn Answer>),
 }
 
@@ -62,8 +62,8 @@ pub(crate) trait Answer: fmt::Debug + Send + Sync {
 pub(crate) struct Writer(mpsc::Sender<Write>);
 
 impl Writer {
-    /// Starts the writer of `store` and gives the way to it, with the task itself. It ends when it is told that all is
-    /// `over`, after what has come by then, or when the last way to it is gone.
+    /// Makes the writer of `store`: the way to it, and the task itself. The task ends when `over` is cancelled, after it has
+    /// committed what has come by then, or when the last way to it is gone.
     pub(crate) fn start(
         store: Arc<dyn Store>,
         topics: Arc<Topics>,
@@ -92,7 +92,7 @@ impl Writer {
     /// Commits and waits for the outcome.
     ///
     /// # Errors
-    /// What the store says, or that the hub is overloaded or ending.
+    /// The store's error, or `Unavailable` when the queue stays full or the hub is ending.
     pub(crate) async fn commit(&self, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Result<Outcomes, StoreError> {
         let (reply, outcome) = oneshot::channel();
         let write = Write { appends, cursors, reply: Reply::Once(reply) };
@@ -155,7 +155,7 @@ async fn run(
             }
             (Ok(_), _) => {}
         }
-        // Before the answers: whoever has one, and subscribes, starts behind what was answered.
+        // Before the answers: a client that has its answer and then subscribes must start behind that event.
         if let Ok(outcomes) = &committed {
             wake(&topics, &names, outcomes);
         }
@@ -171,7 +171,7 @@ fn answer(replies: Vec<(Reply, usize)>, committed: Result<Outcomes, StoreError>)
             Ok(all) => Ok(all.by_ref().take(count).collect::<Outcomes>()),
             Err(error) => Err(error.clone()),
         };
-        // Whoever asked may be gone; the events are committed all the same.
+        // The caller may be gone; the events are committed all the same.
         match reply {
             Reply::Once(sender) => drop(sender.send(outcome)),
             Reply::Queue(queue) => {

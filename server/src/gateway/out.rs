@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{Sink, SinkExt};
 use tokio::time::Instant;
 
-/// See the module.
+/// The frames that wait for a socket, and when it last took one.
 #[derive(Debug)]
 pub(super) struct Out<S> {
     sink: S,

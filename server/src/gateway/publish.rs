@@ -14,7 +14,7 @@ use crate::flow::{
 
 /// Unanswered publishes of a connection beyond which the hub stops reading from it.
 const MAX_WAITING: usize = 16 * 1024;
-/// Their bytes.
+/// Bytes of unanswered publishes beyond which it stops reading too.
 const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
 
 /// A publish that has not been answered.

@@ -144,7 +144,8 @@ impl Connection {
         let mut feed = Feed::new(target.clone(), &options.from, options.filter);
         for state in self.node.topics.follow(target, &self.signals) {
             let position = match &options.from {
-                // Where its listeners are, so that whoever was answered and then subscribes starts behind that.
+                // The tail that listeners know, not the store's: no read per topic, and a client whose publish was
+                // answered before starts behind that event.
                 StartFrom::Latest | StartFrom::Snapshot => state.tail(),
                 from => match start(&*self.node.store, &state.topic, from).await {
                     Ok(start) => start.after,

@@ -131,7 +131,7 @@ impl Actor {
             }
             over |= self.dismissed;
             if over && self.engine.is_idle() && self.work.is_empty() && self.owed.is_empty() {
-                // Closed only now that everything is stored: whoever comes next starts from there. A member that was
+                // Closed only now that everything is stored: the next actor of this group starts from there. A member that was
                 // about to join finds its request dropped, and opens the group again.
                 messages.close();
                 tracing::debug!(group = %self.group, "group has no members left");
@@ -368,7 +368,7 @@ impl Actor {
         }
     }
 
-    /// Does what the engine wants done now; answers whether there is more.
+    /// Does what the engine wants done now; `true` when there is more to do.
     fn pump(&mut self) -> bool {
         let now = self.now();
         self.engine.expire(now);

@@ -1,5 +1,5 @@
-//! The way to a consumer: whoever has members in groups, such as a connection or the projector. For the writer and the
-//! groups; nobody who uses it ever waits.
+//! The way to a consumer, which is what has members in groups: a connection, or the projector. The writer and the groups
+//! use it, and never wait for it.
 
 use std::sync::{
     Arc,
@@ -68,7 +68,7 @@ impl ConsumerHandle {
         (Self { messages, load: Arc::default() }, received)
     }
 
-    /// Queues a message. The consumer may be gone; what it held is then given back by whoever it was leased from.
+    /// Queues a message. The consumer may be gone; its leases then go back to their groups.
     pub(crate) fn send(&self, message: ToConsumer) {
         let _ = self.messages.send(message);
     }
@@ -80,7 +80,8 @@ impl ConsumerHandle {
         self.send(ToConsumer::Answer(bytes));
     }
 
-    /// Counts an event that is about to be sent. `false`: send this one, and no more until the consumer says so.
+    /// Counts an event that is about to be sent. `false`: send this one, and no more until the
+    /// consumer has room again ([`ToGroup::Unblock`](super::ToGroup::Unblock)).
     pub(crate) fn reserve(&self, bytes: usize) -> bool {
         let room = self.load.bytes.fetch_add(bytes, Ordering::SeqCst) + bytes <= HIGH;
         if !room {
@@ -89,7 +90,7 @@ impl ConsumerHandle {
         room
     }
 
-    /// Counts events that were sent. `true`: groups have stopped and are to be told that there is room.
+    /// Counts events that were sent. `true`: groups have stopped for this consumer and must be unblocked.
     pub(crate) fn release(&self, bytes: usize) -> bool {
         let left = self.load.bytes.fetch_sub(bytes, Ordering::SeqCst).saturating_sub(bytes);
         left <= LOW && self.load.blocked.swap(false, Ordering::SeqCst)

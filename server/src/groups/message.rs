@@ -1,4 +1,4 @@
-//! What a group is told.
+//! Messages to a group.
 
 use std::sync::Arc;
 

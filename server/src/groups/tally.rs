@@ -1,4 +1,4 @@
-//! What a group has done since it last told the hub's metrics.
+//! What a group has done since it last added it to the hub's metrics.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl Tally {
         }
     }
 
-    /// Tells the metrics. `leases`: events the group has in flight now.
+    /// Adds the sums to the metrics. `leases`: events the group has in flight now.
     pub(super) fn flush(&mut self, leases: usize) {
         for track in self.touched.drain(..) {
             let counts = &mut self.tracks[track];

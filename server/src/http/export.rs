@@ -54,7 +54,7 @@ pub(super) async fn export(
     let export = Export {
         node: Arc::clone(&http.node),
         topic,
-        // What is gone already is told in a header.
+        // A gap before the first event is named in a header.
         after: start.after.max(start.first - 1),
         end: start.last,
         ts: (from_ts.unwrap_or(0), to_ts.unwrap_or(u64::MAX)),

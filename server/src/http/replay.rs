@@ -13,7 +13,7 @@ use prom_store::start;
 use super::{Http, position};
 use crate::web::{Failure, JSON, Params, answer};
 
-/// Events of a page unless it is asked for another number.
+/// Events of a page where the request names no `limit`.
 const LIMIT: u64 = 100;
 /// Most events of a page.
 const MAX_LIMIT: u64 = 1000;
@@ -43,7 +43,7 @@ pub(super) async fn replay(
             // What was trimmed since is part of the gap too.
             start.first = start.first.max(page.first);
         } else if page.first > after + 1 {
-            // Not across events that are gone: the next page says which.
+            // A page ends before events that are gone: the next one names them.
             break;
         }
         if page.events.is_empty() {

@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use prom_store::Store;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// How long a lease is held after it was last asked for.
+/// How long a lease is held, counted from the request that took or renewed it.
 const TTL: Duration = Duration::from_secs(10);
 /// How often a lease that is held is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// How often a lease that another hub has, or that the store could not give, is asked for.
+/// How often a hub tries to take a lease that another hub has, or that the store could not give.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// A lease that this hub may or may not have.
@@ -20,7 +20,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// The lease `name`, not asked for yet.
+    /// The lease `name`, which this hub does not have yet.
     pub(crate) fn new(store: Arc<dyn Store>, name: &'static str) -> Self {
         Self { store, name }
     }
@@ -43,8 +43,8 @@ impl Lease {
         }
     }
 
-    /// Renews it, until another hub has it or may have it. An answer that came late, or not at all, says nothing of the
-    /// time since it was asked for.
+    /// Renews it, and returns when another hub has it or may have it. A renewal counts from when it was requested, not from
+    /// when it was answered.
     pub(crate) async fn lost(&self, mut until: Instant) {
         let mut next = until - TTL + RENEW_EVERY;
         loop {

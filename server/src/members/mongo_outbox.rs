@@ -44,7 +44,7 @@ impl OutboxName {
         Ok(own)
     }
 
-    /// The collection itself; `own` is the database of a name that says none.
+    /// The collection itself; `own` is the database where the name gives none.
     fn collection(&self, own: &Database) -> Collection<Document> {
         let database = self.database.as_ref().map_or_else(|| own.clone(), |name| own.client().database(name));
         database.collection(&self.collection)

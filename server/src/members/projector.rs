@@ -33,7 +33,7 @@ const STALE_AFTER: u64 = 15_000;
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Keys read at once when the state is read back.
 const PAGE: usize = 1_000;
-/// Their bytes.
+/// Bytes of states read back at once.
 const PAGE_BYTES: usize = 1024 * 1024;
 /// First wait before a failed try is repeated; doubles with each.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -47,7 +47,7 @@ const ENDED: Duration = Duration::from_secs(30);
 /// The projector's subscription; connections count theirs from 1.
 const MEMBER: MemberId = 0;
 
-/// See the module.
+/// The projector of one hub.
 #[derive(Debug)]
 pub(crate) struct Projector {
     store: Arc<dyn Store>,
@@ -208,7 +208,7 @@ impl Projector {
         }
     }
 
-    /// Publishes the states that follow from heartbeats, and says how to settle them.
+    /// Publishes the states that follow from heartbeats, and returns how to settle those.
     async fn apply(&mut self, deliveries: Vec<Delivery>) -> Result<Vec<Settlement>, StoreError> {
         let mut settlements = Vec::with_capacity(deliveries.len());
         let mut states = Vec::with_capacity(deliveries.len());

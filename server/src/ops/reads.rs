@@ -1,4 +1,4 @@
-//! What the ops port answers.
+//! The answers of the ops port.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use crate::{
     web::{Failure, JSON, Params, answer, json},
 };
 
-/// Rows of a page unless it is asked for another number.
+/// Rows of a page where the request names no `limit`.
 const LIMIT: u64 = 1000;
 /// Most rows of a page.
 const MAX_LIMIT: u64 = 10_000;

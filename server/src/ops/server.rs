@@ -59,7 +59,7 @@ impl Server {
         self.address
     }
 
-    /// Answers what was asked, and ends.
+    /// Finishes the requests under way, at most for a second, and ends.
     pub(crate) async fn end(mut self) {
         self.stop.cancel();
         if tokio::time::timeout(ENDING, &mut self.task).await.is_err() {

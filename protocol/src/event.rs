@@ -7,6 +7,7 @@ use crate::{
     Refusal, Text,
     fields::{Field, TextMap, check_text, raw_fields},
     limits,
+    names::{self, first, key},
 };
 
 /// Headers of an event: names and values in the order the publisher wrote them.
@@ -108,13 +109,13 @@ pub struct EventOptions<'a> {
 
 raw_fields! {
     RawOptions {
-        id = "id",
-        ts = "ts",
-        key = "key",
-        sid = "sid",
-        headers = "headers",
-        tags = "tags",
-        caused_by = "caused_by",
+        id = names::field::ID,
+        ts = names::field::TS,
+        key = names::field::KEY,
+        sid = names::field::SID,
+        headers = names::field::HEADERS,
+        tags = names::field::TAGS,
+        caused_by = names::field::CAUSED_BY,
     }
 }
 
@@ -235,40 +236,41 @@ pub fn encode_event(
 
 /// Appends the first part of an event's wire JSON: what the store decides at commit.
 pub fn encode_event_position(out: &mut Vec<u8>, id: &str, seq: u64, ts: u64) {
-    out.extend_from_slice(b"{\"id\":");
-    json(out, id);
-    out.extend_from_slice(b",\"seq\":");
-    json(out, &seq);
-    out.extend_from_slice(b",\"ts\":");
-    json(out, &ts);
+    out.push(b'{');
+    field(out, const { first(key::ID) }, id);
+    field(out, key::SEQ, &seq);
+    field(out, key::TS, &ts);
 }
 
 /// Appends the second part of an event's wire JSON: what the publisher decides, known before the commit.
 pub fn encode_event_body(out: &mut Vec<u8>, topic: &str, options: &EventOptions<'_>, payload: &str) {
-    out.extend_from_slice(b",\"topic\":\"");
+    out.extend_from_slice(key::TOPIC.as_bytes());
+    out.push(b'"');
     out.extend_from_slice(topic.as_bytes()); // a topic needs no escaping
     out.push(b'"');
-    for (name, value) in [(",\"key\":", &options.key), (",\"sid\":", &options.sid)] {
+    for (name, value) in [(key::KEY, &options.key), (key::SID, &options.sid)] {
         if let Some(value) = value {
-            out.extend_from_slice(name.as_bytes());
-            json(out, value);
+            field(out, name, value);
         }
     }
     if !options.headers.is_empty() {
-        out.extend_from_slice(b",\"headers\":");
-        json(out, &options.headers);
+        field(out, key::HEADERS, &options.headers);
     }
     if !options.tags.is_empty() {
-        out.extend_from_slice(b",\"tags\":");
-        json(out, &options.tags);
+        field(out, key::TAGS, &options.tags);
     }
     if let Some(cause) = &options.caused_by {
-        out.extend_from_slice(b",\"caused_by\":");
-        json(out, cause);
+        field(out, key::CAUSED_BY, cause);
     }
-    out.extend_from_slice(b",\"payload\":");
+    out.extend_from_slice(key::PAYLOAD.as_bytes());
     out.extend_from_slice(crate::single_line(payload).as_bytes());
     out.push(b'}');
+}
+
+/// Appends a field; `key` is its name as [`key`] has it.
+fn field<T: Serialize + ?Sized>(out: &mut Vec<u8>, key: &str, value: &T) {
+    out.extend_from_slice(key.as_bytes());
+    json(out, value);
 }
 
 /// Appends `value` as JSON. Writing strings, numbers and maps of strings to memory does not fail.

@@ -2,9 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use prom_protocol::{CloseCode, ErrorCode, NameError, Refusal};
-
-use crate::wire::Incoming;
+use prom_protocol::{CloseCode, ErrorCode, NameError, Refusal, server::Scanned};
 
 /// Codes of the SDKs' own, beside those of the protocol.
 pub mod codes {
@@ -98,8 +96,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl From<&Incoming<'_>> for Error {
-    fn from(frame: &Incoming<'_>) -> Self {
+impl From<&Scanned<'_>> for Error {
+    fn from(frame: &Scanned<'_>) -> Self {
         let code = frame.code().0;
         let known = ErrorCode::from_wire(&code);
         Self {

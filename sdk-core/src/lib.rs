@@ -38,7 +38,6 @@ mod backoff;
 mod config;
 mod entropy;
 mod error;
-mod json;
 mod liveness;
 mod output;
 mod queue;
@@ -46,7 +45,6 @@ mod requests;
 mod session;
 mod subscriptions;
 mod tokens;
-mod wire;
 
 pub use config::Config;
 pub use error::{Error, codes};

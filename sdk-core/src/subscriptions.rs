@@ -1,10 +1,11 @@
 //! What the session is subscribed to, over all its connections.
 
-use std::sync::Arc;
+use prom_protocol::{
+    Group, Op, TopicOrPattern,
+    client::write::{self, Corr},
+};
 
-use prom_protocol::{Group, TopicOrPattern};
-
-use crate::{SubscriptionId, wire::Frame};
+use crate::SubscriptionId;
 
 /// Where a subscription stands on the present connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +38,15 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// The frame that asks for it.
-    pub(crate) fn subscribe(&self, corr: u64) -> Arc<str> {
-        let mut frame = Frame::new("SUBSCRIBE", Some(corr)).text("topic", self.topic.as_str());
-        if let Some(group) = &self.group {
-            frame = frame.text("group", group.as_str());
-        }
-        if !matches!(self.options.as_str(), "" | "{}") {
-            frame = frame.raw("opts", &self.options);
-        }
-        frame.end()
+    /// The SUBSCRIBE.
+    pub(crate) fn subscribe(&self, corr: u64) -> String {
+        let group = self.group.as_ref().map(Group::as_str);
+        write::subscribe(Corr::Number(corr), self.topic.as_str(), group, &self.options)
     }
 
-    /// A frame about it, for more fields.
-    pub(crate) fn frame(&self, op: &str, corr: Option<u64>) -> Frame {
-        Frame::new(op, corr).text("topic", self.topic.as_str()).text("group", &self.wire_group)
+    /// An UNSUBSCRIBE, PAUSE or RESUME.
+    pub(crate) fn about(&self, op: Op, corr: Option<u64>) -> String {
+        write::about(op, corr.into(), self.topic.as_str(), &self.wire_group)
     }
 }
 

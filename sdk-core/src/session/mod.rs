@@ -15,7 +15,10 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use prom_protocol::ErrorCode;
+use prom_protocol::{
+    ErrorCode,
+    client::write::{self, Corr},
+};
 
 pub use calls::Publish;
 
@@ -28,7 +31,6 @@ use crate::{
     requests::{Kind, Requests},
     subscriptions::{Standing, Subscriptions},
     tokens::Tokens,
-    wire::Frame,
 };
 
 enum Phase {
@@ -155,7 +157,7 @@ impl Session {
     fn tick_ready(&mut self, now: u64) {
         match self.liveness.check(now) {
             Check::Fine => {}
-            Check::Ping => self.send(Frame::new("PING", None)),
+            Check::Ping => self.send(write::ping(Corr::None)),
             Check::Dead => {
                 self.shut(1000, "no sign of life");
                 return self.away(now, Error::lost("the hub gave no sign of life", true), 0);
@@ -210,7 +212,7 @@ impl Session {
         let corr = self.next_request();
         self.phase = Phase::Auth { until: now.saturating_add(self.config.connect_timeout_ms), corr };
         self.liveness.heard(now);
-        self.send(Frame::new("AUTH", Some(corr)).text("token", &token));
+        self.send(write::auth(Corr::Number(corr), &token));
     }
 
     /// The socket was closed, or could not be opened. `code` and `reason` are those of the close frame, if there was one;
@@ -240,7 +242,7 @@ impl Session {
             (Phase::Ready, Ok(token)) => {
                 let corr = self.next_request();
                 self.tokens.renewing(now, self.config.connect_timeout_ms, Some(corr));
-                self.send(Frame::new("AUTH", Some(corr)).text("token", &token));
+                self.send(write::auth(Corr::Number(corr), &token));
             }
             (Phase::Ready, Err(message)) => {
                 self.tokens.renewal_failed(now);
@@ -380,7 +382,7 @@ impl Session {
         self.last_request
     }
 
-    fn send(&mut self, frame: Frame) {
-        self.out.push_back(Output::Send(frame.end()));
+    fn send(&mut self, frame: String) {
+        self.out.push_back(Output::Send(frame.into()));
     }
 }

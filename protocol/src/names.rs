@@ -62,3 +62,39 @@ names! {
 pub(crate) const fn first(key: &str) -> &str {
     key.split_at(1).1
 }
+
+/// These constants, one after another, as bytes that are put together when the crate is compiled: what a hub writes for
+/// every event it writes in one piece.
+macro_rules! joined {
+    ($($part:expr),+ $(,)?) => {
+        const {
+            const PARTS: &[&str] = &[$($part),+];
+            &$crate::names::join::<{ $crate::names::total(PARTS) }>(PARTS)
+        }
+    };
+}
+pub(crate) use joined;
+
+/// The bytes of all parts.
+pub(crate) const fn total(parts: &[&str]) -> usize {
+    let (mut total, mut part) = (0, 0);
+    while part < parts.len() {
+        total += parts[part].len();
+        part += 1;
+    }
+    total
+}
+
+/// The parts, `N` bytes in all.
+pub(crate) const fn join<const N: usize>(parts: &[&str]) -> [u8; N] {
+    let mut joined = [0; N];
+    let (mut at, mut part) = (0, 0);
+    while part < parts.len() {
+        let (head, rest) = joined.split_at_mut(at);
+        let bytes = parts[part].as_bytes();
+        rest.split_at_mut(bytes.len()).0.copy_from_slice(bytes);
+        at = head.len() + bytes.len();
+        part += 1;
+    }
+    joined
+}

@@ -14,18 +14,18 @@ pub(crate) enum Standing {
     Wanted { not_before: u64 },
     /// SUBSCRIBE was sent under this number.
     Sent(u64),
-    /// The hub said OK.
+    /// The hub has confirmed it on this connection.
     Active,
 }
 
-/// One subscription.
+/// One subscription of the application.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) id: SubscriptionId,
     pub(crate) topic: TopicOrPattern,
-    /// None: ephemeral.
+    /// None for an ephemeral subscription.
     pub(crate) group: Option<Group>,
-    /// JSON, or nothing.
+    /// The options as a JSON object; empty for none.
     pub(crate) options: String,
     pub(crate) standing: Standing,
     /// The group's name on the present connection, once active.
@@ -38,13 +38,13 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// The SUBSCRIBE.
+    /// The text of its SUBSCRIBE.
     pub(crate) fn subscribe(&self, corr: u64) -> String {
         let group = self.group.as_ref().map(Group::as_str);
         write::subscribe(Corr::Number(corr), self.topic.as_str(), group, &self.options)
     }
 
-    /// An UNSUBSCRIBE, PAUSE or RESUME.
+    /// The text of its UNSUBSCRIBE, PAUSE or RESUME.
     pub(crate) fn about(&self, op: Op, corr: Option<u64>) -> String {
         write::about(op, corr.into(), self.topic.as_str(), &self.wire_group)
     }

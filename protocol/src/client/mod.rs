@@ -37,7 +37,7 @@ pub enum Op {
     ModAck,
     /// Stop delivery to this member.
     Pause,
-    /// Start it again.
+    /// Start delivery to this member again.
     Resume,
     /// Ask for a PONG.
     Ping,
@@ -83,7 +83,7 @@ impl Op {
     }
 }
 
-/// A PUBLISH.
+/// What a PUBLISH holds.
 #[derive(Debug, Clone)]
 pub struct Publish<'a> {
     /// A well-formed topic.
@@ -94,14 +94,14 @@ pub struct Publish<'a> {
     pub options: EventOptions<'a>,
 }
 
-/// A SUBSCRIBE.
+/// What a SUBSCRIBE holds.
 #[derive(Debug, Clone)]
 pub struct Subscribe {
-    /// What to receive.
+    /// The topic, or the pattern over topics, to receive.
     pub topic: TopicOrPattern,
     /// The durable group to join; none: an ephemeral subscription.
     pub group: Option<Group>,
-    /// How.
+    /// Where to start, how many at once, and who settles.
     pub options: SubscribeOptions,
 }
 
@@ -117,20 +117,20 @@ pub struct Target<'a> {
 /// The delivery a frame is about.
 #[derive(Debug, Clone)]
 pub struct Settle<'a> {
-    /// The subscription.
+    /// The subscription the delivery came by.
     pub target: Target<'a>,
-    /// The event's id.
+    /// Id of the delivered event.
     pub id: Text<'a>,
     /// The delivery's lease; none: whatever lease this connection holds on that id.
     pub lease: Option<Text<'a>>,
 }
 
-/// A NACK.
+/// What a NACK holds.
 #[derive(Debug, Clone)]
 pub struct Nack<'a> {
-    /// The delivery.
+    /// The delivery that goes back.
     pub settle: Settle<'a>,
-    /// Why; kept with a dead letter, cut at [`limits::REASON_BYTES`].
+    /// The reason, kept with a dead letter, cut at [`limits::REASON_BYTES`].
     pub reason: Option<Text<'a>>,
     /// Wait this long before the next delivery; none: the hub's backoff.
     pub delay_ms: Option<u64>,
@@ -156,7 +156,7 @@ pub enum ClientFrame<'a> {
     Nack(Nack<'a>),
     /// `MODACK {topic, group, id, lease?, extend_ms}`.
     ModAck {
-        /// The delivery.
+        /// The delivery whose lease is extended.
         settle: Settle<'a>,
         /// The lease's new length in milliseconds, from now.
         extend_ms: u64,
@@ -165,16 +165,16 @@ pub enum ClientFrame<'a> {
     Pause(Target<'a>),
     /// `RESUME {topic, group}`.
     Resume(Target<'a>),
-    /// `PING`.
+    /// `PING`, which has no fields.
     Ping,
 }
 
 /// A frame with its correlation.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
-    /// Echoed in the answer; none: none there either.
+    /// Repeated in the answer, which has none when the request has none.
     pub corr: Option<Text<'a>>,
-    /// What is asked.
+    /// What the client asks for.
     pub frame: ClientFrame<'a>,
 }
 
@@ -185,7 +185,7 @@ pub struct BadRequest<'a> {
     pub corr: Option<Text<'a>>,
     /// The frame's `op`, if it is one.
     pub op: Option<Op>,
-    /// What is wrong.
+    /// The answer: what is wrong with the frame.
     pub error: Refusal,
 }
 

@@ -66,7 +66,7 @@ impl Op {
     }
 }
 
-/// What a member is told about one delivery: the `ctx` of an EVENT.
+/// What an EVENT says about the delivery beside the event: its `ctx`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct DeliveryContext<'a> {
     /// How often the event was delivered to the group, from 1.
@@ -85,19 +85,19 @@ pub struct DeliveryContext<'a> {
 /// An OK: what was asked is done. Which fields are set depends on the request.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 pub struct OkFrame<'a> {
-    /// That of the request.
+    /// `corr` of the request; none: it had none.
     #[serde(borrow, default)]
     pub corr: Option<Text<'a>>,
     /// PUBLISH: the event's id.
     #[serde(borrow, default)]
     pub id: Option<Text<'a>>,
-    /// PUBLISH: the event's position.
+    /// PUBLISH: the event's position in its topic, from 1.
     #[serde(default)]
     pub seq: Option<u64>,
     /// PUBLISH: the event was committed before; nothing new was stored.
     #[serde(default)]
     pub duplicate: bool,
-    /// SUBSCRIBE: what was subscribed.
+    /// SUBSCRIBE: the topic or pattern, as it was given.
     #[serde(borrow, default)]
     pub topic: Option<Text<'a>>,
     /// SUBSCRIBE: the group, generated for an ephemeral subscription.
@@ -114,24 +114,24 @@ pub struct ErrFrame<'a> {
     /// One of [`ErrorCode`]'s names, or one of a later version.
     #[serde(borrow)]
     pub code: Text<'a>,
-    /// For people.
+    /// The reason, for people.
     #[serde(borrow)]
     pub msg: Text<'a>,
-    /// That of the request.
+    /// `corr` of the request; none: it had none.
     #[serde(borrow, default)]
     pub corr: Option<Text<'a>>,
-    /// When to try again.
+    /// Milliseconds to wait before the next try; none: the hub gives no time.
     #[serde(default)]
     pub retry_after_ms: Option<u64>,
 }
 
-/// What a hub says to a client.
+/// A frame from hub to client.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ServerFrame<'a> {
-    /// `OK`.
+    /// `OK`: the request was carried out.
     Ok(OkFrame<'a>),
-    /// `ERR`.
+    /// `ERR`: the request was refused, or the connection has a problem.
     Err(ErrFrame<'a>),
     /// `EVENT`: one delivery.
     Event {
@@ -141,7 +141,7 @@ pub enum ServerFrame<'a> {
         group: Text<'a>,
         /// The event's JSON: see [`crate::Event::parse`].
         event: &'a RawValue,
-        /// About this delivery.
+        /// Attempt, limits and lease of this delivery.
         ctx: DeliveryContext<'a>,
     },
     /// `LIVE`: an ephemeral subscription's snapshot is complete; what follows came after it.
@@ -153,7 +153,7 @@ pub enum ServerFrame<'a> {
     },
     /// `GAP`: events were skipped.
     Gap {
-        /// The concrete topic.
+        /// The concrete topic, never a pattern.
         topic: Text<'a>,
         /// `group` of the SUBSCRIBE.
         group: Text<'a>,
@@ -161,7 +161,7 @@ pub enum ServerFrame<'a> {
         from: u64,
         /// Last seq that was skipped.
         to: u64,
-        /// Why, for people.
+        /// The reason, for people.
         reason: Text<'a>,
     },
     /// `REVOKED`: the hub ended a subscription.
@@ -170,25 +170,25 @@ pub enum ServerFrame<'a> {
         topic: Text<'a>,
         /// `group` of the SUBSCRIBE.
         group: Text<'a>,
-        /// Why.
+        /// One of [`ErrorCode`]'s names, or one of a later version.
         code: Text<'a>,
-        /// For people.
+        /// The reason, for people.
         msg: Text<'a>,
     },
-    /// `PONG`.
+    /// `PONG`: the answer to a PING.
     Pong {
-        /// That of the PING.
+        /// `corr` of the PING; none: it had none.
         corr: Option<Text<'a>>,
     },
 }
 
 impl<'a> ServerFrame<'a> {
-    /// An OK without more than the request's `corr`.
+    /// An OK with nothing but the request's `corr`.
     pub fn ok(corr: Option<Text<'a>>) -> Self {
         Self::Ok(OkFrame { corr, ..OkFrame::default() })
     }
 
-    /// An ERR.
+    /// An ERR without a time to wait.
     pub fn error(code: ErrorCode, msg: impl Into<String>, corr: Option<Text<'a>>) -> Self {
         Self::Err(ErrFrame { code: code.as_str().into(), msg: Text::from(msg.into()), corr, retry_after_ms: None })
     }

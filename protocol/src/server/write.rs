@@ -5,12 +5,19 @@ use serde::Serialize;
 use super::{DeliveryContext, ErrFrame, OkFrame, Op, ServerFrame};
 use crate::{
     event::json,
-    names::{first, key},
+    names::{first, joined, key},
 };
+
+/// A frame's text up to the value of its op, that included.
+macro_rules! opening {
+    ($op:expr) => {
+        joined!("{", first(key::OP), "\"", $op.as_str(), "\"")
+    };
+}
 
 /// Appends the OK of a PUBLISH, the answer a hub gives most often.
 pub fn encode_published(out: &mut Vec<u8>, corr: Option<&str>, id: &str, seq: u64, duplicate: bool) {
-    Frame::begin(out, Op::Ok)
+    Frame::begin(out, opening!(Op::Ok))
         .optional(key::CORR, corr)
         .field(key::ID, id)
         .field(key::SEQ, &seq)
@@ -21,7 +28,8 @@ pub fn encode_published(out: &mut Vec<u8>, corr: Option<&str>, id: &str, seq: u6
 /// Appends the start of an EVENT, up to where the event's JSON begins. The same for every event of a subscription, so
 /// that a hub makes it once.
 pub fn encode_event_head(out: &mut Vec<u8>, topic: &str, group: &str) {
-    Frame::begin(out, Op::Event).field(key::TOPIC, topic).field(key::GROUP, group).name(key::EVENT);
+    let frame = Frame::begin(out, opening!(Op::Event)).field(key::TOPIC, topic).field(key::GROUP, group);
+    frame.0.extend_from_slice(key::EVENT.as_bytes());
 }
 
 /// Appends the rest of an EVENT, after the event's JSON. `lease` is written as sixteen hexadecimal digits.
@@ -32,7 +40,7 @@ pub fn encode_event_context(
     ack_deadline_ms: u64,
     lease: Option<u64>,
 ) {
-    Frame(out).context(attempt, max_attempts, ack_deadline_ms);
+    context(out, attempt, max_attempts, ack_deadline_ms);
     match lease {
         Some(lease) => {
             const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -42,53 +50,71 @@ pub fn encode_event_context(
         }
         None => out.extend_from_slice(b"null"),
     }
-    Frame(out).redelivered(attempt > 1);
+    redelivered(out, attempt > 1);
+}
+
+/// Appends the `ctx` of an EVENT, up to where its lease belongs.
+#[inline]
+fn context(out: &mut Vec<u8>, attempt: u32, max_attempts: u32, ack_deadline_ms: u64) {
+    out.extend_from_slice(joined!(key::CTX, "{", first(key::ATTEMPT)));
+    json(out, &attempt);
+    let ctx = Frame(out).field(key::MAX_ATTEMPTS, &max_attempts).field(key::ACK_DEADLINE_MS, &ack_deadline_ms);
+    ctx.0.extend_from_slice(key::LEASE.as_bytes());
+}
+
+/// Appends the rest of the `ctx`, after its lease, and of the EVENT.
+#[inline]
+fn redelivered(out: &mut Vec<u8>, redelivered: bool) {
+    let (yes, no) = (joined!(key::REDELIVERED, "true}}"), joined!(key::REDELIVERED, "false}}"));
+    out.extend_from_slice(if redelivered { yes } else { no });
 }
 
 impl ServerFrame<'_> {
     /// Appends the frame's text to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Ok(OkFrame { corr, id, seq, duplicate, topic, group, expires_in_ms }) => Frame::begin(out, Op::Ok)
-                .optional(key::CORR, corr.as_deref())
-                .optional(key::ID, id.as_deref())
-                .optional(key::SEQ, seq.as_ref())
-                .flag(key::DUPLICATE, *duplicate)
-                .optional(key::TOPIC, topic.as_deref())
-                .optional(key::GROUP, group.as_deref())
-                .optional(key::EXPIRES_IN_MS, expires_in_ms.as_ref())
-                .end(),
-            Self::Err(ErrFrame { code, msg, corr, retry_after_ms }) => Frame::begin(out, Op::Err)
+            Self::Ok(OkFrame { corr, id, seq, duplicate, topic, group, expires_in_ms }) => {
+                Frame::begin(out, opening!(Op::Ok))
+                    .optional(key::CORR, corr.as_deref())
+                    .optional(key::ID, id.as_deref())
+                    .optional(key::SEQ, seq.as_ref())
+                    .flag(key::DUPLICATE, *duplicate)
+                    .optional(key::TOPIC, topic.as_deref())
+                    .optional(key::GROUP, group.as_deref())
+                    .optional(key::EXPIRES_IN_MS, expires_in_ms.as_ref())
+                    .end()
+            }
+            Self::Err(ErrFrame { code, msg, corr, retry_after_ms }) => Frame::begin(out, opening!(Op::Err))
                 .field(key::CODE, code)
                 .field(key::MSG, msg)
                 .optional(key::CORR, corr.as_deref())
                 .optional(key::RETRY_AFTER_MS, retry_after_ms.as_ref())
                 .end(),
             Self::Event { topic, group, event, ctx } => {
-                let DeliveryContext { attempt, max_attempts, ack_deadline_ms, lease, redelivered } = ctx;
+                let DeliveryContext { attempt, max_attempts, ack_deadline_ms, lease, redelivered: again } = ctx;
                 encode_event_head(out, topic, group);
                 out.extend_from_slice(event.get().as_bytes());
-                Frame(out).context(*attempt, *max_attempts, *ack_deadline_ms);
+                context(out, *attempt, *max_attempts, *ack_deadline_ms);
                 json(out, lease);
-                Frame(out).redelivered(*redelivered);
+                redelivered(out, *again);
             }
             Self::Live { topic, group } => {
-                Frame::begin(out, Op::Live).field(key::TOPIC, topic).field(key::GROUP, group).end();
+                Frame::begin(out, opening!(Op::Live)).field(key::TOPIC, topic).field(key::GROUP, group).end();
             }
-            Self::Gap { topic, group, from, to, reason } => Frame::begin(out, Op::Gap)
+            Self::Gap { topic, group, from, to, reason } => Frame::begin(out, opening!(Op::Gap))
                 .field(key::TOPIC, topic)
                 .field(key::GROUP, group)
                 .field(key::FROM, from)
                 .field(key::TO, to)
                 .field(key::REASON, reason)
                 .end(),
-            Self::Revoked { topic, group, code, msg } => Frame::begin(out, Op::Revoked)
+            Self::Revoked { topic, group, code, msg } => Frame::begin(out, opening!(Op::Revoked))
                 .field(key::TOPIC, topic)
                 .field(key::GROUP, group)
                 .field(key::CODE, code)
                 .field(key::MSG, msg)
                 .end(),
-            Self::Pong { corr } => Frame::begin(out, Op::Pong).optional(key::CORR, corr.as_deref()).end(),
+            Self::Pong { corr } => Frame::begin(out, opening!(Op::Pong)).optional(key::CORR, corr.as_deref()).end(),
         }
     }
 }
@@ -97,25 +123,21 @@ impl ServerFrame<'_> {
 struct Frame<'a>(&'a mut Vec<u8>);
 
 impl<'a> Frame<'a> {
-    fn begin(out: &'a mut Vec<u8>, op: Op) -> Self {
-        out.push(b'{');
-        out.extend_from_slice(const { first(key::OP) }.as_bytes());
-        out.push(b'"');
-        out.extend_from_slice(op.as_str().as_bytes());
-        out.push(b'"');
+    /// `opening` comes of the macro of that name.
+    #[inline]
+    fn begin(out: &'a mut Vec<u8>, opening: &[u8]) -> Self {
+        out.extend_from_slice(opening);
         Self(out)
     }
 
-    fn name(&mut self, key: &str) {
+    #[inline]
+    fn field<T: Serialize + ?Sized>(self, key: &str, value: &T) -> Self {
         self.0.extend_from_slice(key.as_bytes());
-    }
-
-    fn field<T: Serialize + ?Sized>(mut self, key: &str, value: &T) -> Self {
-        self.name(key);
         json(self.0, value);
         self
     }
 
+    #[inline]
     fn optional<T: Serialize + ?Sized>(self, key: &str, value: Option<&T>) -> Self {
         match value {
             Some(value) => self.field(key, value),
@@ -124,28 +146,13 @@ impl<'a> Frame<'a> {
     }
 
     /// What is false is left out.
+    #[inline]
     fn flag(self, key: &str, value: bool) -> Self {
         if value { self.field(key, &true) } else { self }
     }
 
     fn end(self) {
         self.0.push(b'}');
-    }
-
-    /// The `ctx` of an EVENT, up to where its lease belongs.
-    fn context(self, attempt: u32, max_attempts: u32, ack_deadline_ms: u64) {
-        let mut ctx = self;
-        ctx.name(key::CTX);
-        ctx.0.push(b'{');
-        ctx.field(const { first(key::ATTEMPT) }, &attempt)
-            .field(key::MAX_ATTEMPTS, &max_attempts)
-            .field(key::ACK_DEADLINE_MS, &ack_deadline_ms)
-            .name(key::LEASE);
-    }
-
-    /// The rest of the `ctx`, after its lease, and of the EVENT.
-    fn redelivered(self, redelivered: bool) {
-        self.field(key::REDELIVERED, &redelivered).0.extend_from_slice(b"}}");
     }
 }
 

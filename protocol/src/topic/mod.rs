@@ -123,16 +123,16 @@ pub(crate) const fn validate(name: &str, wildcards: bool) -> Result<(), NameErro
 pub struct Topic(Arc<str>);
 
 impl Topic {
-    /// Checks `name`.
+    /// A topic, if `name` is well formed.
     ///
     /// # Errors
-    /// What is wrong with it, as [`NameError`].
+    /// [`NameError`], which says what is wrong with it.
     pub fn new(name: &str) -> Result<Self, NameError> {
         validate(name, false)?;
         Ok(Self(name.into()))
     }
 
-    /// The name.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -142,7 +142,7 @@ impl Topic {
         self.0.starts_with('$')
     }
 
-    /// Where this topic's dead letters go: `dlq.<topic>`. `None` at the last level, where events are retried for ever.
+    /// Where this topic's dead letters go: `dlq.<topic>`. `None` at the last level, where events are retried without end.
     pub fn dead_letter(&self) -> Option<Self> {
         if dlq_prefix(self.0.as_bytes()) == 4 * limits::DLQ_LEVELS || self.is_reserved() {
             return None;
@@ -157,7 +157,7 @@ impl Topic {
 pub struct Group(Arc<str>);
 
 impl Group {
-    /// Checks `name`. A leading `$` is kept for the names the hub generates.
+    /// A group, if `name` is well formed. A leading `$` is kept for the names the hub generates.
     ///
     /// # Errors
     /// [`NameError::BadGroup`], which names the rule.
@@ -174,7 +174,7 @@ impl Group {
         Self(format!("$live-{n}").into())
     }
 
-    /// The name.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -183,7 +183,7 @@ impl Group {
 /// What a SUBSCRIBE names: one topic, or a pattern over topics.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TopicOrPattern {
-    /// One topic.
+    /// Exactly this topic.
     Topic(Topic),
     /// Every topic that matches, also those that come later.
     Pattern(Pattern),
@@ -193,7 +193,7 @@ impl TopicOrPattern {
     /// A pattern when `name` has a wildcard, else a topic.
     ///
     /// # Errors
-    /// What is wrong with it, as [`NameError`].
+    /// [`NameError`], which says what is wrong with it.
     pub fn new(name: &str) -> Result<Self, NameError> {
         if name.contains('*') { Pattern::new(name).map(Self::Pattern) } else { Topic::new(name).map(Self::Topic) }
     }
@@ -206,7 +206,7 @@ impl TopicOrPattern {
         }
     }
 
-    /// Whether `topic` is meant.
+    /// Whether `topic` is this topic, or matches this pattern.
     pub fn matches(&self, topic: &Topic) -> bool {
         match self {
             Self::Topic(own) => own == topic,

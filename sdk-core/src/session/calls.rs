@@ -1,4 +1,4 @@
-//! What callers ask of the session.
+//! The calls of the application.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
 /// An event to publish.
 #[derive(Debug, Clone, Copy)]
 pub struct Publish<'a> {
-    /// Where to.
+    /// The topic; patterns are refused.
     pub topic: &'a str,
     /// The payload: one valid JSON value. It is sent as it is, unchecked.
     pub payload: &'a str,
@@ -32,7 +32,7 @@ pub struct Publish<'a> {
 }
 
 impl Session {
-    /// Connects, if it has not been asked before, and answers when the connection is ready. Failed tries are repeated
+    /// Connects, unless a call before has done so. The call is done when the connection is ready. Failed tries are repeated
     /// until the session is closed, also after this call has timed out.
     pub fn connect(&mut self, now: u64) -> RequestId {
         let request = self.next_request();
@@ -49,8 +49,8 @@ impl Session {
 
     /// Publishes an event, at once or as soon as there is a connection. `unix_ms` is the Unix time.
     ///
-    /// It is sent again, with the same id and in order, on every connection until the hub answers. Answers
-    /// [`Answer::Published`]; `overloaded` when too many wait for their answer.
+    /// It is sent again, with the same id and in order, on every connection until the hub answers. The result is
+    /// [`Answer::Published`], or the error `overloaded` when too many wait for their answer.
     pub fn publish(&mut self, now: u64, unix_ms: u64, publish: Publish<'_>) -> RequestId {
         let request = self.next_request();
         if let Err(error) = self.enqueue(now, unix_ms, request, publish) {
@@ -137,7 +137,7 @@ impl Session {
         })
     }
 
-    /// Ends a subscription. Unsettled events go back to the group. While there is no connection it is answered at once.
+    /// Ends a subscription. Unsettled events go back to the group. While there is no connection the call is done at once.
     pub fn unsubscribe(&mut self, now: u64, subscription: SubscriptionId) -> RequestId {
         let request = self.next_request();
         let Some(subscription) = self.subscriptions.remove(subscription) else {
@@ -187,9 +187,9 @@ impl Session {
         RequestId(request)
     }
 
-    /// Settles a delivery, or extends its lease, and answers when the hub has stored it.
+    /// Settles a delivery, or extends its lease. The call is done when the hub has stored it.
     ///
-    /// A delivery of an older connection, or of a subscription that has ended, is answered `stale_lease` and nothing is
+    /// For a delivery of an older connection, or of a subscription that has ended, the result is `stale_lease` and nothing is
     /// sent: the hub has given the event back already.
     pub fn settle(&mut self, now: u64, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> RequestId {
         let request = self.next_request();
@@ -202,7 +202,8 @@ impl Session {
         RequestId(request)
     }
 
-    /// The same without an answer; what the hub refuses comes as [`crate::Output::Error`]. Returns whether it was sent.
+    /// As [`Self::settle`], without a result; what the hub refuses comes as [`crate::Output::Error`]. Returns whether it was
+    /// sent.
     pub fn settle_quietly(&mut self, now: u64, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> bool {
         let corr = (self.ending != Ending::No).then(|| self.next_request());
         let sent = self.send_settle(corr, delivery, settle);
@@ -257,7 +258,7 @@ impl Session {
         self.end_if_settled();
     }
 
-    /// Closes now. What is open is answered `closed`.
+    /// Closes now. Open calls end with the error `closed`.
     pub fn close(&mut self) {
         if !matches!(self.phase, Phase::Closed) {
             self.finish();

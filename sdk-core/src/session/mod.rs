@@ -6,7 +6,8 @@
 //!             └─ Waiting ◄───────┴────────┘  lost: backoff, then again
 //! ```
 //!
-//! `mod.rs` holds this circle and its timers, `calls.rs` what callers ask for, `receive.rs` what the hub says.
+//! `mod.rs` holds this circle and its timers, `calls.rs` the calls of the application, `receive.rs` the frames
+//! of the hub.
 
 mod calls;
 mod receive;
@@ -43,7 +44,7 @@ enum Phase {
     Closed,
 }
 
-/// How far the caller's wish to end has come.
+/// Whether the caller wants the session to end, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     No,
@@ -76,7 +77,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that does nothing until it is asked to. `seed` must be random and differ between clients: event ids and
+    /// A session that does nothing until the first call. `seed` must be random and differ between clients: event ids and
     /// the jitter of reconnects come from it.
     pub fn new(config: Config, seed: [u64; 2]) -> Self {
         Self {
@@ -99,7 +100,7 @@ impl Session {
         }
     }
 
-    /// Where the connection stands.
+    /// The state of the connection.
     pub fn state(&self) -> State {
         self.state
     }
@@ -109,7 +110,7 @@ impl Session {
         self.connection
     }
 
-    /// Publishes without an answer.
+    /// How many publishes wait for their answer.
     pub fn queued(&self) -> usize {
         self.publishes.len()
     }
@@ -135,7 +136,7 @@ impl Session {
         Some(phase.min(self.requests.due()).min(self.publishes.due()))
     }
 
-    /// Lets time pass.
+    /// Does what has become due by `now`: tries again, sends a PING, ends calls whose time is over.
     pub fn tick(&mut self, now: u64) {
         match self.phase {
             Phase::Waiting { until } if until <= now => self.attempt(now),
@@ -216,7 +217,7 @@ impl Session {
     }
 
     /// The socket was closed, or could not be opened. `code` and `reason` are those of the close frame, if there was one;
-    /// else `reason` may hold what the transport says.
+    /// else `reason` may hold the transport's message.
     pub fn lost(&mut self, now: u64, code: Option<u16>, reason: &str) {
         if !matches!(self.phase, Phase::Opening { .. } | Phase::Auth { .. } | Phase::Ready) {
             return;

@@ -1,4 +1,4 @@
-//! What the hub says.
+//! The frames of the hub.
 
 use prom_protocol::{
     ErrorCode,
@@ -107,7 +107,7 @@ impl Session {
         self.out.extend(self.publishes.unsent().map(Output::Send));
     }
 
-    /// A subscription is active. What was asked of it meanwhile is sent now.
+    /// The hub has confirmed a subscription. Calls about it that had to wait are sent now.
     fn subscribed(&mut self, id: SubscriptionId, group: &str) {
         let Some(subscription) = self.subscriptions.find_mut(id) else { return };
         subscription.standing = Standing::Active;

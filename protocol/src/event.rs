@@ -7,6 +7,7 @@ use crate::{
     Refusal, Text,
     fields::{Field, TextMap, check_text, raw_fields},
     limits,
+    names::{self, first, joined, key},
 };
 
 /// Headers of an event: names and values in the order the publisher wrote them.
@@ -19,12 +20,12 @@ impl<'a> Headers<'a> {
         self.0.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The value of `name`.
+    /// The value of the header called `name`.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
-    /// Whether there are none.
+    /// Whether there are no headers.
     pub fn is_empty(&self) -> bool {
         self.0.0.is_empty()
     }
@@ -108,18 +109,18 @@ pub struct EventOptions<'a> {
 
 raw_fields! {
     RawOptions {
-        id = "id",
-        ts = "ts",
-        key = "key",
-        sid = "sid",
-        headers = "headers",
-        tags = "tags",
-        caused_by = "caused_by",
+        id = names::field::ID,
+        ts = names::field::TS,
+        key = names::field::KEY,
+        sid = names::field::SID,
+        headers = names::field::HEADERS,
+        tags = names::field::TAGS,
+        caused_by = names::field::CAUSED_BY,
     }
 }
 
 impl<'a> EventOptions<'a> {
-    /// Whether nothing is set.
+    /// Whether no option is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -179,7 +180,7 @@ fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, Refusal> {
 /// An event as stored and sent, parsed. Borrows from its JSON; the payload stays raw.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Event<'a> {
-    /// Unique in the hub.
+    /// Its id, unique in the hub.
     #[serde(borrow)]
     pub id: Text<'a>,
     /// Position in its topic, from 1.
@@ -189,22 +190,22 @@ pub struct Event<'a> {
     /// The topic it stands on.
     #[serde(borrow)]
     pub topic: Text<'a>,
-    /// What it is about.
+    /// What the event is about, for instance the id of an order.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Text<'a>>,
     /// The publisher's session or stream.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<Text<'a>>,
-    /// Headers.
+    /// At most 32 headers.
     #[serde(borrow, default, skip_serializing_if = "Headers::is_empty")]
     pub headers: Headers<'a>,
-    /// Tags.
+    /// At most 32 tags.
     #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Text<'a>>,
     /// Id of the event that led to it.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub caused_by: Option<Text<'a>>,
-    /// The payload's JSON.
+    /// The payload: one JSON value, as the publisher wrote it.
     #[serde(borrow)]
     pub payload: &'a RawValue,
 }
@@ -235,40 +236,41 @@ pub fn encode_event(
 
 /// Appends the first part of an event's wire JSON: what the store decides at commit.
 pub fn encode_event_position(out: &mut Vec<u8>, id: &str, seq: u64, ts: u64) {
-    out.extend_from_slice(b"{\"id\":");
+    out.extend_from_slice(joined!("{", first(key::ID)));
     json(out, id);
-    out.extend_from_slice(b",\"seq\":");
-    json(out, &seq);
-    out.extend_from_slice(b",\"ts\":");
-    json(out, &ts);
+    field(out, key::SEQ, &seq);
+    field(out, key::TS, &ts);
 }
 
 /// Appends the second part of an event's wire JSON: what the publisher decides, known before the commit.
 pub fn encode_event_body(out: &mut Vec<u8>, topic: &str, options: &EventOptions<'_>, payload: &str) {
-    out.extend_from_slice(b",\"topic\":\"");
+    out.extend_from_slice(joined!(key::TOPIC, "\""));
     out.extend_from_slice(topic.as_bytes()); // a topic needs no escaping
     out.push(b'"');
-    for (name, value) in [(",\"key\":", &options.key), (",\"sid\":", &options.sid)] {
+    for (name, value) in [(key::KEY, &options.key), (key::SID, &options.sid)] {
         if let Some(value) = value {
-            out.extend_from_slice(name.as_bytes());
-            json(out, value);
+            field(out, name, value);
         }
     }
     if !options.headers.is_empty() {
-        out.extend_from_slice(b",\"headers\":");
-        json(out, &options.headers);
+        field(out, key::HEADERS, &options.headers);
     }
     if !options.tags.is_empty() {
-        out.extend_from_slice(b",\"tags\":");
-        json(out, &options.tags);
+        field(out, key::TAGS, &options.tags);
     }
     if let Some(cause) = &options.caused_by {
-        out.extend_from_slice(b",\"caused_by\":");
-        json(out, cause);
+        field(out, key::CAUSED_BY, cause);
     }
-    out.extend_from_slice(b",\"payload\":");
+    out.extend_from_slice(key::PAYLOAD.as_bytes());
     out.extend_from_slice(crate::single_line(payload).as_bytes());
     out.push(b'}');
+}
+
+/// Appends a field; `key` is its name as [`key`] has it.
+#[inline]
+fn field<T: Serialize + ?Sized>(out: &mut Vec<u8>, key: &str, value: &T) {
+    out.extend_from_slice(key.as_bytes());
+    json(out, value);
 }
 
 /// Appends `value` as JSON. Writing strings, numbers and maps of strings to memory does not fail.

@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 
 use crate::{Refusal, Text};
 
-/// The fields of `$name`, each a raw slice of the frame.
+/// A struct of the fields that are listed, each with its name on the wire and a raw slice of the frame.
 macro_rules! raw_fields {
-    ($(#[$meta:meta])* $name:ident { $($field:ident = $wire:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($field:ident = $wire:expr,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Default, Clone, Copy)]
         pub(crate) struct $name<'a> { $(pub(crate) $field: $crate::fields::Field<'a>,)+ }
@@ -32,7 +32,7 @@ macro_rules! raw_fields {
                         let mut fields = $name::default();
                         while let Some(name) = map.next_key::<$crate::Text<'de>>()? {
                             match name.as_str() {
-                                $($wire => fields.$field.fill($wire, map.next_value()?).map_err(serde::de::Error::custom)?,)+
+                                $(wire if wire == $wire => fields.$field.fill($wire, map.next_value()?).map_err(serde::de::Error::custom)?,)+
                                 _ => { map.next_value::<serde::de::IgnoredAny>()?; }
                             }
                         }

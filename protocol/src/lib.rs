@@ -1,8 +1,10 @@
 //! The wire protocol of Prom Hub, version 1: what travels between hub and clients, and the rules both sides share.
 //!
 //! ```text
-//!   text frame ──► client::parse ──► Request { corr, ClientFrame }          hub side
-//!   ServerFrame::encode ──► text frame ──► server::parse ──► ServerFrame    client side
+//!   a client                                                     the hub
+//!   client::write ────────────────► text frame ────────────────► client::parse ──► Request { corr, ClientFrame }
+//!   Scanned ◄── server::scan ◄───── text frame ◄───── ServerFrame::encode
+//!   ServerFrame ◄── server::parse ◄─┘
 //!
 //!   Topic, Group, Pattern   validated names        Policy   who may do what, first match decides
 //!   Event                   the stored record      ErrorCode, CloseCode   closed lists
@@ -17,11 +19,13 @@ mod code;
 mod event;
 mod fields;
 pub mod limits;
+mod names;
 mod options;
 mod payload;
 mod policy;
 mod process;
 mod refusal;
+pub mod scan;
 pub mod server;
 mod text;
 mod topic;

@@ -64,12 +64,12 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether everything passes.
+    /// Whether every event passes.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.tags.is_empty() && self.headers.is_empty()
     }
 
-    /// Whether `event` passes.
+    /// Whether `event` passes each of the three lists.
     pub fn passes(&self, event: &Event<'_>) -> bool {
         (self.keys.is_empty() || event.key.as_ref().is_some_and(|key| self.keys.iter().any(|k| **k == **key)))
             && (self.tags.is_empty() || event.tags.iter().any(|tag| self.tags.iter().any(|t| **t == **tag)))
@@ -92,9 +92,9 @@ pub struct SubscribeOptions {
     pub batch_size: Option<u32>,
     /// Order among events of a key.
     pub ordered: Ordering,
-    /// Who settles.
+    /// Who settles the events: the member, or the hub as it sends them.
     pub ack: AckMode,
-    /// Which events are wanted.
+    /// Which events are wanted; the others count as settled.
     pub filter: Filter,
 }
 

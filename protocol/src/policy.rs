@@ -8,7 +8,7 @@ use crate::{NameError, Pattern, Topic, TopicOrPattern};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Action {
-    /// Publishing.
+    /// Publishing events.
     #[serde(rename = "publish")]
     Publish,
     /// Subscribing, and every other way to read: replay, export, latest by key, watch, dead letters.
@@ -17,10 +17,10 @@ pub enum Action {
     /// Publishing and subscribing. The operators' actions are never implied.
     #[serde(rename = "*")]
     Any,
-    /// Reading the operators' pages.
+    /// Reading what the ops port shows.
     #[serde(rename = "ops:read")]
     OpsRead,
-    /// Acting on them.
+    /// Changing things by the ops port.
     #[serde(rename = "ops:admin")]
     OpsAdmin,
 }
@@ -31,25 +31,25 @@ impl Action {
     }
 }
 
-/// What a rule says.
+/// What a rule does to a request that it applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
-    /// It may.
+    /// The request is allowed.
     Allow,
-    /// It may not.
+    /// The request is refused.
     Deny,
 }
 
-/// One rule.
+/// One rule of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// What it says.
+    /// Whether it allows or denies.
     pub effect: Effect,
-    /// What it is about.
+    /// What kind of request it applies to.
     pub action: Action,
-    /// On which topics; not read for the operators' actions.
+    /// The topics it applies to, as patterns; not read for the operators' actions.
     #[serde(default)]
     pub topics: Vec<Pattern>,
     /// Narrows a subscribe rule to these groups; such a rule never applies to a subscription without a group.
@@ -78,7 +78,7 @@ impl Policy {
     /// Adds a rule that allows `action` on `pattern`.
     ///
     /// # Errors
-    /// When `pattern` is not well formed.
+    /// [`NameError`] when `pattern` is not well formed.
     pub fn allow(self, action: Action, pattern: &str) -> Result<Self, NameError> {
         self.rule(Effect::Allow, action, pattern)
     }
@@ -86,15 +86,15 @@ impl Policy {
     /// Adds a rule that denies `action` on `pattern`.
     ///
     /// # Errors
-    /// When `pattern` is not well formed.
+    /// [`NameError`] when `pattern` is not well formed.
     pub fn deny(self, action: Action, pattern: &str) -> Result<Self, NameError> {
         self.rule(Effect::Deny, action, pattern)
     }
 
-    /// Adds a rule.
+    /// Adds a rule at the end of the list.
     ///
     /// # Errors
-    /// When `pattern` is not well formed.
+    /// [`NameError`] when `pattern` is not well formed.
     pub fn rule(mut self, effect: Effect, action: Action, pattern: &str) -> Result<Self, NameError> {
         self.rules.push(Rule { effect, action, topics: vec![Pattern::new(pattern)?], groups: None });
         Ok(self)
@@ -103,7 +103,7 @@ impl Policy {
     /// Reads a `policy` claim: `{"rules": [{"effect", "action", "topics", "groups"?}]}`.
     ///
     /// # Errors
-    /// When it has another shape; the message says where.
+    /// [`PolicyError`] when it has another shape; the message says where.
     pub fn from_claim(json: &str) -> Result<Self, PolicyError> {
         serde_json::from_str(json).map_err(|error| PolicyError(format!("policy: {error}")))
     }
@@ -208,7 +208,7 @@ impl Policy {
 #[macro_export]
 macro_rules! policy {
     ($($effect:ident $action:ident $pattern:literal);* $(;)?) => {{
-        #[allow(unused_mut)]
+        #[allow(unused_mut, reason = "a policy without rules changes nothing")]
         let mut rules = ::std::vec::Vec::new();
         $(
             const _: () = assert!($crate::Pattern::is_valid($pattern), "not a well-formed topic pattern");

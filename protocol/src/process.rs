@@ -1,4 +1,4 @@
-//! The process types: what a heartbeat says and what the hub makes of it.
+//! The process types: a heartbeat, and the state that the hub derives from it.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,20 +10,20 @@ pub mod topics {
     pub const STATE: &str = "process.state";
 }
 
-/// One process says it is alive: the payload of `heartbeat.received`.
+/// A sign of life of one process: the payload of `heartbeat.received`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// Process id on its host.
     pub pid: u32,
-    /// Program name.
+    /// Name of the program.
     pub name: String,
-    /// Host name.
+    /// Name of the host it runs on.
     pub host: String,
     /// Share of one CPU in percent, 0 and up; 250 is two and a half CPUs.
     pub cpu_pct: f64,
-    /// Resident memory in MiB.
+    /// Resident memory, in MiB.
     pub mem_mb: f64,
-    /// The publisher's session.
+    /// Session of the publisher, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<String>,
 }
@@ -35,13 +35,13 @@ impl Heartbeat {
     }
 }
 
-/// Whether a process still beats.
+/// Whether heartbeats of a process still come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProcessStatus {
-    /// A heartbeat came in time.
+    /// The last heartbeat is at most 15 seconds old.
     Alive,
-    /// None came for 15 seconds.
+    /// No heartbeat came for 15 seconds.
     Stale,
 }
 
@@ -51,22 +51,22 @@ pub struct ProcessState {
     /// The event's key: `host:name:pid`.
     #[serde(rename = "processId")]
     pub process_id: String,
-    /// Program name.
+    /// Name of the program.
     pub name: String,
-    /// Host name.
+    /// Name of the host it runs on.
     pub host: String,
     /// Process id on its host.
     pub pid: u32,
-    /// The publisher's session.
+    /// Session of the publisher, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<String>,
     /// Share of one CPU in percent.
     pub cpu_pct: f64,
-    /// Resident memory in MiB.
+    /// Resident memory, in MiB.
     pub mem_mb: f64,
     /// When the last heartbeat was published, in milliseconds since the Unix epoch.
     pub last_seen_ts: u64,
-    /// Whether it still beats.
+    /// Whether heartbeats still come.
     pub status: ProcessStatus,
 }
 

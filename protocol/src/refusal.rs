@@ -2,7 +2,7 @@
 
 use crate::{ErrorCode, NameError};
 
-/// A request that is refused, as the client is told: the `code` and `msg` of an `ERR`.
+/// Why a request is refused, as the client reads it: the `code` and `msg` of an `ERR`.
 ///
 /// The message says what is wrong and what the limit is; where a field is at fault it opens with the field's path in
 /// the frame, `topic` or `opts.key`.
@@ -24,12 +24,12 @@ impl Refusal {
         Self::new(ErrorCode::BadFrame, message)
     }
 
-    /// The code to answer with.
+    /// The `code` of the ERR.
     pub const fn code(&self) -> ErrorCode {
         self.code
     }
 
-    /// The message to answer with.
+    /// The `msg` of the ERR.
     pub fn message(&self) -> &str {
         &self.message
     }

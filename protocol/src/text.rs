@@ -17,7 +17,7 @@ impl Text<'_> {
         Text(Cow::Owned(self.0.into_owned()))
     }
 
-    /// The text itself.
+    /// The text as a plain string slice.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,10 +1,10 @@
-//! How a session behaves.
+//! The settings of a session.
 
 /// The settings of a session. [`Default`] gives those of the SDKs.
 // No `Debug`: it holds a token.
 #[derive(Clone)]
 pub struct Config {
-    /// A token that never changes; none: the shell is asked with [`crate::Output::NeedToken`]. Default: none.
+    /// A token that never changes; none: the session asks its shell with [`crate::Output::NeedToken`]. Default: none.
     pub token: Option<String>,
     /// How long a request may take, reconnects included; default 30000.
     pub request_timeout_ms: u64,
@@ -14,11 +14,11 @@ pub struct Config {
     pub token_timeout_ms: u64,
     /// Bound of the first random wait before a reconnect; default 250.
     pub reconnect_min_ms: u64,
-    /// Bound of the longest one; default 30000.
+    /// Bound of the longest random wait before a reconnect; default 30000.
     pub reconnect_max_ms: u64,
     /// Unanswered publishes, sent or waiting; default 10000. Beyond it a publish ends with `overloaded`.
     pub max_queued: usize,
-    /// Their frames in bytes; default 16 MiB.
+    /// Bytes of the frames of unanswered publishes; default 16 MiB. Beyond it a publish ends with `overloaded`.
     pub max_queued_bytes: usize,
     /// Send a PING after so much silence of the hub; default 25000.
     pub ping_after_ms: u64,

@@ -2,9 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use prom_protocol::{CloseCode, ErrorCode, NameError, Refusal};
-
-use crate::wire::Incoming;
+use prom_protocol::{CloseCode, ErrorCode, NameError, Refusal, server::Scanned};
 
 /// Codes of the SDKs' own, beside those of the protocol.
 pub mod codes {
@@ -41,7 +39,7 @@ impl Error {
         &self.code
     }
 
-    /// For people.
+    /// The reason, for people.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -51,28 +49,28 @@ impl Error {
         self.retryable
     }
 
-    /// When to try again, if the hub said so.
+    /// Milliseconds to wait before the next try, if the hub gave a time.
     pub fn retry_after_ms(&self) -> Option<u64> {
         self.retry_after_ms
     }
 
-    /// A `timeout`.
+    /// An error with the code [`codes::TIMEOUT`]; it is retryable.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self { code: Cow::Borrowed(codes::TIMEOUT), message: message.into(), retryable: true, retry_after_ms: None }
     }
 
-    /// A `closed`.
+    /// An error with the code [`codes::CLOSED`]; it is not retryable.
     pub fn closed() -> Self {
         let message = "the client is closed".into();
         Self { code: Cow::Borrowed(codes::CLOSED), message, retryable: false, retry_after_ms: None }
     }
 
-    /// A `connection_lost`.
+    /// An error with the code [`codes::CONNECTION_LOST`].
     pub fn lost(message: impl Into<String>, retryable: bool) -> Self {
         Self { code: Cow::Borrowed(codes::CONNECTION_LOST), message: message.into(), retryable, retry_after_ms: None }
     }
 
-    /// What a close frame says: an error, and whether connecting again can help.
+    /// The error that a close frame stands for, and whether connecting again can help.
     pub(crate) fn from_close(code: Option<u16>, reason: &str) -> (Self, bool) {
         let known = code.and_then(CloseCode::from_code);
         let text = if reason.is_empty() { known.map_or("the connection was lost", CloseCode::reason) } else { reason };
@@ -98,8 +96,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl From<&Incoming<'_>> for Error {
-    fn from(frame: &Incoming<'_>) -> Self {
+impl From<&Scanned<'_>> for Error {
+    fn from(frame: &Scanned<'_>) -> Self {
         let code = frame.code().0;
         let known = ErrorCode::from_wire(&code);
         Self {

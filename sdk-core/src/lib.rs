@@ -9,10 +9,10 @@
 //!                    └──────────────────┘  reconnect, resubscribe, unanswered publishes, heartbeat
 //!                             │
 //!                             ▼
-//!        Output: open, send, shut, ask for a token, answer a call, tell the state
+//!        Output: open, send, shut, need a token, a call is done, a new state
 //! ```
 //!
-//! A *shell* owns the socket, the clock and the promises. It tells the [`Session`] what happened, drains
+//! A *shell* owns the socket, the clock and the promises. It reports to the [`Session`] what happened, drains
 //! [`Session::poll`], and calls [`Session::tick`] when [`Session::deadline`] has come. The session has no I/O, no clock
 //! and no randomness of its own, so a test replays any schedule, and both SDKs behave the same.
 //!
@@ -38,7 +38,6 @@ mod backoff;
 mod config;
 mod entropy;
 mod error;
-mod json;
 mod liveness;
 mod output;
 mod queue;
@@ -46,7 +45,6 @@ mod requests;
 mod session;
 mod subscriptions;
 mod tokens;
-mod wire;
 
 pub use config::Config;
 pub use error::{Error, codes};

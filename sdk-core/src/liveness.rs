@@ -33,7 +33,7 @@ impl Liveness {
             .map_or_else(|| self.heard.saturating_add(self.ping_after_ms), |at| at.saturating_add(self.timeout_ms))
     }
 
-    /// Asks what to do; counts on a PING being sent if that is the answer.
+    /// What to do at `now`. The caller must send the PING when this returns it.
     pub(crate) fn check(&mut self, now: u64) -> Check {
         if now < self.deadline() {
             return Check::Fine;

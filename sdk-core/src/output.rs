@@ -6,7 +6,7 @@ use prom_protocol::DeliveryContext;
 
 use crate::Error;
 
-/// Names one call: its answer is the [`Output::Done`] with the same id. Counted from 1.
+/// Names one call: its result is the [`Output::Done`] with the same id. Counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
@@ -17,20 +17,20 @@ pub struct SubscriptionId(pub u32);
 /// Where the connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Nothing was asked yet.
+    /// No call was made yet.
     Idle,
-    /// The first try to connect.
+    /// It connects for the first time.
     Connecting,
-    /// Authenticated.
+    /// Connected and authenticated.
     Ready,
     /// Lost, or not yet made; tried again by itself.
     Reconnecting,
-    /// For good.
+    /// Ended for good.
     Closed,
 }
 
 impl State {
-    /// The state's name.
+    /// The name the SDKs show: `idle`, `connecting`, …
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -51,7 +51,7 @@ impl fmt::Display for State {
 /// The state, and why it is that. `Reconnecting` comes again for each failed try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateChange {
-    /// The state now.
+    /// The new state.
     pub state: State,
     /// Why the connection was lost or closed.
     pub error: Option<Error>,
@@ -78,11 +78,12 @@ pub enum Answer {
 /// Something for the shell to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Open a socket, then call [`crate::Session::opened`]. Any earlier socket is void: nothing of it may be told any more.
+    /// Open a socket, then call [`crate::Session::opened`]. Any earlier socket is void: the session must hear
+    /// no more of it.
     Open,
     /// Send this text frame on the open socket.
     Send(Arc<str>),
-    /// Close the socket, or stop opening it, and forget it without telling its end.
+    /// Close the socket, or stop opening it, and forget it: [`crate::Session::lost`] must not be called for it.
     Shut {
         /// Code for the close frame.
         code: u16,
@@ -91,38 +92,38 @@ pub enum Output {
     },
     /// Get a token and call [`crate::Session::token`] with the same number.
     NeedToken(u32),
-    /// The state changed.
+    /// Tell the application the new state.
     State(StateChange),
     /// A call is settled. Comes exactly once for each [`RequestId`].
     Done {
-        /// The call.
+        /// The call, as the session numbered it.
         request: RequestId,
-        /// What became of it.
+        /// What the hub answered, or why it did not.
         result: Result<Answer, Error>,
     },
     /// The snapshot of an ephemeral subscription is complete. Keys whose newest event came by an older connection are gone.
     Live {
-        /// The subscription.
+        /// The subscription whose snapshot it is.
         subscription: SubscriptionId,
     },
-    /// Events were skipped.
+    /// Events were removed by retention before they could be delivered.
     Gap {
-        /// The subscription.
+        /// The subscription that missed them.
         subscription: SubscriptionId,
-        /// The concrete topic.
+        /// The concrete topic, never a pattern.
         topic: String,
         /// First seq that was skipped.
         from: u64,
         /// Last seq that was skipped.
         to: u64,
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
     },
-    /// The hub ended a subscription, or would not renew it after a reconnect. It is forgotten.
+    /// The hub ended a subscription, or would not renew it after a reconnect. The session has forgotten it.
     Revoked {
-        /// The subscription.
+        /// The subscription that ended.
         subscription: SubscriptionId,
-        /// Why.
+        /// The reason that the hub gave.
         error: Error,
     },
     /// An error that belongs to no call, for instance of a settle that was not to be confirmed.
@@ -132,35 +133,35 @@ pub enum Output {
 /// One delivery, borrowed from its frame.
 #[derive(Debug, Clone)]
 pub struct Delivery<'a> {
-    /// To whom.
+    /// The subscription it is for.
     pub subscription: SubscriptionId,
-    /// By which connection: leases of an older one are void.
+    /// Number of the connection it came by: leases of an older one are void.
     pub connection: u32,
     /// The event's JSON: see [`prom_protocol::Event::parse`]. It was cut out of its frame, not checked.
     pub event: &'a str,
-    /// About this delivery.
+    /// Attempt, limits and lease of this delivery.
     pub context: DeliveryContext<'a>,
 }
 
 /// Names a delivery to settle.
 #[derive(Debug, Clone, Copy)]
 pub struct DeliveryRef<'a> {
-    /// The delivery's subscription.
+    /// [`Delivery::subscription`].
     pub subscription: SubscriptionId,
-    /// The delivery's connection.
+    /// [`Delivery::connection`].
     pub connection: u32,
     /// The event's id.
     pub id: &'a str,
-    /// The delivery's lease.
+    /// The lease in [`Delivery::context`].
     pub lease: Option<&'a str>,
 }
 
-/// What to say about a delivery.
+/// What becomes of a delivery.
 #[derive(Debug, Clone, Copy)]
 pub enum Settle<'a> {
-    /// It is done.
+    /// ACK: the event is done with.
     Ack,
-    /// It goes back to the group.
+    /// NACK: the event goes back to the group.
     Nack {
         /// Why; kept with a dead letter.
         reason: Option<&'a str>,
@@ -169,6 +170,6 @@ pub enum Settle<'a> {
         /// No further delivery: straight to the dead letters.
         dead: bool,
     },
-    /// The lease is to end so many milliseconds from now, at least 1000.
+    /// MODACK: the lease is to end so many milliseconds from now, 1000 to 43200000; other values are clamped.
     Extend(u64),
 }

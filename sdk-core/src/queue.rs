@@ -9,11 +9,11 @@ pub(crate) struct Queued {
     pub(crate) id: String,
     pub(crate) frame: Arc<str>,
     pub(crate) deadline: u64,
-    /// On the present connection.
+    /// Whether it was sent on the present connection.
     pub(crate) sent: bool,
 }
 
-/// The queue, bounded by count and bytes.
+/// The queue of publishes, bounded by count and bytes.
 #[derive(Debug)]
 pub(crate) struct PublishQueue {
     /// Ascending by `request`.
@@ -89,7 +89,7 @@ impl PublishQueue {
         None
     }
 
-    /// Takes the oldest.
+    /// Takes the oldest publish.
     pub(crate) fn pop(&mut self) -> Option<Queued> {
         let request = self.entries.front()?.request;
         self.take(request)

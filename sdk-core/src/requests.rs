@@ -4,20 +4,20 @@ use std::collections::VecDeque;
 
 use crate::SubscriptionId;
 
-/// What an answer will be about.
+/// Which call a request belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Waits for the first `Ready` after it.
+    /// A connect: done at the next `Ready`.
     Connect,
-    /// The caller's SUBSCRIBE.
+    /// A SUBSCRIBE that the caller waits for.
     Subscribe(SubscriptionId),
-    /// Ours, after a reconnect.
+    /// A SUBSCRIBE that the session repeats after a reconnect.
     Resubscribe(SubscriptionId),
     /// A SUBSCRIBE whose caller has gone: undo it when it is answered.
     Abandoned,
-    /// UNSUBSCRIBE.
+    /// An UNSUBSCRIBE of a caller.
     Unsubscribe,
-    /// PAUSE or RESUME.
+    /// A PAUSE or RESUME of a caller.
     Pause(SubscriptionId),
     /// ACK, NACK or MODACK of a caller.
     Settle,

@@ -1,10 +1,11 @@
 //! What the session is subscribed to, over all its connections.
 
-use std::sync::Arc;
+use prom_protocol::{
+    Group, Op, TopicOrPattern,
+    client::write::{self, Corr},
+};
 
-use prom_protocol::{Group, TopicOrPattern};
-
-use crate::{SubscriptionId, wire::Frame};
+use crate::SubscriptionId;
 
 /// Where a subscription stands on the present connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,18 +14,18 @@ pub(crate) enum Standing {
     Wanted { not_before: u64 },
     /// SUBSCRIBE was sent under this number.
     Sent(u64),
-    /// The hub said OK.
+    /// The hub has confirmed it on this connection.
     Active,
 }
 
-/// One subscription.
+/// One subscription of the application.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) id: SubscriptionId,
     pub(crate) topic: TopicOrPattern,
-    /// None: ephemeral.
+    /// None for an ephemeral subscription.
     pub(crate) group: Option<Group>,
-    /// JSON, or nothing.
+    /// The options as a JSON object; empty for none.
     pub(crate) options: String,
     pub(crate) standing: Standing,
     /// The group's name on the present connection, once active.
@@ -37,21 +38,15 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// The frame that asks for it.
-    pub(crate) fn subscribe(&self, corr: u64) -> Arc<str> {
-        let mut frame = Frame::new("SUBSCRIBE", Some(corr)).text("topic", self.topic.as_str());
-        if let Some(group) = &self.group {
-            frame = frame.text("group", group.as_str());
-        }
-        if !matches!(self.options.as_str(), "" | "{}") {
-            frame = frame.raw("opts", &self.options);
-        }
-        frame.end()
+    /// The text of its SUBSCRIBE.
+    pub(crate) fn subscribe(&self, corr: u64) -> String {
+        let group = self.group.as_ref().map(Group::as_str);
+        write::subscribe(Corr::Number(corr), self.topic.as_str(), group, &self.options)
     }
 
-    /// A frame about it, for more fields.
-    pub(crate) fn frame(&self, op: &str, corr: Option<u64>) -> Frame {
-        Frame::new(op, corr).text("topic", self.topic.as_str()).text("group", &self.wire_group)
+    /// The text of its UNSUBSCRIBE, PAUSE or RESUME.
+    pub(crate) fn about(&self, op: Op, corr: Option<u64>) -> String {
+        write::about(op, corr.into(), self.topic.as_str(), &self.wire_group)
     }
 }
 

@@ -8,7 +8,7 @@ const REFUSALS: u32 = 3;
 /// The state of the token.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
-    /// Number of the latest question; the answer to an older one is void.
+    /// Number of the latest request for a token; an answer to an older one is ignored.
     asked: u32,
     waiting: bool,
     refusals: u32,
@@ -29,7 +29,7 @@ impl Tokens {
         Some(self.asked)
     }
 
-    /// Whether this answer is still waited for.
+    /// Whether a token is still wanted for request `asked`.
     pub(crate) fn answered(&mut self, asked: u32) -> bool {
         self.waiting && self.asked == asked && std::mem::take(&mut self.waiting)
     }

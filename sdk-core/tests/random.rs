@@ -1,7 +1,7 @@
 //! The session under random schedules, through its public face: whatever happens, every call is settled exactly once,
 //! nothing but AUTH goes out before its answer, publishes keep their order and their ids, and nothing panics.
 
-#![allow(clippy::unwrap_used)] // a panic is how a test fails
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

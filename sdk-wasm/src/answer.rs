@@ -1,10 +1,10 @@
-//! The array that every call answers with.
+//! The array that every call returns.
 
 use js_sys::Array;
 use prom_sdk_core::{Answer, Error, Output, Session, SubscriptionId};
 use wasm_bindgen::JsValue;
 
-/// What follows in the array. The numbers are those of `Tag` in `face/session.ts`.
+/// What follows in the array. The numbers are those of `Tag` in `face/tag.ts`.
 #[derive(Clone, Copy)]
 pub(crate) enum Tag {
     /// Open a socket.

@@ -6,7 +6,7 @@
 //!        └──── [deadline, request, subscription, tag, …, tag, …] ┘
 //! ```
 //!
-//! Crossing between JavaScript and wasm is what costs, so every call answers with one flat array: when to call `tick`
+//! Crossing between JavaScript and wasm is what costs, so every call returns one flat array: when to call `tick`
 //! (`Infinity`: never), the numbers of the request and the subscription that were made (0: none), then the session's
 //! outputs, each a tag and its fields, as `answer.rs` lists them. An event's text crosses once, inwards; the face
 //! parses it with the engine's own parser.
@@ -24,9 +24,9 @@ use answer::Answers;
 pub struct PromSession(Session);
 
 #[wasm_bindgen]
-#[allow(clippy::needless_pass_by_value)] // the bindings have no `Option<&str>`
+#[expect(clippy::needless_pass_by_value, reason = "the bindings have no `Option<&str>`")]
 impl PromSession {
-    /// `seed`: four random numbers. An absent `token` is asked for; absent settings have their defaults.
+    /// `seed`: four random numbers. Without `token` the session outputs `NeedToken`; absent settings have their defaults.
     #[wasm_bindgen(constructor)]
     pub fn new(
         seed: &[u32],
@@ -80,7 +80,7 @@ impl PromSession {
         self.answers(0, 0)
     }
 
-    /// A text frame. When it is an event for one of the subscriptions, the answer holds its subscription.
+    /// Takes a text frame. When it is an event for one of the subscriptions, the array holds an `Event`.
     pub fn frame(&mut self, now: f64, text: &str) -> Array {
         let subscription = self.0.frame(ms(now), text).map(|delivery| delivery.subscription);
         let answers = Answers::new(0, 0);
@@ -97,7 +97,7 @@ impl PromSession {
     }
 
     /// `payload` is JSON; `options` too, without the id, or empty.
-    #[allow(clippy::too_many_arguments)] // one crossing; an object would be several
+    #[expect(clippy::too_many_arguments, reason = "one crossing; an object would be several")]
     pub fn publish(
         &mut self,
         now: f64,
@@ -137,7 +137,7 @@ impl PromSession {
     }
 
     /// NACK. Quietly: without a request.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "one crossing; an object would be several")]
     pub fn nack(
         &mut self,
         now: f64,
@@ -155,7 +155,7 @@ impl PromSession {
     }
 
     /// MODACK. Quietly: without a request.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "one crossing; an object would be several")]
     pub fn extend(
         &mut self,
         now: f64,
@@ -189,7 +189,7 @@ impl PromSession {
 }
 
 impl PromSession {
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "one crossing; an object would be several")]
     fn settle(
         &mut self,
         now: f64,

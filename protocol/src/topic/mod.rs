@@ -135,16 +135,16 @@ impl Topic {
         }
     }
 
-    /// Checks `name`.
+    /// A topic, if `name` is well formed.
     ///
     /// # Errors
-    /// What is wrong with it, as [`NameError`].
+    /// [`NameError`], which says what is wrong with it.
     pub fn new(name: &str) -> Result<Self, NameError> {
         validate(name, false)?;
         Ok(Self(name.into()))
     }
 
-    /// The name.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -154,7 +154,7 @@ impl Topic {
         self.0.starts_with('$')
     }
 
-    /// Where this topic's dead letters go: `dlq.<topic>`. `None` at the last level, where events are retried for ever.
+    /// Where this topic's dead letters go: `dlq.<topic>`. `None` at the last level, where events are retried without end.
     pub fn dead_letter(&self) -> Option<Self> {
         if dlq_prefix(self.0.as_bytes()) == 4 * limits::DLQ_LEVELS || self.is_reserved() {
             return None;
@@ -181,7 +181,7 @@ impl Group {
         }
     }
 
-    /// Checks `name`. A leading `$` is kept for the names the hub generates.
+    /// A group, if `name` is well formed. A leading `$` is kept for the names the hub generates.
     ///
     /// # Errors
     /// [`NameError::BadGroup`], which names the rule.
@@ -198,7 +198,7 @@ impl Group {
         Self(format!("$live-{n}").into())
     }
 
-    /// The name.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -207,7 +207,7 @@ impl Group {
 /// What a SUBSCRIBE names: one topic, or a pattern over topics.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TopicOrPattern {
-    /// One topic.
+    /// Exactly this topic.
     Topic(Topic),
     /// Every topic that matches, also those that come later.
     Pattern(Pattern),
@@ -217,7 +217,7 @@ impl TopicOrPattern {
     /// A pattern when `name` has a wildcard, else a topic.
     ///
     /// # Errors
-    /// What is wrong with it, as [`NameError`].
+    /// [`NameError`], which says what is wrong with it.
     pub fn new(name: &str) -> Result<Self, NameError> {
         if name.contains('*') { Pattern::new(name).map(Self::Pattern) } else { Topic::new(name).map(Self::Topic) }
     }
@@ -230,7 +230,7 @@ impl TopicOrPattern {
         }
     }
 
-    /// Whether `topic` is meant.
+    /// Whether `topic` is this topic, or matches this pattern.
     pub fn matches(&self, topic: &Topic) -> bool {
         match self {
             Self::Topic(own) => own == topic,

@@ -10,7 +10,7 @@ const MANY: &str = "**";
 /// A topic whose segments may be `*` (exactly one segment) or `**` (zero or more). Cheap to clone.
 ///
 /// `covers` and `intersects` are exact over topics of any length: the length limits of topics are not used to sharpen
-/// them, so at those limits `covers` may answer no and `intersects` yes, which is the safe side for a policy.
+/// them, so at those limits `covers` may return false and `intersects` true, which is the safe side for a policy.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Pattern(Arc<str>);
 

@@ -1,6 +1,12 @@
-//! What callers ask of the session.
+//! The calls of the application.
 
-use prom_protocol::{ErrorCode, Group, NameError, Pattern, Topic, TopicOrPattern, limits};
+use std::sync::Arc;
+
+use prom_protocol::{
+    ErrorCode, Group, NameError, Op, Pattern, Topic, TopicOrPattern,
+    client::write::{self, Corr, Delivered},
+    limits,
+};
 
 use super::{Ending, Phase, Session};
 use crate::{
@@ -8,13 +14,12 @@ use crate::{
     queue::Queued,
     requests::Kind,
     subscriptions::{Standing, Subscription},
-    wire::Frame,
 };
 
 /// An event to publish.
 #[derive(Debug, Clone, Copy)]
 pub struct Publish<'a> {
-    /// Where to.
+    /// The topic; patterns are refused.
     pub topic: &'a str,
     /// The payload: one valid JSON value. It is sent as it is, unchecked.
     pub payload: &'a str,
@@ -27,7 +32,7 @@ pub struct Publish<'a> {
 }
 
 impl Session {
-    /// Connects, if it has not been asked before, and answers when the connection is ready. Failed tries are repeated
+    /// Connects, unless a call before has done so. The call is done when the connection is ready. Failed tries are repeated
     /// until the session is closed, also after this call has timed out.
     pub fn connect(&mut self, now: u64) -> RequestId {
         let request = self.next_request();
@@ -44,8 +49,8 @@ impl Session {
 
     /// Publishes an event, at once or as soon as there is a connection. `unix_ms` is the Unix time.
     ///
-    /// It is sent again, with the same id and in order, on every connection until the hub answers. Answers
-    /// [`Answer::Published`]; `overloaded` when too many wait for their answer.
+    /// It is sent again, with the same id and in order, on every connection until the hub answers. The result is
+    /// [`Answer::Published`], or the error `overloaded` when too many wait for their answer.
     pub fn publish(&mut self, now: u64, unix_ms: u64, publish: Publish<'_>) -> RequestId {
         let request = self.next_request();
         if let Err(error) = self.enqueue(now, unix_ms, request, publish) {
@@ -65,11 +70,7 @@ impl Session {
             return Err(Error::of(ErrorCode::Overloaded, "too many publishes wait for their answer"));
         }
         let id = id.map_or_else(|| self.entropy.event_id(unix_ms), str::to_owned);
-        let frame = Frame::sized("PUBLISH", Some(request), 64 + id.len() + bytes)
-            .text("topic", topic)
-            .raw("payload", payload)
-            .options(&id, options)
-            .end();
+        let frame: Arc<str> = write::publish(Corr::Number(request), topic, payload, Some(&id), options).into();
         // The hub would end the connection for it, and with it everybody else's requests.
         if frame.len() > limits::FRAME_BYTES {
             return Err(Error::of(ErrorCode::TooLarge, "the event is larger than 1 MiB"));
@@ -136,7 +137,7 @@ impl Session {
         })
     }
 
-    /// Ends a subscription. Unsettled events go back to the group. While there is no connection it is answered at once.
+    /// Ends a subscription. Unsettled events go back to the group. While there is no connection the call is done at once.
     pub fn unsubscribe(&mut self, now: u64, subscription: SubscriptionId) -> RequestId {
         let request = self.next_request();
         let Some(subscription) = self.subscriptions.remove(subscription) else {
@@ -151,7 +152,7 @@ impl Session {
         match subscription.standing {
             Standing::Wanted { .. } => self.done(request, Ok(Answer::Done)),
             Standing::Active => {
-                self.send(subscription.frame("UNSUBSCRIBE", Some(request)));
+                self.send(subscription.about(Op::Unsubscribe, Some(request)));
                 self.requests.insert(request, Kind::Unsubscribe, self.until(now, None));
             }
             Standing::Sent(sent) => {
@@ -176,7 +177,7 @@ impl Session {
         let earlier = subscription.pause_request.replace(request);
         self.requests.insert(request, Kind::Pause(subscription.id), deadline);
         if subscription.standing == Standing::Active {
-            let frame = subscription.frame(if paused { "PAUSE" } else { "RESUME" }, Some(request));
+            let frame = subscription.about(if paused { Op::Pause } else { Op::Resume }, Some(request));
             self.send(frame);
         } else if let Some(earlier) = earlier
             && self.requests.take(earlier).is_some()
@@ -186,9 +187,9 @@ impl Session {
         RequestId(request)
     }
 
-    /// Settles a delivery, or extends its lease, and answers when the hub has stored it.
+    /// Settles a delivery, or extends its lease. The call is done when the hub has stored it.
     ///
-    /// A delivery of an older connection, or of a subscription that has ended, is answered `stale_lease` and nothing is
+    /// For a delivery of an older connection, or of a subscription that has ended, the result is `stale_lease` and nothing is
     /// sent: the hub has given the event back already.
     pub fn settle(&mut self, now: u64, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> RequestId {
         let request = self.next_request();
@@ -201,7 +202,8 @@ impl Session {
         RequestId(request)
     }
 
-    /// The same without an answer; what the hub refuses comes as [`crate::Output::Error`]. Returns whether it was sent.
+    /// As [`Self::settle`], without a result; what the hub refuses comes as [`crate::Output::Error`]. Returns whether it was
+    /// sent.
     pub fn settle_quietly(&mut self, now: u64, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> bool {
         let corr = (self.ending != Ending::No).then(|| self.next_request());
         let sent = self.send_settle(corr, delivery, settle);
@@ -214,24 +216,23 @@ impl Session {
     fn send_settle(&mut self, corr: Option<u64>, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> bool {
         let ready = matches!(self.phase, Phase::Ready) && delivery.connection == self.connection;
         let Some(subscription) = self.subscriptions.find(delivery.subscription).filter(|_| ready) else { return false };
-        let named = |op| {
-            let frame = subscription.frame(op, corr).text("id", delivery.id);
-            if let Some(lease) = delivery.lease { frame.text("lease", lease) } else { frame }
+        let corr = Corr::from(corr);
+        let delivered = Delivered {
+            topic: subscription.topic.as_str(),
+            group: &subscription.wire_group,
+            id: delivery.id,
+            lease: delivery.lease,
         };
         let frame = match settle {
-            Settle::Ack => named("ACK"),
+            Settle::Ack => write::ack(corr, delivered),
             Settle::Nack { reason, delay_ms, dead } => {
-                let mut frame = named("NACK");
-                if let Some(reason) = reason {
-                    frame = frame.text("reason", &reason[..reason.floor_char_boundary(limits::REASON_BYTES)]);
-                }
-                if let Some(delay_ms) = delay_ms {
-                    frame = frame.number("delay_ms", delay_ms.min(limits::LEASE_MS_MAX));
-                }
-                if dead { frame.raw("dead", "true") } else { frame }
+                let reason = reason.map(|reason| &reason[..reason.floor_char_boundary(limits::REASON_BYTES)]);
+                let delay_ms = delay_ms.map(|delay_ms| delay_ms.min(limits::LEASE_MS_MAX));
+                write::nack(corr, delivered, reason, delay_ms, dead)
             }
             Settle::Extend(ms) => {
-                named("MODACK").number("extend_ms", ms.clamp(limits::LEASE_MS_MIN, limits::LEASE_MS_MAX))
+                let extend_ms = ms.clamp(limits::LEASE_MS_MIN, limits::LEASE_MS_MAX);
+                write::modack(corr, delivered, extend_ms)
             }
         };
         self.send(frame);
@@ -246,7 +247,7 @@ impl Session {
         }
         self.ending = Ending::Draining;
         let active = |s: &&Subscription| s.standing == Standing::Active && s.group.is_some() && !s.paused;
-        let frames: Vec<_> = self.subscriptions.iter().filter(active).map(|s| s.frame("PAUSE", None)).collect();
+        let frames: Vec<_> = self.subscriptions.iter().filter(active).map(|s| s.about(Op::Pause, None)).collect();
         frames.into_iter().for_each(|frame| self.send(frame));
     }
 
@@ -257,7 +258,7 @@ impl Session {
         self.end_if_settled();
     }
 
-    /// Closes now. What is open is answered `closed`.
+    /// Closes now. Open calls end with the error `closed`.
     pub fn close(&mut self) {
         if !matches!(self.phase, Phase::Closed) {
             self.finish();
@@ -302,7 +303,7 @@ impl Session {
                 self.last_request = fresh;
                 self.requests.insert(fresh, Kind::Resubscribe(id), u64::MAX);
             }
-            self.out.push_back(Output::Send(subscription.subscribe(corr)));
+            self.out.push_back(Output::Send(subscription.subscribe(corr).into()));
         }
     }
 }

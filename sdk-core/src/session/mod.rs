@@ -6,7 +6,8 @@
 //!             └─ Waiting ◄───────┴────────┘  lost: backoff, then again
 //! ```
 //!
-//! `mod.rs` holds this circle and its timers, `calls.rs` what callers ask for, `receive.rs` what the hub says.
+//! `mod.rs` holds this circle and its timers, `calls.rs` the calls of the application, `receive.rs` the frames
+//! of the hub.
 
 mod calls;
 mod receive;
@@ -15,7 +16,10 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use prom_protocol::ErrorCode;
+use prom_protocol::{
+    ErrorCode,
+    client::write::{self, Corr},
+};
 
 pub use calls::Publish;
 
@@ -28,7 +32,6 @@ use crate::{
     requests::{Kind, Requests},
     subscriptions::{Standing, Subscriptions},
     tokens::Tokens,
-    wire::Frame,
 };
 
 enum Phase {
@@ -41,7 +44,7 @@ enum Phase {
     Closed,
 }
 
-/// How far the caller's wish to end has come.
+/// Whether the caller wants the session to end, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     No,
@@ -74,7 +77,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that does nothing until it is asked to. `seed` must be random and differ between clients: event ids and
+    /// A session that does nothing until the first call. `seed` must be random and differ between clients: event ids and
     /// the jitter of reconnects come from it.
     pub fn new(config: Config, seed: [u64; 2]) -> Self {
         Self {
@@ -97,7 +100,7 @@ impl Session {
         }
     }
 
-    /// Where the connection stands.
+    /// The state of the connection.
     pub fn state(&self) -> State {
         self.state
     }
@@ -107,7 +110,7 @@ impl Session {
         self.connection
     }
 
-    /// Publishes without an answer.
+    /// How many publishes wait for their answer.
     pub fn queued(&self) -> usize {
         self.publishes.len()
     }
@@ -133,7 +136,7 @@ impl Session {
         Some(phase.min(self.requests.due()).min(self.publishes.due()))
     }
 
-    /// Lets time pass.
+    /// Does what has become due by `now`: tries again, sends a PING, ends calls whose time is over.
     pub fn tick(&mut self, now: u64) {
         match self.phase {
             Phase::Waiting { until } if until <= now => self.attempt(now),
@@ -155,7 +158,7 @@ impl Session {
     fn tick_ready(&mut self, now: u64) {
         match self.liveness.check(now) {
             Check::Fine => {}
-            Check::Ping => self.send(Frame::new("PING", None)),
+            Check::Ping => self.send(write::ping(Corr::None)),
             Check::Dead => {
                 self.shut(1000, "no sign of life");
                 return self.away(now, Error::lost("the hub gave no sign of life", true), 0);
@@ -210,11 +213,11 @@ impl Session {
         let corr = self.next_request();
         self.phase = Phase::Auth { until: now.saturating_add(self.config.connect_timeout_ms), corr };
         self.liveness.heard(now);
-        self.send(Frame::new("AUTH", Some(corr)).text("token", &token));
+        self.send(write::auth(Corr::Number(corr), &token));
     }
 
     /// The socket was closed, or could not be opened. `code` and `reason` are those of the close frame, if there was one;
-    /// else `reason` may hold what the transport says.
+    /// else `reason` may hold the transport's message.
     pub fn lost(&mut self, now: u64, code: Option<u16>, reason: &str) {
         if !matches!(self.phase, Phase::Opening { .. } | Phase::Auth { .. } | Phase::Ready) {
             return;
@@ -240,7 +243,7 @@ impl Session {
             (Phase::Ready, Ok(token)) => {
                 let corr = self.next_request();
                 self.tokens.renewing(now, self.config.connect_timeout_ms, Some(corr));
-                self.send(Frame::new("AUTH", Some(corr)).text("token", &token));
+                self.send(write::auth(Corr::Number(corr), &token));
             }
             (Phase::Ready, Err(message)) => {
                 self.tokens.renewal_failed(now);
@@ -380,7 +383,7 @@ impl Session {
         self.last_request
     }
 
-    fn send(&mut self, frame: Frame) {
-        self.out.push_back(Output::Send(frame.end()));
+    fn send(&mut self, frame: String) {
+        self.out.push_back(Output::Send(frame.into()));
     }
 }

@@ -1,15 +1,16 @@
-//! What the hub says.
+//! The frames of the hub.
 
-use prom_protocol::ErrorCode;
+use prom_protocol::{
+    ErrorCode,
+    client::{
+        self,
+        write::{self, Corr},
+    },
+    server::{Op, Scanned, scan},
+};
 
 use super::{Ending, Phase, Session};
-use crate::{
-    Answer, Delivery, Error, Output, State, SubscriptionId,
-    requests::Kind,
-    subscriptions::Standing,
-    tokens,
-    wire::{Frame, Incoming},
-};
+use crate::{Answer, Delivery, Error, Output, State, SubscriptionId, requests::Kind, subscriptions::Standing, tokens};
 
 impl Session {
     /// Takes a text frame of the open socket. An EVENT for one of the subscriptions is given back, borrowed from `text`;
@@ -19,12 +20,12 @@ impl Session {
             return None;
         }
         self.liveness.heard(now);
-        let Some(frame) = Incoming::parse(text) else {
+        let Some(frame) = scan(text) else {
             self.out.push_back(Output::Error(Error::of(ErrorCode::BadJson, "a frame of the hub is not a JSON object")));
             return None;
         };
         match frame.op() {
-            "EVENT" => {
+            Some(Op::Event) => {
                 // While it drains nothing new is begun: the hub gives the event to another member.
                 let subscription = self.named(&frame).filter(|_| self.ending == Ending::No)?;
                 let (Some(event), Some(context)) = (frame.event(), frame.context()) else {
@@ -36,14 +37,14 @@ impl Session {
                 };
                 return Some(Delivery { subscription, connection: self.connection, event, context });
             }
-            "OK" => self.ok(now, &frame),
-            "ERR" => self.err(now, &frame),
-            "LIVE" => {
+            Some(Op::Ok) => self.ok(now, &frame),
+            Some(Op::Err) => self.err(now, &frame),
+            Some(Op::Live) => {
                 if let Some(subscription) = self.named(&frame) {
                     self.out.push_back(Output::Live { subscription });
                 }
             }
-            "GAP" => {
+            Some(Op::Gap) => {
                 let topic = frame.topic().0.into_owned();
                 if let (Some(subscription), Some((from, to))) =
                     (self.subscriptions.of_topic(&topic, &frame.group()), frame.range())
@@ -52,7 +53,7 @@ impl Session {
                     self.out.push_back(Output::Gap { subscription, topic, from, to, reason });
                 }
             }
-            "REVOKED" => {
+            Some(Op::Revoked) => {
                 if let Some(subscription) = self.named(&frame) {
                     self.revoke(subscription, Error::from(&frame));
                 }
@@ -65,12 +66,12 @@ impl Session {
     }
 
     /// The subscription that a frame names.
-    fn named(&self, frame: &Incoming<'_>) -> Option<SubscriptionId> {
+    fn named(&self, frame: &Scanned<'_>) -> Option<SubscriptionId> {
         self.subscriptions.on_wire(&frame.topic(), &frame.group())
     }
 
-    fn ok(&mut self, now: u64, ok: &Incoming<'_>) {
-        let Some(corr) = ok.corr() else { return };
+    fn ok(&mut self, now: u64, ok: &Scanned<'_>) {
+        let Some(corr) = ok.corr_number() else { return };
         if let Some(entry) = self.publishes.take(corr) {
             let answer = Answer::Published { id: entry.id, seq: ok.seq().unwrap_or(0), duplicate: ok.duplicate() };
             return self.done(entry.request, Ok(answer));
@@ -86,7 +87,7 @@ impl Session {
                 self.settle_kind(corr, kind, Ok(Answer::Done));
             }
             Some(Kind::Abandoned) => {
-                self.send(Frame::new("UNSUBSCRIBE", None).text("topic", &ok.topic()).text("group", &ok.group()));
+                self.send(write::about(client::Op::Unsubscribe, Corr::None, &ok.topic(), &ok.group()));
             }
             Some(kind) => self.settle_kind(corr, kind, Ok(Answer::Done)),
             None => {}
@@ -106,7 +107,7 @@ impl Session {
         self.out.extend(self.publishes.unsent().map(Output::Send));
     }
 
-    /// A subscription is active. What was asked of it meanwhile is sent now.
+    /// The hub has confirmed a subscription. Calls about it that had to wait are sent now.
     fn subscribed(&mut self, id: SubscriptionId, group: &str) {
         let Some(subscription) = self.subscriptions.find_mut(id) else { return };
         subscription.standing = Standing::Active;
@@ -119,7 +120,7 @@ impl Session {
         let request = subscription.pause_request;
         if subscription.paused {
             let corr = request.filter(|request| self.requests.contains(*request));
-            let frame = subscription.frame("PAUSE", corr);
+            let frame = subscription.about(client::Op::Pause, corr);
             self.send(frame);
         } else if let Some(request) = request
             && self.requests.take(request).is_some()
@@ -128,9 +129,9 @@ impl Session {
         }
     }
 
-    fn err(&mut self, now: u64, err: &Incoming<'_>) {
+    fn err(&mut self, now: u64, err: &Scanned<'_>) {
         let error = Error::from(err);
-        let corr = err.corr();
+        let corr = err.corr_number();
         let at_least = error.retry_after_ms().unwrap_or(0);
         if let Phase::Auth { corr: auth, .. } = self.phase {
             if !err.has_corr() || corr == Some(auth) {

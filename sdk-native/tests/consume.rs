@@ -158,7 +158,7 @@ async fn a_dropped_subscription_does_not_overtake_its_acknowledgements() {
     let hub = hub().await;
     let client = client(&hub).await;
     publish(&client, "a", 1..=EVENTS).await;
-    let all = client.subscribe("a", "g").from(StartFrom::Earliest).max_in_flight(EVENTS);
+    let all = client.subscribe("a", "g").from(StartFrom::Earliest).max_in_flight(EVENTS).ack_timeout(LONG);
     let mut subscription = in_time(all.into_future()).await.unwrap();
     let mut deliveries = Vec::new();
     for _ in 0..EVENTS {

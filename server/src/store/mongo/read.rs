@@ -23,7 +23,7 @@ use super::{
 use crate::store::{Cursor, LatestPage, Page, StoreError, Stored, Tail};
 
 /// Longest time a read may take.
-const READ_TIMEOUT: Duration = Duration::from_secs(8);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(8);
 /// Longest time to say whether there is a primary: less than whoever asks waits.
 const READY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Events that are fetched at once; pages are filled from several of these.

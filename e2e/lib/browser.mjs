@@ -7,8 +7,12 @@ import { chromium } from "playwright-core";
 
 const shots = fileURLToPath(new URL("../screenshots/", import.meta.url));
 
+/** Deadline of every wait in a page: far beyond what is waited for. */
+const PATIENCE = 120_000;
+
 export function launch() {
   return chromium.launch({
+    timeout: PATIENCE,
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: [
       "--no-sandbox",
@@ -25,6 +29,7 @@ export function launch() {
 /** A page whose errors fail the test that made it. */
 export async function openPage(browser, url, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const errors = [];
   page.on("pageerror", (error) => errors.push(`page: ${error.message}`));

@@ -14,7 +14,7 @@ const root = fileURLToPath(new URL("../../", import.meta.url));
 export const PROM = resolve(root, process.env.PROM_BIN ?? "target/debug/prom");
 
 /** Waits until `check` gives something truthy. The deadline is far beyond what is waited for. */
-export async function until(what, check, ms = 20_000) {
+export async function until(what, check, ms = 120_000) {
   const end = Date.now() + ms;
   for (;;) {
     const value = await check();

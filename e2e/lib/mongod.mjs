@@ -14,7 +14,7 @@ import { temporaryFolder, until } from "./hub.mjs";
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const NAME = "prom";
 /** An election takes two seconds, and a slow machine its time. */
-const PATIENCE = 60_000;
+const PATIENCE = 120_000;
 
 /** Kills the processes it was told of, and removes the folder, when this process is over, however that came about: then
  * nobody has the other end of its input any more. One that has ended is taken from its list: its number may be another's. */

@@ -373,7 +373,7 @@ async fn stopping_finishes_what_is_being_published() {
     store.fill(&[("a", None), ("b", Some("k"))]);
     let hub = FakeHub::new();
     hub.silent.store(true, SeqCst);
-    let drainer = start(&store, &hub, quick());
+    let drainer = start(&store, &hub, Options { stop_within: Duration::from_secs(20), ..quick() });
     until("the batch is published", async || hub.order().len() == 2).await;
     drainer.stop.notify_one();
     hub.speak();
@@ -443,27 +443,28 @@ async fn what_was_published_and_not_marked_is_published_again_with_its_id() {
     store.fill(&[("a1", Some("a")), ("a2", Some("a")), ("x", None)]);
     let hub = FakeHub::new();
     hub.silent.store(true, SeqCst);
-    let short = || Options { lease: Duration::from_millis(300), poll: Duration::from_millis(10), ..quick() };
-    let first = start(&store, &hub, short());
+    // Only the lease of the first has to end.
+    let first = start(&store, &hub, Options { lease: Duration::from_secs(2), ..quick() });
     until("the batch is published", async || hub.order().len() == 3).await;
     first.task.abort();
     assert!(first.task.await.unwrap_err().is_cancelled());
     assert_eq!(store.count(Status::Claimed).await, 3, "it died before it could mark them");
     hub.silent.store(false, SeqCst);
-    let second = start(&store, &hub, short());
+    let second = start(&store, &hub, Options { poll: Duration::from_millis(10), ..quick() });
     all_sent(&store, 3).await;
     let tally = second.stop().await.tally();
     assert_eq!((tally.duplicates, tally.requeued, tally.unexpected), (3, 3, 0));
     assert_eq!((hub.order().len(), hub.duplicates().len()), (3, 3));
 }
 
-#[tokio::test]
+// The drainer's time is not that of the store, whose leases are as long as they say.
+#[tokio::test(start_paused = true)]
 async fn a_publisher_that_does_not_answer_is_not_waited_for_beyond_the_lease() {
     let store = store();
     store.fill(&[("a", None)]);
     let hub = FakeHub::new();
     hub.silent.store(true, SeqCst);
-    let drainer = start(&store, &hub, Options { lease: Duration::from_millis(800), ..quick() });
+    let drainer = start(&store, &hub, Options { lease: Duration::from_secs(30), ..quick() });
     until("it has given up", async || drainer.drainer.tally().released == 1).await;
     assert_eq!(drainer.drainer.tally().refused, 0, "while the claim was its own");
     hub.silent.store(false, SeqCst);

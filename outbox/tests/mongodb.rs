@@ -124,13 +124,13 @@ async fn a_drainer_that_dies_between_publish_and_mark_leaves_duplicates_not_seco
     add(&place, (0..20).map(|n| NewRow::new("t", &n).unwrap().id(format!("r{n:02}")).key(format!("k{}", n % 3)))).await;
     let hub = FakeHub::new();
     hub.silent.store(true, SeqCst);
-    let short = || Options { lease: Duration::from_secs(1), poll: Duration::from_millis(50), ..Options::default() };
-    let first = start(&place, &hub, short());
+    // Only the lease of the first has to end.
+    let first = start(&place, &hub, Options { lease: Duration::from_secs(5), ..Options::default() });
     until("the batch is published", async || hub.order().len() == 20).await;
     first.task.abort();
     assert!(first.task.await.unwrap_err().is_cancelled());
     hub.silent.store(false, SeqCst);
-    let second = start(&place, &hub, short());
+    let second = start(&place, &hub, Options { poll: Duration::from_millis(50), ..Options::default() });
     sent(&place, 20).await;
     let tally = second.stop().await.tally();
     assert_eq!((tally.requeued, tally.duplicates, hub.order().len()), (20, 20, 20));
@@ -146,7 +146,7 @@ async fn a_late_mark_of_the_first_drainer_is_refused() {
     let request = |by: &str, lease| ClaimRequest { by: by.into(), limit: 10, max_bytes: usize::MAX, lease };
     let first = place.outbox.claim(&request("first", Duration::from_millis(20))).await.unwrap();
     let second = MongoOutbox::new(place.rows.clone());
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(120);
     let again = loop {
         let again = second.claim(&request("second", Duration::from_secs(60))).await.unwrap();
         if !again.rows.is_empty() {
@@ -221,9 +221,9 @@ async fn a_primary_that_is_killed_costs_no_row_and_no_order() {
     place.rows.insert_many(rows).await.unwrap();
     let hub = FakeHub::new();
     let options = || Options { batch: 20, lease: Duration::from_secs(5), ..Options::default() };
+    let primary = set.primary().await.unwrap();
     let (one, two) = (start(&place, &hub, options()), start(&place, &hub, options()));
     until("some rows are published", async || hub.order().len() > 500).await;
-    let primary = set.primary().await.unwrap();
     set.kill(primary).unwrap();
     let before = hub.order().len();
     assert!(before < ROWS, "it was killed too late to show anything");

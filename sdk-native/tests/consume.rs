@@ -18,8 +18,9 @@ use prom_sdk::{Client, ClientEvent, ErrorKind, Filter, PublishOptions, Received,
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
-const SHORT: Duration = Duration::from_secs(1);
-const LONG: Duration = Duration::from_secs(60);
+/// Leases of this length run out in a test, and whoever renews one must be in time.
+const SHORT: Duration = Duration::from_secs(3);
+const LONG: Duration = Duration::from_secs(600);
 
 async fn publish(client: &Client, topic: &str, payloads: impl IntoIterator<Item = u32>) {
     for published in in_time(join_all(payloads.into_iter().map(|n| client.publish(topic, &n)))).await {
@@ -79,8 +80,8 @@ async fn a_lease_can_be_extended_and_what_is_dropped_comes_again() {
     let hub = hub().await;
     let (one, two) = (client(&hub).await, client(&hub).await);
     publish(&one, "a", 1..=3).await;
-    let lease = |client: &Client| client.subscribe("a", "g").from(StartFrom::Earliest).ack_timeout(SHORT).into_future();
-    let mut first = in_time(lease(&one)).await.unwrap();
+    let lease = |client: &Client| client.subscribe("a", "g").from(StartFrom::Earliest).ack_timeout(SHORT);
+    let mut first = in_time(lease(&one).into_future()).await.unwrap();
     let mut deliveries = Vec::new();
     for _ in 0..3 {
         deliveries.push(in_time(first.next()).await.unwrap());
@@ -91,7 +92,8 @@ async fn a_lease_can_be_extended_and_what_is_dropped_comes_again() {
     let late = deliveries.pop().unwrap();
     in_time(first.pause()).await.unwrap();
 
-    let mut second = in_time(lease(&two)).await.unwrap();
+    // Two leases end one after the other, and what ended first may not end here again meanwhile.
+    let mut second = in_time(lease(&two).ack_timeout(LONG).into_future()).await.unwrap();
     let again = [in_time(second.next()).await.unwrap(), in_time(second.next()).await.unwrap()];
     let mut payloads = again.each_ref().map(|delivery| delivery.payload::<u32>().unwrap());
     payloads.sort_unstable();
@@ -156,7 +158,7 @@ async fn a_dropped_subscription_does_not_overtake_its_acknowledgements() {
     let hub = hub().await;
     let client = client(&hub).await;
     publish(&client, "a", 1..=EVENTS).await;
-    let all = client.subscribe("a", "g").from(StartFrom::Earliest).max_in_flight(EVENTS);
+    let all = client.subscribe("a", "g").from(StartFrom::Earliest).max_in_flight(EVENTS).ack_timeout(LONG);
     let mut subscription = in_time(all.into_future()).await.unwrap();
     let mut deliveries = Vec::new();
     for _ in 0..EVENTS {
@@ -352,8 +354,8 @@ async fn a_token_is_renewed_before_it_ends_and_a_lesser_one_revokes() {
     let provider = move || {
         // The hub grants five seconds more, for clocks that differ.
         let token = match count.fetch_add(1, Ordering::SeqCst) {
-            0 => token_for(&["*:**"], 0),
-            _ => token_for(&["*:mine.**"], 0),
+            0 => token_for(&["*:**"], 3),
+            _ => token_for(&["*:mine.**"], 3),
         };
         async move { Ok(token) }
     };

@@ -192,13 +192,14 @@ async fn a_claim_of_a_member_that_died_ends() {
     let hub = hub().await;
     let client = client(&hub).await;
     let store = Probe::new(0);
-    // Nobody renews it.
-    let claimed = store.marks.claim(SCOPE, "1", "dead", Duration::from_millis(500)).await;
-    assert_eq!(sure(claimed), Claim::Granted);
+    assert_eq!(sure(store.marks.claim(SCOPE, "1", "dead", LONG).await), Claim::Granted);
     publish(&client, "1").await;
     let (handling, mut told) = telling(&client, store.clone()).await;
+    eventually(|| store.held.load(Ordering::SeqCst) > 0).await;
+    assert!(told.try_recv().is_err());
+    // The last time that it is renewed.
+    assert_eq!(sure(store.marks.claim(SCOPE, "1", "dead", Duration::from_millis(500)).await), Claim::Granted);
     assert_eq!(in_time(told.recv()).await.unwrap(), ("1".to_owned(), 1));
-    assert!(store.held.load(Ordering::SeqCst) > 0);
     in_time(handling.stop()).await;
 }
 
@@ -216,14 +217,14 @@ async fn a_long_handler_keeps_its_claim() {
             async move { gate.acquire().await.map(drop) }
         }
     };
-    let subscribe = client.subscribe("a", "g").ack_timeout(Duration::from_secs(1));
+    let lease = Duration::from_secs(3);
+    let subscribe = client.subscribe("a", "g").ack_timeout(lease);
     let handling = in_time(subscribe.handle_exactly_once(Arc::clone(&store), handler)).await.unwrap();
     publish(&client, "1").await;
     eventually(|| calls.load(Ordering::SeqCst) == 1).await;
     // A claim of the same length on something else shows how time passes: three have ended.
     for n in 0..3 {
         let holder = n.to_string();
-        let lease = Duration::from_secs(1);
         assert_eq!(sure(store.claim("clock", "1", &holder, lease).await), Claim::Granted);
         in_time(async {
             while sure(store.claim("clock", "1", "other", Duration::ZERO).await) == Claim::Held {

@@ -134,7 +134,8 @@ describe("over reconnects", () => {
   });
 
   it("connects as soon as there is a hub", async () => {
-    const c = client("t", { ...fast, timeoutMs: 150 });
+    // Time enough for a first try that fails, and for a later one that does not.
+    const c = client("t", { ...fast, timeoutMs: 3_000 });
     const { port } = hub;
     await hub.stop();
     await assert.rejects(c.connect(), (error) => code("timeout")(error) && /ECONNREFUSED|lost/.test(error.message));
@@ -181,7 +182,8 @@ describe("tokens", () => {
   });
 
   it("renews a token before it runs out", async () => {
-    hub.expiresInMs = 400;
+    // It is renewed when half of this has passed.
+    hub.expiresInMs = 4_000;
     let n = 0;
     const c = new PromClient(hub.url, () => `t${n++}`, fast);
     await c.connect();
@@ -192,7 +194,7 @@ describe("tokens", () => {
   });
 
   it("tells what a provider throws", async () => {
-    const c = new PromClient(hub.url, () => Promise.reject(new Error("signed out")), { ...fast, timeoutMs: 50 });
+    const c = new PromClient(hub.url, () => Promise.reject(new Error("signed out")), { ...fast, timeoutMs: 3_000 });
     await assert.rejects(c.connect(), (error) => code("timeout")(error) && error.message.includes("signed out"));
     await c.close();
   });

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Longest time a read may take.
-const READ_TIMEOUT: Duration = Duration::from_secs(8);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(8);
 /// Longest time to find out whether there is a primary: less than `/readyz` waits.
 const READY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Events that are fetched at once; pages are filled from several of these.

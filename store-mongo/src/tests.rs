@@ -13,7 +13,7 @@ use prom_store::{Append, CursorPut, Rule};
 use super::*;
 
 /// Far beyond what is waited for, so that only a defect meets it.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A database of its own on the set that the tests of this binary share.
 async fn fresh() -> Options {
@@ -239,8 +239,11 @@ async fn a_group_that_begins_meets_a_trim_on_another_hub() {
     };
     let trims = open(&options).await;
     let begins = open(&Options { upkeep_every: Duration::from_secs(3600), ..options }).await;
-    let mut joined = Vec::new();
-    for round in 0..150 {
+    let mut joined: Vec<(u64, String)> = Vec::new();
+    let since = Instant::now();
+    // Most rounds are lost to the trim where commits are slow.
+    while joined.len() < 150 || (since.elapsed() < PATIENCE && joined.iter().all(|(first, _)| *first > 1)) {
+        let round = joined.len();
         let on = format!("t{round}");
         commit(&begins, (0..20).map(|_| event(&on, None, None, 1)).collect(), Vec::new()).await;
         tokio::time::sleep(Duration::from_micros(fastrand::u64(..8_000))).await;
@@ -352,12 +355,12 @@ async fn a_topic_that_is_trimmed_whole_reads_as_empty() {
         .unwrap()
         .iter()
         .for_each(|(topic, known)| store.inner.cache().learn(topic, *known));
-    let since = Instant::now();
     for after in [0, 1, 2, 7] {
+        let since = Instant::now();
         let page = store.read(&topic("t"), after, 10, 1_000).await.unwrap();
         assert_eq!((page.events.len(), page.first, page.read_to), (0, 3, after));
+        assert!(since.elapsed() < read::READ_TIMEOUT, "{:?}", since.elapsed());
     }
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     assert_eq!(store.seq_before_ts(&topic("t"), 0).await, Ok(2));
 }
 
@@ -439,7 +442,7 @@ mod refusals {
     async fn refused(url: &str) -> String {
         let since = Instant::now();
         let error = MongoStore::open(Options::new(url)).await.unwrap_err();
-        assert!(since.elapsed() < Duration::from_secs(15), "{:?}: {error}", since.elapsed());
+        assert!(since.elapsed() < 3 * OPEN_TIMEOUT, "{:?}: {error}", since.elapsed());
         error.to_string()
     }
 

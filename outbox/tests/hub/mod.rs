@@ -131,9 +131,9 @@ impl Publish for FakeHub {
 
 /// Waits until `what` holds.
 pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
+    let limit = Instant::now() + Duration::from_secs(120);
     while !holds().await {
-        assert!(Instant::now() < limit, "in a minute, not: {what}");
+        assert!(Instant::now() < limit, "in two minutes, not: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

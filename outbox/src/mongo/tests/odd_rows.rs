@@ -7,7 +7,7 @@ use crate::Row;
 
 /// A claim that must come to an end.
 async fn claim_in_time(outbox: &MongoOutbox, limit: usize) -> Claim {
-    let claim = tokio::time::timeout(Duration::from_secs(20), outbox.claim(&request(limit))).await;
+    let claim = tokio::time::timeout(Duration::from_secs(120), outbox.claim(&request(limit))).await;
     claim.expect("the claim does not end").unwrap()
 }
 

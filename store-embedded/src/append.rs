@@ -8,6 +8,10 @@ use std::{
 };
 
 use prom_protocol::{ErrorCode, Group, Refusal, Topic};
+use prom_store::{
+    Append, Appended, Batch, Cursor, CursorPut, Durability, Record, StoreError, Stored, admit_topic, is_exempt,
+    known_id, new_id,
+};
 
 use crate::{
     disk::{Disk, DiskFile, read_exact},
@@ -17,10 +21,6 @@ use crate::{
     scan::Scanner,
     shared::Shared,
     state::{Segment, SegmentIndex, State},
-};
-use prom_store::{
-    Append, Appended, Batch, Cursor, CursorPut, Durability, Record, StoreError, Stored, admit_topic, is_exempt,
-    known_id, new_id,
 };
 
 /// About what the position of an event takes in its JSON.

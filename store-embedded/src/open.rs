@@ -2,26 +2,27 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
+    sync::{Arc, RwLock, atomic::AtomicU64},
 };
 
 use prom_protocol::Group;
+use prom_store::wall_clock;
 
 use crate::{
-    Options,
     append::{Appender, create_segment, segment_name},
     check::{self, Known, Topics},
     disk::{Disk, DiskFile},
     format::{CommitHeader, Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader},
     ids::IdMap,
     index::{Index, Loaded, NAME, placed},
+    log::Log,
+    options::Options,
     record::{CursorRecord, EventRecord, TopicRecord},
     scan::{Scanner, later_commit, written_end},
     shared::{Bell, Shared},
     sidecar,
     state::{Offsets, Run, Segment, SegmentIndex, Segments, State, TopicLog},
 };
-use prom_store::wall_clock;
 
 /// Why a store did not open.
 #[derive(Debug, thiserror::Error)]
@@ -246,17 +247,13 @@ impl Recovery<'_> {
 }
 
 /// Opens the store of a folder, or makes one.
-pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Shared>, OpenError> {
+pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Arc<Log>, OpenError> {
     open_with(disk, options, None)
 }
 
 /// The same. With what a repair knows, an index is made beside the old one, which stays as it is, and it is no error that
 /// something is missing.
-pub(crate) fn open_with(
-    disk: &Arc<dyn Disk>,
-    options: Options,
-    repair: Option<Known>,
-) -> Result<Arc<Shared>, OpenError> {
+pub(crate) fn open_with(disk: &Arc<dyn Disk>, options: Options, repair: Option<Known>) -> Result<Arc<Log>, OpenError> {
     let opening = Opening { disk: &**disk };
     let mut found = opening.segments()?;
     let mut fresh = false;
@@ -398,17 +395,18 @@ pub(crate) fn open_with(
     let kept_from = |log: &TopicLog| if options.retention.compacts(&log.topic) { 0 } else { log.first };
     check::newest(&state, &index, kept_from).map_err(|what| opening.damaged(what))?;
     check::tidy(&**disk, &state).map_err(|error| opening.io(error))?;
-    Ok(Arc::new(Shared {
+    let shared = Shared {
         disk: Arc::clone(disk),
         store,
         options,
         index,
         state: RwLock::new(state),
-        appender: Mutex::new(Appender { segment: active, end: end.offset(), size, abandoned: false, closed: None }),
         synced: AtomicU64::new(end.0),
         indexed: AtomicU64::new(indexed.0),
         bell: Bell::default(),
-    }))
+    };
+    let appender = Appender { segment: active, end: end.offset(), size, abandoned: false, closed: None };
+    Ok(Arc::new(Log::new(shared, appender)))
 }
 
 /// The runs that events in their order make.

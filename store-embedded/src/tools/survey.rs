@@ -8,20 +8,17 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{
-    super::{
-        append::segment_name,
-        disk::{Disk, DiskFile},
-        format::{COMMIT_HEADER, CommitHeader, Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader, aligned},
-        index::{Index, Loaded, NAME, Place},
-        open::Opening,
-        record::{EventRecord, TopicRecord},
-        scan::{Scanner, later_commit, written_end},
-        sidecar,
-    },
-    overlay::Overlay,
+use super::overlay::Overlay;
+use crate::{
+    append::segment_name,
+    disk::{Disk, DiskFile},
+    format::{self, COMMIT_HEADER, CommitHeader, Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader, aligned},
+    index::{Index, Loaded, NAME, Place},
+    open::{OpenError, Opening},
+    record::{EventRecord, TopicRecord},
+    scan::{Scanner, later_commit, written_end},
+    sidecar,
 };
-use crate::OpenError;
 
 /// A segment's file as it was found.
 #[derive(Debug)]
@@ -280,7 +277,7 @@ fn store_of(file: &dyn DiskFile, number: u32) -> io::Result<Option<u64>> {
         return Ok(None);
     }
     let [.., a, b, c, d, e, f, g, h] = bytes;
-    let store = super::super::format::store_of(xxh3_64(&bytes[..32]), u64::from_le_bytes([a, b, c, d, e, f, g, h]), at);
+    let store = format::store_of(xxh3_64(&bytes[..32]), u64::from_le_bytes([a, b, c, d, e, f, g, h]), at);
     if CommitHeader::decode(&bytes, store, at).is_none() {
         return Ok(None);
     }

@@ -23,10 +23,13 @@ mod index;
 mod keeper;
 mod log;
 mod open;
+mod opening;
 mod options;
+mod plan;
 mod read;
 mod reclaim;
 mod record;
+mod recover;
 mod scan;
 mod shared;
 mod sidecar;
@@ -51,7 +54,7 @@ use self::{
     shared::lock,
     upkeep::Upkeep,
 };
-pub use self::{open::OpenError, options::Options};
+pub use self::{opening::OpenError, options::Options};
 
 /// The log in a folder of this machine's disk, open.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ pub struct Options {
     pub max_bytes: Option<u64>,
     /// Memory for the newest events, in bytes; default 64 MiB.
     pub cache_bytes: usize,
-    /// Size of a segment, in bytes, but for one larger commit; default 64 MiB.
+    /// Size of a segment, in bytes, but for one larger commit; default 64 MiB. Must be well below 4 GiB.
     pub segment_bytes: u64,
     /// Records after which the index is brought forward at once; default 64k.
     pub flush_records: usize,

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::{open::open, sim::SimDisk, upkeep::Keeper, *};
-use prom_store::{Append, CursorPut, Rule};
+use prom_store::{Append, CursorPut, Retention, Rule};
+
+use crate::{keeper::Keeper, open::open, shared::Shared, sim::SimDisk, *};
 
 const TOPICS: [&str; 3] = ["a", "b.c", "kept"];
 const KEYS: [&str; 5] = ["k1", "k2", "k3", "k\"4", "ü5"];
@@ -269,8 +270,8 @@ fn check_kept(shared: &Shared, model: &Model, seed: u64) {
 
 /// One life of a store: batches and upkeep until the disk goes down. Answers what was acknowledged, and what may be
 /// there instead: each state that was acknowledged since the log was last known to be on disk, and the one under way.
-fn live(shared: &Shared, driver: &mut Driver, model: &mut Model, durability: Durability, steps: usize) -> Vec<Model> {
-    let mut keeper = Keeper::new(shared);
+fn live(log: &Log, driver: &mut Driver, model: &mut Model, durability: Durability, steps: usize) -> Vec<Model> {
+    let mut keeper = Keeper::new(log);
     let mut possible = vec![model.clone()];
     for _ in 0..steps {
         if driver.random.u8(0..6) == 0 {
@@ -283,9 +284,9 @@ fn live(shared: &Shared, driver: &mut Driver, model: &mut Model, durability: Dur
         }
         let (batch, events) = driver.batch(model);
         let cursors = batch.cursors.clone();
-        let firsts = shared.read().topics.iter().map(|log| (log.topic.to_string(), log.first)).collect();
+        let firsts = log.shared.read().topics.iter().map(|log| (log.topic.to_string(), log.first)).collect();
         let attempt = with(model, &events, &cursors, Err(&firsts));
-        match lock(&shared.appender).commit(shared, batch) {
+        match log.appender().commit(&log.shared, batch) {
             Ok(outcomes) => {
                 *model = with(model, &events, &cursors, Ok(&outcomes));
                 if durability == Durability::Commit {
@@ -309,12 +310,12 @@ fn crash(seed: u64, durability: Durability) {
     let mut model = Model::default();
     let mut driver = Driver { random: random.fork(), now: 1_700_000_000_000, made: 0 };
     for _ in 0..3 {
-        let shared = open(&(Arc::new(disk.clone()) as Arc<dyn Disk>), options(durability)).unwrap_or_else(|error| {
+        let log = open(&(Arc::new(disk.clone()) as Arc<dyn Disk>), options(durability)).unwrap_or_else(|error| {
             panic!("seed {seed}: {error}");
         });
         disk.crash_in(random.u64(1..250));
-        let possible = live(&shared, &mut driver, &mut model, durability, 60);
-        drop(shared);
+        let possible = live(&log, &mut driver, &mut model, durability, 60);
+        drop(log);
         // The process, or the machine.
         if random.bool() {
             disk.go_on();
@@ -331,9 +332,9 @@ fn crash(seed: u64, durability: Durability) {
             drop(again);
             disk = disk.restart(&mut random);
         }
-        let shared = open(&(Arc::new(disk.clone()) as Arc<dyn Disk>), options(durability))
+        let log = open(&(Arc::new(disk.clone()) as Arc<dyn Disk>), options(durability))
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        let (found, firsts) = found(&shared, seed);
+        let (found, firsts) = found(&log.shared, seed);
         // A cursor's or a topic's commit may be the only difference, so the last that fits counts.
         let Some(then) = possible.iter().rev().find(|model| is(&found, &firsts, model)) else {
             for model in &possible {
@@ -347,7 +348,7 @@ fn crash(seed: u64, durability: Durability) {
                 event.id.clone_from(&own.id);
             }
         }
-        check_kept(&shared, &model, seed);
+        check_kept(&log.shared, &model, seed);
     }
 }
 

@@ -6,8 +6,9 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use crate::{open::open, sim::SimDisk, tools, upkeep::Keeper, *};
 use prom_store::{Append, CursorPut};
+
+use crate::{keeper::Keeper, open::open, shared::Shared, sim::SimDisk, tools, *};
 
 const TOPICS: [&str; 3] = ["a", "b.c", "d"];
 const KEYS: [&str; 4] = ["k1", "k2", "k\"3", "ü4"];
@@ -36,7 +37,7 @@ struct Whole {
     ids: Vec<String>,
 }
 
-fn commit(shared: &Shared, random: &mut fastrand::Rng, now: u64) {
+fn commit(log: &Log, random: &mut fastrand::Rng, now: u64) {
     let mut batch = Batch { now, ..Batch::default() };
     for _ in 0..random.usize(1..5) {
         let name = *random.choice(TOPICS.iter()).unwrap();
@@ -50,45 +51,46 @@ fn commit(shared: &Shared, random: &mut fastrand::Rng, now: u64) {
     }
     if random.u8(0..4) == 0 {
         let name = *random.choice(TOPICS.iter()).unwrap();
-        let floor = shared.read().topic(&topic(name)).map_or(0, |log| log.tail);
+        let floor = log.shared.read().topic(&topic(name)).map_or(0, |log| log.tail);
         let cursor = Cursor { floor, delivered: floor, last_ts: now, ..Cursor::default() };
         batch.cursors.push(CursorPut { topic: topic(name), group: Group::new("g").unwrap(), cursor });
     }
-    lock(&shared.appender).commit(shared, batch).unwrap();
+    log.appender().commit(&log.shared, batch).unwrap();
 }
 
 /// Several sealed segments with index files, then some commits; closed, or as a crash leaves it.
 fn build(seed: u64, closed: bool) -> Whole {
     let mut random = fastrand::Rng::with_seed(seed);
     let sim = SimDisk::default();
-    let shared = open(&(Arc::new(sim.clone()) as Arc<dyn Disk>), options()).unwrap();
-    let mut keeper = Keeper::new(&shared);
+    let log = open(&(Arc::new(sim.clone()) as Arc<dyn Disk>), options()).unwrap();
+    let shared = &log.shared;
+    let mut keeper = Keeper::new(&log);
     for now in 0..160 {
-        commit(&shared, &mut random, 1_000 + now);
+        commit(&log, &mut random, 1_000 + now);
     }
     // All of the rest fits into one segment: one that was made since has nothing yet that tells of it.
-    lock(&shared.appender).roll(&shared, 1_160, 0).unwrap();
-    commit(&shared, &mut random, 1_160);
+    log.appender().roll(shared, 1_160, 0).unwrap();
+    commit(&log, &mut random, 1_160);
     keeper.everything().unwrap();
     let mut ends = vec![shared.read().end];
     for now in 161..165 {
-        commit(&shared, &mut random, 1_000 + now);
+        commit(&log, &mut random, 1_000 + now);
         ends.push(shared.read().end);
     }
     assert!(ends.iter().all(|end| end.segment() == ends[0].segment()));
-    let ids = ids(&shared);
+    let ids = ids(shared);
     let mut states = Vec::new();
     if closed {
-        Keeper::new(&shared).close().unwrap();
+        Keeper::new(&log).close().unwrap();
         let end = shared.read().end;
-        states.push((end.segment(), end.offset(), answers(&shared, &ids)));
+        states.push((end.segment(), end.offset(), answers(shared, &ids)));
     } else {
         for end in ends {
             // The store as it was after each commit: what stood behind that is not there yet.
             let mut files = sim.contents();
             files.get_mut(&append::segment_name(end.segment())).unwrap()[end.offset() as usize..].fill(0);
             let then = open(&disk(&files), options()).unwrap();
-            states.push((end.segment(), end.offset(), answers(&then, &ids)));
+            states.push((end.segment(), end.offset(), answers(&then.shared, &ids)));
         }
     }
     let files = sim.contents();
@@ -233,8 +235,8 @@ fn check(whole: &Whole, seed: u64, counts: &mut [usize; 4]) {
         }
         let mut read_all = false;
         match open(&disk(&files), options()) {
-            Ok(shared) => {
-                let end = shared.read().end;
+            Ok(log) => {
+                let end = log.shared.read().end;
                 let end = (end.segment(), end.offset());
                 let Some((.., truth)) = whole.states.iter().find(|(segment, own, _)| (*segment, *own) == end) else {
                     return Err(format!("it ends in {end:?}"));
@@ -242,7 +244,7 @@ fn check(whole: &Whole, seed: u64, counts: &mut [usize; 4]) {
                 if !was_hit(whole, &files, end) {
                     return Err(format!("whole commits behind {end:?} are lost"));
                 }
-                let found = answers(&shared, &whole.ids);
+                let found = answers(&log.shared, &whole.ids);
                 let wrong = wrong(&found, truth);
                 if !wrong.is_empty() {
                     return Err(format!("wrong answers: {wrong:#?}"));
@@ -282,8 +284,8 @@ fn repaired(whole: &Whole, files: &Files, report: &tools::Report) -> Result<(), 
     if done.lost != report.lost {
         return Err(format!("verify said {:?}, and {:?} was given up", report.lost, done.lost));
     }
-    let shared = open(&disk(&sim.contents()), options()).map_err(|error| format!("after the repair: {error}"))?;
-    let found = answers(&shared, &whole.ids);
+    let log = open(&disk(&sim.contents()), options()).map_err(|error| format!("after the repair: {error}"))?;
+    let found = answers(&log.shared, &whole.ids);
     let (.., truth) = whole.states.last().unwrap();
     let mut gone = 0;
     for (question, own) in &found {
@@ -355,11 +357,11 @@ fn a_repair_that_is_cut_short_is_done_by_doing_it_again() {
         let done = tools::compact_on(&(Arc::new(sim.clone()) as Arc<dyn Disk>), options(), true);
         let sim = sim.restart(&mut random);
         let again = tools::compact_on(&(Arc::new(sim.clone()) as Arc<dyn Disk>), options(), true).unwrap();
-        let shared = open(&disk(&sim.contents()), options()).unwrap_or_else(|error| panic!("crash {crash}: {error}"));
+        let log = open(&disk(&sim.contents()), options()).unwrap_or_else(|error| panic!("crash {crash}: {error}"));
         for lost in &report.lost {
-            assert_eq!(shared.read().topic(&topic(&lost.topic)).unwrap().missing(), lost.events, "crash {crash}");
+            assert_eq!(log.shared.read().topic(&topic(&lost.topic)).unwrap().missing(), lost.events, "crash {crash}");
         }
-        let found = answers(&shared, &whole.ids);
+        let found = answers(&log.shared, &whole.ids);
         let events = |answers: &Answers| answers.keys().filter(|key| key.starts_with("event ")).count();
         assert_eq!(events(&found) + 1, events(&whole.states.last().unwrap().2), "crash {crash}");
         assert!(sim.contents().contains_key(&format!("{name}.damaged")), "crash {crash}");

@@ -10,6 +10,10 @@
 //! Numbers are little-endian. Every checksum covers the place it stands at and the store it belongs to, so that nothing
 //! that was copied, moved or left over is ever taken for what should stand there. A commit counts when its header and
 //! every record of it are whole.
+//!
+//! Offsets within a segment have 32 bits, and that is enough: a segment has 64 MiB by default, and only one whose first
+//! commit is larger has more. The hub commits a few MiB at a time. So `as u32` on an offset, a length or a count within a
+//! segment cuts nothing off.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -25,9 +29,11 @@ pub(crate) const COMMIT_HEADER: usize = 40;
 pub(crate) const RECORD_HEADER: usize = 10;
 /// Commits begin at multiples of this.
 pub(crate) const ALIGN: usize = 8;
+/// First bytes of a commit.
 const COMMIT_MAGIC: u32 = 0x544d_4350;
 
-/// A place in the log: segment number and offset in one number, so that later places are greater.
+/// A place in the log: segment number and offset in one number, so that later places are greater. In this crate a
+/// `Position` is never where a group is in a topic; that is its cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Position(pub(crate) u64);
 
@@ -74,16 +80,28 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 /// The start of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
-    /// Which store it belongs to.
+    /// Identity of the store it belongs to.
     pub(crate) store: u64,
-    /// Its number.
     pub(crate) number: u32,
-    /// Where the log ended when it was made. What stands behind that in an earlier segment does not count.
+    /// Where the log ended when this segment was made. What stands behind that in an earlier segment does not count.
     pub(crate) previous_end: Position,
     /// Milliseconds since the Unix epoch.
     pub(crate) made_at: u64,
-    /// Bytes its file had when it was made. It has at least as many until it is sealed, so a shorter one was cut off.
+    /// Bytes of its file when it was made. The file is not shortened before the segment is sealed, so a shorter one was
+    /// cut off.
     pub(crate) size: u64,
+}
+
+/// Why bytes are not the start of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeaderError {
+    #[error("it does not begin like a segment")]
+    NoSegment,
+    #[error("its header is damaged")]
+    Damaged,
+    /// It is whole, and a hub of that version can read it.
+    #[error("its format is version {0}, and this is a hub for version {VERSION}")]
+    Version(u32),
 }
 
 impl SegmentHeader {
@@ -101,18 +119,17 @@ impl SegmentHeader {
         bytes
     }
 
-    /// The header in `bytes`, or what is wrong with it.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let broken = || "its header is damaged".to_owned();
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let broken = || HeaderError::Damaged;
         if bytes.len() < SEGMENT_HEADER as usize || &bytes[..8] != SEGMENT_MAGIC {
-            return Err("it does not begin like a segment".into());
+            return Err(HeaderError::NoSegment);
         }
         if u64_at(bytes, 56) != Some(xxh3_64(&bytes[..56])) {
             return Err(broken());
         }
         let version = u32_at(bytes, 8).ok_or_else(broken)?;
         if version != VERSION {
-            return Err(format!("its format is version {version}, and this is a hub for version {VERSION}"));
+            return Err(HeaderError::Version(version));
         }
         Ok(Self {
             number: u32_at(bytes, 12).ok_or_else(broken)?,
@@ -129,11 +146,10 @@ impl SegmentHeader {
 pub(crate) struct CommitHeader {
     /// Bytes of its records, without the filling.
     pub(crate) body: u32,
-    /// How many records.
     pub(crate) records: u32,
     /// Everything before this place was durable when the commit was written.
     pub(crate) synced: Position,
-    /// The hub's clock.
+    /// When it was made by the hub's clock, in milliseconds since the Unix epoch.
     pub(crate) time: u64,
 }
 
@@ -173,16 +189,16 @@ impl CommitHeader {
     }
 }
 
-/// What kinds of record there are.
+/// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// See [`super::record::EventRecord`].
+    /// See [`EventRecord`](crate::record::EventRecord).
     Event = 1,
-    /// See [`super::record::TopicRecord`].
+    /// See [`TopicRecord`](crate::record::TopicRecord).
     Topic = 2,
-    /// See [`super::record::CursorRecord`].
+    /// See [`CursorRecord`](crate::record::CursorRecord).
     Cursor = 3,
-    /// Stands where damaged records stood that were given up; its body is zeros.
+    /// Stands where a repair gave up damaged records; its body is zeros.
     Lost = 4,
 }
 

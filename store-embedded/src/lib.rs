@@ -20,10 +20,16 @@ mod disk;
 mod format;
 mod ids;
 mod index;
+mod keeper;
+mod log;
 mod open;
+mod opening;
+mod options;
+mod plan;
 mod read;
 mod reclaim;
 mod record;
+mod recover;
 mod scan;
 mod shared;
 mod sidecar;
@@ -40,55 +46,21 @@ use std::{
 
 use async_trait::async_trait;
 use prom_protocol::{Group, Refusal, Topic};
-use prom_store::{Appended, Batch, Cursor, Durability, LatestPage, Page, Retention, Store, StoreError, Stored, Tail};
+use prom_store::{Appended, Batch, Cursor, Durability, LatestPage, Page, Store, StoreError, Stored, Tail};
 
-pub use self::open::OpenError;
 use self::{
     disk::{Disk, Folder, TakeError},
-    shared::{Shared, lock},
+    log::Log,
+    shared::lock,
     upkeep::Upkeep,
 };
+pub use self::{opening::OpenError, options::Options};
 
-/// A store that may have so many bytes and no more has at least so many segments.
-const SEGMENTS: u64 = 16;
-/// And none below this, in bytes.
-const LEAST_SEGMENT: u64 = 64 * 1024;
-
-/// How an embedded store works.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// When a commit counts as done; default [`Durability::Commit`].
-    pub durability: Durability,
-    /// What is kept for how long; default: everything.
-    pub retention: Retention,
-    /// Retained events beyond which the oldest settled ones make room, in bytes; default none: as far as the disk goes.
-    pub max_bytes: Option<u64>,
-    /// Memory for the newest events, in bytes; default 64 MiB.
-    pub cache_bytes: usize,
-    /// Size of a segment, in bytes, but for one larger commit; default 64 MiB.
-    pub segment_bytes: u64,
-    /// Records after which the index is brought forward at once; default 64k.
-    pub flush_records: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            durability: Durability::default(),
-            retention: Retention::default(),
-            max_bytes: None,
-            cache_bytes: 64 * 1024 * 1024,
-            segment_bytes: 64 * 1024 * 1024,
-            flush_records: 64 * 1024,
-        }
-    }
-}
-
-/// See the module.
+/// The log in a folder of this machine's disk, open.
 #[derive(Debug)]
 pub struct EmbeddedStore {
-    shared: Arc<Shared>,
-    /// Ends with the store, or when it is closed.
+    log: Arc<Log>,
+    /// Its threads; none once the store is closed.
     upkeep: Mutex<Option<Upkeep>>,
 }
 
@@ -106,24 +78,20 @@ impl EmbeddedStore {
         Self::open_on(&(Arc::new(disk) as Arc<dyn Disk>), options)
     }
 
-    fn open_on(disk: &Arc<dyn Disk>, mut options: Options) -> Result<Self, OpenError> {
-        // What makes room is segments that are sealed.
-        if let Some(most) = options.max_bytes {
-            options.segment_bytes = options.segment_bytes.min((most / SEGMENTS).max(LEAST_SEGMENT));
-        }
-        let shared = open::open(disk, options)?;
-        let upkeep = Upkeep::start(Arc::clone(&shared))
-            .map_err(|source| OpenError::Io { folder: shared.disk.path().display().to_string(), source })?;
-        Ok(Self { shared, upkeep: Mutex::new(Some(upkeep)) })
+    fn open_on(disk: &Arc<dyn Disk>, options: Options) -> Result<Self, OpenError> {
+        let log = open::open(disk, options.with_segments_that_fit())?;
+        let upkeep = Upkeep::start(Arc::clone(&log))
+            .map_err(|source| OpenError::Io { folder: disk.path().display().to_string(), source })?;
+        Ok(Self { log, upkeep: Mutex::new(Some(upkeep)) })
     }
 
-    /// Runs what may read from the disk where it holds nobody up.
+    /// Runs what may read from the disk on a thread that may wait.
     async fn blocking<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+        read: impl FnOnce(&Log) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let shared = Arc::clone(&self.shared);
-        let done = tokio::task::spawn_blocking(move || read(&shared)).await;
+        let log = Arc::clone(&self.log);
+        let done = tokio::task::spawn_blocking(move || read(&log)).await;
         done.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("a read ended early: {error}"))))
     }
 }
@@ -135,7 +103,7 @@ impl Store for EmbeddedStore {
     }
 
     fn durability(&self) -> String {
-        match self.shared.options.durability {
+        match self.log.shared.options.durability {
             Durability::Commit => "commit: on disk before it is acknowledged".into(),
             Durability::Interval(interval) => {
                 format!("interval:{}ms: on disk at most so much after it is acknowledged", interval.as_millis())
@@ -145,23 +113,23 @@ impl Store for EmbeddedStore {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Vec<Result<Appended, Refusal>>, StoreError> {
-        lock(&self.shared.appender).commit(&self.shared, batch)
+        self.log.appender().commit(&self.log.shared, batch)
     }
 
     async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
-        if let Some(page) = self.shared.read_cached(topic, after, limit, max_bytes) {
+        if let Some(page) = self.log.shared.read_cached(topic, after, limit, max_bytes) {
             return Ok(page);
         }
         let topic = topic.clone();
-        self.blocking(move |shared| shared.read_page(&topic, after, limit, max_bytes)).await
+        self.blocking(move |log| log.shared.read_page(&topic, after, limit, max_bytes)).await
     }
 
     async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError> {
-        Ok(self.shared.read().topic(topic).map(state::TopicLog::tail).filter(|tail| tail.seq > 0))
+        Ok(self.log.shared.read().topic(topic).map(state::TopicLog::tail).filter(|tail| tail.seq > 0))
     }
 
     async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
-        let state = self.shared.read();
+        let state = self.log.shared.read();
         let written = state.topics.iter().filter(|log| log.tail > 0);
         let mut topics: Vec<_> = written.map(|log| (log.topic.clone(), log.tail())).collect();
         drop(state);
@@ -171,21 +139,21 @@ impl Store for EmbeddedStore {
 
     async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
         let (topic, id) = (topic.clone(), id.to_owned());
-        self.blocking(move |shared| {
-            let state = shared.read();
+        self.blocking(move |log| {
+            let state = log.shared.read();
             let Some(number) = state.by_name.get(&topic) else { return Ok(None) };
-            Ok(shared.find_id(&state, &id)?.filter(|(own, _)| own == number).map(|(_, seq)| seq))
+            Ok(log.shared.find_id(&state, &id)?.filter(|(own, _)| own == number).map(|(_, seq)| seq))
         })
         .await
     }
 
     async fn seq_before_ts(&self, topic: &Topic, ts: u64) -> Result<u64, StoreError> {
         let topic = topic.clone();
-        self.blocking(move |shared| shared.seq_before_ts(&topic, ts)).await
+        self.blocking(move |log| log.shared.seq_before_ts(&topic, ts)).await
     }
 
     async fn latest(&self, topic: &Topic, key: &str) -> Result<Option<Stored>, StoreError> {
-        self.shared.latest(topic, key)
+        self.log.shared.latest(topic, key)
     }
 
     async fn latest_page(
@@ -197,25 +165,29 @@ impl Store for EmbeddedStore {
         max_bytes: usize,
     ) -> Result<LatestPage, StoreError> {
         let (topic, after) = (topic.clone(), after.map(str::to_owned));
-        self.blocking(move |shared| shared.latest_page(&topic, after.as_deref(), at, limit, max_bytes)).await
+        self.blocking(move |log| log.shared.latest_page(&topic, after.as_deref(), at, limit, max_bytes)).await
     }
 
     async fn cursor(&self, topic: &Topic, group: &Group) -> Result<Option<Cursor>, StoreError> {
-        Ok(self.shared.read().topic(topic).and_then(|log| log.cursors.get(group)).map(|own| (*own.cursor).clone()))
+        Ok(self.log.shared.read().topic(topic).and_then(|log| log.cursors.get(group)).map(|own| (*own.cursor).clone()))
     }
 
     async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError> {
-        let state = self.shared.read();
+        let state = self.log.shared.read();
         let cursors = state.topic(topic).map(|log| log.cursors.iter());
         Ok(cursors.into_iter().flatten().map(|(group, own)| (group.clone(), (*own.cursor).clone())).collect())
     }
 
     async fn close(&self) -> Result<(), StoreError> {
         let upkeep = lock(&self.upkeep).take();
-        self.blocking(move |shared| {
+        self.blocking(move |log| {
+            // Its thread closes the store before it ends.
             drop(upkeep);
-            let closed = &lock(&shared.appender).closed;
-            if closed.is_some() { Ok(()) } else { Err(StoreError::Unavailable("the index is behind the log".into())) }
+            if log.appender().closed.is_some() {
+                Ok(())
+            } else {
+                Err(StoreError::Unavailable("the index is behind the log".into()))
+            }
         })
         .await
     }

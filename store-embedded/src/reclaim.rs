@@ -9,18 +9,19 @@ use std::{
     time::Duration,
 };
 
+use prom_store::{StoreError, wall_clock};
+
 use crate::{
     append::{reserve, segment_name},
     format::{Position, RawRecord, SEGMENT_HEADER},
     index::Place,
+    keeper::{Keeper, Measured, sync_log},
     record::{EventRecord, encode_moved},
     scan::Scanner,
-    shared::{index_failed, lock, unreadable},
+    shared::{index_failed, unreadable},
     sidecar,
     state::{Run, Segment, SegmentIndex},
-    upkeep::{Keeper, sync_log},
 };
-use prom_store::{StoreError, wall_clock};
 
 /// Bytes copied forward in one commit.
 const COPY: usize = 256 * 1024;
@@ -36,26 +37,6 @@ const MEASURES: usize = 4;
 /// Records that are looked at in one hold of the lock.
 const PART: usize = 256;
 
-/// What of a segment was kept for keys alone when it was last looked through.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Measured {
-    /// How many entries of the index pointed into it.
-    pointed: u64,
-    /// Bytes of those that are not retained anyway.
-    bytes: u64,
-}
-
-impl Measured {
-    /// About what so many are now.
-    fn bytes_of(&self, pointed: u64) -> u64 {
-        if self.pointed == 0 {
-            0
-        } else {
-            (u128::from(self.bytes) * u128::from(pointed) / u128::from(self.pointed)) as u64
-        }
-    }
-}
-
 /// An event that must not go with its segment.
 struct Wanted<'r> {
     event: EventRecord<'r>,
@@ -66,8 +47,8 @@ struct Wanted<'r> {
 
 impl Keeper<'_> {
     /// Gives the space of dead and mostly dead segments back.
-    pub(super) fn reclaim(&mut self) -> Result<(), StoreError> {
-        let shared = self.shared;
+    pub(crate) fn reclaim(&mut self) -> Result<(), StoreError> {
+        let shared = self.shared();
         let mut live: HashMap<u32, u64> = HashMap::new();
         let mut recent: HashMap<u32, u64> = HashMap::new();
         let sealed: Vec<(Arc<Segment>, u32)> = {
@@ -173,7 +154,7 @@ impl Keeper<'_> {
 
     /// Bytes of a segment's events that are kept for their keys alone.
     fn measure(&mut self, segment: &Segment, end: u32) -> Result<u64, StoreError> {
-        let shared = self.shared;
+        let shared = self.shared();
         let start = Position::new(segment.number, SEGMENT_HEADER);
         let mut scanner = Scanner::new(&*segment.file, shared.store, start, end);
         let mut bytes = 0;
@@ -190,7 +171,7 @@ impl Keeper<'_> {
 
     /// Copies forward what is still wanted of a segment.
     fn copy_events(&mut self, segment: &Segment, end: u32) -> Result<(), StoreError> {
-        let shared = self.shared;
+        let shared = self.shared();
         let start = Position::new(segment.number, SEGMENT_HEADER);
         let mut scanner = Scanner::new(&*segment.file, shared.store, start, end);
         let mut forgotten = Vec::new();
@@ -218,7 +199,7 @@ impl Keeper<'_> {
             return Err(shared.damaged("a commit", scanner.at()));
         }
         // The trim that let them go must not be lost when the index has forgotten them.
-        sync_log(shared, None)?;
+        sync_log(self.log, None)?;
         shared.index.forget(&forgotten).map_err(|error| index_failed(&error))
     }
 
@@ -228,8 +209,8 @@ impl Keeper<'_> {
         records: &[(Position, RawRecord<'_>)],
         forgotten: &mut Vec<(u32, Box<str>, Place)>,
     ) -> Result<usize, StoreError> {
-        let shared = self.shared;
-        let mut appender = lock(&shared.appender);
+        let shared = self.shared();
+        let mut appender = self.log.appender();
         let wanted = self.wanted(records, forgotten)?;
         if wanted.is_empty() {
             return Ok(0);
@@ -261,7 +242,7 @@ impl Keeper<'_> {
         records: &'r [(Position, RawRecord<'r>)],
         forgotten: &mut Vec<(u32, Box<str>, Place)>,
     ) -> Result<Vec<Wanted<'r>>, StoreError> {
-        let shared = self.shared;
+        let shared = self.shared();
         let latest = shared.index.latest().map_err(|error| index_failed(&error))?;
         let state = shared.read();
         let mut wanted = Vec::new();
@@ -291,8 +272,8 @@ impl Keeper<'_> {
 
     /// Copies forward the topics and cursors whose last record stands in a segment.
     fn copy_names(&self, segment: u32) -> Result<(), StoreError> {
-        let shared = self.shared;
-        let mut appender = lock(&shared.appender);
+        let shared = self.shared();
+        let mut appender = self.log.appender();
         let (topics, cursors) = {
             let state = shared.read();
             let mut topics = Vec::new();
@@ -314,16 +295,16 @@ impl Keeper<'_> {
     /// Removes a segment of which nothing is wanted any more.
     fn drop_segment(&self, segment: &Segment) -> Result<(), StoreError> {
         // Its copies first.
-        sync_log(self.shared, None)?;
+        sync_log(self.log, None)?;
         let number = segment.number;
-        Arc::make_mut(&mut self.shared.write().segments).remove(&number);
+        Arc::make_mut(&mut self.shared().write().segments).remove(&number);
         let failed = |error: io::Error| StoreError::Unavailable(format!("segment {number} cannot be removed: {error}"));
         for name in [segment_name(number), sidecar::name(number)] {
-            match self.shared.disk.remove(&name) {
+            match self.shared().disk.remove(&name) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
             }
         }
-        self.shared.disk.sync().map_err(failed)
+        self.shared().disk.sync().map_err(failed)
     }
 }

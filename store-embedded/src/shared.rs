@@ -8,17 +8,17 @@ use std::{
     },
 };
 
+use prom_store::{StoreError, Stored};
+
 use crate::{
-    Options,
-    append::Appender,
-    disk::Disk,
+    disk::{Disk, read_exact},
     format::{Position, decode_record, record_length},
     ids,
     index::{Index, IndexError},
+    options::Options,
     record::EventRecord,
-    state::{Segment, SegmentIndex, State},
+    state::{Offsets, Run, Segment, SegmentIndex, State, TopicLog},
 };
-use prom_store::{StoreError, Stored};
 
 /// Bytes read for a record whose length is not known.
 const GUESS: usize = 1024;
@@ -32,8 +32,6 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) index: Index,
     pub(crate) state: RwLock<State>,
-    /// Who holds it may append. Never taken by who holds the state.
-    pub(crate) appender: Mutex<Appender>,
     /// Everything before this place is durable.
     pub(crate) synced: AtomicU64,
     /// The index has all of the log before this place.
@@ -99,7 +97,7 @@ impl Shared {
                 return Err(whole());
             }
             long.resize(length, 0);
-            super::disk::read_exact(&*segment.file, &mut long, offset.into()).map_err(|error| unreadable(&error))?;
+            read_exact(&*segment.file, &mut long, offset.into()).map_err(|error| unreadable(&error))?;
             bytes = &long;
         }
         let event = decode_record(bytes, self.store, at).and_then(|record| EventRecord::decode(&record));
@@ -151,20 +149,14 @@ impl Shared {
     }
 
     /// `count` offsets of a run from that of `seq` on.
-    pub(crate) fn offsets(
-        &self,
-        segment: &Segment,
-        run: &super::state::Run,
-        seq: u64,
-        count: usize,
-    ) -> Result<Vec<u32>, StoreError> {
+    pub(crate) fn offsets(&self, segment: &Segment, run: &Run, seq: u64, count: usize) -> Result<Vec<u32>, StoreError> {
         let index = run.skip + (seq - run.first) as u32;
         match (&run.offsets, &segment.index) {
-            (super::state::Offsets::Memory(offsets), _) => {
+            (Offsets::Memory(offsets), _) => {
                 let index = index as usize;
                 Ok(offsets.get(index..index + count).map(<[u32]>::to_vec).unwrap_or_default())
             }
-            (super::state::Offsets::File(at), SegmentIndex::File(_, sidecar)) => {
+            (Offsets::File(at), SegmentIndex::File(_, sidecar)) => {
                 sidecar.offsets(*at, index, count).map_err(|error| unreadable(&error))
             }
             _ => Ok(Vec::new()),
@@ -180,7 +172,7 @@ impl Shared {
 }
 
 /// The cached event of that seq.
-pub(crate) fn cached(log: &super::state::TopicLog, seq: u64) -> Option<&Stored> {
+pub(crate) fn cached(log: &TopicLog, seq: u64) -> Option<&Stored> {
     let first = log.cache.front()?.seq;
     log.cache.get(usize::try_from(seq.checked_sub(first)?).ok()?)
 }

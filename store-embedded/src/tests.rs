@@ -2,8 +2,9 @@
 
 use std::{io, path::Path, time::Duration};
 
+use prom_store::{Append, CursorPut, Retention, Rule};
+
 use crate::{disk::DiskFile, sim::SimDisk, *};
-use prom_store::{Append, CursorPut, Rule};
 
 /// A folder that is gone when the store is.
 #[derive(Debug)]
@@ -70,25 +71,25 @@ mod simulated {
 /// A store without threads of its own: what they do is done when a test says so.
 struct Quiet {
     disk: SimDisk,
-    shared: Arc<Shared>,
+    log: Arc<Log>,
     now: u64,
 }
 
 impl Quiet {
     fn open(disk: SimDisk, options: Options) -> Self {
-        let shared = open::open(&(Arc::new(disk.clone()) as Arc<dyn Disk>), options).unwrap();
-        Self { disk, shared, now: 1_000_000 }
+        let log = open::open(&(Arc::new(disk.clone()) as Arc<dyn Disk>), options).unwrap();
+        Self { disk, log, now: 1_000_000 }
     }
 
     /// Opened again with its options, as after a crash in which the disk lost nothing.
     fn again(&self) -> Self {
-        Self::open(SimDisk::with(&self.disk.contents()), self.shared.options.clone())
+        Self::open(SimDisk::with(&self.disk.contents()), self.log.shared.options.clone())
     }
 
     fn commit(&mut self, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Result<Vec<Appended>, StoreError> {
         self.now += 1;
         let batch = Batch { now: self.now, appends, cursors };
-        let outcomes = lock(&self.shared.appender).commit(&self.shared, batch)?;
+        let outcomes = self.log.appender().commit(&self.log.shared, batch)?;
         outcomes
             .into_iter()
             .map(|outcome| outcome.map_err(|refused| StoreError::Unavailable(refused.message().to_owned())))
@@ -110,26 +111,26 @@ impl Quiet {
     }
 
     fn upkeep(&self) {
-        upkeep::Keeper::new(&self.shared).everything().unwrap();
+        keeper::Keeper::new(&self.log).everything().unwrap();
         // What was copied forward is in the index only now, and what it replaces can go.
-        upkeep::Keeper::new(&self.shared).everything().unwrap();
+        keeper::Keeper::new(&self.log).everything().unwrap();
     }
 
     fn seqs(&self, on: &str) -> Vec<u64> {
-        let page = self.shared.read_page(&topic(on), 0, usize::MAX, usize::MAX).unwrap();
+        let page = self.log.shared.read_page(&topic(on), 0, usize::MAX, usize::MAX).unwrap();
         page.events.iter().map(|event| event.seq).collect()
     }
 
     fn latest(&self, on: &str, key: &str) -> Option<u64> {
-        self.shared.latest(&topic(on), key).unwrap().map(|event| event.seq)
+        self.log.shared.latest(&topic(on), key).unwrap().map(|event| event.seq)
     }
 
     fn find(&self, id: &str) -> Option<u64> {
-        self.shared.find_id(&self.shared.read(), id).unwrap().map(|(_, seq)| seq)
+        self.log.shared.find_id(&self.log.shared.read(), id).unwrap().map(|(_, seq)| seq)
     }
 
     fn segments(&self) -> usize {
-        self.shared.read().segments.len()
+        self.log.shared.read().segments.len()
     }
 }
 
@@ -162,7 +163,7 @@ fn a_failed_sync_fails_its_commit_and_the_log_goes_on_in_another_segment() {
     assert_eq!((store.segments(), store.seqs("t")), (2, vec![1, 2]));
     for seed in 0..20 {
         let disk = store.disk.restart(&mut fastrand::Rng::with_seed(seed));
-        let after = Quiet::open(disk, store.shared.options.clone());
+        let after = Quiet::open(disk, store.log.shared.options.clone());
         assert_eq!((after.seqs("t"), after.find("lost")), (vec![1, 2], None), "seed {seed}");
     }
 }
@@ -179,7 +180,8 @@ fn a_segment_whose_name_could_not_be_synced_does_not_end_the_log_before_what_com
     }
     assert!(acknowledged.len() >= 10, "the first segment was filled");
     for seed in 0..20 {
-        let after = Quiet::open(store.disk.restart(&mut fastrand::Rng::with_seed(seed)), store.shared.options.clone());
+        let after =
+            Quiet::open(store.disk.restart(&mut fastrand::Rng::with_seed(seed)), store.log.shared.options.clone());
         assert_eq!(after.seqs("t"), acknowledged, "seed {seed}");
     }
     store.disk.fail_name_syncs(false);
@@ -196,13 +198,14 @@ fn what_was_acknowledged_before_a_failed_sync_is_written_again() {
         store.publish("t", None, Some("k"), 100).unwrap();
     }
     store.disk.fail_syncs(true);
-    upkeep::Keeper::new(&store.shared).everything().unwrap_err();
+    keeper::Keeper::new(&store.log).everything().unwrap_err();
     store.publish("t", None, None, 100).unwrap_err();
     store.disk.fail_syncs(false);
     store.publish("t", None, None, 100).unwrap();
     store.upkeep();
     for seed in 0..20 {
-        let after = Quiet::open(store.disk.restart(&mut fastrand::Rng::with_seed(seed)), store.shared.options.clone());
+        let after =
+            Quiet::open(store.disk.restart(&mut fastrand::Rng::with_seed(seed)), store.log.shared.options.clone());
         assert_eq!((after.seqs("t"), after.latest("t", "k")), (vec![1, 2, 3, 4], Some(3)), "seed {seed}");
     }
 }
@@ -215,11 +218,11 @@ fn the_index_goes_on_after_an_error_of_its_disk() {
         store.publish("t", None, Some("k"), 5_000).unwrap();
     }
     store.disk.fail_syncs(true);
-    let shared = Arc::clone(&store.shared);
-    let mut keeper = upkeep::Keeper::new(&shared);
+    let log = Arc::clone(&store.log);
+    let mut keeper = keeper::Keeper::new(&log);
     keeper.everything().unwrap_err();
     // Retention has trimmed it meanwhile, and that waits too.
-    assert!(shared.read().records >= 100, "what waits is still counted: {}", shared.read().records);
+    assert!(log.shared.read().records >= 100, "what waits is still counted: {}", log.shared.read().records);
     store.disk.fail_syncs(false);
     let mut tries = 0;
     while keeper.everything().is_err() {
@@ -253,7 +256,7 @@ fn a_full_disk_takes_what_makes_room_beside_what_it_refuses() {
             appends: vec![append("t", None, 5_000), append("dlq.t", Some(&dead), 10), append("t", Some("first"), 10)],
             cursors: vec![CursorPut { topic: topic("t"), group, cursor }],
         };
-        let outcomes = lock(&store.shared.appender).commit(&store.shared, batch).unwrap();
+        let outcomes = store.log.appender().commit(&store.log.shared, batch).unwrap();
         batches += 1;
         assert!(batches < 200, "the disk is full by now");
         if outcomes[0].is_err() {
@@ -263,7 +266,7 @@ fn a_full_disk_takes_what_makes_room_beside_what_it_refuses() {
     assert_eq!(outcomes[0].as_ref().unwrap_err().code(), prom_protocol::ErrorCode::StoreUnavailable);
     assert_eq!(outcomes[1].as_ref().map(|dead| dead.seq), Ok(batches), "the dead letter is in");
     assert!(outcomes[2].as_ref().is_ok_and(|first| first.duplicate));
-    let floor = store.shared.read().topic(&topic("t")).unwrap().cursors.values().next().unwrap().cursor.floor;
+    let floor = store.log.shared.read().topic(&topic("t")).unwrap().cursors.values().next().unwrap().cursor.floor;
     assert_eq!(floor, batches - 1);
     assert_eq!(store.again().seqs("t"), store.seqs("t"));
 }
@@ -278,7 +281,7 @@ fn a_small_store_makes_room_although_segments_are_large() {
         prom_protocol::encode_event_body(&mut body, "t", &prom_protocol::EventOptions::default(), &payload);
         let append = Append { topic: topic("t"), id: None, ts: None, key: None, body };
         let batch = Batch { now: 1, appends: vec![append], cursors: Vec::new() };
-        lock(&store.shared.appender).commit(&store.shared, batch).unwrap().remove(0).unwrap();
+        store.log.appender().commit(&store.log.shared, batch).unwrap().remove(0).unwrap();
     }
 }
 
@@ -377,12 +380,12 @@ fn a_few_events_that_stay_do_not_keep_the_space_of_many_that_go() {
     // Topics and cursors are in the log too, also those whose first record's segment is gone.
     let mut files = store.disk.contents();
     files.remove("index.redb").unwrap();
-    let from_the_log = Quiet::open(SimDisk::with(&files), store.shared.options.clone());
+    let from_the_log = Quiet::open(SimDisk::with(&files), store.log.shared.options.clone());
     for store in [&store, &store.again(), &from_the_log] {
         assert_eq!(store.seqs("rare"), (1..=11).collect::<Vec<_>>());
         assert_eq!((store.latest("state", "old"), store.latest("state", "new")), (Some(1), Some(301)));
         assert_eq!((store.find("first-rare"), store.find("first-state")), (Some(1), None));
-        let cursors = store.shared.read().topic(&topic("rare")).unwrap().cursors.len();
+        let cursors = store.log.shared.read().topic(&topic("rare")).unwrap().cursors.len();
         assert_eq!((cursors, store.latest("rare", "key")), (1, Some(1)));
     }
 }
@@ -395,14 +398,14 @@ fn a_segment_full_of_newest_events_is_left_alone() {
     for key in 0..100 {
         store.publish("state", None, Some(&format!("key-{key}")), 5_000).unwrap();
     }
-    let shared = Arc::clone(&store.shared);
-    let mut keeper = upkeep::Keeper::new(&shared);
+    let log = Arc::clone(&store.log);
+    let mut keeper = keeper::Keeper::new(&log);
     keeper.everything().unwrap();
-    let end = store.shared.read().end;
+    let end = store.log.shared.read().end;
     for _ in 0..5 {
         keeper.everything().unwrap();
     }
-    assert_eq!(store.shared.read().end, end, "nothing was copied");
+    assert_eq!(store.log.shared.read().end, end, "nothing was copied");
     assert!((0..100).all(|key| store.latest("state", &format!("key-{key}")) == Some(key + 1)));
     // Until most of it has been replaced.
     let before = store.disk.used();
@@ -423,15 +426,15 @@ fn a_group_that_keeps_up_does_not_read_the_disk() {
     for round in 0..200 {
         for name in ["a", "b", "c"] {
             store.publish(name, None, Some("k"), 500).unwrap();
-            let page = store.shared.read_cached(&topic(name), round, 100, usize::MAX).expect("from memory");
+            let page = store.log.shared.read_cached(&topic(name), round, 100, usize::MAX).expect("from memory");
             assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [round + 1]);
         }
         let before = *reads.get_or_insert(store.disk.reads());
         assert_eq!(store.disk.reads(), before, "in round {round}");
     }
-    assert!(store.shared.read_cached(&topic("a"), 0, 1, usize::MAX).is_some(), "all of it fits");
-    let small = Quiet::open(store.disk.clone(), Options { cache_bytes: 1 << 10, ..store.shared.options.clone() });
-    assert!(small.shared.read_cached(&topic("a"), 0, 1, usize::MAX).is_none(), "what does not is read");
+    assert!(store.log.shared.read_cached(&topic("a"), 0, 1, usize::MAX).is_some(), "all of it fits");
+    let small = Quiet::open(store.disk.clone(), Options { cache_bytes: 1 << 10, ..store.log.shared.options.clone() });
+    assert!(small.log.shared.read_cached(&topic("a"), 0, 1, usize::MAX).is_none(), "what does not is read");
     assert_eq!(small.seqs("a").len(), 200);
 }
 
@@ -455,7 +458,8 @@ fn what_is_derived_is_made_again_from_the_log() {
         let latest: Vec<_> =
             (0..7).map(|i| (store.latest("a", &format!("key-{i}")), store.latest("b", &format!("key-{i}")))).collect();
         let found: Vec<_> = (0..400).map(|i| store.find(&format!("id-{i}"))).collect();
-        let cursor = (*store.shared.read().topic(&topic("a")).unwrap().cursors.values().next().unwrap().cursor).clone();
+        let cursor =
+            (*store.log.shared.read().topic(&topic("a")).unwrap().cursors.values().next().unwrap().cursor).clone();
         (store.seqs("a"), store.seqs("b"), latest, found, cursor)
     };
     let expected = answers(&store);
@@ -463,7 +467,7 @@ fn what_is_derived_is_made_again_from_the_log() {
         let mut files = whole.clone();
         files.retain(|name, _| !lost.split(' ').any(|end| name.ends_with(end)));
         assert!(files.len() < whole.len());
-        let again = Quiet::open(SimDisk::with(&files), store.shared.options.clone());
+        let again = Quiet::open(SimDisk::with(&files), store.log.shared.options.clone());
         assert!(answers(&again) == expected, "without {lost}");
     }
 }
@@ -488,6 +492,6 @@ fn a_closed_store_takes_nothing_more_and_opens_where_it_was_closed() {
         assert!(store.commit(batch()).await.is_err());
         assert_eq!(store.tail(&topic("t")).await.unwrap().map(|tail| tail.seq), Some(1), "it can still be read");
     });
-    let (_, loaded) = index::Index::open(&disk, Some(store.shared.store)).unwrap();
-    assert!(loaded.closed && loaded.position == store.shared.read().end);
+    let (_, loaded) = index::Index::open(&disk, Some(store.log.shared.store)).unwrap();
+    assert!(loaded.closed && loaded.position == store.log.shared.read().end);
 }

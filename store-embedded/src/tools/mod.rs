@@ -16,23 +16,24 @@ mod survey;
 use std::{path::Path, sync::Arc};
 
 use prom_protocol::TopicOrPattern;
+use prom_store::{StoreError, Stored};
 use serde::Serialize;
 
 pub use self::repair::Lost;
 use self::{overlay::Overlay, survey::survey};
-use super::{
-    Options,
+use crate::{
     append::segment_name,
     disk::{Disk, Folder, TakeError},
     format::VERSION,
     index::NAME,
+    keeper::Keeper,
+    log::Log,
     open,
-    shared::Shared,
+    opening::OpenError,
+    options::Options,
+    shared::{Shared, index_failed},
     state::SegmentIndex,
-    upkeep::Keeper,
 };
-use crate::OpenError;
-use prom_store::{StoreError, Stored};
 
 /// Why something could not be done with a folder.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +174,7 @@ fn take(path: &Path) -> Result<Arc<dyn Disk>, ToolError> {
 }
 
 /// Opens a folder without changing anything in it.
-fn look(path: &Path) -> Result<Arc<Shared>, ToolError> {
+fn look(path: &Path) -> Result<Arc<Log>, ToolError> {
     let disk: Arc<dyn Disk> = Arc::new(Overlay::new(take(path)?));
     Ok(open::open(&disk, Options::default())?)
 }
@@ -250,11 +251,11 @@ pub(super) fn verify_on(disk: Arc<dyn Disk>) -> Result<Report, OpenError> {
 /// # Errors
 /// The folder is in use, damaged, or cannot be read.
 pub fn stats(path: &Path) -> Result<Stats, ToolError> {
-    stats_of(&*look(path)?)
+    stats_of(&look(path)?.shared)
 }
 
 fn stats_of(shared: &Shared) -> Result<Stats, ToolError> {
-    let failed = |error| ToolError::Store(super::shared::index_failed(&error));
+    let failed = |error| ToolError::Store(index_failed(&error));
     let state = shared.read();
     let mut live = std::collections::HashMap::<u32, u64>::new();
     for run in state.topics.iter().flat_map(|log| log.runs.values()) {
@@ -312,7 +313,8 @@ pub fn dump<E>(
     after: u64,
     mut each: impl FnMut(&Stored) -> Result<(), E>,
 ) -> Result<Result<(), E>, ToolError> {
-    let shared = look(path)?;
+    let log = look(path)?;
+    let shared = &log.shared;
     let mut names: Vec<_> = shared.read().topics.iter().map(|log| log.topic.clone()).collect();
     names.sort_unstable();
     for topic in names.iter().filter(|topic| topics.matches(topic)) {
@@ -353,11 +355,11 @@ pub(super) fn compact_on(disk: &Arc<dyn Disk>, options: Options, drop_damaged: b
         let found = survey(disk)?;
         let whole = found.is_whole();
         match open_whole(disk, whole, &options)? {
-            Some(shared) => shared,
+            Some(log) => log,
             None => {
-                let (shared, given_up) = repair::repair(disk, &found, options, true)?;
+                let (log, given_up) = repair::repair(disk, &found, options, true)?;
                 lost = given_up;
-                shared
+                log
             }
         }
     } else {
@@ -370,7 +372,7 @@ pub(super) fn compact_on(disk: &Arc<dyn Disk>, options: Options, drop_damaged: b
 }
 
 /// Opens the store if there is nothing to be given up.
-fn open_whole(disk: &Arc<dyn Disk>, whole: bool, options: &Options) -> Result<Option<Arc<Shared>>, OpenError> {
+fn open_whole(disk: &Arc<dyn Disk>, whole: bool, options: &Options) -> Result<Option<Arc<Log>>, OpenError> {
     if !whole {
         return Ok(None);
     }

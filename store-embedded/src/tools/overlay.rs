@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::super::{
+use crate::{
     disk::{Disk, DiskFile},
     shared::lock,
 };

@@ -12,28 +12,27 @@
 use std::{borrow::Cow, sync::Arc};
 
 use prom_protocol::{Group, Topic};
+use prom_store::{Cursor, StoreError, wall_clock};
 use serde::Serialize;
 
-use super::{
-    super::{
-        Options,
-        append::{create_segment, segment_name},
-        check::{Known, NEW_INDEX},
-        disk::{Disk, read_exact},
-        format::{
-            COMMIT_HEADER, CommitHeader, Kind, Position, RECORD_HEADER, SegmentHeader, aligned, begin_record,
-            decode_record, end_record, record_length,
-        },
-        index::{NAME, placed},
-        open::{Opening, open_with},
-        record::{CursorRecord, TopicRecord},
-        shared::{Shared, lock},
-        sidecar,
+use super::survey::{Segment, Survey, survey};
+use crate::{
+    append::{create_segment, segment_name},
+    check::{Known, NEW_INDEX},
+    disk::{Disk, read_exact},
+    format::{
+        COMMIT_HEADER, CommitHeader, Kind, Position, RECORD_HEADER, SegmentHeader, aligned, begin_record,
+        decode_record, end_record, record_length,
     },
-    survey::{Segment, Survey, survey},
+    index::{NAME, placed},
+    log::Log,
+    open::open_with,
+    opening::{OpenError, Opening},
+    options::Options,
+    record::{CursorRecord, TopicRecord},
+    shared::{index_failed, unreadable},
+    sidecar,
 };
-use crate::OpenError;
-use prom_store::{StoreError, wall_clock};
 
 /// What a topic has lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,7 +63,7 @@ pub(super) fn repair(
     found: &Survey,
     options: Options,
     keep: bool,
-) -> Result<(Arc<Shared>, Vec<Lost>), OpenError> {
+) -> Result<(Arc<Log>, Vec<Lost>), OpenError> {
     let opening = Opening { disk: &**disk };
     let failed = |error: std::io::Error| opening.io(error);
     for segment in found.segments.iter().filter(|segment| !segment.is_whole()) {
@@ -81,18 +80,18 @@ pub(super) fn repair(
     let mended = survey(disk)?;
     let known = known(found, &mended);
     let made_up: Vec<u32> = known.topics.iter().filter(|(_, (_, at))| at.0 == 0).map(|(number, _)| *number).collect();
-    let shared = open_with(disk, options, Some(known))?;
+    let log = open_with(disk, options, Some(known))?;
     for number in made_up {
-        let mut state = shared.write();
+        let mut state = log.shared.write();
         if let Some(log) = state.topics.get_mut(number as usize).filter(|log| log.record_at.0 == 0) {
             let first = log.runs.keys().next().copied();
             log.first = log.first.max(first.unwrap_or(log.tail + 1));
         }
     }
-    let lost = declare(&shared, found, &mended).map_err(|error| failed(std::io::Error::other(error)))?;
+    let lost = declare(&log, found, &mended).map_err(|error| failed(std::io::Error::other(error)))?;
     disk.rename(NEW_INDEX, NAME).map_err(failed)?;
     disk.sync().map_err(failed)?;
-    Ok((shared, lost))
+    Ok((log, lost))
 }
 
 /// Puts a mended copy in the place of a damaged segment.
@@ -212,7 +211,8 @@ fn known(found: &Survey, mended: &Survey) -> Known {
 }
 
 /// Writes at the end of the log what it has lost, with all topics and cursors as they are now.
-fn declare(shared: &Shared, found: &Survey, mended: &Survey) -> Result<Vec<Lost>, StoreError> {
+fn declare(log: &Log, found: &Survey, mended: &Survey) -> Result<Vec<Lost>, StoreError> {
+    let shared = &log.shared;
     let lost_to = found.lost_to.max(mended.lost_to);
     let told = found.index.as_ref().is_some_and(|index| index.closed || index.position > lost_to);
     let mut newest = std::collections::HashMap::<u32, u64>::new();
@@ -257,25 +257,25 @@ fn declare(shared: &Shared, found: &Survey, mended: &Survey) -> Result<Vec<Lost>
             records.push(log.record().into_owned());
         }
     }
-    let mut appender = lock(&shared.appender);
+    let mut appender = log.appender();
     let now = wall_clock();
     appender.put_topics(shared, now, &records)?;
     let cursors: Vec<_> = {
         let state = shared.read();
         let all = state.topics.iter().flat_map(|log| {
             log.cursors.iter().map(|(group, own)| {
-                let cursor = prom_store::Cursor { epoch: log.epoch, ..(*own.cursor).clone() };
+                let cursor = Cursor { epoch: log.epoch, ..(*own.cursor).clone() };
                 (log.number, group.clone(), Arc::new(cursor))
             })
         });
         all.collect()
     };
     appender.put_cursors(shared, now, &cursors)?;
-    appender.segment.file.sync().map_err(|error| super::super::shared::unreadable(&error))?;
+    appender.segment.file.sync().map_err(|error| unreadable(&error))?;
     drop(appender);
     let mut flush = shared.write().take_dirty();
     flush.sort();
-    shared.index.flush(&flush).map_err(|error| super::super::shared::index_failed(&error))?;
+    shared.index.flush(&flush).map_err(|error| index_failed(&error))?;
     shared.write().flushed(&flush.latest);
     Ok(lost)
 }

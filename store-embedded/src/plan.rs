@@ -1,0 +1,219 @@
+//! What a batch comes to, before anything is written: which events get which seqs and ids, which are refused, and what is
+//! trimmed to make room for them.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    hash::BuildHasherDefault,
+    sync::Arc,
+};
+
+use prom_protocol::{ErrorCode, Group, Refusal, Topic};
+use prom_store::{Append, Appended, Batch, CursorPut, StoreError, admit_topic, is_exempt, known_id, new_id};
+
+use crate::{
+    ids::{Identity, Maker},
+    record::EVENT_OVERHEAD,
+    shared::Shared,
+    state::{State, TopicLog},
+};
+
+/// About how many bytes the id, seq and `ts` of an event take in its JSON.
+const POSITION_BYTES: usize = 96;
+
+/// About how many bytes the record of an event with this body takes.
+pub(crate) fn record_bytes(body: &[u8]) -> usize {
+    body.len() + EVENT_OVERHEAD + POSITION_BYTES
+}
+
+/// An event whose seq and id are given; only its bytes are not made yet.
+pub(crate) struct Planned {
+    /// By number.
+    pub(crate) topic: u32,
+    pub(crate) seq: u64,
+    pub(crate) ts: u64,
+    pub(crate) id: Arc<str>,
+    pub(crate) key: Option<Box<str>>,
+    /// See [`Append::body`].
+    pub(crate) body: Vec<u8>,
+    /// The segment's id table must have it.
+    pub(crate) listed: bool,
+}
+
+/// What a batch comes to.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pub(crate) events: Vec<Planned>,
+    /// One for each append of the batch, in its order.
+    pub(crate) outcomes: Vec<Result<Appended, Refusal>>,
+    /// Name and epoch; they are numbered on from the topics there are.
+    pub(crate) new_topics: Vec<(Topic, u64)>,
+    new_by_name: HashMap<Topic, u32>,
+    /// By topic number: its tail with the events of this batch.
+    tails: HashMap<u32, u64, BuildHasherDefault<Identity>>,
+    /// With the numbers of their topics.
+    pub(crate) cursors: Vec<(u32, CursorPut)>,
+    /// Topic number and seq of the ids that publishers chose in this batch.
+    ids: HashMap<Arc<str>, (u32, u64)>,
+    /// By topic number, of the topics that are trimmed to make room: the first seq that stays.
+    pub(crate) trims: BTreeMap<u32, u64>,
+    /// Bytes of all retained events' records, with this batch and without what it trims.
+    bytes: u64,
+    /// Nothing more can be trimmed.
+    exhausted: bool,
+    /// Why the disk takes no events. Exempt ones, and what is not written at all, still go on.
+    full: Option<String>,
+    /// By topic number: the floors of the cursors of this batch.
+    floors: HashMap<u32, HashMap<Group, u64>, BuildHasherDefault<Identity>>,
+}
+
+impl Plan {
+    /// The plan for a batch. `full`: why the disk takes no events, if it does not.
+    ///
+    /// # Errors
+    /// `Unavailable` if a cursor's topic cannot be made. An event that is refused is no error: see
+    /// [`Plan::outcomes`].
+    pub(crate) fn new(shared: &Shared, state: &State, batch: Batch, full: Option<String>) -> Result<Self, StoreError> {
+        let Batch { now, appends, cursors } = batch;
+        let mut plan = Self { bytes: state.bytes, full, ..Self::default() };
+        for put in cursors {
+            let topic = plan
+                .topic(state, &put.topic, true)
+                .map_err(|refused| StoreError::Unavailable(refused.message().to_owned()))?;
+            plan.floors.entry(topic).or_default().insert(put.group.clone(), put.cursor.floor);
+            plan.cursors.push((topic, put));
+        }
+        let maker = Maker::new(shared.store, now);
+        plan.events.reserve(appends.len());
+        plan.outcomes.reserve(appends.len());
+        for append in appends {
+            let outcome = match plan.known(shared, state, &append) {
+                Some(outcome) => outcome,
+                None => plan.admit(shared, state, &append).map(|topic| plan.add(state, &maker, topic, append, now)),
+            };
+            plan.outcomes.push(outcome);
+        }
+        // Events of a topic together, so that reading one topic reads few places.
+        plan.events.sort_by_key(|event| event.topic);
+        Ok(plan)
+    }
+
+    /// Nothing has to be written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.cursors.is_empty() && self.trims.is_empty()
+    }
+
+    /// The number of a topic, which is made if there is none of that name.
+    fn topic(&mut self, state: &State, topic: &Topic, exempt: bool) -> Result<u32, Refusal> {
+        if let Some(number) = self.number(state, topic) {
+            return Ok(number);
+        }
+        let number = state.topics.len() + self.new_topics.len();
+        admit_topic(number, exempt)?;
+        let epoch = fastrand::u64(1..=prom_protocol::limits::TS_MAX);
+        self.new_topics.push((topic.clone(), epoch));
+        self.new_by_name.insert(topic.clone(), number as u32);
+        Ok(number as u32)
+    }
+
+    /// The number of a topic that is there or new in this batch.
+    fn number(&self, state: &State, topic: &Topic) -> Option<u32> {
+        state.by_name.get(topic).or_else(|| self.new_by_name.get(topic)).copied()
+    }
+
+    /// The outcome of an append whose id is there already, in the log or in this batch.
+    fn known(&self, shared: &Shared, state: &State, append: &Append) -> Option<Result<Appended, Refusal>> {
+        let id = append.id.as_ref()?;
+        let found = match self.ids.get(id) {
+            Some(place) => Ok(Some(*place)),
+            None => shared.find_id(state, id),
+        };
+        match found {
+            Ok(found) => found.map(|(topic, seq)| known_id(id, seq, self.number(state, &append.topic) == Some(topic))),
+            // It may be a duplicate or not: refuse this one, the rest of the batch goes on.
+            Err(error) => {
+                tracing::error!(%error, "an id cannot be looked up");
+                let message = "the store cannot tell whether that id is there";
+                Some(Err(Refusal::new(ErrorCode::StoreUnavailable, message)))
+            }
+        }
+    }
+
+    /// The topic number of an append for which there is room, by all limits.
+    fn admit(&mut self, shared: &Shared, state: &State, append: &Append) -> Result<u32, Refusal> {
+        let exempt = is_exempt(append);
+        if let Some(message) = self.full.as_ref().filter(|_| !exempt) {
+            return Err(Refusal::new(ErrorCode::StoreUnavailable, message.clone()));
+        }
+        if !exempt && !self.make_room(shared, state, record_bytes(&append.body) as u64) {
+            let message = format!(
+                "the store is full: store.max_bytes, {} MiB, of events that a group has not settled; /groups on the ops \
+                 port tells which",
+                shared.options.max_bytes.unwrap_or_default() >> 20
+            );
+            return Err(Refusal::new(ErrorCode::StoreUnavailable, message));
+        }
+        self.topic(state, &append.topic, exempt)
+    }
+
+    /// Gives an append its seq and id.
+    fn add(&mut self, state: &State, maker: &Maker, topic: u32, append: Append, now: u64) -> Appended {
+        let before = || state.topics.get(topic as usize).map_or(0, |log| log.tail);
+        let tail = self.tails.entry(topic).or_insert_with(before);
+        *tail += 1;
+        let seq = *tail;
+        let (id, listed) = match append.id {
+            Some(id) => {
+                self.ids.insert(id.clone(), (topic, seq));
+                (id, true)
+            }
+            None => match maker.make(topic, seq) {
+                Some(id) => (id, false),
+                None => (new_id(now), true),
+            },
+        };
+        self.bytes += record_bytes(&append.body) as u64;
+        let appended = Appended { id: id.clone(), seq, duplicate: false };
+        let ts = append.ts.unwrap_or(now);
+        self.events.push(Planned { topic, seq, ts, id, key: append.key, body: append.body, listed });
+        appended
+    }
+
+    /// Whether `cost` more bytes fit into `max_bytes`. If need be, the oldest settled events of the largest topics go.
+    fn make_room(&mut self, shared: &Shared, state: &State, cost: u64) -> bool {
+        let Some(max_bytes) = shared.options.max_bytes else { return true };
+        if self.bytes + cost <= max_bytes {
+            return true;
+        }
+        if self.exhausted {
+            return false;
+        }
+        // Somewhat below the limit, so that this walk over the topics is rare.
+        let target = (max_bytes - max_bytes / 16).saturating_sub(cost);
+        let mut logs: Vec<_> = state.topics.iter().collect();
+        logs.sort_by_key(|log| Reverse(log.bytes));
+        for log in logs {
+            let drops_unsettled = shared.options.retention.rule(&log.topic).is_some_and(|rule| rule.drop_unsettled);
+            let settled = if drops_unsettled { u64::MAX } else { self.settled(log) };
+            for run in log.runs.values() {
+                if self.bytes <= target || run.last > settled || run.segment == state.end.segment() {
+                    break;
+                }
+                if self.trims.get(&log.number).is_none_or(|first| *first <= run.last) {
+                    self.bytes -= run.bytes.min(self.bytes);
+                    self.trims.insert(log.number, run.last + 1);
+                }
+            }
+        }
+        self.exhausted = self.bytes + cost > max_bytes;
+        !self.exhausted
+    }
+
+    /// Highest seq that every group has settled with the cursors of this batch, in which a group may have its first.
+    fn settled(&self, log: &TopicLog) -> u64 {
+        let put = self.floors.get(&log.number);
+        let stored = log.cursors.iter().filter(|(group, _)| put.is_none_or(|put| !put.contains_key(*group)));
+        let floors = stored.map(|(_, own)| own.cursor.floor);
+        floors.chain(put.into_iter().flat_map(|put| put.values().copied())).min().unwrap_or(u64::MAX)
+    }
+}

@@ -21,8 +21,9 @@ const CHROMIUM_NAMES: [&str; 5] = [
 /// Tests of the hub that know nothing of its store.
 const ON_MONGODB: [&str; 3] = ["wire", "original_client", "http"];
 
-/// A test of the crate that has the hub's program.
-const RUNS_THE_HUB: &str = "refusals";
+/// One that is small, to be built along with the programs. Where there is a test, cargo gives all crates the features
+/// that all tests together ask for. So both builds are one; without it, hundreds of crates would be compiled twice.
+const A_TEST: &str = "refusals";
 
 /// Tests that are run, and reported, together. In the order they are run: quick to fail first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -160,16 +161,16 @@ pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> 
     if needs.rust_tests || needs.hub {
         build::page_folder(ws)?;
     }
-    if needs.rust_tests {
-        progress.step("Rust tests (build)", |log| {
-            log.run(&mut cargo(&["test", "--workspace", "--no-run"]))?;
-            Ok(Outcome::Done)
-        })?;
-    } else if needs.hub {
-        progress.step("Hub (debug)", |log| {
-            // By way of one small test that runs it: the very build that all Rust tests use. With `cargo build` all it
-            // depends on would be compiled a second time, with other features.
-            log.run(&mut cargo(&["test", "--workspace", "--no-run", "--test", RUNS_THE_HUB]))?;
+    if needs.rust_tests || needs.hub {
+        let name = if needs.rust_tests { "Rust tests (build)" } else { "Hub (debug)" };
+        progress.step(name, |log| {
+            if needs.rust_tests {
+                log.run(&mut cargo(&["test", "--workspace", "--no-run"]))?;
+            }
+            if needs.hub {
+                let programs = ["--bin", "prom"];
+                log.run(cargo(&["build", "--workspace", "--test", A_TEST]).args(programs))?;
+            }
             Ok(Outcome::Done)
         })?;
     }

@@ -85,6 +85,7 @@ impl Group {
         let needs = self.needs();
         if needs.hub {
             command.env("PROM_BIN", ws.program("debug", "prom"));
+            command.env("PROM_MONGOD_BIN", ws.program("debug", "prom-mongod"));
         }
         if needs.chromium {
             command.env("CHROMIUM", chromium);
@@ -168,7 +169,7 @@ pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> 
                 log.run(&mut cargo(&["test", "--workspace", "--no-run"]))?;
             }
             if needs.hub {
-                let programs = ["--bin", "prom"];
+                let programs = ["--bin", "prom", "--bin", "prom-mongod"];
                 log.run(cargo(&["build", "--workspace", "--test", A_TEST]).args(programs))?;
             }
             Ok(Outcome::Done)

@@ -63,7 +63,7 @@ impl Group {
             Self::Rust | Self::Mongodb => Needs { rust_tests: true, mongod: true, ..Needs::default() },
             // Its tests import what knows neither the SDK nor a hub.
             Self::Demo => Needs { packages: true, ..Needs::default() },
-            Self::Sdk => Needs { sdk: true, hub: true, mongod: true, ..Needs::default() },
+            Self::Sdk => Needs { sdk: true, hub: true, ..Needs::default() },
             Self::E2e => Needs { page: true, hub: true, mongod: true, chromium: true, ..Needs::default() },
         }
     }
@@ -274,7 +274,7 @@ mod tests {
         let rust = Needs::of(&[Group::Rust, Group::Mongodb]);
         assert!(rust.rust_tests && !rust.packages && !rust.sdk && !rust.page && !rust.chromium, "{rust:?}");
         let sdk = Needs::of(&[Group::Sdk]);
-        assert!(sdk.sdk && sdk.hub && !sdk.page && !sdk.rust_tests, "{sdk:?}");
+        assert!(sdk.sdk && sdk.hub && !sdk.page && !sdk.rust_tests && !sdk.mongod, "{sdk:?}");
         let all = Needs::of(&Group::ALL);
         assert!(all.page && all.rust_tests && all.hub && all.mongod && all.chromium, "{all:?}");
     }

@@ -1,19 +1,25 @@
 //! Checks everything that needs no running: formatting, clippy, docs, dependencies, types.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::build;
 use crate::setup::WASM_TARGET;
 use crate::step::{Log, Outcome, Progress};
 use crate::workspace::{Workspace, cargo, npm, output};
+use crate::{build, circles};
 
 /// One check: its name, and what runs it.
 type Check = (&'static str, fn(&mut Log) -> Result<Outcome>);
 
-const CHECKS: [Check; 10] = [
+const CHECKS: [Check; 11] = [
     ("Format", |log| done(log, &mut cargo(&["fmt", "--all", "--check", "--", "--color", "never"]))),
+    ("Circles and long files", |_| {
+        // The root is where all checks are run.
+        circles::check(Path::new("."))?;
+        Ok(Outcome::Done)
+    }),
     ("Clippy", |log| done(log, &mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
     ("Clippy (wasm)", |log| {
         let crates = ["-p", "prom-protocol", "-p", "prom-sdk-core", "-p", "prom-sdk-wasm"];

@@ -32,6 +32,13 @@ impl Start {
         self.args.iter().any(|arg| arg == "--mongo")
     }
 
+    /// Whether the hub will speak to a MongoDB: the driver is a third of what there is to compile, and few who try the
+    /// hub have one. All that is shipped has it.
+    fn wants_driver(&self, url: bool) -> bool {
+        // Also `--mongo-url`.
+        url || self.args.iter().any(|arg| arg.starts_with("--mongo"))
+    }
+
     pub(crate) fn run(&self, ws: &Workspace, progress: &mut Progress) -> Result<()> {
         let folder = if self.release { "release" } else { "try" };
         let mut hub = Command::new(ws.program(folder, "prom"));
@@ -41,7 +48,11 @@ impl Start {
             self.mongod(ws, progress, &mut hub)?;
         } else {
             // It is what takes longest, and needs nothing of what the other steps make.
-            let building = progress.begin("Hub", &mut build::hub(ws, "try")?)?;
+            let mut build = build::hub(ws, "try")?;
+            if !self.wants_driver(std::env::var_os("MONGO_URL").is_some()) {
+                build.arg("--no-default-features");
+            }
+            let building = progress.begin("Hub", &mut build)?;
             build::page(ws, progress)?;
             self.mongod(ws, progress, &mut hub)?;
             progress.finish(building)?;
@@ -93,5 +104,9 @@ mod tests {
     fn looks_for_mongodb_only_when_it_is_asked_for() {
         assert!(start(&["--mongo"]).wants_mongod());
         assert!(!start(&["--port", "9000"]).wants_mongod());
+        assert!(start(&["--mongo"]).wants_driver(false));
+        assert!(start(&["--mongo-url=mongodb://db"]).wants_driver(false));
+        assert!(start(&[]).wants_driver(true));
+        assert!(!start(&["--port", "9000"]).wants_driver(false));
     }
 }

@@ -21,8 +21,9 @@ const CHROMIUM_NAMES: [&str; 5] = [
 /// Tests of the hub that know nothing of its store.
 const ON_MONGODB: [&str; 3] = ["wire", "original_client", "http"];
 
-/// A test of the crate that has the hub's program.
-const RUNS_THE_HUB: &str = "refusals";
+/// One that is small, to be built along with the programs. Where there is a test, cargo gives all crates the features
+/// that all tests together ask for. So both builds are one; without it, hundreds of crates would be compiled twice.
+const A_TEST: &str = "refusals";
 
 /// Tests that are run, and reported, together. In the order they are run: quick to fail first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,7 @@ impl Group {
             Self::Rust | Self::Mongodb => Needs { rust_tests: true, mongod: true, ..Needs::default() },
             // Its tests import what knows neither the SDK nor a hub.
             Self::Demo => Needs { packages: true, ..Needs::default() },
-            Self::Sdk => Needs { sdk: true, hub: true, mongod: true, ..Needs::default() },
+            Self::Sdk => Needs { sdk: true, hub: true, ..Needs::default() },
             Self::E2e => Needs { page: true, hub: true, mongod: true, chromium: true, ..Needs::default() },
         }
     }
@@ -84,6 +85,7 @@ impl Group {
         let needs = self.needs();
         if needs.hub {
             command.env("PROM_BIN", ws.program("debug", "prom"));
+            command.env("PROM_MONGOD_BIN", ws.program("debug", "prom-mongod"));
         }
         if needs.chromium {
             command.env("CHROMIUM", chromium);
@@ -160,16 +162,16 @@ pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> 
     if needs.rust_tests || needs.hub {
         build::page_folder(ws)?;
     }
-    if needs.rust_tests {
-        progress.step("Rust tests (build)", |log| {
-            log.run(&mut cargo(&["test", "--workspace", "--no-run"]))?;
-            Ok(Outcome::Done)
-        })?;
-    } else if needs.hub {
-        progress.step("Hub (debug)", |log| {
-            // By way of one small test that runs it: the very build that all Rust tests use. With `cargo build` all it
-            // depends on would be compiled a second time, with other features.
-            log.run(&mut cargo(&["test", "--workspace", "--no-run", "--test", RUNS_THE_HUB]))?;
+    if needs.rust_tests || needs.hub {
+        let name = if needs.rust_tests { "Rust tests (build)" } else { "Hub (debug)" };
+        progress.step(name, |log| {
+            if needs.rust_tests {
+                log.run(&mut cargo(&["test", "--workspace", "--no-run"]))?;
+            }
+            if needs.hub {
+                let programs = ["--bin", "prom", "--bin", "prom-mongod"];
+                log.run(cargo(&["build", "--workspace", "--test", A_TEST]).args(programs))?;
+            }
             Ok(Outcome::Done)
         })?;
     }
@@ -272,7 +274,7 @@ mod tests {
         let rust = Needs::of(&[Group::Rust, Group::Mongodb]);
         assert!(rust.rust_tests && !rust.packages && !rust.sdk && !rust.page && !rust.chromium, "{rust:?}");
         let sdk = Needs::of(&[Group::Sdk]);
-        assert!(sdk.sdk && sdk.hub && !sdk.page && !sdk.rust_tests, "{sdk:?}");
+        assert!(sdk.sdk && sdk.hub && !sdk.page && !sdk.rust_tests && !sdk.mongod, "{sdk:?}");
         let all = Needs::of(&Group::ALL);
         assert!(all.page && all.rust_tests && all.hub && all.mongod && all.chromium, "{all:?}");
     }

@@ -3,7 +3,7 @@
 //! Events of about 473 bytes on 50 topics with 10,000 keys, ids made by the hub unless a line says otherwise. Prints
 //! events a second, CPU seconds per million events, and what reads take. The machine's own rate of 1 KiB append and
 //! `fdatasync` is measured in the same run, in the same folder.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
 
 #[path = "../../store/benches/load/mod.rs"]
 mod load;
@@ -19,7 +19,7 @@ use prom_protocol::TopicOrPattern;
 use prom_store::{Durability, Retention, Rule, Store};
 use prom_store_embedded::{EmbeddedStore, Options, tools};
 
-/// That of the hub.
+/// The hub's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

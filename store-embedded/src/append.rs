@@ -218,17 +218,17 @@ impl Appender {
     pub(crate) fn roll(&mut self, shared: &Shared, now: u64, bytes: usize) -> Result<(), StoreError> {
         let end = Position::new(self.segment.number, self.end);
         if shared.options.durability != Durability::Commit && shared.synced.load(Ordering::SeqCst) < end.0 {
-            self.sync_to(shared, end).map_err(cannot_grow)?;
+            self.sync_to(shared, end).map_err(|error| cannot_grow(&error))?;
         }
         let number = self.segment.number.checked_add(1);
-        let number = number.ok_or_else(|| cannot_grow(ErrorKind::QuotaExceeded.into()))?;
+        let number = number.ok_or_else(|| cannot_grow(&ErrorKind::QuotaExceeded.into()))?;
         let size = shared.options.segment_bytes.max(bytes as u64 + u64::from(SEGMENT_HEADER));
         let header = SegmentHeader { store: shared.store, number, previous_end: end, made_at: now, size };
-        let prepared = prepare_segment(&*shared.disk, &header).map_err(cannot_grow)?;
+        let prepared = prepare_segment(&*shared.disk, &header).map_err(|error| cannot_grow(&error))?;
         let file = prepared.put(&*shared.disk).map_err(|error| {
             // The new file may be there all the same, and its header says that this segment ends here.
             self.abandoned = true;
-            cannot_grow(error)
+            cannot_grow(&error)
         })?;
         let segment = Arc::new(Segment { number, file, made_at: now, index: SegmentIndex::Active });
         let mut state = shared.write();
@@ -366,7 +366,7 @@ impl Appender {
 }
 
 /// The error of a segment that cannot be made, or not be sealed for that.
-fn cannot_grow(error: io::Error) -> StoreError {
+fn cannot_grow(error: &io::Error) -> StoreError {
     let hint = if error.kind() == ErrorKind::StorageFull { "; publishing goes on when there is space" } else { "" };
     StoreError::Unavailable(format!("the log cannot grow: {error}{hint}"))
 }

@@ -7,35 +7,32 @@ use std::{
 };
 
 use prom_protocol::Group;
-
-use crate::{
-    append::segment_name,
-    disk::Disk,
-    format::Position,
-    index::Index,
-    record::TopicRecord,
-    state::{State, TopicLog},
-};
 use prom_store::Cursor;
 
-/// The index a repair makes, until it takes the place of the old one.
+use crate::{
+    append::segment_name, disk::Disk, format::Position, index::Index, record::TopicRecord, state::State,
+    topic_log::TopicLog,
+};
+
+/// Name of the index that a repair makes, until it takes the place of the old one.
 pub(crate) const NEW_INDEX: &str = "index.redb.tmp";
 
-/// Topic records by number, with their places.
+/// Topic records by number, with their positions.
 pub(crate) type Topics = BTreeMap<u32, (TopicRecord<'static>, Position)>;
 
-/// What is known from elsewhere of a log of which a part is gone.
+/// What other files say of a log of which a part is gone.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    /// What the log itself may not say any more.
+    /// Topics; the log itself may have later records of them.
     pub(crate) topics: Topics,
+    /// Topic number, group, cursor, and where its record stands.
     pub(crate) cursors: Vec<(u32, Group, Arc<Cursor>, Position)>,
-    /// Seqs that were given, by topic number.
+    /// By topic number: the highest seq that was given.
     pub(crate) tails: HashMap<u32, u64>,
 }
 
 impl Known {
-    /// Adds it to what the log says.
+    /// Adds to the state what the log does not say.
     pub(crate) fn complete(self, state: &mut State) {
         for (topic, group, cursor, at) in self.cursors {
             let own = state.topics.get(topic as usize).and_then(|log| log.cursors.get(&group));
@@ -44,9 +41,9 @@ impl Known {
             }
         }
         for log in &mut state.topics {
-            let given = log.cursors.values().map(|own| own.cursor.floor.max(own.cursor.delivered)).max();
-            let told = self.tails.get(&log.number).copied();
-            log.tail = log.tail.max(given.unwrap_or_default()).max(told.unwrap_or_default());
+            let by_cursors = log.cursors.values().map(|own| own.cursor.floor.max(own.cursor.delivered)).max();
+            let by_files = self.tails.get(&log.number).copied();
+            log.tail = log.tail.max(by_cursors.unwrap_or_default()).max(by_files.unwrap_or_default());
         }
     }
 }
@@ -68,7 +65,8 @@ pub(crate) fn complete(state: &State) -> Result<(), String> {
     Ok(())
 }
 
-/// So must the newest event of each key; `kept_from` tells from which seq on there are any in a topic.
+/// The newest event of each key must stand in a segment that is there too. `kept_from`: the lowest seq in a topic that may
+/// be one.
 ///
 /// # Errors
 /// What is missing.
@@ -77,17 +75,17 @@ pub(crate) fn newest(state: &State, index: &Index, kept_from: impl Fn(&TopicLog)
     if !index.pointed_segments().map_err(|error| error.to_string())?.iter().any(gone) {
         return Ok(());
     }
-    // What is no longer to be found may point anywhere.
-    for (topic, place) in index.places().map_err(|error| error.to_string())? {
-        let wanted = state.topics.get(topic as usize).is_some_and(|log| place.seq >= kept_from(log));
-        if wanted && gone(&place.at.segment()) {
-            return Err(format!("{} is missing", segment_name(place.at.segment())));
+    // An entry that is not wanted any more may point to a segment that was dropped.
+    for (topic, latest) in index.all_latest().map_err(|error| error.to_string())? {
+        let wanted = state.topics.get(topic as usize).is_some_and(|log| latest.seq >= kept_from(log));
+        if wanted && gone(&latest.at.segment()) {
+            return Err(format!("{} is missing", segment_name(latest.at.segment())));
         }
     }
     Ok(())
 }
 
-/// Removes what was being made, or whose segment was being removed, when the process ended.
+/// Removes files that were being made when the process ended, and index files whose segment is gone.
 pub(crate) fn tidy(disk: &dyn Disk, state: &State) -> io::Result<()> {
     for name in disk.list()? {
         let number = name.strip_suffix(".idx").and_then(|number| number.parse::<u32>().ok());

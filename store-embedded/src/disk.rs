@@ -10,7 +10,7 @@ use std::{
 
 /// A folder of files. Names are plain file names.
 pub(crate) trait Disk: Send + Sync + fmt::Debug + 'static {
-    /// Where it is, for messages.
+    /// The folder's path, for messages.
     fn path(&self) -> &Path;
 
     /// The names of all files.
@@ -33,9 +33,9 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug + 'static {
     fn sync(&self) -> io::Result<()>;
 }
 
-/// One open file. Reads and writes name their place, so that any number of threads may share it.
+/// One open file. Reads and writes say at which byte, so that any number of threads may share it.
 pub(crate) trait DiskFile: Send + Sync + fmt::Debug + 'static {
-    /// Fills `buf` from `at`, as far as the file goes; answers how many bytes that were.
+    /// Fills `buf` from `at`, as far as the file goes; returns how many bytes that were.
     fn read(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
 
     /// Writes all of `buf` at `at`.
@@ -59,7 +59,7 @@ pub(crate) fn read_exact(file: &dyn DiskFile, buf: &mut [u8], at: u64) -> io::Re
     if file.read(buf, at)? == buf.len() { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
 }
 
-/// Writes a whole file beside its place, makes it durable, and puts it there: it is there whole or not at all.
+/// Writes a whole file under a temporary name, makes it durable, and renames it: it is there whole or not at all.
 pub(crate) fn write_whole(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<Arc<dyn DiskFile>> {
     let temporary = format!("{name}.tmp");
     let file = disk.create(&temporary, bytes.len() as u64)?;
@@ -92,7 +92,7 @@ pub(crate) enum TakeError {
 impl Folder {
     /// Takes a folder, which is made if it is not there.
     pub(crate) fn take(path: &Path) -> Result<Self, TakeError> {
-        // What people publish is for those who have a token.
+        // For this user alone: events may be read only with a token.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(TakeError::Io)?;
         let mut options = fs::OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true).mode(0o600);
@@ -133,7 +133,7 @@ impl Disk for Folder {
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         let file = RealFile(file);
         if let Err(error) = file.reserve(0, size) {
-            // Whatever was reserved is needed more by others now.
+            // Give back what was reserved: the disk is full.
             let _ = fs::remove_file(path);
             return Err(error);
         }
@@ -165,7 +165,7 @@ impl RealFile {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), from, size - from) {
             Ok(()) => return Ok(()),
-            // Not every file system can: there, a full disk is met by a commit.
+            // Some file systems cannot reserve space. There, a commit may meet a full disk.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
             Err(error) => return Err(error.into()),
         }

@@ -1,23 +1,29 @@
-//! From an event's id to its place.
+//! From an event's id to its topic and seq.
 //!
-//! Ids the hub makes tell their place themselves: a UUIDv7 whose random bits are topic number and seq, masked so that
-//! nobody can foresee them. For ids that publishers choose, each segment has a table, sorted by a hash. Most of them are
+//! Ids that the hub makes have both in them: a UUIDv7 whose random bits are topic number and seq, masked so that they
+//! cannot be guessed. For ids that publishers choose, each segment has a table, sorted by a hash. Most of them are
 //! UUIDv7s too, made when they were published, so a segment remembers from when to when its ids were made and is not
 //! looked into for others; for ids that are no UUIDv7, or one of another time, it has a Bloom filter.
 
-use std::{collections::HashMap, hash::BuildHasherDefault, io};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::{BuildHasherDefault, Hasher},
+    io,
+    sync::Arc,
+};
 
+use uuid::Uuid;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::disk::{DiskFile, read_exact};
 
-/// Most bits of a topic number that an id tells.
+/// Most bits of a topic number that an id can hold.
 const TOPIC_BITS: u32 = 24;
-/// Most bits of a seq that an id tells.
+/// Most bits of a seq that an id can hold.
 const SEQ_BITS: u32 = 48;
 /// Parts of a segment's table, by the first bits of the hash.
 pub(crate) const BUCKETS: usize = 256;
-/// Bytes of an entry: hash and offset.
+/// Bytes of an entry of a table: hash and offset.
 pub(crate) const ENTRY: usize = 12;
 /// Bits per id in a filter, and how many of them an id sets: about one wrong answer in a hundred.
 const FILTER_BITS: usize = 10;
@@ -25,7 +31,7 @@ const FILTER_HASHES: u64 = 6;
 /// A UUIDv7 counts by its time if that is so near to when it was published, in milliseconds.
 const NEAR: u64 = 60_000;
 
-/// Makes the hub's ids at one moment.
+/// Makes the hub's ids of one millisecond.
 #[derive(Debug)]
 pub(crate) struct Maker {
     ms: u64,
@@ -33,14 +39,14 @@ pub(crate) struct Maker {
 }
 
 impl Maker {
-    /// `secret` is the store's own.
+    /// `secret`: [`Shared::store`](crate::shared::Shared::store). `ms`: milliseconds since the Unix epoch.
     pub(crate) fn new(secret: u64, ms: u64) -> Self {
         let ms = ms & ((1 << 48) - 1);
         Self { ms, mask: xxh3_128_with_seed(&ms.to_le_bytes(), secret) & ((1 << 74) - 1) }
     }
 
-    /// The id of an event at that place; `None` if the place is beyond what an id can tell.
-    pub(crate) fn make(&self, topic: u32, seq: u64) -> Option<std::sync::Arc<str>> {
+    /// The id of an event; `None` if topic or seq is too large for an id.
+    pub(crate) fn make(&self, topic: u32, seq: u64) -> Option<Arc<str>> {
         if topic >> TOPIC_BITS != 0 || seq >> SEQ_BITS != 0 {
             return None;
         }
@@ -48,7 +54,7 @@ impl Maker {
         let (high, low) = (bits >> 62, bits & ((1 << 62) - 1));
         let uuid = u128::from(self.ms) << 80 | 7 << 76 | high << 64 | 2 << 62 | low;
         let mut text = [0; 36];
-        Some(std::sync::Arc::from(&*uuid::Uuid::from_u128(uuid).hyphenated().encode_lower(&mut text)))
+        Some(Arc::from(&*Uuid::from_u128(uuid).hyphenated().encode_lower(&mut text)))
     }
 }
 
@@ -57,8 +63,9 @@ pub(crate) fn made_at(id: &str) -> Option<u64> {
     parse(id).map(|uuid| (uuid >> 80) as u64)
 }
 
-/// Topic number and seq that an id tells if the hub made it. Whoever reads on there finds out.
-pub(crate) fn place(secret: u64, id: &str) -> Option<(u32, u64)> {
+/// Topic number and seq of an id, if the hub made it. For another UUIDv7 they are random: whoever calls reads that event
+/// and compares its id.
+pub(crate) fn topic_and_seq(secret: u64, id: &str) -> Option<(u32, u64)> {
     let uuid = parse(id)?;
     let bits = ((uuid >> 64 & 0xfff) << 62) | (uuid & ((1 << 62) - 1));
     let bits = bits ^ Maker::new(secret, (uuid >> 80) as u64).mask;
@@ -67,11 +74,11 @@ pub(crate) fn place(secret: u64, id: &str) -> Option<(u32, u64)> {
 }
 
 fn parse(id: &str) -> Option<u128> {
-    // The other ways to write a UUID are other ids.
+    // A UUID without hyphens or in braces is another id.
     if id.len() != 36 {
         return None;
     }
-    let uuid = uuid::Uuid::try_parse(id).ok()?;
+    let uuid = Uuid::try_parse(id).ok()?;
     (uuid.get_version_num() == 7).then(|| uuid.as_u128())
 }
 
@@ -95,8 +102,8 @@ impl Default for Span {
 }
 
 impl Span {
-    /// Whether an id counts by when it was made. Those of a clock that is off do not: a single one would stretch the span
-    /// over everybody's.
+    /// Adds an id; returns whether it is in the span. An id of a clock that is wrong is not: a single one would stretch the
+    /// span over the ids of all other segments.
     fn add(&mut self, id: &str, now: u64) -> bool {
         match made_at(id).filter(|ms| ms.abs_diff(now) <= NEAR) {
             Some(ms) => {
@@ -112,11 +119,11 @@ impl Span {
     }
 }
 
-/// Hashes are hashed already, and numbers that the hub gives are chosen by nobody.
+/// A hasher that leaves hashes as they are. For topic numbers it is cheap, and safe because publishers cannot choose them.
 #[derive(Debug, Default)]
 pub(crate) struct Identity(u64);
 
-impl std::hash::Hasher for Identity {
+impl Hasher for Identity {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -127,7 +134,7 @@ impl std::hash::Hasher for Identity {
         self.0 = hash;
     }
 
-    /// A topic number. The table looks at the first bits and the last.
+    /// A topic number, spread over all bits: a `HashMap` uses the first and the last ones.
     fn write_u32(&mut self, number: u32) {
         self.0 = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
@@ -136,10 +143,11 @@ impl std::hash::Hasher for Identity {
 /// The chosen ids of a segment whose table is not written yet.
 #[derive(Debug, Default)]
 pub(crate) struct IdMap {
+    /// By hash: the offset of the event.
     offsets: HashMap<u64, u32, BuildHasherDefault<Identity>>,
-    /// Offsets whose hash has one already.
+    /// Hash and offset of events whose hash is in `offsets` already.
     more: Vec<(u64, u32)>,
-    /// Hashes of the ids that do not count by when they were made.
+    /// Hashes of the ids that are not in the span.
     others: Vec<u64>,
     span: Span,
 }
@@ -151,21 +159,21 @@ impl IdMap {
         if !self.span.add(id, now) {
             self.others.push(hash);
         }
-        if let std::collections::hash_map::Entry::Vacant(entry) = self.offsets.entry(hash) {
+        if let Entry::Vacant(entry) = self.offsets.entry(hash) {
             entry.insert(offset);
         } else {
             self.more.push((hash, offset));
         }
     }
 
-    /// Where an event of that id may stand.
+    /// Offsets at which an event of that id may stand.
     pub(crate) fn find(&self, hash: u64) -> impl Iterator<Item = u32> {
         let first = self.offsets.get(&hash).copied();
         let more = if first.is_some() { &*self.more } else { &[] };
         first.into_iter().chain(more.iter().filter(move |(own, _)| *own == hash).map(|(_, offset)| *offset))
     }
 
-    /// The table as it is written: span, filter, where each bucket begins and its checksum, and the entries.
+    /// The table as it is written: what stays in memory, and the bytes of the entries.
     pub(crate) fn table(&self) -> (IdTable, Vec<u8>) {
         let mut entries: Vec<(u64, u32)> =
             self.offsets.iter().map(|(hash, offset)| (*hash, *offset)).chain(self.more.iter().copied()).collect();
@@ -199,6 +207,7 @@ pub(crate) struct IdTable {
     pub(crate) filter: Filter,
     /// First entry and checksum of each bucket; empty if there are no entries.
     pub(crate) buckets: Vec<(u32, u32)>,
+    /// How many entries there are.
     pub(crate) entries: u32,
 }
 
@@ -209,7 +218,7 @@ impl IdTable {
             || (self.span.others > 0 && self.filter.may_have(hash))
     }
 
-    /// Where an event of that id may stand. The entries begin at `at` of `file`.
+    /// Offsets at which an event of that id may stand. The entries begin at `at` of `file`.
     pub(crate) fn find(&self, file: &dyn DiskFile, at: u64, hash: u64) -> io::Result<Vec<u32>> {
         let bucket = bucket_of(hash);
         let Some((start, check)) = self.buckets.get(bucket).copied() else { return Ok(Vec::new()) };
@@ -256,21 +265,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_tells_its_place_to_who_has_the_secret() {
+    fn an_id_gives_topic_and_seq_to_whoever_has_the_secret() {
         let maker = Maker::new(42, 1_790_000_000_123);
         for (topic, seq) in [(0, 1), (77, 123_456_789), ((1 << 24) - 1, (1 << 48) - 1)] {
             let id = maker.make(topic, seq).unwrap();
-            assert_eq!(place(42, &id), Some((topic, seq)));
-            assert_ne!(place(43, &id), Some((topic, seq)));
+            assert_eq!(topic_and_seq(42, &id), Some((topic, seq)));
+            assert_ne!(topic_and_seq(43, &id), Some((topic, seq)));
             assert_eq!(made_at(&id), Some(1_790_000_000_123));
-            assert_eq!(uuid::Uuid::parse_str(&id).unwrap().get_version_num(), 7);
-            assert_eq!(place(42, &id.to_uppercase()), place(42, &id), "the reader compares the id");
+            assert_eq!(Uuid::parse_str(&id).unwrap().get_version_num(), 7);
+            assert_eq!(topic_and_seq(42, &id.to_uppercase()), topic_and_seq(42, &id), "the reader compares the id");
         }
         assert_ne!(maker.make(1, 1), maker.make(1, 2));
         assert_eq!(maker.make(1 << 24, 1), None);
         assert_eq!(maker.make(1, 1 << 48), None);
         for other in ["", "x", "not-a-uuid-but-thirty-six-bytes-long", "936da01f-9abd-4d9d-80c7-02af85c822a8"] {
-            assert_eq!((place(42, other), made_at(other)), (None, None), "{other}");
+            assert_eq!((topic_and_seq(42, other), made_at(other)), (None, None), "{other}");
         }
     }
 

@@ -2,18 +2,21 @@
 //! behind the acknowledgement, and made again from the log when it is missing or damaged.
 
 use std::{
-    io,
+    collections::BTreeMap,
+    fmt, io,
+    ops::Bound::{Excluded, Included, Unbounded},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use crate::{
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskFile, read_exact},
     format::Position,
 };
 
-/// The name of its file.
+/// The name of the index file.
 pub(crate) const NAME: &str = "index.redb";
 /// Raised when what the tables hold changes its meaning; another version is made again from the log.
 const VERSION: u64 = 1;
@@ -23,11 +26,11 @@ const CACHE: usize = 16 * 1024 * 1024;
 const PAGE: usize = 1024;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// By number: the body of a topic record.
+/// By number: the body of a topic record, and where that record stands ([`placed`]).
 const TOPICS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("topics");
-/// By topic number and group: the body of a cursor record.
+/// By topic number and group: the body of a cursor record, and where that record stands.
 const CURSORS: TableDefinition<'_, (u32, &str), &[u8]> = TableDefinition::new("cursors");
-/// By topic number and key: place and seq of the key's newest event.
+/// By topic number and key: position and seq of the key's newest event.
 const LATEST: TableDefinition<'_, (u32, &str), (u64, u64)> = TableDefinition::new("latest");
 /// How many entries of `LATEST` point into a segment.
 const POINTED: TableDefinition<'_, u32, u64> = TableDefinition::new("pointed");
@@ -37,7 +40,7 @@ const POINTED: TableDefinition<'_, u32, u64> = TableDefinition::new("pointed");
 #[error("index.redb: {0}")]
 pub(crate) struct IndexError(String);
 
-/// redb has an error type for each thing one can do.
+/// redb has an error type for each operation.
 macro_rules! from_redb {
     ($($error:ident)*) => {
         $(impl From<redb::$error> for IndexError {
@@ -49,35 +52,38 @@ macro_rules! from_redb {
 }
 from_redb!(DatabaseError TransactionError TableError StorageError CommitError SetDurabilityError);
 
-/// Where the newest event of a key stands.
+/// Where the newest event of a key stands, and its seq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct LatestAt {
     pub(crate) at: Position,
     pub(crate) seq: u64,
 }
 
-/// What is brought forward at once.
+/// What the index gets in one transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Flush {
-    /// All of the log before this is in the index afterwards.
+    /// The index has all of the log before this position afterwards.
     pub(crate) position: Position,
-    /// The log ends there and the store is being closed.
+    /// The store is being closed, and the log ends at `position`.
     pub(crate) closed: bool,
+    /// By number: what the table of topics gets.
     pub(crate) topics: Vec<(u32, Vec<u8>)>,
+    /// By topic number and group: what the table of cursors gets.
     pub(crate) cursors: Vec<(u32, Box<str>, Vec<u8>)>,
-    pub(crate) latest: Vec<(u32, Box<str>, Place)>,
-    /// How many records those came from.
+    /// By topic number and key.
+    pub(crate) latest: Vec<(u32, Box<str>, LatestAt)>,
+    /// How many records of the log those came from.
     pub(crate) records: usize,
 }
 
 impl Flush {
-    /// Sorts the newest events as their table is: neighbours are then written together.
+    /// Sorts the newest events as their table is sorted: neighbours are then written together.
     pub(crate) fn sort(&mut self) {
         self.latest.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     }
 }
 
-/// A record's body as the index has it, without and with the place behind it where the record stands.
+/// Splits what the index has of a record: its body, and where it stands in the log, which follows in 8 bytes.
 pub(crate) fn placed(body: &[u8]) -> Option<(&[u8], Position)> {
     let (body, at) = body.split_at_checked(body.len().checked_sub(8)?)?;
     Some((body, Position(u64::from_le_bytes(at.try_into().ok()?))))
@@ -86,24 +92,26 @@ pub(crate) fn placed(body: &[u8]) -> Option<(&[u8], Position)> {
 /// What the index says when it is opened.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    /// Which store it belongs to.
+    /// Identity of the store it belongs to.
     pub(crate) store: u64,
+    /// The index has all of the log before this.
     pub(crate) position: Position,
+    /// The store was closed, and the log ends at `position`.
     pub(crate) closed: bool,
-    /// Bodies of topic records, by number.
+    /// Entries of the table of topics, by number.
     pub(crate) topics: Vec<Vec<u8>>,
-    /// Bodies of cursor records.
+    /// Entries of the table of cursors.
     pub(crate) cursors: Vec<Vec<u8>>,
 }
 
-/// See the module.
+/// The index, open.
 ///
-/// redb takes nothing more after an I/O error, such as a disk that was full for a moment, until it is opened again: see
-/// [`Index::reopen`].
+/// After an I/O error, such as a disk that was full for a moment, redb refuses everything until it is opened again: see
+/// [`Index::reopen`]. None: that has failed.
 pub(crate) struct Index(RwLock<Option<Arc<Database>>>);
 
-impl std::fmt::Debug for Index {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Index")
     }
 }
@@ -118,13 +126,13 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        super::disk::read_exact(&*self.0, out, offset)
+        read_exact(&*self.0, out, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let now = self.0.len()?;
-        // With its space if there is any, so that writes do not meet a full disk. Without, there may still be enough for
-        // the few that come.
+        // Reserves the space, so that writes do not meet a full disk. If it cannot be reserved there may still be enough
+        // for the few writes that come.
         if len > now && self.0.zero_from(now, len).is_ok() { Ok(()) } else { self.0.set_len(len) }
     }
 
@@ -153,8 +161,7 @@ impl Index {
             Ok((Self::of(database), loaded))
         };
         // On some damaged files redb does not return an error but panics.
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(open))
-            .unwrap_or_else(|_| Err(IndexError("it is damaged".into())))
+        catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(IndexError("it is damaged".into())))
     }
 
     fn of(database: Database) -> Self {
@@ -166,17 +173,18 @@ impl Index {
         database.as_ref().map(Arc::clone).ok_or_else(|| IndexError("it could not be opened again".into()))
     }
 
-    /// Opens it again after an error, as it was when it was last brought forward. What has come since is in memory.
+    /// Opens it again after an error, as it was when it was last brought forward. What has come since is still in the
+    /// state.
     pub(crate) fn reopen(&self, disk: &dyn Disk, store: u64) -> Result<(), IndexError> {
         let mut database = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        // The old one first, so that two never have the file.
+        // Drop the old one first, so that two never have the file.
         *database = None;
         let (opened, _) = Self::open(disk, Some(store))?;
         *database = opened.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(())
     }
 
-    /// Makes an empty one of that name in the place of whatever is there.
+    /// Makes an empty one of that name, in the place of a file that is there.
     pub(crate) fn make(disk: &dyn Disk, name: &str, store: u64) -> Result<Self, IndexError> {
         let file = disk.create(name, 0).map_err(|error| IndexError(error.to_string()))?;
         let database = builder().create_with_backend(Backend(file))?;
@@ -213,11 +221,11 @@ impl Index {
                 cursors.insert((*topic, &**group), &**body)?;
             }
             let mut pointed = write.open_table(POINTED)?;
-            let mut change = std::collections::BTreeMap::<u32, i64>::new();
+            let mut change = BTreeMap::<u32, i64>::new();
             let mut latest = write.open_table(LATEST)?;
-            for (topic, key, place) in &flush.latest {
-                let old = latest.insert((*topic, &**key), (place.at.0, place.seq))?;
-                *change.entry(place.at.segment()).or_default() += 1;
+            for (topic, key, new) in &flush.latest {
+                let old = latest.insert((*topic, &**key), (new.at.0, new.seq))?;
+                *change.entry(new.at.segment()).or_default() += 1;
                 if let Some(old) = old {
                     *change.entry(Position(old.value().0).segment()).or_default() -= 1;
                 }
@@ -234,17 +242,17 @@ impl Index {
         Ok(())
     }
 
-    /// Takes out newest events that are no longer to be found, unless they have changed since.
-    pub(crate) fn forget(&self, entries: &[(u32, Box<str>, Place)]) -> Result<(), IndexError> {
+    /// Takes out newest events that are not wanted any more, unless their keys have newer ones by now.
+    pub(crate) fn forget(&self, entries: &[(u32, Box<str>, LatestAt)]) -> Result<(), IndexError> {
         let write = self.database()?.begin_write()?;
         {
             let mut pointed = write.open_table(POINTED)?;
             let mut latest = write.open_table(LATEST)?;
-            for (topic, key, place) in entries {
-                let same = latest.get((*topic, &**key))?.is_some_and(|own| own.value() == (place.at.0, place.seq));
+            for (topic, key, old) in entries {
+                let same = latest.get((*topic, &**key))?.is_some_and(|own| own.value() == (old.at.0, old.seq));
                 if same {
                     latest.remove((*topic, &**key))?;
-                    let segment = place.at.segment();
+                    let segment = old.at.segment();
                     let count = pointed.get(segment)?.map_or(0, |count| count.value());
                     match count.saturating_sub(1) {
                         0 => drop(pointed.remove(segment)?),
@@ -263,21 +271,21 @@ impl Index {
         Ok(read.open_table(POINTED)?.get(segment)?.map_or(0, |count| count.value()))
     }
 
-    /// The segments that newest events stand in.
+    /// Numbers of the segments that newest events stand in.
     pub(crate) fn pointed_segments(&self) -> Result<Vec<u32>, IndexError> {
         let read = self.database()?.begin_read()?;
         let table = read.open_table(POINTED)?;
         table.iter()?.map(|entry| Ok(entry?.0.value())).collect()
     }
 
-    /// Topic and place of every newest event.
-    pub(crate) fn places(&self) -> Result<Vec<(u32, Place)>, IndexError> {
+    /// Every newest event, with the number of its topic.
+    pub(crate) fn all_latest(&self) -> Result<Vec<(u32, LatestAt)>, IndexError> {
         let read = self.database()?.begin_read()?;
         let table = read.open_table(LATEST)?;
         let entries = table.iter()?.map(|entry| {
-            let (key, place) = entry?;
-            let (at, seq) = place.value();
-            Ok((key.value().0, Place { at: Position(at), seq }))
+            let (key, latest) = entry?;
+            let (at, seq) = latest.value();
+            Ok((key.value().0, LatestAt { at: Position(at), seq }))
         });
         entries.collect()
     }
@@ -322,16 +330,16 @@ fn load(read: &ReadTransaction, store: Option<u64>) -> Result<Loaded, IndexError
 }
 
 /// Keys, and where the newest event of each stands.
-pub(crate) type Places = Vec<(Box<str>, Place)>;
+pub(crate) type KeysLatest = Vec<(Box<str>, LatestAt)>;
 
 /// The newest events at one moment.
 pub(crate) struct Latest(ReadTransaction);
 
 impl Latest {
-    pub(crate) fn get(&self, topic: u32, key: &str) -> Result<Option<Place>, IndexError> {
+    pub(crate) fn get(&self, topic: u32, key: &str) -> Result<Option<LatestAt>, IndexError> {
         let table = self.0.open_table(LATEST)?;
         let found = table.get((topic, key))?.map(|value| value.value());
-        Ok(found.map(|(at, seq)| Place { at: Position(at), seq }))
+        Ok(found.map(|(at, seq)| LatestAt { at: Position(at), seq }))
     }
 
     /// Some of the keys of a topic in byte order, after `after` and up to `last`, and whether there are more.
@@ -340,8 +348,7 @@ impl Latest {
         topic: u32,
         after: Option<&str>,
         last: Option<&str>,
-    ) -> Result<(Places, bool), IndexError> {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
+    ) -> Result<(KeysLatest, bool), IndexError> {
         let table = self.0.open_table(LATEST)?;
         let start = after.map_or(Included((topic, "")), |after| Excluded((topic, after)));
         let end = match last {
@@ -353,9 +360,9 @@ impl Latest {
             if page.len() == PAGE {
                 return Ok((page, true));
             }
-            let (key, place) = entry?;
-            let (at, seq) = place.value();
-            page.push((key.value().1.into(), Place { at: Position(at), seq }));
+            let (key, latest) = entry?;
+            let (at, seq) = latest.value();
+            page.push((key.value().1.into(), LatestAt { at: Position(at), seq }));
         }
         Ok((page, false))
     }

@@ -2,17 +2,21 @@
 //! `fdatasync` commit everything that was waiting.
 //!
 //! ```text
+//!             plan.rs   which events get which seqs, which are refused
+//!                │
 //!   commit ── append.rs ──► 0000000007.log     the truth: commits of records      format.rs, record.rs, scan.rs
 //!                │              │
 //!                │              ├─ sealed ──► 0000000006.idx   offsets, chosen ids      sidecar.rs, ids.rs
 //!                ▼              └─ behind ──► index.redb       topics, cursors, newest  index.rs
 //!             state.rs   what is in memory: the newest events, where the others stand
-//!                ▲
+//!                ▲       topic_log.rs
 //!   read ──── read.rs                upkeep.rs, reclaim.rs   one thread: index, retention, room on disk
 //! ```
 //!
+//! `log.rs` is all of that, open: what everybody reads (`shared.rs`) and the one appender.
+//!
 //! Only the `.log` files matter: whatever else is missing or damaged is made again from them when the store is opened
-//! (`open.rs`), which also cuts off a commit that was not whole when the machine went down.
+//! (`open.rs`, `recover.rs`), which also cuts off a commit that was not whole when the machine went down.
 
 mod append;
 mod check;
@@ -37,6 +41,7 @@ mod sidecar;
 mod sim;
 mod state;
 pub mod tools;
+mod topic_log;
 mod upkeep;
 
 use std::{
@@ -125,7 +130,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError> {
-        Ok(self.log.shared.read().topic(topic).map(state::TopicLog::tail).filter(|tail| tail.seq > 0))
+        Ok(self.log.shared.read().topic(topic).map(topic_log::TopicLog::tail).filter(|tail| tail.seq > 0))
     }
 
     async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {

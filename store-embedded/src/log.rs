@@ -23,7 +23,7 @@ impl Log {
         Self { shared, appender: Mutex::new(appender) }
     }
 
-    /// Waits until nobody else appends.
+    /// The right to append. Waits while another thread has it.
     pub(crate) fn appender(&self) -> MutexGuard<'_, Appender> {
         lock(&self.appender)
     }

@@ -14,7 +14,8 @@ use crate::{
     recover::{End, Recovery},
     shared::{Bell, Shared},
     sidecar,
-    state::{State, TopicLog},
+    state::State,
+    topic_log::TopicLog,
 };
 
 /// Opens the store of a folder, or makes one.

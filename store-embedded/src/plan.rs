@@ -15,7 +15,8 @@ use crate::{
     ids::{Identity, Maker},
     record::EVENT_OVERHEAD,
     shared::Shared,
-    state::{State, TopicLog},
+    state::State,
+    topic_log::TopicLog,
 };
 
 /// About how many bytes the id, seq and `ts` of an event take in its JSON.

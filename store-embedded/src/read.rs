@@ -1,32 +1,33 @@
 //! Reading: from the newest events in memory, else from the segments.
 
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
 use prom_protocol::Topic;
+use prom_store::{LatestPage, Page, StoreError, Stored};
 
 use crate::{
     format::{Position, decode_record, record_length},
-    index::Place,
+    index::LatestAt,
     record::EventRecord,
     shared::{Shared, cached, index_failed, unreadable},
-    state::{Segment, Segments, TopicLog},
+    state::{Segment, Segments},
+    topic_log::{Offsets, TopicLog},
 };
-use prom_store::{LatestPage, Page, StoreError, Stored};
 
-/// Most events whose places are looked up at once.
+/// Most events whose offsets are looked up at once.
 const BLOCK: usize = 2048;
 /// Events that stand at most this far apart are read at once, with what stands between them.
 const GAP: u32 = 2048;
 /// Most bytes read at once, but for one larger event.
 const WINDOW: u32 = 256 * 1024;
-/// Newest events not yet in the index that are looked at once.
+/// Most newest events that are not yet in the index and are looked at together.
 const RECENT: usize = 1024;
 
 /// What is to be read from one segment.
 struct Block {
     segment: Arc<Segment>,
     offsets: Vec<u32>,
-    /// Seq of the first; they are consecutive.
+    /// Seq of the first event; they are consecutive.
     first: u64,
 }
 
@@ -87,12 +88,12 @@ impl Shared {
                     return Err(self.damaged("a segment that is missing", Position::new(run.segment, 0)));
                 };
                 match &run.offsets {
-                    super::state::Offsets::Memory(_) => Block {
+                    Offsets::Memory(_) => Block {
                         offsets: self.offsets(segment, run, from, count)?,
                         segment: Arc::clone(segment),
                         first: from,
                     },
-                    super::state::Offsets::File(_) => {
+                    Offsets::File(_) => {
                         let (segment, run) = (Arc::clone(segment), run.clone());
                         drop(state);
                         Block { offsets: self.offsets(&segment, &run, from, count)?, segment, first: from }
@@ -106,7 +107,7 @@ impl Shared {
         Ok(page)
     }
 
-    /// Adds the events of a block to the page; answers whether there is room for more.
+    /// Adds the events of a block to the page; returns whether there is room for more.
     fn read_block(
         &self,
         block: &Block,
@@ -167,24 +168,24 @@ impl Shared {
 
     /// See [`Store::latest`](prom_store::Store::latest).
     pub(crate) fn latest(&self, topic: &Topic, key: &str) -> Result<Option<Stored>, StoreError> {
-        let (number, recent, segments, index, first) = {
+        let (number, recent, segments, index, kept_from) = {
             let state = self.read();
             let Some(log) = state.topic(topic) else { return Ok(None) };
-            let recent = log.latest.get(key).copied().filter(|place| place.seq >= self.kept_from(log));
-            if let Some(event) = recent.and_then(|place| cached(log, place.seq)) {
+            let recent = log.latest.get(key).copied().filter(|own| own.seq >= self.kept_from(log));
+            if let Some(event) = recent.and_then(|own| cached(log, own.seq)) {
                 return Ok(Some(Arc::clone(event)));
             }
-            // Under the lock: what leaves `latest` is in the index before.
+            // While the state is locked: an entry leaves `latest` only after the index has it.
             let index =
                 if recent.is_none() { Some(self.index.latest().map_err(|error| index_failed(&error))?) } else { None };
             (log.number, recent, Arc::clone(&state.segments), index, self.kept_from(log))
         };
-        let place = match index {
+        let latest = match index {
             Some(index) => index.get(number, key).map_err(|error| index_failed(&error))?,
             None => recent,
         };
-        match place.filter(|place| place.seq >= first) {
-            Some(place) => self.newest(&segments, number, key, place).map(Some),
+        match latest.filter(|latest| latest.seq >= kept_from) {
+            Some(latest) => self.newest(&segments, number, key, latest).map(Some),
             None => Ok(None),
         }
     }
@@ -194,12 +195,12 @@ impl Shared {
         if self.options.retention.compacts(&log.topic) { 0 } else { log.first }
     }
 
-    /// The newest event of a key at its place.
-    fn newest(&self, segments: &Segments, topic: u32, key: &str, place: Place) -> Result<Stored, StoreError> {
-        let wrong = || self.damaged("the newest event of a key, or the index of them,", place.at);
-        let segment = segments.get(&place.at.segment()).ok_or_else(wrong)?;
-        let event = self.event_at(segment, place.at.offset(), |event| {
-            let own = event.topic == topic && event.seq == place.seq && event.key == Some(key);
+    /// The newest event of a key, read where it stands.
+    fn newest(&self, segments: &Segments, topic: u32, key: &str, latest: LatestAt) -> Result<Stored, StoreError> {
+        let wrong = || self.damaged("the newest event of a key, or the index of them,", latest.at);
+        let segment = segments.get(&latest.at.segment()).ok_or_else(wrong)?;
+        let event = self.event_at(segment, latest.at.offset(), |event| {
+            let own = event.topic == topic && event.seq == latest.seq && event.key == Some(key);
             own.then(|| event.stored())
         })?;
         event.ok_or_else(wrong)
@@ -221,13 +222,13 @@ impl Shared {
             let (number, mut recent, segments, index, kept_from) = {
                 let state = self.read();
                 let Some(log) = state.topic(topic) else { return Ok(page) };
-                let start = after.as_deref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-                let recent = log.latest.range::<str, _>((start, std::ops::Bound::Unbounded)).take(RECENT);
-                let recent: Vec<_> = recent.map(|(key, place)| (key.clone(), *place)).collect();
+                let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                let recent = log.latest.range::<str, _>((start, Bound::Unbounded)).take(RECENT);
+                let recent: Vec<_> = recent.map(|(key, latest)| (key.clone(), *latest)).collect();
                 let index = self.index.latest().map_err(|error| index_failed(&error))?;
                 (log.number, recent, Arc::clone(&state.segments), index, self.kept_from(log))
             };
-            // Both up to a key that both have been read up to.
+            // Only up to the key that both, the state and the index, have been read to.
             let last = if recent.len() == RECENT { recent.last().map(|(key, _)| key.clone()) } else { None };
             let (mut older, more_in_index) =
                 index.page(number, after.as_deref(), last.as_deref()).map_err(|error| index_failed(&error))?;
@@ -239,12 +240,12 @@ impl Shared {
             let mut all = recent;
             all.append(&mut older);
             all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-            for (key, place) in all.into_iter().filter(|(_, place)| place.seq <= at && place.seq >= kept_from) {
+            for (key, latest) in all.into_iter().filter(|(_, latest)| latest.seq <= at && latest.seq >= kept_from) {
                 if page.events.len() >= limit {
                     page.more = true;
                     return Ok(page);
                 }
-                let event = self.newest(&segments, number, &key, place)?;
+                let event = self.newest(&segments, number, &key, latest)?;
                 bytes += event.json.len();
                 if bytes > max_bytes && !page.events.is_empty() {
                     page.more = true;
@@ -274,9 +275,10 @@ fn take_cached(log: &TopicLog, from: u64, limit: usize, max_bytes: usize, mut by
     }
 }
 
-/// What was read of a segment last.
+/// The bytes of a segment that were read last.
 #[derive(Default)]
 struct Window {
+    /// Their first one's offset in the segment.
     start: u32,
     bytes: Vec<u8>,
     /// Length of the last record, which the next one's is likely to be.
@@ -311,6 +313,7 @@ impl Window {
         Ok(self.have(offset, length))
     }
 
+    /// `length` bytes at `offset`, if the window has them.
     fn have(&self, offset: u32, length: usize) -> Option<&[u8]> {
         let from = offset.checked_sub(self.start)? as usize;
         self.bytes.get(from..from + length)

@@ -14,34 +14,53 @@ use prom_store::{StoreError, wall_clock};
 use crate::{
     append::{reserve, segment_name},
     format::{Position, RawRecord, SEGMENT_HEADER},
-    index::Place,
+    index::LatestAt,
     keeper::{Keeper, Measured, sync_log},
     record::{EventRecord, encode_moved},
     scan::Scanner,
     shared::{index_failed, unreadable},
     sidecar,
-    state::{Run, Segment, SegmentIndex},
+    state::{Segment, SegmentIndex},
+    topic_log::Run,
 };
 
-/// Bytes copied forward in one commit.
+/// Most bytes copied forward in one commit, but for one larger event.
 const COPY: usize = 256 * 1024;
-/// Bytes copied forward a second.
+/// Most bytes copied forward a second while the hub works.
 const COPY_RATE: usize = 32 * 1024 * 1024;
-/// A segment below this part of a whole one is small.
+/// A segment is small if it has less than this part of [`Options::segment_bytes`](crate::Options::segment_bytes).
 const SMALL: u64 = 4;
-/// So many small segments are put together.
+/// Small segments are put together once there are this many.
 const MANY: usize = 16;
-
-/// Segments that are looked through in one round.
+/// Most segments that are measured in one round.
 const MEASURES: usize = 4;
-/// Records that are looked at in one hold of the lock.
+/// Records that are looked at in one hold of the state's lock.
 const PART: usize = 256;
+
+/// A segment that may be dropped.
+struct Candidate {
+    segment: Arc<Segment>,
+    /// Where its commits end.
+    end: u32,
+    /// Bytes of its records that are retained.
+    retained: u64,
+    /// How many newest events of keys stand in it.
+    pointed: u64,
+}
+
+impl Candidate {
+    /// No event of it is wanted.
+    fn is_dead(&self) -> bool {
+        self.retained == 0 && self.pointed == 0
+    }
+}
 
 /// An event that must not go with its segment.
 struct Wanted<'r> {
     event: EventRecord<'r>,
     record: RawRecord<'r>,
     retained: bool,
+    /// It is the newest of its key, and wanted for that.
     newest: bool,
 }
 
@@ -49,16 +68,60 @@ impl Keeper<'_> {
     /// Gives the space of dead and mostly dead segments back.
     pub(crate) fn reclaim(&mut self) -> Result<(), StoreError> {
         let shared = self.shared();
-        let mut live: HashMap<u32, u64> = HashMap::new();
+        let candidates = self.candidates()?;
+        // Segments that were sealed early are put together, once there are many.
+        let small = |end: u32| u64::from(end) < shared.options.segment_bytes / SMALL;
+        let many_small = candidates.iter().filter(|candidate| small(candidate.end)).count() >= MANY;
+        let mut failed = Ok(());
+        let mut measures = MEASURES;
+        for candidate in candidates {
+            self.flush_if_due()?;
+            if shared.bell.closing.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            let number = candidate.segment.number;
+            // Until the index has all of a segment, the segment must stay: the index is brought forward from it.
+            if self.flushed < Position::new(number, candidate.end) || self.damaged.contains(&number) {
+                continue;
+            }
+            if !candidate.is_dead() {
+                let gather = many_small && small(candidate.end);
+                match self.rewrite(&candidate, gather, &mut measures) {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    // It stays, and so does what is still whole in it.
+                    Err(error @ StoreError::Damaged(_)) => {
+                        tracing::error!(%error, "a segment cannot be cleaned");
+                        self.damaged.insert(number);
+                        continue;
+                    }
+                    // Go on: on a full disk there may be other segments that can go without a copy.
+                    Err(error) => {
+                        failed = Err(error);
+                        continue;
+                    }
+                }
+            }
+            self.copy_names(number)?;
+            self.drop_segment(&candidate.segment)?;
+        }
+        failed
+    }
+
+    /// The sealed segments that have an index file, dead ones first: copies of others may need their space.
+    fn candidates(&self) -> Result<Vec<Candidate>, StoreError> {
+        let shared = self.shared();
+        // By segment: bytes that are retained, and newest events that the index does not have yet.
+        let mut retained: HashMap<u32, u64> = HashMap::new();
         let mut recent: HashMap<u32, u64> = HashMap::new();
         let sealed: Vec<(Arc<Segment>, u32)> = {
             let state = shared.read();
             for log in &state.topics {
                 for run in log.runs.values() {
-                    *live.entry(run.segment).or_default() += run.bytes;
+                    *retained.entry(run.segment).or_default() += run.bytes;
                 }
-                for place in log.latest.values() {
-                    *recent.entry(place.at.segment()).or_default() += 1;
+                for latest in log.latest.values() {
+                    *recent.entry(latest.at.segment()).or_default() += 1;
                 }
             }
             let old = state.segments.range(..self.below).map(|(_, segment)| segment);
@@ -68,70 +131,25 @@ impl Keeper<'_> {
             });
             sealed.collect()
         };
-        // Segments that were sealed early are put together, once there are many.
-        let small = |end: u32| u64::from(end) < shared.options.segment_bytes / SMALL;
-        let many_small = sealed.iter().filter(|(_, end)| small(*end)).count() >= MANY;
-        let mut counted = Vec::with_capacity(sealed.len());
+        let mut candidates = Vec::with_capacity(sealed.len());
         for (segment, end) in sealed {
             let pointed = shared.index.pointed(segment.number).map_err(|error| index_failed(&error))?
                 + recent.get(&segment.number).copied().unwrap_or_default();
-            let retained = live.get(&segment.number).copied().unwrap_or_default();
-            counted.push((segment, end, retained, pointed));
+            let retained = retained.get(&segment.number).copied().unwrap_or_default();
+            candidates.push(Candidate { segment, end, retained, pointed });
         }
-        // First those that go without a copy: it may be their space that copies need.
-        counted.sort_by_key(|(_, _, retained, pointed)| *retained > 0 || *pointed > 0);
-        let mut failed = Ok(());
-        let mut measures = MEASURES;
-        for (segment, end, retained, pointed) in counted {
-            self.flush_if_due()?;
-            if shared.bell.closing.load(Ordering::SeqCst) {
-                return Ok(());
-            }
-            // The index is brought forward from the log, which must still be there.
-            if self.flushed < Position::new(segment.number, end) {
-                continue;
-            }
-            if self.damaged.contains(&segment.number) {
-                continue;
-            }
-            if retained > 0 || pointed > 0 {
-                let gather = many_small && small(end);
-                match self.rewrite(&segment, end, retained, pointed, gather, &mut measures) {
-                    Ok(true) => {}
-                    Ok(false) => continue,
-                    // It stays, and so does what is still whole in it.
-                    Err(error @ StoreError::Damaged(_)) => {
-                        tracing::error!(%error, "a segment cannot be cleaned");
-                        self.damaged.insert(segment.number);
-                        continue;
-                    }
-                    // On a full disk there may be others that need no room.
-                    Err(error) => {
-                        failed = Err(error);
-                        continue;
-                    }
-                }
-            }
-            self.copy_names(segment.number)?;
-            self.drop_segment(&segment)?;
-        }
-        failed
+        candidates.sort_by_key(|candidate| !candidate.is_dead());
+        Ok(candidates)
     }
 
     /// Copies forward what is still wanted of a segment if that is little, or if it is to be put together with others;
-    /// answers whether nothing is wanted of it any more.
-    fn rewrite(
-        &mut self,
-        segment: &Segment,
-        end: u32,
-        retained: u64,
-        pointed: u64,
-        gather: bool,
-        measures: &mut usize,
-    ) -> Result<bool, StoreError> {
+    /// returns whether nothing is wanted of it any more. `measures`: how many segments may still be read through for that.
+    fn rewrite(&mut self, candidate: &Candidate, gather: bool, measures: &mut usize) -> Result<bool, StoreError> {
+        let Candidate { segment, end, retained, pointed } = candidate;
+        let (end, retained, pointed) = (*end, *retained, *pointed);
+        // It is worth the copy if less than half is wanted.
         let much = |kept: u64| (retained + kept) * 2 >= u64::from(end);
-        // As long as not much less points into it than when it was measured, it is not measured again: that reads all
-        // of it.
+        // Measuring reads the whole segment, so it is done again only when far fewer entries point into it.
         let known = self.measured.get(&segment.number).copied().unwrap_or_default();
         if !gather && (much(0) || much(known.bytes_of(pointed))) {
             return Ok(false);
@@ -198,16 +216,16 @@ impl Keeper<'_> {
         if scanner.at().offset() < end {
             return Err(shared.damaged("a commit", scanner.at()));
         }
-        // The trim that let them go must not be lost when the index has forgotten them.
+        // First make durable the trims that let these events go: the index must not forget what a crash brings back.
         sync_log(self.log, None)?;
         shared.index.forget(&forgotten).map_err(|error| index_failed(&error))
     }
 
-    /// Copies forward what is wanted of some records; answers how many bytes that were.
+    /// Copies forward what is wanted of some records; returns how many bytes that were.
     fn copy_part(
         &self,
         records: &[(Position, RawRecord<'_>)],
-        forgotten: &mut Vec<(u32, Box<str>, Place)>,
+        forgotten: &mut Vec<(u32, Box<str>, LatestAt)>,
     ) -> Result<usize, StoreError> {
         let shared = self.shared();
         let mut appender = self.log.appender();
@@ -221,8 +239,8 @@ impl Keeper<'_> {
             wall_clock(),
             room + reserve(shared),
             |out, base| {
-                let place = |wanted: &Wanted<'_>| encode_moved(out, &wanted.record, shared.store, base);
-                wanted.iter().map(place).map(|offset| Position::new(base.segment(), offset)).collect()
+                let encode = |wanted: &Wanted<'_>| encode_moved(out, &wanted.record, shared.store, base);
+                wanted.iter().map(encode).map(|offset| Position::new(base.segment(), offset)).collect()
             },
             |state, places| {
                 for (Wanted { event, record, retained, newest }, at) in wanted.iter().zip(places) {
@@ -236,11 +254,12 @@ impl Keeper<'_> {
         Ok(room)
     }
 
-    /// What is wanted of some records. What is not, and the index still points to, is added to `forgotten`.
+    /// What is wanted of some records. Newest events that the index has and that are not wanted any more are added to
+    /// `forgotten`.
     fn wanted<'r>(
         &self,
         records: &'r [(Position, RawRecord<'r>)],
-        forgotten: &mut Vec<(u32, Box<str>, Place)>,
+        forgotten: &mut Vec<(u32, Box<str>, LatestAt)>,
     ) -> Result<Vec<Wanted<'r>>, StoreError> {
         let shared = self.shared();
         let latest = shared.index.latest().map_err(|error| index_failed(&error))?;
@@ -253,14 +272,15 @@ impl Keeper<'_> {
             let retained = event.seq >= log.first && log.run_at(event.seq).filter(here).is_some();
             let mut newest = false;
             if let Some(key) = event.key {
-                let place = match log.latest.get(key) {
-                    Some(place) => Some(*place),
+                let known = match log.latest.get(key) {
+                    Some(own) => Some(*own),
                     None => latest.get(event.topic, key).map_err(|error| index_failed(&error))?,
                 };
-                newest = place == Some(Place { at: *at, seq: event.seq });
+                let own = LatestAt { at: *at, seq: event.seq };
+                newest = known == Some(own);
                 if newest && !retained && event.seq < shared.kept_from(log) {
                     newest = false;
-                    forgotten.push((event.topic, key.into(), Place { at: *at, seq: event.seq }));
+                    forgotten.push((event.topic, key.into(), own));
                 }
             }
             if retained || newest {
@@ -294,7 +314,7 @@ impl Keeper<'_> {
 
     /// Removes a segment of which nothing is wanted any more.
     fn drop_segment(&self, segment: &Segment) -> Result<(), StoreError> {
-        // Its copies first.
+        // First make the copies durable.
         sync_log(self.log, None)?;
         let number = segment.number;
         Arc::make_mut(&mut self.shared().write().segments).remove(&number);

@@ -3,9 +3,9 @@
 use std::{borrow::Cow, sync::Arc};
 
 use prom_protocol::encode_event_position;
+use prom_store::{Cursor, Record, Stored};
 
 use crate::format::{Kind, Position, RECORD_HEADER, RawRecord, Reader, begin_record, end_record, put_text};
-use prom_store::{Cursor, Record, Stored};
 
 /// The id needs escaping in JSON, so it stands before it once more as it is.
 const RAW_ID: u8 = 1;
@@ -13,7 +13,7 @@ const RAW_ID: u8 = 1;
 const KEYED: u8 = 2;
 /// The key needs escaping in JSON, so it stands before it once more as it is.
 const RAW_KEY: u8 = 4;
-/// The id does not tell the position, so the segment's id table has it.
+/// The id does not have topic number and seq in it, so the segment's id table has it.
 const LISTED: u8 = 8;
 /// The event stood earlier in the log and was copied here so that its segment could go.
 const MOVED: u8 = 16;
@@ -24,6 +24,7 @@ const EVENT_HEAD: usize = RECORD_HEADER + 4 + 8 + 8 + 2 + 2 + 2;
 /// An event to be written.
 #[derive(Debug)]
 pub(crate) struct NewEvent<'a> {
+    /// By number.
     pub(crate) topic: u32,
     pub(crate) topic_name: &'a str,
     pub(crate) seq: u64,
@@ -32,16 +33,17 @@ pub(crate) struct NewEvent<'a> {
     pub(crate) key: Option<&'a str>,
     /// See [`prom_store::Append::body`].
     pub(crate) body: &'a [u8],
-    /// Whether the segment's id table must have it.
+    /// The segment's id table must have it.
     pub(crate) listed: bool,
 }
 
+/// Whether the text stands in JSON as it is.
 fn plain(text: &str) -> bool {
     !text.bytes().any(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\'))
 }
 
 impl NewEvent<'_> {
-    /// Appends the record to `out`, which begins at `base`; answers where its JSON stands in `out`.
+    /// Appends the record to `out`, whose first byte will stand at `base`; returns where its JSON stands in `out`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>, store: u64, base: Position) -> std::ops::Range<usize> {
         let mut flags = 0;
         if !plain(self.id) {
@@ -142,7 +144,8 @@ impl<'a> EventRecord<'a> {
     }
 }
 
-/// Appends a copy of an event's record to `out`, which begins at `base`, for another place in the log.
+/// Appends a copy of an event's record to `out`, whose first byte will stand at `base`; returns the copy's offset in the
+/// segment.
 pub(crate) fn encode_moved(out: &mut Vec<u8>, record: &RawRecord<'_>, store: u64, base: Position) -> u32 {
     let start = begin_record(out, Kind::Event, record.flags | MOVED);
     out.extend_from_slice(record.body);
@@ -151,7 +154,7 @@ pub(crate) fn encode_moved(out: &mut Vec<u8>, record: &RawRecord<'_>, store: u64
     at.offset()
 }
 
-/// A topic: written when its log is made, when it is trimmed, and when its last record's segment is to go.
+/// A topic: written when the topic is made, when it is trimmed, and before the segment of its last record is dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TopicRecord<'a> {
     pub(crate) number: u32,
@@ -166,7 +169,7 @@ pub(crate) struct TopicRecord<'a> {
 }
 
 impl TopicRecord<'_> {
-    /// The same, for keeping.
+    /// The same, borrowed from nothing.
     pub(crate) fn into_owned(self) -> TopicRecord<'static> {
         let (name, holes) = (self.name.into_owned().into(), self.holes.into_owned().into());
         TopicRecord { name, holes, ..self }
@@ -204,7 +207,7 @@ impl TopicRecord<'_> {
     }
 }
 
-/// A group's position in a topic; the last one counts.
+/// A group's cursor in a topic. The last record of a group counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CursorRecord<'a> {
     pub(crate) topic: u32,
@@ -264,7 +267,8 @@ pub(crate) const EVENT_OVERHEAD: usize = EVENT_HEAD;
 mod tests {
     use prom_protocol::{Event, EventOptions, Text, encode_event_body};
 
-    use super::{super::format::decode_record, *};
+    use super::*;
+    use crate::format::decode_record;
 
     #[test]
     fn an_event_comes_back_as_it_was_written() {

@@ -17,7 +17,8 @@ use crate::{
     record::{CursorRecord, EventRecord, TopicRecord},
     scan::{Scanner, later_commit, written_end},
     sidecar,
-    state::{Offsets, Run, Segment, SegmentIndex, Segments, State},
+    state::{Segment, SegmentIndex, Segments, State},
+    topic_log::{Offsets, Run},
 };
 
 /// What a scan of a segment finds for its index.

@@ -4,13 +4,13 @@ use std::io;
 
 use crate::{
     disk::{DiskFile, read_exact},
-    format::{COMMIT_HEADER, CommitHeader, Position, RawRecord, decode_record},
+    format::{ALIGN, COMMIT_HEADER, CommitHeader, Position, RawRecord, decode_record},
 };
 
 /// Bytes read at once.
 const CHUNK: usize = 1024 * 1024;
 
-/// See the module.
+/// Reads a segment front to back, commit by commit.
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
     file: &'a dyn DiskFile,
@@ -19,13 +19,14 @@ pub(crate) struct Scanner<'a> {
     /// Nothing is read from here on.
     end: u32,
     buffer: Vec<u8>,
-    /// Where the buffer begins in the file.
+    /// Offset in the file of the buffer's first byte.
     buffer_at: u32,
 }
 
-/// One commit that is whole: when it was made, and its records with their places.
+/// One commit that is whole, and its records with their positions.
 #[derive(Debug)]
 pub(crate) struct ScannedCommit<'a> {
+    /// When it was made, in milliseconds since the Unix epoch.
     pub(crate) time: u64,
     pub(crate) records: Vec<(Position, RawRecord<'a>)>,
 }
@@ -87,8 +88,8 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The first commit header that is whole behind `from`, and that is `wanted`: what tells a torn end from damage. One that
-/// stands at `from` itself does not count: its commit is not whole.
+/// The first commit header behind `from` that is whole and `wanted`: by such a one, damage differs from a torn end. A
+/// header at `from` itself does not count, because its commit is not whole.
 pub(crate) fn later_commit(
     file: &dyn DiskFile,
     store: u64,
@@ -96,7 +97,7 @@ pub(crate) fn later_commit(
     end: u32,
     wanted: impl Fn(&CommitHeader) -> bool,
 ) -> io::Result<Option<(Position, CommitHeader)>> {
-    let mut at = (from.offset() + 1).next_multiple_of(super::format::ALIGN as u32);
+    let mut at = (from.offset() + 1).next_multiple_of(ALIGN as u32);
     let mut chunk = vec![0; CHUNK + COMMIT_HEADER];
     let zeros = vec![0; CHUNK + COMMIT_HEADER];
     while at < end {
@@ -107,7 +108,7 @@ pub(crate) fn later_commit(
             at += CHUNK as u32;
             continue;
         }
-        for offset in (0..length.min(CHUNK)).step_by(super::format::ALIGN) {
+        for offset in (0..length.min(CHUNK)).step_by(ALIGN) {
             let place = Position::new(from.segment(), at + offset as u32);
             let header = CommitHeader::decode(&chunk[offset..length], store, place);
             if let Some(header) = header.filter(&wanted) {
@@ -119,7 +120,7 @@ pub(crate) fn later_commit(
     Ok(None)
 }
 
-/// Where the bytes from `from` to `end` are zeros only: behind the last other one.
+/// Where only zeros follow up to `end`: behind the last byte from `from` on that is none.
 pub(crate) fn written_end(file: &dyn DiskFile, from: u32, end: u32) -> io::Result<u32> {
     let (mut chunk, zeros) = (vec![0; CHUNK], vec![0; CHUNK]);
     let (mut at, mut written) = (from, from);

@@ -17,34 +17,37 @@ use crate::{
     index::{Index, IndexError},
     options::Options,
     record::EventRecord,
-    state::{Offsets, Run, Segment, SegmentIndex, State, TopicLog},
+    state::{Segment, SegmentIndex, State},
+    topic_log::{Offsets, Run, TopicLog},
 };
 
-/// Bytes read for a record whose length is not known.
+/// Bytes that are read at first for a record whose length is not known.
 const GUESS: usize = 1024;
 
-/// See the module.
+/// What the writer, the readers and the upkeep of a store share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
-    /// Identity of the store; also what masks the ids it makes.
+    /// Identity of the store. It is also the secret that masks the ids the store makes.
     pub(crate) store: u64,
     pub(crate) options: Options,
     pub(crate) index: Index,
+    /// Taken after the appender, never before it: see [`Log`](crate::log::Log).
     pub(crate) state: RwLock<State>,
-    /// Everything before this place is durable.
+    /// Everything before this [`Position`] is durable.
     pub(crate) synced: AtomicU64,
-    /// The index has all of the log before this place.
+    /// The index has all of the log before this [`Position`].
     pub(crate) indexed: AtomicU64,
-    /// What the upkeep is woken for.
+    /// Wakes the upkeep.
     pub(crate) bell: Bell,
 }
 
-/// Wakes the upkeep.
+/// Wakes the threads of the upkeep.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     pub(crate) rung: Mutex<bool>,
     pub(crate) waiting: Condvar,
+    /// The store is being closed.
     pub(crate) closing: AtomicBool,
 }
 
@@ -77,7 +80,7 @@ impl Shared {
         ))
     }
 
-    /// The event at a place of a segment.
+    /// Gives `then` the event at an offset of a segment.
     pub(crate) fn event_at<T>(
         &self,
         segment: &Segment,
@@ -92,7 +95,7 @@ impl Shared {
         let mut long = Vec::new();
         let mut bytes = &buffer[..read];
         if length > read {
-            // A damaged length may be any.
+            // A damaged length may be any number: do not reserve memory for it.
             if length as u64 > segment.file.len().map_err(|error| unreadable(&error))? {
                 return Err(whole());
             }
@@ -104,17 +107,17 @@ impl Shared {
         event.map(then).ok_or_else(whole)
     }
 
-    /// The retained event of an id: its topic and seq.
+    /// The retained event of an id: its topic number and seq.
     pub(crate) fn find_id(&self, state: &State, id: &str) -> Result<Option<(u32, u64)>, StoreError> {
         let found = |segment: &Segment, offset: u32| {
             self.event_at(segment, offset, |event| (event.id == id).then_some((event.topic, event.seq)))
         };
         let retained = |(topic, seq): (u32, u64)| state.topics.get(topic as usize).is_some_and(|log| seq >= log.first);
-        if let Some((number, seq)) = ids::place(self.store, id)
+        if let Some((number, seq)) = ids::topic_and_seq(self.store, id)
             && let Some(log) = state.topics.get(number as usize)
             && (log.first..=log.tail).contains(&seq)
         {
-            // Most come from the cache: whoever repeats a publish does so soon.
+            // Mostly in the cache: a publish is repeated soon or never.
             if let Some(event) = cached(log, seq) {
                 if &*event.id == id {
                     return Ok(Some((number, seq)));
@@ -140,15 +143,15 @@ impl Shared {
                 SegmentIndex::File(_, sidecar) => sidecar.find(hash, made_at).map_err(|error| unreadable(&error))?,
             };
             for offset in offsets {
-                if let Some(place) = found(segment, offset)?.filter(|place| retained(*place)) {
-                    return Ok(Some(place));
+                if let Some(event) = found(segment, offset)?.filter(|event| retained(*event)) {
+                    return Ok(Some(event));
                 }
             }
         }
         Ok(None)
     }
 
-    /// `count` offsets of a run from that of `seq` on.
+    /// The offsets of `count` events of a run, from `seq` on.
     pub(crate) fn offsets(&self, segment: &Segment, run: &Run, seq: u64, count: usize) -> Result<Vec<u32>, StoreError> {
         let index = run.skip + (seq - run.first) as u32;
         match (&run.offsets, &segment.index) {
@@ -171,7 +174,7 @@ impl Shared {
     }
 }
 
-/// The cached event of that seq.
+/// The event of that seq, if it is in the cache.
 pub(crate) fn cached(log: &TopicLog, seq: u64) -> Option<&Stored> {
     let first = log.cache.front()?.seq;
     log.cache.get(usize::try_from(seq.checked_sub(first)?).ok()?)

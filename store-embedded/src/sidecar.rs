@@ -9,16 +9,19 @@
 
 use std::{io, sync::Arc};
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::{
     disk::{Disk, DiskFile, read_exact, write_whole},
     format::{Position, Reader, VERSION},
-    ids::{BUCKETS, Filter, IdMap, IdTable, Span},
+    ids::{BUCKETS, ENTRY, Filter, IdMap, IdTable, Span},
 };
 
+/// First bytes of an index file.
 const MAGIC: &[u8; 8] = b"PROMIDX\n";
+/// Bytes of its header.
 const HEADER: usize = 96;
+/// Bytes of a run in its directory.
 const RUN: usize = 48;
 
 /// The name of a segment's index file.
@@ -30,7 +33,7 @@ pub(crate) fn name(segment: u32) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunEntry {
     pub(crate) topic: u32,
-    /// Seq of the first.
+    /// Seq of the first event.
     pub(crate) first: u64,
     pub(crate) count: u32,
     /// Highest `ts` among them.
@@ -46,16 +49,17 @@ pub(crate) struct RunEntry {
 pub(crate) struct Sidecar {
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) ids: IdTable,
+    /// Where the entries of the id table begin.
     ids_at: u64,
 }
 
 impl Sidecar {
-    /// Where an event of that id may stand in the segment.
+    /// Offsets in the segment at which an event of that id may stand.
     pub(crate) fn find(&self, hash: u64, made_at: Option<u64>) -> io::Result<Vec<u32>> {
         if self.ids.may_have(hash, made_at) { self.ids.find(&*self.file, self.ids_at, hash) } else { Ok(Vec::new()) }
     }
 
-    /// `count` offsets of a run whose offsets stand at `at`, from the one with that index.
+    /// `count` offsets of a run, from the one with that index in the run. `at`: where the run's offsets begin in the file.
     pub(crate) fn offsets(&self, at: u64, index: u32, count: usize) -> io::Result<Vec<u32>> {
         let mut bytes = vec![0; count * 4];
         read_exact(&*self.file, &mut bytes, at + u64::from(index) * 4)?;
@@ -73,7 +77,7 @@ pub(crate) struct NewRun {
     pub(crate) offsets: Vec<u32>,
 }
 
-/// Writes the index file of the segment that ends at `end`; answers where each run's offsets stand.
+/// Writes the index file of the segment that ends at `end`; returns where each run's offsets stand.
 pub(crate) fn write(
     disk: &dyn Disk,
     store: u64,
@@ -152,7 +156,7 @@ pub(crate) fn open(disk: &dyn Disk, store: u64, segment: u32) -> Option<(Sidecar
     }
     let buckets = if entries == 0 { 0 } else { BUCKETS };
     let directory = runs as usize * RUN + buckets * 8 + usize::try_from(filter).ok()?;
-    let end = ids_at + u64::from(entries) * super::ids::ENTRY as u64;
+    let end = ids_at + u64::from(entries) * ENTRY as u64;
     if file.len().ok()? < end || end < (HEADER + directory) as u64 {
         return None;
     }
@@ -176,7 +180,7 @@ pub(crate) fn open(disk: &dyn Disk, store: u64, segment: u32) -> Option<(Sidecar
 
 /// The checksum of a part of a file.
 fn checksum(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<u64> {
-    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    let mut hash = Xxh3::new();
     let mut chunk = vec![0; 256 * 1024];
     let mut at = from;
     while at < to {

@@ -15,7 +15,7 @@ use crate::{
 /// Bytes a disk writes whole or not at all.
 const SECTOR: usize = 512;
 
-/// See the module.
+/// A folder in memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
 
@@ -25,7 +25,7 @@ struct Inner {
     /// Names as they are on disk, and what has happened to them since.
     durable_names: BTreeMap<String, Arc<Mutex<Data>>>,
     pending: Vec<NameChange>,
-    /// After so many changes everything fails; none: never.
+    /// After this many changes everything fails; none: never.
     crash_in: Option<u64>,
     changes: u64,
     reads: u64,
@@ -114,7 +114,7 @@ impl Inner {
 }
 
 impl SimDisk {
-    /// Everything fails after so many more changes.
+    /// Everything fails after this many more changes.
     pub(crate) fn crash_in(&self, changes: u64) {
         let mut inner = lock(&self.0);
         inner.crash_in = Some(inner.changes + changes);
@@ -169,7 +169,7 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(Inner { durable_names: files.clone(), files, ..Inner::default() })))
     }
 
-    /// The files, as somebody who changes bits gets them.
+    /// The files, for a test that damages them.
     pub(crate) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
         let inner = lock(&self.0);
         inner.files.iter().map(|(name, data)| (name.clone(), lock(data).visible.clone())).collect()

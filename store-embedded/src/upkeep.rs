@@ -1,14 +1,14 @@
 //! What is done behind the acknowledgement, by one thread: bring the index forward, write the index files of sealed
-//! segments, trim what is beyond its retention, and give its space back ([`super::reclaim`]).
+//! segments, trim what is beyond its retention, and give its space back (`reclaim.rs`).
 
 use std::{
     io,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use prom_store::{Durability, StoreError, wall_clock};
+use prom_store::{Durability, Rule, StoreError, wall_clock};
 
 use crate::{
     format::{Position, SEGMENT_HEADER},
@@ -16,16 +16,17 @@ use crate::{
     log::Log,
     shared::{Bell, lock},
     sidecar::{self, NewRun},
-    state::{Offsets, Run, Segment, SegmentIndex, TopicLog},
+    state::{Segment, SegmentIndex},
+    topic_log::{Offsets, Run, TopicLog},
 };
 
-/// How often the upkeep looks around when nobody calls it.
+/// How long the upkeep waits for the bell before it looks for work by itself.
 const TICK: Duration = Duration::from_millis(250);
-/// How often retention is looked at.
+/// How often retention is applied.
 const RETENTION_EVERY: Duration = Duration::from_secs(2);
-/// A segment is old when it has this part of the shortest age that a rule names, so that what is in it can go.
+/// The active segment is sealed at this part of the shortest `max_age` of a rule: only sealed segments can go.
 const AGE_PARTS: u32 = 8;
-/// But no younger than this.
+/// But never when it is younger than this.
 const YOUNGEST: Duration = Duration::from_secs(10);
 
 /// The threads of a store; dropping this ends them.
@@ -58,25 +59,25 @@ impl Drop for Upkeep {
         bell.closing.store(true, Ordering::SeqCst);
         bell.ring();
         for thread in self.threads.drain(..) {
-            // A panic in there has been reported by itself.
+            // A panic of the thread has been reported when it happened.
             let _ = thread.join();
         }
     }
 }
 
-/// Waits until somebody rings or the time is over; answers whether the store is being closed.
-fn wait(bell: &Bell, time: Duration, answer: bool) -> bool {
+/// Waits until the time is over or the store is being closed; returns whether it is. `for_ring`: a ring ends the wait too.
+fn wait(bell: &Bell, time: Duration, for_ring: bool) -> bool {
     let rung = lock(&bell.rung);
-    let until = |rung: &mut bool| !(bell.closing.load(Ordering::SeqCst) || answer && *rung);
+    let until = |rung: &mut bool| !(bell.closing.load(Ordering::SeqCst) || for_ring && *rung);
     let waited = bell.waiting.wait_timeout_while(rung, time, until);
-    let (mut rung, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
-    if answer {
+    let (mut rung, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    if for_ring {
         *rung = false;
     }
     bell.closing.load(Ordering::SeqCst)
 }
 
-/// Makes durable what was acknowledged before, every so often.
+/// With [`Durability::Interval`]: makes durable what was acknowledged, once an interval.
 fn sync_every(log: &Log, interval: Duration) {
     while !wait(&log.shared.bell, interval, false) {
         if let Err(error) = sync_log(log, None) {
@@ -92,7 +93,7 @@ fn run(log: &Log) {
         let closing = wait(bell, TICK, true);
         if let Err(error) = keeper.round(closing) {
             tracing::warn!(%error, "upkeep of the store, tried again");
-            // What failed fails again at once, as a rule.
+            // It would fail again at once, as a rule.
             if !closing {
                 wait(bell, FLUSH_EVERY, false);
             }
@@ -110,7 +111,7 @@ impl Keeper<'_> {
         self.round(true)
     }
 
-    /// All of it at once, whether it is due or not.
+    /// All of the work at once, whether it is due or not.
     #[cfg(test)]
     pub(crate) fn everything(&mut self) -> Result<(), StoreError> {
         self.flush(false, None)?;
@@ -127,7 +128,7 @@ impl Keeper<'_> {
             if appender.end > SEGMENT_HEADER {
                 appender.roll(self.shared(), wall_clock(), 0)?;
             }
-            // What is copied forward is not looked at again.
+            // What is copied forward comes behind that, and is not looked at again.
             self.below = appender.segment.number;
         }
         self.retain()?;
@@ -139,9 +140,10 @@ impl Keeper<'_> {
         self.round(true)
     }
 
+    /// The work that is due, or closes the store.
     fn round(&mut self, closing: bool) -> Result<(), StoreError> {
         if closing {
-            // Whoever appends now finds the store as it was closed.
+            // With the appender held, so that nothing is appended between the last flush and the close.
             let mut appender = self.log.appender();
             if appender.abandoned {
                 appender.roll(self.shared(), wall_clock(), 0)?;
@@ -150,7 +152,7 @@ impl Keeper<'_> {
             appender.closed = Some(self.flushed);
             return Ok(());
         }
-        // Each although another fails: on a full disk most do, and retention is what gives space back.
+        // Each is tried although another fails: on a full disk most fail, and retention gives space back.
         let (flushed, written) = (self.flush_if_due(), self.write_sidecars());
         let mut done = flushed.and(written);
         if self.retained_at.elapsed() >= RETENTION_EVERY {
@@ -190,7 +192,7 @@ impl Keeper<'_> {
         }
         let end_at = Position::new(segment.number, *end);
         let (sidecar, entries) = sidecar::write(&*self.shared().disk, self.shared().store, end_at, &runs, ids)?;
-        // The rest of its space was never needed.
+        // Give back the reserved space that was not needed.
         segment.file.set_len((*end).into())?;
         let index = SegmentIndex::File(*end, sidecar);
         let (number, file, made_at) = (segment.number, Arc::clone(&segment.file), segment.made_at);
@@ -198,7 +200,7 @@ impl Keeper<'_> {
         for entry in entries {
             let last = entry.first + u64::from(entry.count) - 1;
             let Some(log) = state.topics.get_mut(entry.topic as usize) else { continue };
-            // Parts may have been cut off meanwhile.
+            // Its front may have been trimmed in the meantime.
             for (_, run) in log.runs.range_mut(entry.first..=last).filter(|(_, run)| run.segment == number) {
                 run.skip = (run.first - entry.first) as u32;
                 run.offsets = Offsets::File(entry.offsets_at);
@@ -238,30 +240,35 @@ impl Keeper<'_> {
         let mut appender = self.log.appender();
         let trims: Vec<(u32, u64)> = {
             let state = shared.read();
-            let first = |log: &TopicLog| {
-                let rule = shared.options.retention.rule(&log.topic)?;
-                let settled = if rule.drop_unsettled { u64::MAX } else { log.settled() };
-                let mut first = rule.max_events.map_or(0, |most| (log.tail + 1).saturating_sub(most));
-                let mut bytes = log.bytes;
-                let oldest = rule.max_age.map_or(0, |age| now.saturating_sub(age.as_millis() as u64));
-                for run in log.runs.values() {
-                    let with = bytes;
-                    bytes -= run.bytes.min(bytes);
-                    if run.max_ts >= oldest && rule.max_bytes.is_none_or(|most| bytes < most) {
-                        // A part of it may be too much: as many events as that is on the average.
-                        let over = rule.max_bytes.map_or(0, |most| with.saturating_sub(most));
-                        let events = u128::from(run.last - run.first + 1);
-                        let part = u128::from(over) * events / u128::from(run.bytes.max(1));
-                        first = first.max(run.first + part as u64);
-                        break;
-                    }
-                    first = first.max(run.last + 1);
-                }
-                let first = first.min(settled.saturating_add(1)).min(log.tail + 1);
+            let trim = |log: &TopicLog| {
+                let first = first_retained(log, shared.options.retention.rule(&log.topic)?, now);
                 (first > log.first).then_some((log.number, first))
             };
-            state.topics.iter().filter_map(first).collect()
+            state.topics.iter().filter_map(trim).collect()
         };
         self.trim(&mut appender, now, &trims)
     }
+}
+
+/// The first seq of a topic that stays by this rule.
+fn first_retained(log: &TopicLog, rule: &Rule, now: u64) -> u64 {
+    let settled = if rule.drop_unsettled { u64::MAX } else { log.settled() };
+    let mut first = rule.max_events.map_or(0, |most| (log.tail + 1).saturating_sub(most));
+    let oldest = rule.max_age.map_or(0, |age| now.saturating_sub(age.as_millis() as u64));
+    // Bytes from this run on.
+    let mut bytes = log.bytes;
+    for run in log.runs.values() {
+        let with_run = bytes;
+        bytes -= run.bytes.min(bytes);
+        if run.max_ts >= oldest && rule.max_bytes.is_none_or(|most| bytes < most) {
+            // A part of the run may be too much: take it that all its events have the same length.
+            let over = rule.max_bytes.map_or(0, |most| with_run.saturating_sub(most));
+            let events = u128::from(run.last - run.first + 1);
+            let part = u128::from(over) * events / u128::from(run.bytes.max(1));
+            first = first.max(run.first + part as u64);
+            break;
+        }
+        first = first.max(run.last + 1);
+    }
+    first.min(settled.saturating_add(1)).min(log.tail + 1)
 }

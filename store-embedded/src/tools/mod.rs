@@ -1,4 +1,4 @@
-//! What is done with a data folder while no hub uses it: check it, look into it, make it smaller, mend it.
+//! What is done with a data folder while no hub uses it: check it, look into it, make it smaller, repair it.
 //!
 //! ```text
 //!   verify ── survey.rs   reads every byte of the log
@@ -6,14 +6,14 @@
 //!                ▼
 //!   compact ── repair.rs  gives up what is damaged, keeps the rest       stats, dump
 //!                                                                            │
-//!              overlay.rs  a disk of which nothing is changed ◄─ verify ─────┘
+//!              overlay.rs  a disk that is never changed       ◄─ verify ─────┘
 //! ```
 
 mod overlay;
 mod repair;
 mod survey;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use prom_protocol::TopicOrPattern;
 use prom_store::{StoreError, Stored};
@@ -39,13 +39,13 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ToolError {
-    /// There is nothing there.
+    /// There is no such folder.
     #[error("there is no data folder at {0}; choose one with PROM_DATA or --data")]
     Absent(String),
-    /// It could not be opened.
+    /// The log in it could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// It could not be read or written.
+    /// The log in it could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -53,11 +53,11 @@ pub enum ToolError {
 /// Something that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// In which file.
+    /// Name of the file.
     pub file: String,
-    /// From which byte on.
+    /// First byte of it, if it is a part of the file.
     pub at: Option<u64>,
-    /// How many bytes.
+    /// How many bytes, if that is known.
     pub bytes: Option<u64>,
     /// What is wrong.
     pub what: String,
@@ -68,9 +68,9 @@ pub struct Problem {
 /// What [`verify`] found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Version of the format.
+    /// Version of the format that the log has.
     pub version: u32,
-    /// Segments.
+    /// How many segments there are.
     pub segments: usize,
     /// Bytes of all files of the log.
     pub bytes: u64,
@@ -80,7 +80,7 @@ pub struct Report {
     pub events: u64,
     /// What is damaged.
     pub problems: Vec<Problem>,
-    /// A last commit that was never finished: it is cut off at the next start, and nobody was told it was done.
+    /// A last commit that was never finished: it was never acknowledged as durable, and the next start cuts it off.
     pub torn: Option<Problem>,
     /// What is lost for good, by topic.
     pub lost: Vec<Lost>,
@@ -98,41 +98,41 @@ impl Report {
 /// A segment in [`Stats`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SegmentStats {
-    /// Its file.
+    /// Name of its file.
     pub file: String,
     /// Bytes written to it.
     pub bytes: u64,
-    /// The part of them that nobody wants any more, as far as is known without reading them: 0 to 1.
+    /// The part of them that is not retained, as far as is known without reading them: 0 to 1.
     pub dead: f64,
 }
 
 /// A topic in [`Stats`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TopicStats {
-    /// Its name.
+    /// The topic's name.
     pub topic: String,
-    /// Retained events.
+    /// How many events are retained.
     pub events: u64,
     /// First seq that is retained.
     pub first: u64,
-    /// Last seq.
+    /// Last seq that was given.
     pub last: u64,
     /// Bytes of the retained events' records.
     pub bytes: u64,
     /// Keys with a newest event.
     pub keys: u64,
-    /// Its groups.
+    /// Groups that have a cursor in it.
     pub groups: Vec<GroupStats>,
 }
 
 /// A group in [`Stats`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GroupStats {
-    /// Its name.
+    /// The group's name.
     pub group: String,
     /// Every event at or below is settled.
     pub floor: u64,
-    /// Events it has not settled.
+    /// How many events it has not settled.
     pub lag: u64,
 }
 
@@ -141,9 +141,9 @@ pub struct GroupStats {
 pub struct Stats {
     /// Bytes of all files of the log.
     pub bytes: u64,
-    /// In their order.
+    /// In the order of the log.
     pub segments: Vec<SegmentStats>,
-    /// By name.
+    /// Sorted by name.
     pub topics: Vec<TopicStats>,
 }
 
@@ -152,15 +152,15 @@ pub struct Stats {
 pub struct Compacted {
     /// Bytes of the log before.
     pub before: u64,
-    /// And after.
+    /// Bytes of the log after.
     pub after: u64,
     /// What was given up, by topic.
     pub lost: Vec<Lost>,
-    /// The damaged originals, kept beside.
+    /// Names of the damaged originals, which are kept in the folder.
     pub kept: Vec<String>,
 }
 
-/// Takes a folder that is there.
+/// Locks a folder that is there.
 fn take(path: &Path) -> Result<Arc<dyn Disk>, ToolError> {
     let folder = path.display().to_string();
     if !path.is_dir() {
@@ -232,7 +232,7 @@ pub(super) fn verify_on(disk: Arc<dyn Disk>) -> Result<Report, OpenError> {
     if let Some(what) = &found.broken_index {
         report.problems.push(Problem { file: NAME.into(), at: None, bytes: None, what: what.clone(), derived: true });
     }
-    // What a start would say, and what would be lost, on a disk of which nothing is kept.
+    // What a start would say, and what would be lost: both tried out on copies.
     let copy: Arc<dyn Disk> = Arc::new(Overlay::new(Arc::clone(&disk)));
     match open::open(&copy, Options::default()) {
         Ok(_) => {}
@@ -257,13 +257,13 @@ pub fn stats(path: &Path) -> Result<Stats, ToolError> {
 fn stats_of(shared: &Shared) -> Result<Stats, ToolError> {
     let failed = |error| ToolError::Store(index_failed(&error));
     let state = shared.read();
-    let mut live = std::collections::HashMap::<u32, u64>::new();
+    let mut live = HashMap::<u32, u64>::new();
     for run in state.topics.iter().flat_map(|log| log.runs.values()) {
         *live.entry(run.segment).or_default() += run.bytes;
     }
-    let mut keys = std::collections::HashMap::<u32, u64>::new();
-    for (topic, place) in shared.index.places().map_err(failed)? {
-        if state.topics.get(topic as usize).is_some_and(|log| place.seq >= shared.kept_from(log)) {
+    let mut keys = HashMap::<u32, u64>::new();
+    for (topic, latest) in shared.index.all_latest().map_err(failed)? {
+        if state.topics.get(topic as usize).is_some_and(|log| latest.seq >= shared.kept_from(log)) {
             *keys.entry(topic).or_default() += 1;
         }
     }
@@ -335,7 +335,7 @@ pub fn dump<E>(
     Ok(Ok(()))
 }
 
-/// Gives the space of what nobody wants any more back; with `drop_damaged`, gives up what is damaged first. Blocks.
+/// Gives back the space of what is not retained; with `drop_damaged`, gives up what is damaged first. Blocks.
 ///
 /// # Errors
 /// The folder is in use, damaged, or cannot be read or written.
@@ -376,7 +376,7 @@ fn open_whole(disk: &Arc<dyn Disk>, whole: bool, options: &Options) -> Result<Op
     if !whole {
         return Ok(None);
     }
-    // An attempt must not touch what a repair needs.
+    // On a copy first: an attempt must not change what a repair needs.
     let copy: Arc<dyn Disk> = Arc::new(Overlay::new(Arc::clone(disk)));
     match open::open(&copy, options.clone()) {
         Ok(_) => open::open(disk, options.clone()).map(Some),

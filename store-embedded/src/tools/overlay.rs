@@ -12,14 +12,14 @@ use crate::{
     shared::lock,
 };
 
-/// Bytes kept together.
+/// Bytes that are kept together.
 const PAGE: u64 = 4096;
 
-/// See the module.
+/// A disk that keeps in memory what is written to it.
 #[derive(Debug)]
 pub(super) struct Overlay {
     below: Arc<dyn Disk>,
-    /// Files that were opened, made or removed.
+    /// Files that were opened or made; none: removed.
     files: Mutex<BTreeMap<String, Option<Arc<OverlayFile>>>>,
 }
 
@@ -37,9 +37,10 @@ struct OverlayFile {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// By number: what was written.
     pages: BTreeMap<u64, Box<[u8]>>,
     length: u64,
-    /// Nothing of what is below counts from here on.
+    /// From this byte on the file below counts for nothing: it was cut there.
     below_to: u64,
 }
 

@@ -1,15 +1,15 @@
-//! Makes a log usable again of which a part is damaged: everything that is whole stays where it is, and what is not gives
-//! way to records that say so.
+//! Repairs a log of which a part is damaged: everything that is whole stays where it is, and records that say so take the
+//! place of what is not.
 //!
-//! A damaged segment is copied, the copy is mended and takes its place in one step, and the original stays as
+//! A damaged segment is copied, the copy is repaired and takes its place in one step, and the original stays as
 //! `*.damaged`. Then the log is read as if there were no index, and what it has lost is written at its end: the holes of
 //! each topic, and the topics and cursors that only the old index had. The old index goes last. So whenever this is cut
 //! short, it is done by doing it again.
 //!
-//! A topic of which nobody can say any more how far it went gets a new epoch: seqs that were given once may be given
-//! again, to other events, and whoever remembers a position of the old epoch must be able to tell.
+//! A topic gets a new epoch if it is unknown how far it went: seqs that were given once may then be given again, to other
+//! events, and a reader that goes on from a seq of the old epoch must be told.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use prom_protocol::{Group, Topic};
 use prom_store::{Cursor, StoreError, wall_clock};
@@ -30,14 +30,16 @@ use crate::{
     opening::{OpenError, Opening},
     options::Options,
     record::{CursorRecord, TopicRecord},
-    shared::{index_failed, unreadable},
+    shared::{Shared, index_failed, unreadable},
     sidecar,
+    state::Segments,
+    topic_log::TopicLog,
 };
 
 /// What a topic has lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lost {
-    /// Which topic.
+    /// The topic's name.
     pub topic: String,
     /// Seqs of events that are gone, first and last of each range.
     pub events: Vec<(u64, u64)>,
@@ -47,14 +49,14 @@ pub struct Lost {
     pub unsure_after: Option<u64>,
 }
 
-/// The file a damaged one is kept as.
+/// The name under which a damaged file is kept, one that is free.
 fn kept_name(disk: &dyn Disk, name: &str) -> String {
     let free = |kept: &String| disk.open(kept).is_err();
     let numbered = (2..).map(|n| format!("{name}.{n}.damaged"));
     std::iter::once(format!("{name}.damaged")).chain(numbered).find(free).unwrap_or_default()
 }
 
-/// Mends the log and opens it. `keep`: the damaged originals stay beside.
+/// Repairs the log and opens it. `keep`: the damaged originals stay beside.
 ///
 /// # Errors
 /// The folder cannot be used, or is of another version.
@@ -67,7 +69,7 @@ pub(super) fn repair(
     let opening = Opening { disk: &**disk };
     let failed = |error: std::io::Error| opening.io(error);
     for segment in found.segments.iter().filter(|segment| !segment.is_whole()) {
-        mend(&**disk, found.store, segment, keep).map_err(failed)?;
+        repair_segment(&**disk, found.store, segment, keep).map_err(failed)?;
     }
     if let Some(number) = found.next_missing {
         let previous = found.segments.last();
@@ -76,9 +78,10 @@ pub(super) fn repair(
         let header = SegmentHeader { store: found.store, number, previous_end, made_at, size };
         create_segment(&**disk, &header).map_err(failed)?;
     }
-    // What is in the mended parts.
-    let mended = survey(disk)?;
-    let known = known(found, &mended);
+    // Once more: the repaired parts have records that were not found before.
+    let repaired = survey(disk)?;
+    let known = known(found, &repaired);
+    // Topics whose record is lost.
     let made_up: Vec<u32> = known.topics.iter().filter(|(_, (_, at))| at.0 == 0).map(|(number, _)| *number).collect();
     let log = open_with(disk, options, Some(known))?;
     for number in made_up {
@@ -88,14 +91,14 @@ pub(super) fn repair(
             log.first = log.first.max(first.unwrap_or(log.tail + 1));
         }
     }
-    let lost = declare(&log, found, &mended).map_err(|error| failed(std::io::Error::other(error)))?;
+    let lost = declare(&log, found, &repaired).map_err(|error| failed(std::io::Error::other(error)))?;
     disk.rename(NEW_INDEX, NAME).map_err(failed)?;
     disk.sync().map_err(failed)?;
     Ok((log, lost))
 }
 
-/// Puts a mended copy in the place of a damaged segment.
-fn mend(disk: &dyn Disk, store: u64, segment: &Segment, keep: bool) -> std::io::Result<()> {
+/// Puts a repaired copy in the place of a damaged segment.
+fn repair_segment(disk: &dyn Disk, store: u64, segment: &Segment, keep: bool) -> std::io::Result<()> {
     let name = segment_name(segment.number);
     let mut bytes = vec![0; segment.length as usize];
     read_exact(&*segment.file, &mut bytes, 0)?;
@@ -104,7 +107,7 @@ fn mend(disk: &dyn Disk, store: u64, segment: &Segment, keep: bool) -> std::io::
         kept.write(&bytes, 0)?;
         kept.sync()?;
     }
-    // It may know of events that are no more.
+    // The index file may have events that are lost.
     if disk.open(&sidecar::name(segment.number)).is_ok() {
         disk.remove(&sidecar::name(segment.number))?;
     }
@@ -118,8 +121,8 @@ fn mend(disk: &dyn Disk, store: u64, segment: &Segment, keep: bool) -> std::io::
     }
     for (from, to) in &segment.damaged {
         let part = &mut bytes[*from as usize..*to as usize];
-        let mended = mended(part, store, Position::new(segment.number, *from));
-        part.copy_from_slice(&mended);
+        let commit = repaired_commit(part, store, Position::new(segment.number, *from));
+        part.copy_from_slice(&commit);
     }
     let temporary = format!("{name}.tmp");
     let file = disk.create(&temporary, bytes.len() as u64)?;
@@ -131,13 +134,13 @@ fn mend(disk: &dyn Disk, store: u64, segment: &Segment, keep: bool) -> std::io::
 
 /// One commit in the place of damaged bytes: the records among them that are whole, where they were, and between them
 /// records that say that something was lost.
-fn mended(bytes: &[u8], store: u64, at: Position) -> Vec<u8> {
-    let place = |offset: usize| Position(at.0 + offset as u64);
+fn repaired_commit(bytes: &[u8], store: u64, at: Position) -> Vec<u8> {
+    let position = |offset: usize| Position(at.0 + offset as u64);
     let mut whole: Vec<(usize, usize)> = Vec::new();
     let mut offset = COMMIT_HEADER;
     while offset + RECORD_HEADER <= bytes.len() {
         let fits = record_length(&bytes[offset..]).is_some_and(|length| length <= bytes.len() - offset);
-        match decode_record(&bytes[offset..], store, place(offset)).filter(|_| fits) {
+        match decode_record(&bytes[offset..], store, position(offset)).filter(|_| fits) {
             Some(record) => {
                 whole.push((offset, record.length));
                 offset += record.length;
@@ -150,12 +153,12 @@ fn mended(bytes: &[u8], store: u64, at: Position) -> Vec<u8> {
     let fill = |out: &mut Vec<u8>, to: usize| {
         let start = begin_record(out, Kind::Lost, 0);
         out.resize(to, 0);
-        end_record(out, start, store, at_start(at, start));
+        end_record(out, start, store, position(start));
     };
     for (start, length) in whole {
         if start > out.len() {
             if start - out.len() < RECORD_HEADER {
-                // No room to say so: then this one is lost too. Such gaps are between commits only.
+                // No room for a record that says so: then this one is lost too. Such gaps are between commits only.
                 continue;
             }
             fill(&mut out, start);
@@ -175,12 +178,8 @@ fn mended(bytes: &[u8], store: u64, at: Position) -> Vec<u8> {
     out
 }
 
-fn at_start(base: Position, start: usize) -> Position {
-    Position(base.0 + start as u64)
-}
-
-/// What is known of the log from elsewhere.
-fn known(found: &Survey, mended: &Survey) -> Known {
+/// What the old index, the index files and the events say beside the log itself.
+fn known(found: &Survey, repaired: &Survey) -> Known {
     let mut known = Known { tails: found.tails.clone(), ..Known::default() };
     for body in found.index.iter().flat_map(|index| &index.topics) {
         let Some((body, at)) = placed(body) else { continue };
@@ -195,13 +194,13 @@ fn known(found: &Survey, mended: &Survey) -> Known {
         known.cursors.push((own.topic, group, Arc::new(own.cursor.into_owned()), at));
     }
     // Numbers are given in their order, so every one below the highest was.
-    let numbers = mended.topics.iter().chain(mended.names.keys()).chain(known.topics.keys());
+    let numbers = repaired.topics.iter().chain(repaired.names.keys()).chain(known.topics.keys());
     let count = numbers.max().map_or(0, |last| last + 1);
     for number in 0..count {
-        if mended.topics.contains(&number) || known.topics.contains_key(&number) {
+        if repaired.topics.contains(&number) || known.topics.contains_key(&number) {
             continue;
         }
-        let name = mended.names.get(&number).filter(|name| Topic::new(name).is_ok());
+        let name = repaired.names.get(&number).filter(|name| Topic::new(name).is_ok());
         let name = Cow::Owned(name.cloned().unwrap_or_else(|| format!("lost.{number}")));
         let epoch = fastrand::u64(1..=prom_protocol::limits::TS_MAX);
         let record = TopicRecord { number, name, epoch, first: 1, tail: 0, holes: Cow::Borrowed(&[]) };
@@ -211,55 +210,19 @@ fn known(found: &Survey, mended: &Survey) -> Known {
 }
 
 /// Writes at the end of the log what it has lost, with all topics and cursors as they are now.
-fn declare(log: &Log, found: &Survey, mended: &Survey) -> Result<Vec<Lost>, StoreError> {
+fn declare(log: &Log, found: &Survey, repaired: &Survey) -> Result<Vec<Lost>, StoreError> {
     let shared = &log.shared;
-    let lost_to = found.lost_to.max(mended.lost_to);
-    let told = found.index.as_ref().is_some_and(|index| index.closed || index.position > lost_to);
-    let mut newest = std::collections::HashMap::<u32, u64>::new();
-    for (topic, place) in &found.places {
-        let state = shared.read();
-        let Some(log) = state.topics.get(*topic as usize) else { continue };
-        if place.seq >= log.first || place.seq < shared.kept_from(log) {
-            continue;
-        }
-        let segment = state.segments.get(&place.at.segment());
-        let is_there = |segment| shared.event_at(segment, place.at.offset(), |event| event.seq == place.seq);
-        if !segment.is_some_and(|segment| is_there(segment).unwrap_or(false)) {
-            *newest.entry(*topic).or_default() += 1;
-        }
-    }
-    let mut lost = Vec::new();
-    let mut records = Vec::new();
-    {
-        let mut state = shared.write();
-        let segments = Arc::clone(&state.segments);
-        for log in &mut state.topics {
-            let after_it = log.record_at >= lost_to || {
-                let last = log.runs.values().next_back();
-                last.is_some_and(|run| {
-                    let segment = segments.get(&run.segment);
-                    let offset = segment.and_then(|segment| shared.offsets(segment, run, run.last, 1).ok());
-                    offset.is_some_and(|offset| Position::new(run.segment, offset[0]) >= lost_to)
-                })
-            };
-            let sure = told || after_it;
-            let missing = log.missing();
-            let events: Vec<_> = missing.iter().filter(|gap| !log.holes.contains(gap)).copied().collect();
-            log.holes = missing;
-            if !sure {
-                log.epoch = fastrand::u64(1..=prom_protocol::limits::TS_MAX);
-            }
-            let newest = newest.get(&log.number).copied().unwrap_or_default();
-            let unsure_after = (!sure).then_some(log.tail);
-            if !events.is_empty() || newest > 0 || !sure {
-                lost.push(Lost { topic: log.topic.to_string(), events, newest, unsure_after });
-            }
-            records.push(log.record().into_owned());
-        }
-    }
+    let newest = lost_newest(shared, found);
+    let lost_to = found.lost_to.max(repaired.lost_to);
+    let index_is_later = found.index.as_ref().is_some_and(|index| index.closed || index.position > lost_to);
+    let (lost, topics) = give_up_events(shared, &newest, |segments, log| {
+        index_is_later
+            || log.record_at >= lost_to
+            || last_event_at(shared, segments, log).is_some_and(|at| at >= lost_to)
+    });
     let mut appender = log.appender();
     let now = wall_clock();
-    appender.put_topics(shared, now, &records)?;
+    appender.put_topics(shared, now, &topics)?;
     let cursors: Vec<_> = {
         let state = shared.read();
         let all = state.topics.iter().flat_map(|log| {
@@ -278,4 +241,58 @@ fn declare(log: &Log, found: &Survey, mended: &Survey) -> Result<Vec<Lost>, Stor
     shared.index.flush(&flush).map_err(|error| index_failed(&error))?;
     shared.write().flushed(&flush.latest);
     Ok(lost)
+}
+
+/// By topic number: how many newest events of keys are gone that would have outlived the log before them.
+fn lost_newest(shared: &Shared, found: &Survey) -> HashMap<u32, u64> {
+    let mut lost = HashMap::new();
+    let state = shared.read();
+    for (topic, latest) in &found.latest {
+        let Some(log) = state.topics.get(*topic as usize) else { continue };
+        if latest.seq >= log.first || latest.seq < shared.kept_from(log) {
+            continue;
+        }
+        let segment = state.segments.get(&latest.at.segment());
+        let is_there = |segment| shared.event_at(segment, latest.at.offset(), |event| event.seq == latest.seq);
+        if !segment.is_some_and(|segment| is_there(segment).unwrap_or(false)) {
+            *lost.entry(*topic).or_default() += 1;
+        }
+    }
+    lost
+}
+
+/// Where the last event of a topic stands.
+fn last_event_at(shared: &Shared, segments: &Segments, log: &TopicLog) -> Option<Position> {
+    let run = log.runs.values().next_back()?;
+    let offsets = shared.offsets(segments.get(&run.segment)?, run, run.last, 1).ok()?;
+    Some(Position::new(run.segment, offsets[0]))
+}
+
+/// Makes holes of the events that are missing. A topic whose end is not `sure` gets a new epoch. Returns what is lost, and
+/// the records of all topics.
+fn give_up_events(
+    shared: &Shared,
+    newest: &HashMap<u32, u64>,
+    sure: impl Fn(&Segments, &TopicLog) -> bool,
+) -> (Vec<Lost>, Vec<TopicRecord<'static>>) {
+    let mut lost = Vec::new();
+    let mut records = Vec::new();
+    let mut state = shared.write();
+    let segments = Arc::clone(&state.segments);
+    for log in &mut state.topics {
+        let sure = sure(&segments, log);
+        let missing = log.missing();
+        let events: Vec<_> = missing.iter().filter(|gap| !log.holes.contains(gap)).copied().collect();
+        log.holes = missing;
+        if !sure {
+            log.epoch = fastrand::u64(1..=prom_protocol::limits::TS_MAX);
+        }
+        let newest = newest.get(&log.number).copied().unwrap_or_default();
+        let unsure_after = (!sure).then_some(log.tail);
+        if !events.is_empty() || newest > 0 || !sure {
+            lost.push(Lost { topic: log.topic.to_string(), events, newest, unsure_after });
+        }
+        records.push(log.record().into_owned());
+    }
+    (lost, records)
 }

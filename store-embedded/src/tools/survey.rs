@@ -16,7 +16,7 @@ use crate::{
         self, COMMIT_HEADER, CommitHeader, HeaderError, Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader,
         aligned,
     },
-    index::{Index, Loaded, NAME, Place},
+    index::{Index, LatestAt, Loaded, NAME},
     opening::{OpenError, Opening},
     record::{EventRecord, TopicRecord},
     scan::{Scanner, later_commit, written_end},
@@ -66,7 +66,7 @@ pub(super) struct Survey {
     /// What is wrong with the index, if it is there and cannot be used.
     pub(super) broken_index: Option<String>,
     /// By topic number: where the newest events of its keys stand as the index says.
-    pub(super) places: Vec<(u32, Place)>,
+    pub(super) latest: Vec<(u32, LatestAt)>,
     /// Names of the index files that are not whole.
     pub(super) broken_sidecars: Vec<String>,
     /// Records that are whole.
@@ -137,7 +137,7 @@ pub(super) fn survey(disk: &Arc<dyn Disk>) -> Result<Survey, OpenError> {
     match index {
         Ok((index, loaded)) if loaded.store == store => {
             survey.index = Some(loaded).filter(|loaded| loaded.position > Position::default());
-            survey.places = index.places().unwrap_or_default();
+            survey.latest = index.all_latest().unwrap_or_default();
         }
         Ok(_) => survey.broken_index = Some("index.redb: it belongs to another store".into()),
         Err(error) => {

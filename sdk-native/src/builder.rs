@@ -1,36 +1,24 @@
 //! How a client is made.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use prom_sdk_core::Config;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use crate::{
     BoxError, Client, Error,
-    owner::{Owner, Parts, Transport, millis},
-    shared::{Command, Inner, Shared},
+    command::{Command, Inner},
+    owner::{Owner, Parts, TokenSource, Transport, millis},
+    shared::Shared,
 };
 
-type Asking = Pin<Box<dyn Future<Output = Result<String, BoxError>> + Send>>;
-
-/// Where tokens come from.
+/// Where the client gets its token.
 #[derive(Clone)]
 enum Tokens {
     Missing,
     Fixed(String),
-    Provider(Arc<dyn Fn() -> Asking + Send + Sync>),
-}
-
-/// The owner's way to ask the provider.
-pub(crate) struct TokenSource(Option<Arc<dyn Fn() -> Asking + Send + Sync>>);
-
-impl TokenSource {
-    /// Asks in a task of its own, so that neither slowness nor a panic of the provider reaches the owner.
-    pub(crate) fn ask(&self) -> Option<JoinHandle<Result<String, BoxError>>> {
-        let provider = Arc::clone(self.0.as_ref()?);
-        Some(tokio::spawn(async move { provider().await }))
-    }
+    Provider(TokenSource),
 }
 
 /// Settings of a [`Client`]; made by [`Client::builder`].
@@ -69,7 +57,7 @@ impl ClientBuilder {
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<String, BoxError>> + Send + 'static,
     {
-        self.tokens = Tokens::Provider(Arc::new(move || Box::pin(provider())));
+        self.tokens = Tokens::Provider(TokenSource::new(provider));
         self
     }
 
@@ -148,9 +136,9 @@ impl ClientBuilder {
             Tokens::Missing => return Err(Error::no_token()),
             Tokens::Fixed(token) => {
                 config.token = Some(token);
-                TokenSource(None)
+                None
             }
-            Tokens::Provider(provider) => TokenSource(Some(provider)),
+            Tokens::Provider(provider) => Some(provider),
         };
         let transport = Transport::new(&url)?;
         let span = tracing::debug_span!("prom_client", hub = transport.host());

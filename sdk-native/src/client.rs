@@ -13,22 +13,22 @@ use tokio::{
 use crate::{
     BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, LiveBuilder, PublishOptions, Publishing, Received,
     SubscribeBuilder, Watch,
-    shared::{Command, Inner},
+    command::{Command, Inner},
 };
 
 /// Where the connection stands, and why.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Status {
-    /// Where it stands.
+    /// The state now.
     pub state: State,
-    /// Why it was lost or closed; none when the program closed it.
+    /// Why the connection was lost or closed; none when the program closed it.
     pub error: Option<Error>,
-    /// While it is lost: time from the loss until the next try.
+    /// While the connection is lost: time from the loss until the next try.
     pub retry_in: Option<Duration>,
 }
 
-/// What happened without being asked for.
+/// What a client reports that is no answer to a call.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ClientEvent {
@@ -36,11 +36,11 @@ pub enum ClientEvent {
     Gap(Gap),
     /// The hub ended a subscription, for instance because a new token does not allow it.
     Revoked {
-        /// What was subscribed.
+        /// Topic or pattern of the subscription.
         topic: String,
         /// Its group; none: a live subscription.
         group: Option<String>,
-        /// Why.
+        /// The reason that the hub gave.
         error: Error,
     },
     /// An error of no request, for instance of an unconfirmed acknowledgement.
@@ -212,7 +212,7 @@ impl Client {
         self.0.shared.status.subscribe()
     }
 
-    /// What happens without being asked for, from now on. A listener that is more than 256 behind misses the oldest.
+    /// The [`ClientEvent`]s from now on. A listener that is more than 256 behind misses the oldest.
     pub fn events(&self) -> broadcast::Receiver<ClientEvent> {
         self.0.shared.events.subscribe()
     }

@@ -11,8 +11,9 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Error, Event,
+    command::{Command, Inner, Reply, Settle, SettleCommand},
     feed::{Feed, Link, Raw},
-    shared::{Command, Held, Inner, Reply, Settle, SettleCommand},
+    shared::Held,
 };
 
 /// About a delivery rather than its event.
@@ -94,8 +95,7 @@ impl Delivery {
         &self.context
     }
 
-    /// What was left of the lease when it was asked for; none where there is nothing to settle. Extending does not show
-    /// here.
+    /// What is left of the lease; none where there is nothing to settle. [`Self::extend`] does not change it.
     pub fn time_left(&self) -> Option<Duration> {
         self.ticket.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
@@ -113,10 +113,10 @@ impl Delivery {
     }
 
     /// The same without waiting for the hub: resolves when it is on its way. Should it not arrive, the event comes again;
-    /// what the hub refuses is told by [`crate::Client::events`].
+    /// what the hub refuses is reported by [`crate::Client::events`].
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Closed`].
+    /// [`crate::ErrorKind::Closed`]: the client was closed, nothing was sent.
     pub async fn ack_unconfirmed(self) -> Result<(), Error> {
         let (event, ticket) = (self.event, self.ticket);
         ticket.settle_quietly(event.id, Settle::Ack).await

@@ -83,7 +83,7 @@ impl Error {
         self.retryable
     }
 
-    /// When to try again, if the hub said so.
+    /// How long to wait before the next try, if the hub gave a time.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }

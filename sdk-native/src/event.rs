@@ -9,7 +9,7 @@ use crate::Error;
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// Unique in the hub.
+    /// Its id, unique in the hub.
     pub id: String,
     /// Position in its topic, from 1.
     pub seq: u64,
@@ -17,7 +17,7 @@ pub struct Event {
     pub ts: u64,
     /// The concrete topic, never a pattern.
     pub topic: String,
-    /// What it is about.
+    /// What the event is about, for instance the id of an order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// The publisher's session or stream.
@@ -26,7 +26,7 @@ pub struct Event {
     /// Headers, in the publisher's order.
     #[serde(skip_serializing_if = "Headers::is_empty")]
     pub headers: Headers<'static>,
-    /// Tags.
+    /// Its tags, at most 32.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     /// Id of the event that led to it.

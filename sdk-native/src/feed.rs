@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{Context, Error, shared::Shared};
 
-/// What a subscription is told, in order.
+/// What a subscription receives, in order.
 pub(crate) enum Item {
     Event(Raw),
     /// The snapshot is complete.
@@ -47,7 +47,7 @@ pub struct Gap {
     pub from: u64,
     /// Last seq that was skipped.
     pub to: u64,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
 }
 
@@ -57,9 +57,10 @@ pub(crate) struct Link {
     pub(crate) held_back: AtomicBool,
     /// The queue is short again at this length.
     pub(crate) low: usize,
-    /// Why the subscription ended.
+    /// Why the subscription ended; empty while it has not.
     pub(crate) end: OnceLock<Error>,
-    /// How many times the program said something about a delivery. The owner leaves the group after the last of them.
+    /// How many settles and extensions the program has sent. After the consumer has gone, the owner leaves the group only when
+    /// it has carried out all of them.
     pub(crate) said: AtomicU64,
 }
 

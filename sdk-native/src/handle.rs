@@ -10,17 +10,17 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{BoxError, Context, Error, Event, Subscription, delivery::Ticket, shared::Settle};
+use crate::{BoxError, Context, Error, Event, Subscription, command::Settle, delivery::Ticket};
 
 /// What a handler is given.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Received<T> {
-    /// The payload.
+    /// The payload, deserialised.
     pub payload: T,
-    /// The event.
+    /// The event it came in.
     pub event: Event,
-    /// About this delivery.
+    /// Attempt and limits of this delivery.
     pub context: Context,
     /// Whether the handling comes to its end.
     pub stopping: Stopping,
@@ -33,12 +33,12 @@ pub struct Received<T> {
 pub struct Stopping(watch::Receiver<bool>);
 
 impl Stopping {
-    /// Whether it is so.
+    /// Whether nothing new is taken any more.
     pub fn is_requested(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Waits until it is so. Cancel safe.
+    /// Waits until nothing new is taken any more. Cancel safe.
     pub async fn requested(&mut self) {
         // A sender that is gone has nobody left to stop.
         let _ = self.0.wait_for(|stopping| *stopping).await;

@@ -9,7 +9,7 @@
 //!     └──watch──────► Watch             │     the newest event of each key
 //! ```
 //!
-//! One task owns the socket and the session of [`prom_sdk_core`]. It reconnects for ever, subscribes again, renews the
+//! One task owns the socket and the session of [`prom_sdk_core`]. It reconnects until it is closed, subscribes again, renews the
 //! token, and sends publishes that were not answered again with the same id, so nothing is lost and nothing doubled.
 //!
 //! ```no_run
@@ -29,10 +29,10 @@
 //!
 //! The feature `tls`, on by default, adds `wss://` by rustls with the certificates the system trusts.
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
 
 mod builder;
 mod client;
+mod command;
 mod dedupe;
 mod delivery;
 mod error;

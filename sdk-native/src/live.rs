@@ -12,8 +12,8 @@ use prom_protocol::{Filter, StartFrom, SubscribeOptions};
 
 use crate::{
     Error, Event,
+    command::{Command, Inner, SubscribeCommand},
     feed::{Feed, Gap, Item},
-    shared::{Command, Inner, SubscribeCommand},
     subscription::{BUFFER, to_json},
 };
 
@@ -125,7 +125,7 @@ impl Live {
         self.inner.ask(|reply| Command::Pause(self.feed.id, true, reply)).await
     }
 
-    /// Starts it again, where it stopped.
+    /// Starts delivery again, where it stopped.
     ///
     /// # Errors
     /// As [`Self::pause`].

@@ -12,7 +12,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Error,
-    shared::{Inner, PublishCommand},
+    command::{Inner, PublishCommand},
 };
 
 /// A committed event.

@@ -13,11 +13,11 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     BoxError, DedupeStore, Delivery, Error, Event, Handling, Received, Stopping,
+    command::{Command, Inner, SubscribeCommand},
     dedupe::Once,
     feed::{Feed, Item},
     handle::call,
     owner::millis,
-    shared::{Command, Inner, SubscribeCommand},
 };
 
 /// Events that may wait for a consumer without credit.
@@ -140,12 +140,12 @@ impl SubscribeBuilder {
     }
 
     /// As [`Self::handle`], and an event that `store` has a mark of is acknowledged without calling `handler`. What that
-    /// promises, and what it does not, is told by [`DedupeStore`].
+    /// promises, and what it does not, is documented at [`DedupeStore`].
     ///
     /// The scope of the marks is `<topic>::<group>` with the topic or pattern of this subscription, as the hub names the
     /// group's cursor: groups of one name on two patterns are two consumers.
     ///
-    /// While the store fails the event is kept, its lease is extended and the store is asked again, until the handling is
+    /// While the store fails the event is kept, its lease is extended and the store is tried again, until the handling is
     /// stopped: then the event goes back to the group. It uses up no attempts.
     ///
     /// # Errors
@@ -172,7 +172,7 @@ impl SubscribeBuilder {
     /// Refuses a subscription without acknowledgements: what settles an event before it is handled can promise nothing.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`].
+    /// [`crate::ErrorKind::Invalid`] for a subscription [without acknowledgements](Self::without_acks).
     pub fn require_acks(&self) -> Result<(), Error> {
         if self.options.ack == AckMode::None {
             let words = "exactly once needs acknowledgements: ack must be explicit";
@@ -243,7 +243,7 @@ impl Subscription {
         self.inner.ask(|reply| Command::Pause(self.feed.id, true, reply)).await
     }
 
-    /// Starts it again.
+    /// Starts delivery to this client again.
     ///
     /// # Errors
     /// As [`Self::pause`].
@@ -285,7 +285,7 @@ impl Stream for Subscription {
                     // A defect of the hub. The lease brings it back until it becomes a dead letter.
                     Err(error) => tracing::error!(%error, "an event from the hub cannot be read"),
                 },
-                // Gaps are told by `Client::events`; the others concern live subscriptions.
+                // `Client::events` reports gaps; the others concern live subscriptions.
                 Some(Item::Gap(_) | Item::Live(_) | Item::Lagged(_)) => {}
             }
         }

@@ -12,7 +12,7 @@ use prom_protocol::{StartFrom, Topic};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
-use crate::{Error, Event, Live, LiveBuilder, LiveItem, shared::Inner};
+use crate::{Error, Event, Live, LiveBuilder, LiveItem, command::Inner};
 
 /// The newest event of a key.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl<T> Change<T> {
 
 /// The newest event of each key of a topic; made by [`crate::Client::watch`].
 ///
-/// It is kept up to date whether or not somebody looks, also over reconnects. As a stream it tells which keys have changed
+/// It is kept up to date whether or not somebody looks, also over reconnects. As a stream it yields which keys have changed
 /// since the watch was made; changes of one key that were not taken yet become one, so a slow reader is behind by at most
 /// one change per key, and the memory it takes is bounded by the keys.
 ///
@@ -74,7 +74,7 @@ pub struct Watch<T> {
 
 struct View<T> {
     entries: HashMap<Arc<str>, Entry<T>>,
-    /// Keys that changed and were not told yet, in order, each once.
+    /// Keys that changed since the stream last yielded them, in order, each once.
     changed: VecDeque<Arc<str>>,
     is_changed: HashSet<Arc<str>>,
     reader: Option<Waker>,
@@ -128,7 +128,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watch<T> {
     }
 }
 
-/// Keeps the view up to date. However it ends, a panic of a payload's `Deserialize` included, the reader is told.
+/// Keeps the view up to date. However it ends, also by a panic of a payload's `Deserialize`, the reader is woken and sees the end.
 struct Follower<T> {
     live: Live,
     view: Arc<Mutex<View<T>>>,
@@ -164,7 +164,7 @@ impl<T> Drop for Follower<T> {
 }
 
 impl<T> View<T> {
-    /// Whom to wake.
+    /// The task that waits for a change.
     fn waker(&mut self) -> Option<Waker> {
         if self.changed.is_empty() { None } else { self.reader.take() }
     }

@@ -9,7 +9,8 @@
  */
 
 import { moved } from "./keys.js";
-import type { HostRow, Line, ProcessTable } from "./model.js";
+import type { HostRow, Line } from "./line.js";
+import type { ProcessTable } from "./model.js";
 import { HostView, ProcessView, type Paint } from "./rows.js";
 import { SparkPainter } from "./spark.js";
 

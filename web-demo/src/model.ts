@@ -7,56 +7,9 @@
 
 import { haystack, matches, words, type StatusFilter } from "./filter.js";
 import { History } from "./history.js";
+import type { HostRow, Line, ProcessRow } from "./line.js";
 import { compareHosts, compareProcesses, rank, type Sort } from "./order.js";
 import type { ProcessState, Status } from "./process.js";
-
-export interface ProcessRow {
-  readonly kind: "process";
-  readonly key: string;
-  readonly name: string;
-  readonly pid: number;
-  readonly parent: HostRow;
-  /** What the text filter looks at. */
-  readonly text: string;
-  /** Slot in the table's history. */
-  readonly slot: number;
-  cpu: number;
-  mem: number;
-  seen: number;
-  status: Status;
-  /** Event the row was last updated from. */
-  eventId: string;
-  /** Grows with every change a cell could show. */
-  version: number;
-  /** Passes the filter. */
-  shown: boolean;
-  /** Position in `lines`, or -1. */
-  index: number;
-}
-
-export interface HostRow {
-  readonly kind: "host";
-  readonly host: string;
-  /** All processes of the host, in display order after `layout`. */
-  readonly rows: ProcessRow[];
-  alive: number;
-  stale: number;
-  /** How many processes pass the filter. */
-  shown: number;
-  /** Totals over all processes; up to date after `total`. */
-  cpu: number;
-  mem: number;
-  /** Newest `seen` of its processes. */
-  seen: number;
-  version: number;
-  collapsed: boolean;
-  index: number;
-  /** Version the totals were taken at. */
-  totalled: number;
-  unsorted: boolean;
-}
-
-export type Line = ProcessRow | HostRow;
 
 export class ProcessTable {
   readonly history = new History();

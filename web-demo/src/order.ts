@@ -1,6 +1,6 @@
 /** How rows are ordered. Every comparison ends in a unique tie-break, so equal values never swap places. */
 
-import type { HostRow, ProcessRow } from "./model.js";
+import type { HostRow, ProcessRow } from "./line.js";
 
 export type SortKey = "status" | "name" | "pid" | "cpu" | "mem" | "seen";
 

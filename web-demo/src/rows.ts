@@ -1,7 +1,7 @@
 /** The DOM of one row. Rows are recycled: `bind` gives one to another line, `update` writes what changed. */
 
 import { formatAge, formatCount, formatCpu, formatMemory } from "./format.js";
-import type { HostRow, Line, ProcessRow } from "./model.js";
+import type { HostRow, Line, ProcessRow } from "./line.js";
 import type { SparkPainter } from "./spark.js";
 
 /** Above this share of a core the number is emphasised. */

@@ -82,14 +82,16 @@ impl ServerFrame<'_> {
                     .optional(key::TOPIC, topic.as_deref())
                     .optional(key::GROUP, group.as_deref())
                     .optional(key::EXPIRES_IN_MS, expires_in_ms.as_ref())
-                    .end()
+                    .end();
             }
-            Self::Err(ErrFrame { code, msg, corr, retry_after_ms }) => Frame::begin(out, opening!(Op::Err))
-                .field(key::CODE, code)
-                .field(key::MSG, msg)
-                .optional(key::CORR, corr.as_deref())
-                .optional(key::RETRY_AFTER_MS, retry_after_ms.as_ref())
-                .end(),
+            Self::Err(ErrFrame { code, msg, corr, retry_after_ms }) => {
+                Frame::begin(out, opening!(Op::Err))
+                    .field(key::CODE, code)
+                    .field(key::MSG, msg)
+                    .optional(key::CORR, corr.as_deref())
+                    .optional(key::RETRY_AFTER_MS, retry_after_ms.as_ref())
+                    .end();
+            }
             Self::Event { topic, group, event, ctx } => {
                 let DeliveryContext { attempt, max_attempts, ack_deadline_ms, lease, redelivered: again } = ctx;
                 encode_event_head(out, topic, group);
@@ -101,20 +103,26 @@ impl ServerFrame<'_> {
             Self::Live { topic, group } => {
                 Frame::begin(out, opening!(Op::Live)).field(key::TOPIC, topic).field(key::GROUP, group).end();
             }
-            Self::Gap { topic, group, from, to, reason } => Frame::begin(out, opening!(Op::Gap))
-                .field(key::TOPIC, topic)
-                .field(key::GROUP, group)
-                .field(key::FROM, from)
-                .field(key::TO, to)
-                .field(key::REASON, reason)
-                .end(),
-            Self::Revoked { topic, group, code, msg } => Frame::begin(out, opening!(Op::Revoked))
-                .field(key::TOPIC, topic)
-                .field(key::GROUP, group)
-                .field(key::CODE, code)
-                .field(key::MSG, msg)
-                .end(),
-            Self::Pong { corr } => Frame::begin(out, opening!(Op::Pong)).optional(key::CORR, corr.as_deref()).end(),
+            Self::Gap { topic, group, from, to, reason } => {
+                Frame::begin(out, opening!(Op::Gap))
+                    .field(key::TOPIC, topic)
+                    .field(key::GROUP, group)
+                    .field(key::FROM, from)
+                    .field(key::TO, to)
+                    .field(key::REASON, reason)
+                    .end();
+            }
+            Self::Revoked { topic, group, code, msg } => {
+                Frame::begin(out, opening!(Op::Revoked))
+                    .field(key::TOPIC, topic)
+                    .field(key::GROUP, group)
+                    .field(key::CODE, code)
+                    .field(key::MSG, msg)
+                    .end();
+            }
+            Self::Pong { corr } => {
+                Frame::begin(out, opening!(Op::Pong)).optional(key::CORR, corr.as_deref()).end();
+            }
         }
     }
 }

@@ -58,19 +58,19 @@ pub enum Claim {
 ///   through: nothing but the last state counts.
 /// - Cancel safe: a dropped future did either all or nothing.
 pub trait DedupeStore: Send + Sync + 'static {
-    /// Why the store cannot tell.
+    /// Why a call to the store failed.
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// Whether there is a mark.
     ///
     /// # Errors
-    /// The store cannot tell.
+    /// When the store cannot be reached: whether there is a mark is then not known.
     fn seen(&self, scope: &str, id: &str) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
     /// Marks the event as handled, whoever holds a claim on it, for as long as the store keeps marks.
     ///
     /// # Errors
-    /// The mark may or may not be there.
+    /// When the store cannot be reached: the mark may or may not be there.
     fn mark(&self, scope: &str, id: &str) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Takes the right to handle the event for `lease`, or renews it, atomically: as long as one holder's claim lasts no

@@ -12,7 +12,7 @@ use crate::{Claim, DedupeStore, Stopping, handle::reason};
 
 /// A claim lasts at most so long: how long others wait for a member that died.
 const CLAIM: Duration = Duration::from_secs(10);
-/// A store that takes longer for an answer is asked again.
+/// A store that takes longer for an answer is tried again.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Waits between two tries while the store fails: the first, doubling up to the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -101,7 +101,7 @@ async fn insist<T, E: std::error::Error + 'static, Fut: Future<Output = Result<T
     }
 }
 
-/// Asks once.
+/// Asks the store once, with the limit of time.
 async fn attempt<T, E: std::error::Error + 'static>(call: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match tokio::time::timeout(STORE_TIMEOUT, call).await {
         Ok(answer) => answer.map_err(|error| reason(&error)),

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use crate::{Error, shared::PublishCommand};
+use crate::{Error, command::PublishCommand};
 
 /// Look for dropped ones when there are so many more than after the last look.
 const GROWTH: usize = 1024;

@@ -1,4 +1,4 @@
-//! What the owner is asked for.
+//! How the owner carries out the commands of the handles.
 
 use std::{
     sync::atomic::Ordering,
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Member, Owner, PER_TURN, Waiting, millis};
 use crate::{
     Error,
-    shared::{Command, PublishCommand, Reply, Settle, SettleCommand, SubscribeCommand},
+    command::{Command, PublishCommand, Reply, Settle, SettleCommand, SubscribeCommand},
 };
 
 /// What a PUBLISH frame holds besides its texts, roughly.

@@ -13,14 +13,15 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     Error,
+    command::SubscribeCommand,
     feed::{Feed, Item, Link},
-    shared::{Shared, SubscribeCommand},
+    shared::Shared,
 };
 
 /// Room above the high mark for what is under way when the hub is asked to pause.
 const SLACK: usize = 64 * 1024;
 
-/// One subscription.
+/// The owner's end of one subscription.
 pub(super) struct Member {
     pub(super) topic: String,
     pub(super) group: Option<String>,
@@ -30,7 +31,7 @@ pub(super) struct Member {
     high: Option<usize>,
     /// The program asked to pause.
     pub(super) paused: bool,
-    /// How much of what the program said about deliveries has arrived.
+    /// How many settles and extensions of the program the owner has carried out.
     heard: u64,
     /// What did not fit: what must not be lost, and how many events were.
     late: VecDeque<Item>,
@@ -135,7 +136,7 @@ impl Member {
         self.link.held_back.load(Ordering::Relaxed)
     }
 
-    /// Notes that something was said about a delivery, and tells whether that was the last before the consumer left.
+    /// Counts a settle or an extension. Returns whether the consumer has gone and this was its last.
     pub(super) fn heard(&mut self) -> bool {
         self.heard += 1;
         self.is_gone()
@@ -153,7 +154,7 @@ impl Member {
     }
 }
 
-/// All of them.
+/// All subscriptions of the client.
 #[derive(Default)]
 pub(super) struct Members(HashMap<SubscriptionId, Member>);
 
@@ -170,7 +171,7 @@ impl Members {
         self.0.remove(&id)
     }
 
-    /// Those whose consumer is gone, and has said all it had to say.
+    /// The subscriptions whose consumer has gone and whose last settle has been carried out.
     pub(super) fn gone(&self) -> Vec<SubscriptionId> {
         self.0.iter().filter(|(_, member)| member.is_gone()).map(|(id, _)| *id).collect()
     }

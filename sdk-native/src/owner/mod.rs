@@ -13,6 +13,7 @@ mod backlog;
 mod commands;
 mod members;
 mod socket;
+mod tokens;
 
 use std::{
     collections::HashMap,
@@ -36,12 +37,12 @@ use self::{
 };
 use crate::{
     BoxError, ClientEvent, Error, Published, Status,
-    builder::TokenSource,
+    command::{Command, PublishCommand, Reply},
     feed::{Feed, Gap, Item, Raw},
-    shared::{Command, PublishCommand, Reply, Shared},
+    shared::Shared,
 };
 
-pub(crate) use socket::Transport;
+pub(crate) use self::{socket::Transport, tokens::TokenSource};
 
 /// Most commands, and most publishes, of one turn.
 const PER_TURN: usize = 1024;
@@ -66,7 +67,8 @@ enum Waiting {
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) transport: Transport,
-    pub(crate) tokens: TokenSource,
+    /// None: the token is in `config`, and no other can be had.
+    pub(crate) tokens: Option<TokenSource>,
     pub(crate) publishes: mpsc::UnboundedReceiver<PublishCommand>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) poked: mpsc::Receiver<()>,
@@ -79,7 +81,7 @@ pub(crate) struct Owner {
     session: Session,
     start: Instant,
     transport: Transport,
-    tokens: TokenSource,
+    tokens: Option<TokenSource>,
     publishes: mpsc::UnboundedReceiver<PublishCommand>,
     commands: mpsc::Receiver<Command>,
     poked: mpsc::Receiver<()>,
@@ -369,7 +371,7 @@ impl Owner {
                     if let Some((_, asking)) = self.asking.take() {
                         asking.abort();
                     }
-                    self.asking = self.tokens.ask().map(|asking| (asked, asking));
+                    self.asking = self.tokens.as_ref().map(|source| (asked, source.ask()));
                 }
                 Output::State(change) => self.state(change),
                 Output::Done { request, result } => self.done(request.0, result),

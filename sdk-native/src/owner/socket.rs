@@ -27,7 +27,7 @@ const FRAMES_PER_TURN: usize = 1024;
 const CLOSING: Duration = Duration::from_secs(1);
 
 type Ws = WebSocketStream<MaybeTlsStream<TcpStream>>;
-/// Opens a socket; resolves to it, or to what the transport says.
+/// A socket being opened; an error is the message of the transport.
 pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Socket, String>> + Send>>;
 
 /// Where to connect, and how.
@@ -126,7 +126,7 @@ impl End {
     }
 }
 
-/// What one turn brought.
+/// What one turn read from the socket.
 #[derive(Default)]
 pub(super) struct Inbox {
     pub(super) frames: Vec<Utf8Bytes>,

@@ -149,11 +149,7 @@ impl Connection {
             {
                 return End::Close(CloseCode::Shutdown);
             }
-            // What a client asks for may not pile up faster than it is answered.
-            let reading = ended_at.is_none()
-                && self.out.bytes() < OUT_HIGH
-                && messages.len() < BURST
-                && self.publishes.have_room();
+            let reading = ended_at.is_none() && self.may_read(messages.len());
             let auth_deadline = self.session.deadline;
             let stuck = self.out.progress() + self.node.limits.write_timeout;
             let writing = !self.out.is_idle();
@@ -187,11 +183,7 @@ impl Connection {
                 }
                 room = async { self.room.as_mut()?.await }, if self.room.is_some() => self.send_parked(room),
                 _ = ping.tick() => {
-                    // While we do not read, silence proves nothing.
-                    if !reading {
-                        self.heard = Instant::now();
-                    }
-                    if self.heard.elapsed() > 3 * self.node.limits.ping_every {
+                    if self.is_silent(reading) {
                         tracing::debug!("connection silent, taken for dead");
                         return End::Gone;
                     }
@@ -207,6 +199,20 @@ impl Connection {
                 () = sleep_until(ended_at.map(|at| at + ENDING)), if ended_at.is_some() => {}
             }
         }
+    }
+
+    /// Whether it may read its socket, with so many messages for it queued: what a client asks for may not pile up faster
+    /// than it is answered.
+    fn may_read(&self, queued: usize) -> bool {
+        self.out.bytes() < OUT_HIGH && queued < BURST && self.publishes.have_room()
+    }
+
+    /// Whether nothing was heard of the peer for three pings. While its socket is not read, silence proves nothing.
+    fn is_silent(&mut self, reading: bool) -> bool {
+        if !reading {
+            self.heard = Instant::now();
+        }
+        self.heard.elapsed() > 3 * self.node.limits.ping_every
     }
 
     /// Handles what is readable now, then hands over what it came to: one message per group, one to the writer.

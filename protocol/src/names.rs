@@ -1,13 +1,13 @@
-//! The names of a frame's fields: each stands here once, for everybody who reads or writes frames by hand.
+//! The names of a frame's fields: each stands here once, for every reader and writer that is written by hand.
 //!
-//! The structs that serde derives readers for ([`crate::server::OkFrame`] and its like) cannot take a name from here: a
-//! derive reads the name of the Rust field. The golden files hold them to the same text.
+//! The structs that serde derives readers for ([`crate::server::OkFrame`] and its like) cannot take a name from here,
+//! because a derive uses the name of the Rust field. The golden files hold them to the same text.
 
 /// Makes of each name two constants: in [`field`] the name itself, in [`key`] the name as a writer puts it between two
 /// fields.
 macro_rules! names {
     ($($constant:ident = $name:literal;)+) => {
-        /// Names, to compare with and to tell of.
+        /// Names, to compare with and to put into messages.
         pub(crate) mod field {
             $(pub(crate) const $constant: &str = $name;)+
         }

@@ -1,7 +1,7 @@
 //! A client's writer: one function a frame, its fields in the order of the table in `docs/protocol.md`.
 //!
-//! Optional fields are left out when they are none, empty or false. Nothing is checked here: what is no JSON where JSON is
-//! asked for makes a frame that the hub refuses.
+//! Optional fields are left out when they are none, empty or false. Nothing is checked here: if a parameter that must be
+//! JSON is not, the hub refuses the frame.
 
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use crate::{
 /// What the hub is to repeat in its answer, so that the client knows which request it answers.
 #[derive(Debug, Clone, Copy)]
 pub enum Corr<'a> {
-    /// Nothing. An OK is then not even sent.
+    /// No `corr`: an answer, where the hub sends one, has none either.
     None,
     /// A number, written as a string of digits.
     Number(u64),
@@ -48,12 +48,12 @@ pub struct Delivered<'a> {
     pub lease: Option<&'a str>,
 }
 
-/// AUTH.
+/// AUTH, with the token as the client got it.
 pub fn auth(corr: Corr<'_>, token: &str) -> String {
     Frame::new(Op::Auth, corr).text(key::TOKEN, token).end()
 }
 
-/// PUBLISH. `payload` is JSON. `options` is a JSON object, or empty for none; with an `id` of its own the caller must not
+/// PUBLISH. `payload` is one JSON value. `options` is a JSON object, or empty for none; with an `id` of its own the caller must not
 /// have another in `options`.
 pub fn publish(corr: Corr<'_>, topic: &str, payload: &str, id: Option<&str>, options: &str) -> String {
     let bytes = topic.len() + payload.len() + id.map_or(0, str::len) + options.len();
@@ -75,12 +75,12 @@ pub fn about(op: Op, corr: Corr<'_>, topic: &str, group: &str) -> String {
     Frame::about(op, corr, topic, group).end()
 }
 
-/// ACK.
+/// ACK: the event is done with.
 pub fn ack(corr: Corr<'_>, delivered: Delivered<'_>) -> String {
     Frame::settling(Op::Ack, corr, delivered).end()
 }
 
-/// NACK.
+/// NACK: the event goes back, with a reason, after so many milliseconds, or, if `dead`, to the dead letters.
 pub fn nack(
     corr: Corr<'_>,
     delivered: Delivered<'_>,
@@ -95,12 +95,12 @@ pub fn nack(
     if dead { frame.json(key::DEAD, "true") } else { frame }.end()
 }
 
-/// MODACK.
+/// MODACK: the lease is to end `extend_ms` milliseconds from now.
 pub fn modack(corr: Corr<'_>, delivered: Delivered<'_>, extend_ms: u64) -> String {
     Frame::settling(Op::ModAck, corr, delivered).number(key::EXTEND_MS, extend_ms).end()
 }
 
-/// PING.
+/// PING, which the hub answers with a PONG.
 pub fn ping(corr: Corr<'_>) -> String {
     Frame::new(Op::Ping, corr).end()
 }

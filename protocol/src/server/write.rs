@@ -8,7 +8,7 @@ use crate::{
     names::{first, joined, key},
 };
 
-/// A frame's text up to the value of its op, that included.
+/// The text of a frame from its brace to the value of its op.
 macro_rules! opening {
     ($op:expr) => {
         joined!("{", first(key::OP), "\"", $op.as_str(), "\"")
@@ -131,7 +131,7 @@ impl ServerFrame<'_> {
 struct Frame<'a>(&'a mut Vec<u8>);
 
 impl<'a> Frame<'a> {
-    /// `opening` comes of the macro of that name.
+    /// `opening` is made by the macro of that name.
     #[inline]
     fn begin(out: &'a mut Vec<u8>, opening: &[u8]) -> Self {
         out.extend_from_slice(opening);

@@ -298,11 +298,11 @@ fn repaired(whole: &Whole, files: &Files, report: &tools::Report) -> Result<(), 
         gone += 1;
         let mut words = question.split(' ').skip(1);
         let (name, seq) = (words.next().unwrap(), words.next().unwrap().parse::<u64>().unwrap());
-        let told = done.lost.iter().any(|lost| {
+        let declared = done.lost.iter().any(|lost| {
             let within = lost.events.iter().any(|(first, last)| (*first..=*last).contains(&seq));
             lost.topic == name && (within || lost.unsure_after.is_some_and(|after| seq > after))
         });
-        if !told {
+        if !declared {
             return Err(format!("{question} was given up in silence: {:?}", done.lost));
         }
     }

@@ -96,6 +96,7 @@ impl Opening<'_> {
         Ok(found)
     }
 
+    /// A segment's file with its length.
     fn found(&self, file: Arc<dyn DiskFile>, header: SegmentHeader) -> Result<Found, OpenError> {
         let length = u32::try_from(file.len().map_err(|error| self.io(error))?).unwrap_or(u32::MAX);
         Ok(Found { file, header, length, end_by_next: None })

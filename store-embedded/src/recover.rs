@@ -21,7 +21,7 @@ use crate::{
     topic_log::{Offsets, Run},
 };
 
-/// What a scan of a segment finds for its index.
+/// The events of a segment, for a segment without an index file.
 #[derive(Debug, Default)]
 struct Contents {
     /// Topic number, seq, `ts`, position, bytes of the record.
@@ -184,6 +184,7 @@ impl<'a> Recovery<'a> {
         Ok(End { segment: self.keep(found, SegmentIndex::Active), at, torn })
     }
 
+    /// Adds a segment that was read to the state to be.
     fn keep(&mut self, found: Found, index: SegmentIndex) -> Arc<Segment> {
         let number = found.header.number;
         let segment = Arc::new(Segment { number, file: found.file, made_at: found.header.made_at, index });
@@ -218,6 +219,7 @@ impl<'a> Recovery<'a> {
         }
     }
 
+    /// Applies one record to the state.
     fn apply(&mut self, at: Position, record: &RawRecord<'_>) -> Result<(), String> {
         let unknown = || "a record is not what its kind says".to_owned();
         match record.kind {

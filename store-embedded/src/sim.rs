@@ -137,6 +137,7 @@ impl SimDisk {
         lock(&self.0).space = space;
     }
 
+    /// Bytes of all files.
     pub(crate) fn used(&self) -> u64 {
         lock(&self.0).files.values().map(|data| lock(data).visible.len() as u64).sum()
     }

@@ -295,7 +295,7 @@ fn read_segment(
             segment.torn = written - at;
             break;
         }
-        // At least the smallest commit is damaged here: its header and one record.
+        // A commit is damaged here, and even the smallest takes this much: its header and one record.
         let least = aligned(at as usize + COMMIT_HEADER + 16) as u32;
         let to = next.or(stated_end).unwrap_or_else(|| (aligned(written as usize) as u32).max(least).max(durable_to));
         segment.damaged.push((at, to));
@@ -311,7 +311,7 @@ fn read_segment(
     Ok(segment)
 }
 
-/// What most of them say.
+/// The store that most headers name.
 fn majority(stores: impl Iterator<Item = u64>) -> Option<u64> {
     let mut counts: HashMap<u64, usize> = HashMap::new();
     stores.for_each(|store| *counts.entry(store).or_default() += 1);

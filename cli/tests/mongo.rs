@@ -20,7 +20,7 @@ use common::{
     wire::{Connection, Publish},
 };
 use mongodb::bson::{Document, Timestamp, doc};
-use prom_outbox::mongod::{Credentials, Options, ReplicaSet};
+use prom_mongod::{Credentials, Options, ReplicaSet};
 use serde_json::{Value, json};
 
 /// How long anything may take that comes by itself; far beyond what it takes.

@@ -17,10 +17,8 @@ use mongodb::{
     Client, Collection,
     bson::{DateTime, Document, doc, oid::ObjectId},
 };
-use prom_outbox::{
-    MongoOutbox,
-    mongod::{fresh_database, shared},
-};
+use prom_mongod::{fresh_database, shared};
+use prom_outbox::MongoOutbox;
 use serde_json::Value;
 
 /// How long anything may take that comes by itself; far beyond what it takes.

@@ -20,10 +20,8 @@ use mongodb::{
     options::{Acknowledgment, ClientOptions, WriteConcern},
 };
 use prom_hub::{Auth, Config, Hub};
-use prom_outbox::{
-    MongoDedupe, Once, OnceError,
-    mongod::{Options, ReplicaSet, fresh_database, shared},
-};
+use prom_mongod::{Options, ReplicaSet, fresh_database, shared};
+use prom_outbox::{MongoDedupe, Once, OnceError};
 use prom_sdk::{Claim, DedupeStore, PublishOptions, Received, StartFrom};
 use tokio::sync::{Notify, mpsc};
 

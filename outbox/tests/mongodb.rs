@@ -15,7 +15,7 @@ use mongodb::{
     bson::{DateTime, Document, doc},
 };
 use prom_outbox::{
-    ClaimRequest, Drainer, Filter, Mark, MongoOutbox, NewRow, Options, OutboxStore, Settle, Stats, Status, mongod,
+    ClaimRequest, Drainer, Filter, Mark, MongoOutbox, NewRow, Options, OutboxStore, Settle, Stats, Status,
 };
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -26,12 +26,12 @@ struct Place {
 }
 
 async fn place(label: &str) -> Place {
-    place_at(mongod::shared().await.unwrap(), label).await
+    place_at(prom_mongod::shared().await.unwrap(), label).await
 }
 
 async fn place_at(url: &str, label: &str) -> Place {
     let client = Client::with_uri_str(url).await.unwrap();
-    let rows: Collection<Document> = client.database(&mongod::fresh_database(label)).collection("outbox");
+    let rows: Collection<Document> = client.database(&prom_mongod::fresh_database(label)).collection("outbox");
     let outbox = Arc::new(MongoOutbox::new(rows.clone()));
     outbox.ensure_indexes().await.unwrap();
     Place { client, rows, outbox }
@@ -212,7 +212,9 @@ async fn a_commit_wakes_a_drainer_long_before_its_poll() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_is_killed_costs_no_row_and_no_order() {
     const ROWS: usize = 3_000;
-    let set = mongod::ReplicaSet::start(mongod::Options { nodes: 3, ..mongod::Options::default() }).await.unwrap();
+    let set = prom_mongod::ReplicaSet::start(prom_mongod::Options { nodes: 3, ..prom_mongod::Options::default() })
+        .await
+        .unwrap();
     let place = place_at(set.url(), "killed").await;
     let rows = (0..ROWS).map(|n| {
         doc! {"_id": format!("r{n:05}"), "topic": "t", "payload": 1, "ts": DateTime::from_millis(n as i64),

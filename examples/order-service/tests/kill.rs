@@ -11,7 +11,7 @@ use std::{
 
 use mongodb::bson::{Document, doc};
 use prom_hub::{Auth, Config, Hub, StoreConfig, store::mongo};
-use prom_outbox::mongod::{Options, ReplicaSet};
+use prom_mongod::{Options, ReplicaSet};
 use prom_sdk::{Client, StartFrom, Subscription};
 use serde_json::{Value, json};
 use tokio::{

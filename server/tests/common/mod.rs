@@ -8,7 +8,6 @@ use std::{collections::VecDeque, time::Duration};
 use futures_util::{SinkExt, StreamExt};
 use jsonwebtoken::{EncodingKey, Header};
 use prom_hub::{Auth, Config, Hub, StoreConfig};
-use prom_outbox::mongod;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -37,9 +36,9 @@ pub async fn hub() -> Hub {
 
 /// A fresh database on the replica set that the tests of this binary share.
 pub async fn mongo() -> prom_hub::store::mongo::Options {
-    let set = mongod::shared().await.unwrap();
+    let set = prom_mongod::shared().await.unwrap();
     let (hosts, options) = set.split_once("/?").unwrap();
-    prom_hub::store::mongo::Options::new(format!("{hosts}/{}?{options}", mongod::fresh_database("hub")))
+    prom_hub::store::mongo::Options::new(format!("{hosts}/{}?{options}", prom_mongod::fresh_database("hub")))
 }
 
 pub fn now_secs() -> u64 {

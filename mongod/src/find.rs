@@ -1,11 +1,11 @@
-//! Where there is a `mongod`.
+//! Finds a `mongod` program on this machine.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
 };
 
-/// There is no `mongod`, or not where `MONGOD` says.
+/// No `mongod` was found, or the variable `MONGOD` names no file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}; `npm run setup -- mongod` in the project's folder provides one, or set MONGOD to the path of yours")]
 pub struct NotFound(String);
@@ -13,8 +13,10 @@ pub struct NotFound(String);
 /// Finds a `mongod`: the variable `MONGOD`, then `PATH`, then what `npm run setup -- mongod` fetched into the folder
 /// `target/tools` of the project, which is looked for from the current folder and from this program upwards.
 ///
+/// Whether what was found runs is not tried.
+///
 /// # Errors
-/// There is none. Whether what was found runs is not tried.
+/// [`NotFound`] if there is no `mongod` in these places, or if `MONGOD` is set and names no file.
 pub fn find() -> Result<PathBuf, NotFound> {
     let current = env::current_dir().ok();
     let program = env::current_exe().ok();
@@ -35,7 +37,7 @@ fn find_in(named: Option<&Path>, path: &[PathBuf], starts: &[&Path]) -> Result<P
     on_path.or_else(fetched).ok_or_else(|| NotFound("there is no mongod on PATH".into()))
 }
 
-/// What was fetched into the target folder that this folder has, or is.
+/// The newest `mongod` in the target folder that this folder contains, or is itself.
 fn fetched_in(folder: &Path) -> Option<PathBuf> {
     let target = if folder.join("Cargo.lock").is_file() {
         folder.join("target")

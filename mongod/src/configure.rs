@@ -1,4 +1,4 @@
-//! Makes nodes a set: initiates it, or gives it new addresses, and adds the first user.
+//! Makes nodes a replica set: initiates it or gives it new addresses, and adds the first user.
 
 use std::time::Duration;
 
@@ -8,21 +8,25 @@ use mongodb::{
     error::{Error as MongoError, ErrorKind},
 };
 
-use super::{Credentials, Elections, Error};
+use crate::{
+    error::Error,
+    options::{Credentials, Elections},
+};
 
-/// The name of every set.
-pub(super) const NAME: &str = "prom";
-/// How long a node may take to answer what it answers at once when it answers at all.
+/// The name of every replica set that is started here.
+pub(crate) const NAME: &str = "prom";
+/// How long a node may take to answer. A node that is up answers at once; one that hangs does not answer at all.
 const ANSWERING: Duration = Duration::from_secs(2);
 
-// Of MongoDB's error codes.
+// Error codes of MongoDB.
 const UNAUTHORIZED: i32 = 13;
 const ALREADY_INITIALIZED: i32 = 23;
 const USER_EXISTS: i32 = 51003;
 
-/// What a set is told about itself.
-pub(super) fn config(hosts: &[String], elections: Elections) -> Document {
-    // A new primary waits for the heartbeat of one that hangs before it takes writes.
+/// The configuration document of a replica set, as `replSetInitiate` takes it.
+pub(crate) fn config(hosts: &[String], elections: Elections) -> Document {
+    // Milliseconds, milliseconds, seconds. The last counts too: before it takes writes, a new primary waits for the
+    // answer of a member that hangs, at most so long.
     let (election, heartbeat, hanging) = match elections {
         Elections::Fast => (2000, 500, 2),
         Elections::Production => (10_000, 2000, 10),
@@ -40,8 +44,8 @@ pub(super) fn config(hosts: &[String], elections: Elections) -> Document {
     }
 }
 
-/// The set's URL, with the user if there is one.
-pub(super) fn url(hosts: &[String], credentials: Option<&Credentials>, standalone: bool) -> String {
+/// The connection URL of the set, with user and password if there is access control.
+pub(crate) fn url(hosts: &[String], credentials: Option<&Credentials>, standalone: bool) -> String {
     let mut parameters = Vec::new();
     if !standalone {
         parameters.push(format!("replicaSet={NAME}"));
@@ -66,8 +70,8 @@ fn escaped(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
-/// A client of one node, whatever its state.
-pub(super) async fn direct(host: &str, credentials: Option<&Credentials>) -> Result<Client, Error> {
+/// A client of one node that does not care whether the node is primary, secondary or neither.
+pub(crate) async fn direct(host: &str, credentials: Option<&Credentials>) -> Result<Client, Error> {
     let ms = ANSWERING.as_millis();
     let url = format!(
         "mongodb://{}{host}/?directConnection=true&serverSelectionTimeoutMS={ms}&connectTimeoutMS={ms}",
@@ -76,9 +80,10 @@ pub(super) async fn direct(host: &str, credentials: Option<&Credentials>) -> Res
     Client::with_uri_str(url).await.map_err(Error::Client)
 }
 
-/// Makes a node a set of this configuration, or adapts the one it has. It may be too early for either.
-pub(super) async fn initiate(host: &str, credentials: Option<&Credentials>, config: &Document) -> Result<(), Error> {
-    // The first command comes before there is a user; from this machine that is allowed.
+/// Initiates a set of this configuration, or adapts the configuration that the node already has. A node that was just
+/// started may refuse both for a while: the caller tries again.
+pub(crate) async fn initiate(host: &str, credentials: Option<&Credentials>, config: &Document) -> Result<(), Error> {
+    // Without a user, for there is none yet. MongoDB allows this command from this machine until there is one.
     let admin = direct(host, None).await?.database("admin");
     match admin.run_command(doc! { "replSetInitiate": config }).await {
         Ok(_) => Ok(()),
@@ -89,7 +94,7 @@ pub(super) async fn initiate(host: &str, credentials: Option<&Credentials>, conf
     }
 }
 
-/// Gives a set that was kept the addresses and settings it has now.
+/// Changes addresses and settings in the configuration of a set that was started before, where they differ.
 async fn adapt(host: &str, credentials: Option<&Credentials>, wanted: &Document) -> Result<(), Error> {
     let refused = |command| move |source| Error::Command { command, source };
     let admin = direct(host, credentials).await?.database("admin");
@@ -99,7 +104,8 @@ async fn adapt(host: &str, credentials: Option<&Credentials>, wanted: &Document)
         return Ok(());
     }
     config.extend(wanted.clone().into_iter().filter(|(name, _)| name != "version"));
-    // By force, for a node whose address is no longer in its own configuration is no primary.
+    // By force: only a primary may do it otherwise, and a node that does not find its own address in its configuration
+    // cannot be one.
     let reconfigure = doc! { "replSetReconfig": config, "force": true };
     admin.run_command(reconfigure).await.map_err(refused("replSetReconfig"))?;
     Ok(())
@@ -120,8 +126,8 @@ fn differs(config: &Document, wanted: &Document) -> bool {
     hosts(config) != hosts(wanted) || settings(config) != settings(wanted)
 }
 
-/// Adds the user who may do everything, if it is not there.
-pub(super) async fn add_user(host: &str, credentials: &Credentials) -> Result<(), Error> {
+/// Adds the user, with the role `root`, unless there already is one.
+pub(crate) async fn add_user(host: &str, credentials: &Credentials) -> Result<(), Error> {
     let Credentials { user, password } = credentials;
     let admin = direct(host, None).await?.database("admin");
     match admin.run_command(doc! { "createUser": user, "pwd": password, "roles": ["root"] }).await {
@@ -138,11 +144,12 @@ fn code(error: &MongoError) -> Option<i32> {
     }
 }
 
-/// When a primary was elected; a later election is greater. A node that is in no set has none.
-pub(super) type Elected = Option<ObjectId>;
+/// The election that made a node primary; a later election is greater. `None`: the node is in no replica set.
+pub(crate) type Elected = Option<ObjectId>;
 
-/// If the node takes writes: since which election. One that does not know yet that it was replaced has an older one.
-pub(super) async fn primary_since(client: &Client) -> Result<Option<Elected>, String> {
+/// If the node takes writes, the election that made it primary; otherwise `None`. Two nodes may both say that they take
+/// writes: the one with the older election does not know yet that it was replaced.
+pub(crate) async fn primary_since(client: &Client) -> Result<Option<Elected>, String> {
     let admin = client.database("admin");
     let asked = tokio::time::timeout(ANSWERING, admin.run_command(doc! { "hello": 1 })).await;
     let answer = asked.map_err(|_| "hello is not answered")?.map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! One `mongod`.
+//! One `mongod` process.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,31 +12,32 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{guard::Guard, log, ports::Port};
+use crate::{guard::Guard, log, ports::Port};
 
-/// The shell becomes `mongod` only when it is told that the guard knows of it.
+/// The shell becomes `mongod` only when it reads a line, which it gets when the guard knows its process id: so no
+/// `mongod` is ever left behind.
 const GATE: &str = r#"read -r go && exec "$@" </dev/null"#;
-/// A loopback connection is there or it is not.
+/// How long a connection to this machine may take. It is there at once or not at all.
 const CONNECTING: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) port: Port,
+pub(crate) struct Node {
+    pub(crate) port: Port,
     dir: PathBuf,
     child: Option<Child>,
     stopped: bool,
 }
 
 impl Node {
-    /// Its folder is made; it does not run yet.
-    pub(super) fn new(port: Port, dir: PathBuf) -> io::Result<Self> {
+    /// Makes the folder of a node. The node does not run yet.
+    pub(crate) fn new(port: Port, dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(dir.join("db"))?;
-        // A log of its own for each run: a folder that is kept must not fill up with them.
+        // Each run begins with an empty log, so that the log of a folder that is kept does not grow without limit.
         File::create(dir.join("mongod.log"))?;
         Ok(Self { port, dir, child: None, stopped: false })
     }
 
-    pub(super) fn start(&mut self, mongod: &Path, args: &[String], guard: &mut Guard) -> io::Result<()> {
+    pub(crate) fn start(&mut self, mongod: &Path, args: &[String], guard: &mut Guard) -> io::Result<()> {
         let log = OpenOptions::new().append(true).open(self.log_path())?;
         let mut child = Command::new("sh")
             .args(["-c", GATE, "mongod-gate"])
@@ -58,17 +59,17 @@ impl Node {
         opened
     }
 
-    /// Whether it answers: it runs, and was not stopped.
-    pub(super) fn is_awake(&self) -> bool {
+    /// Whether it can answer: it runs and was not stopped.
+    pub(crate) fn is_awake(&self) -> bool {
         self.child.is_some() && !self.stopped
     }
 
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// How it ended, if it did so by itself.
-    pub(super) fn ended(&mut self, guard: &mut Guard) -> io::Result<Option<ExitStatus>> {
+    /// The status it ended with, if it ended by itself since the last call.
+    pub(crate) fn ended(&mut self, guard: &mut Guard) -> io::Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else { return Ok(None) };
         let Some(status) = child.try_wait()? else { return Ok(None) };
         guard.forget(child.id())?;
@@ -77,7 +78,7 @@ impl Node {
     }
 
     /// Ends it at once, also when it is stopped, and waits until it is gone.
-    pub(super) fn kill(&mut self, guard: &mut Guard) -> io::Result<()> {
+    pub(crate) fn kill(&mut self, guard: &mut Guard) -> io::Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         child.kill()?;
         let forgotten = guard.forget(child.id());
@@ -85,8 +86,8 @@ impl Node {
         forgotten
     }
 
-    /// Asks it to end, which a stopped one can only do when it runs on.
-    pub(super) fn ask_to_end(&mut self) -> io::Result<()> {
+    /// Sends SIGTERM. A node that was stopped is resumed, for it could not end otherwise.
+    pub(crate) fn ask_to_end(&mut self) -> io::Result<()> {
         if self.child.is_some() {
             self.signal(Signal::TERM)?;
             self.resume()?;
@@ -94,13 +95,13 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn stop(&mut self) -> io::Result<()> {
+    pub(crate) fn stop(&mut self) -> io::Result<()> {
         self.signal(Signal::STOP)?;
         self.stopped = true;
         Ok(())
     }
 
-    pub(super) fn resume(&mut self) -> io::Result<()> {
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
         self.signal(Signal::CONT)?;
         self.stopped = false;
         Ok(())
@@ -112,12 +113,12 @@ impl Node {
     }
 
     /// Whether something takes connections on its port.
-    pub(super) fn is_listening(&self) -> bool {
+    pub(crate) fn is_listening(&self) -> bool {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port.number));
         TcpStream::connect_timeout(&address, CONNECTING).is_ok()
     }
 
-    pub(super) fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         log::tail(&self.log_path())
     }
 

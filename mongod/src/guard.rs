@@ -1,9 +1,9 @@
-//! Ends a set's nodes when this process cannot, because it was killed.
+//! Kills a set's nodes when this process cannot do it because it was killed itself.
 //!
-//! The guard is a shell whose input is a pipe from this process. That nobody can write to the pipe any more is the sign
-//! that this process is over, however it came about; then it kills the nodes it knows of, which also ends stopped
-//! ones, and removes the folder if it is a temporary one. It is in a process group of its own and deaf to signals of the
-//! terminal, as are the nodes: Ctrl+C is for this process, which ends them in its own time.
+//! The guard is a shell that reads from a pipe. This process holds the only other end, so the pipe is closed when this
+//! process ends, in whatever way. Then the guard kills the nodes it was told of with SIGKILL, which also ends stopped
+//! ones, and removes the folder if that is a temporary one. The guard has a process group of its own and ignores the
+//! signals of a terminal, as do the nodes: Ctrl+C goes to this process only, and this process ends the nodes.
 
 use std::{
     io::{self, Write},
@@ -12,7 +12,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-/// Removing is tried again while something is still written there by a node that is dying.
+/// A node that is being killed may still write to the folder, so removing it is tried up to 100 times.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM
 nodes=
@@ -35,14 +35,14 @@ done
 "#;
 
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     child: Child,
     pipe: Option<ChildStdin>,
 }
 
 impl Guard {
-    /// Starts one that also removes `folder` in the end.
-    pub(super) fn start(folder: Option<&Path>) -> io::Result<Self> {
+    /// Starts a guard. If there is a `folder`, the guard removes it in the end.
+    pub(crate) fn start(folder: Option<&Path>) -> io::Result<Self> {
         let mut child = Command::new("sh")
             .args(["-c", SCRIPT, "mongod-guard"])
             .arg(folder.unwrap_or(Path::new("")))
@@ -55,17 +55,18 @@ impl Guard {
         Ok(Self { child, pipe })
     }
 
-    /// From now on this process ends with us.
-    pub(super) fn watch(&mut self, pid: u32) -> io::Result<()> {
+    /// From now on the guard kills this process when we end.
+    pub(crate) fn watch(&mut self, pid: u32) -> io::Result<()> {
         self.tell("watch", pid)
     }
 
-    /// To be told before this process is waited for: afterwards its number may be another's.
-    pub(super) fn forget(&mut self, pid: u32) -> io::Result<()> {
+    /// The guard must no longer kill this process. Call it before the process is waited for: afterwards the system may
+    /// give its number to another one.
+    pub(crate) fn forget(&mut self, pid: u32) -> io::Result<()> {
         self.tell("forget", pid)
     }
 
-    /// What is in the pipe is read even if this process ends at once.
+    /// The guard reads what is in the pipe even if this process ends right after.
     fn tell(&mut self, verb: &str, pid: u32) -> io::Result<()> {
         let pipe = self.pipe.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         pipe.write_all(format!("{verb} {pid}\n").as_bytes())
@@ -75,7 +76,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.pipe = None;
-        // Until the folder is gone. That it cannot be waited for leaves nothing to do here.
+        // The guard ends when the folder is gone. If it cannot be waited for, nothing more can be done here.
         let _ = self.child.wait();
     }
 }

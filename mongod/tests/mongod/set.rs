@@ -1,32 +1,15 @@
-//! Real replica sets: they come up, they can be disturbed, and nothing of them is left, whatever happens.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
+//! Sets that are started from Rust.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    net::TcpStream,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use mongodb::{
     Client,
     bson::{Document, doc},
     error::ErrorKind,
 };
-use prom_outbox::mongod::{Credentials, Error, Options, ReplicaSet, fresh_database, shared};
+use prom_mongod::{Credentials, Error, Options, ReplicaSet, fresh_database, shared};
 
-/// Far beyond what anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !check().await {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
+use crate::{gone, until};
 
 /// Inserts a document in a transaction, which only a replica set has.
 async fn transact(client: &Client, database: &str) -> Result<(), mongodb::error::Error> {
@@ -41,15 +24,6 @@ async fn count(client: &Client, database: &str) -> u64 {
     client.database(database).collection::<Document>("things").count_documents(doc! {}).await.unwrap()
 }
 
-fn hosts(url: &str) -> Vec<String> {
-    let hosts = url.trim_start_matches("mongodb://").split('/').next().unwrap();
-    hosts.split(',').map(str::to_owned).collect()
-}
-
-async fn gone(hosts: &[String]) {
-    until("the nodes to be gone", async || hosts.iter().all(|host| TcpStream::connect(host).is_err())).await;
-}
-
 fn kept(dir: &Path) -> Options {
     Options { dir: Some(dir.to_owned()), ..Options::default() }
 }
@@ -58,7 +32,7 @@ fn kept(dir: &Path) -> Options {
 async fn one_node_takes_transactions_and_leaves_nothing() {
     let set = ReplicaSet::start(Options::default()).await.unwrap();
     transact(&set.client().await.unwrap(), "test").await.unwrap();
-    let (dir, hosts) = (set.dir().to_owned(), hosts(set.url()));
+    let (dir, hosts) = (set.dir().to_owned(), set.hosts().to_owned());
     assert!(dir.is_dir());
     drop(set);
     assert!(!dir.exists(), "{} is still there", dir.display());
@@ -119,13 +93,13 @@ async fn goes_on_at_other_addresses_when_somebody_took_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { nodes: 3, ..kept(dir.path()) };
     let set = ReplicaSet::start(options.clone()).await.unwrap();
-    let before = hosts(set.url());
+    let before = set.hosts().to_owned();
     transact(&set.client().await.unwrap(), "test").await.unwrap();
     set.shutdown().await.unwrap();
 
     before.iter().for_each(|host| take(host));
     let set = ReplicaSet::start(options).await.unwrap();
-    assert!(hosts(set.url()).iter().all(|host| !before.contains(host)), "{}", set.url());
+    assert!(set.hosts().iter().all(|host| !before.contains(host)), "{}", set.url());
     let client = set.client().await.unwrap();
     transact(&client, "test").await.unwrap();
     assert_eq!(count(&client, "test").await, 2);
@@ -225,57 +199,4 @@ fn tests_with_runtimes_of_their_own_share_one_set() {
         transact(&client, &databases[0]).await.unwrap();
         assert_eq!(count(&client, &databases[1]).await, 0);
     });
-}
-
-/// The folder of the set, or nothing for a temporary one.
-const HELPER: &str = "PROM_TEST_MONGOD_HELPER";
-
-/// No test: the process that the next ones kill. Tells its URL and its folder, and waits for its end.
-#[tokio::test]
-async fn helper_that_is_killed() {
-    let Some(dir) = std::env::var_os(HELPER) else { return };
-    let dir = (!dir.is_empty()).then(|| dir.into());
-    let set = ReplicaSet::start(Options { nodes: 3, dir, ..Options::default() }).await.unwrap();
-    set.kill(1).unwrap();
-    set.stop(2).unwrap();
-    println!("\nSET {} {}", set.url(), set.dir().display());
-    tokio::time::sleep(PATIENCE).await;
-}
-
-/// Gives the folder of a set of three, one killed, one stopped, when its nodes are gone because their process is.
-async fn killed(dir: &str) -> PathBuf {
-    let mut helper = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "helper_that_is_killed", "--nocapture"])
-        .env(HELPER, dir)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let told = BufReader::new(helper.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let told = told.filter_map(|line| line.strip_prefix("SET ").map(str::to_owned)).next();
-    let (url, dir) = told.as_deref().and_then(|told| told.split_once(' ')).expect("the helper's set is up");
-    let hosts = hosts(url);
-    // The stopped one too: the system takes connections for it.
-    let up = [&hosts[0], &hosts[2]].map(|host| TcpStream::connect(host).is_ok());
-    assert_eq!(up, [true, true]);
-    assert!(Path::new(dir).is_dir());
-
-    helper.kill().unwrap();
-    helper.wait().unwrap();
-    gone(&hosts).await;
-    dir.into()
-}
-
-#[tokio::test]
-async fn nothing_is_left_of_a_process_that_was_killed() {
-    let dir = killed("").await;
-    until("the folder to be gone", async || !dir.exists()).await;
-}
-
-#[tokio::test]
-async fn a_folder_that_is_kept_outlives_a_process_that_was_killed() {
-    let dir = tempfile::tempdir().unwrap();
-    // Here nothing but the guard ends the nodes; without a folder they would not live long in any case.
-    killed(dir.path().to_str().unwrap()).await;
-    let set = ReplicaSet::start(Options { nodes: 3, ..kept(dir.path()) }).await.unwrap();
-    transact(&set.client().await.unwrap(), "test").await.unwrap();
 }

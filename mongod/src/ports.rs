@@ -1,8 +1,9 @@
-//! Ports that stay a set's own while its nodes are down.
+//! Ports that nobody else takes while the node they belong to is down.
 //!
-//! A port that was merely free a moment ago may be anybody's when a node is started, or started again after it was
-//! killed. So ports are taken from below the range of outgoing connections, and each is claimed by holding the port
-//! after it: whoever takes ports here holds off everyone else who does, also in other processes, until it ends.
+//! A port that was free a moment ago may be taken when a node is started, or started again after it was killed. So
+//! ports come from below the range that the system uses for outgoing connections. And each port is claimed by listening
+//! on the port after it: everybody who takes ports by this module, in this process or another, sees that and takes
+//! another pair. The claim ends with the process that has it.
 
 use std::{
     io,
@@ -10,29 +11,30 @@ use std::{
     ops::Range,
 };
 
-/// Even numbers of these are for nodes. Outgoing connections begin at 32768 on Linux, at 49152 elsewhere.
+/// Nodes get even numbers of these; the odd ones are for the claims. Outgoing connections begin at 32768 on Linux, at
+/// 49152 elsewhere.
 const RANGE: Range<u16> = 15_000..32_000;
 const TRIES: usize = 1000;
 
 /// A port, claimed until this is dropped.
 #[derive(Debug)]
-pub(super) struct Port {
-    pub(super) number: u16,
+pub(crate) struct Port {
+    pub(crate) number: u16,
     _claim: TcpListener,
 }
 
 impl Port {
-    /// Claims a certain one, if nobody has it.
-    pub(super) fn claim(number: u16) -> io::Result<Self> {
+    /// Claims this port, if neither it nor its claim is taken.
+    pub(crate) fn claim(number: u16) -> io::Result<Self> {
         let next = number.checked_add(1).ok_or(io::ErrorKind::InvalidInput)?;
         let claim = TcpListener::bind((Ipv4Addr::LOCALHOST, next))?;
-        // Given up again at once: it is the node's.
+        // Listens only to see that it is free; the node listens there later.
         TcpListener::bind((Ipv4Addr::LOCALHOST, number))?;
         Ok(Self { number, _claim: claim })
     }
 
-    /// Claims any.
-    pub(super) fn free() -> io::Result<Self> {
+    /// Claims any free port.
+    pub(crate) fn free() -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for _ in 0..TRIES {
             match Self::claim(fastrand::u16(RANGE) & !1) {

@@ -1,4 +1,4 @@
-//! The end of a node's log, for people.
+//! The last lines of a node's log, in a form that people can read.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 const LINES: usize = 15;
 
 /// The last lines of the file.
-pub(super) fn tail(path: &Path) -> String {
+pub(crate) fn tail(path: &Path) -> String {
     let text = match std::fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => return format!("  (cannot read {}: {error})", path.display()),
@@ -17,7 +17,7 @@ pub(super) fn tail(path: &Path) -> String {
     if lines.is_empty() { format!("  ({} is empty)", path.display()) } else { lines.join("\n") }
 }
 
-/// A line of structured log as severity, component, message and attributes; any other as it is.
+/// Turns a line of MongoDB's JSON log into severity, component, message and attributes; leaves any other line as it is.
 fn readable(line: &str) -> String {
     let Ok(Value::Object(entry)) = serde_json::from_str(line) else { return line.to_owned() };
     let text = |field| entry.get(field).and_then(Value::as_str).unwrap_or_default();

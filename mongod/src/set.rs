@@ -1,32 +1,31 @@
-//! A replica set: its nodes, and what can be done to them.
+//! A replica set: starts its nodes, disturbs them, ends them.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::File,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use mongodb::{Client, bson};
+use mongodb::Client;
 
-use super::{
-    Credentials, Error, Options,
+use crate::{
     configure::{self, direct},
-    find,
+    error::Error,
+    find::find,
+    folder,
     guard::Guard,
     node::Node,
-    ports::Port,
+    options::{Credentials, Options},
 };
 
-/// How often a node is asked whether it is as far.
+/// The pause between two looks at whether something that is waited for has happened.
 const POLL: Duration = Duration::from_millis(10);
-/// How long a folder may still be held by nodes of a process that was just killed.
+/// How long nodes of a process that was just killed may still hold the folder.
 const DYING: Duration = Duration::from_secs(10);
-/// The status a `mongod` ends with when another has its folder, among other reasons.
+/// The exit status of a `mongod` when another one has its folder; it has other reasons too.
 const FOLDER_IN_USE: i32 = 100;
-/// How long nodes may take to end in good order.
+/// How long nodes may take to end after SIGTERM. Those that take longer are killed.
 const ENDING: Duration = Duration::from_secs(20);
 
 /// Running `mongod` processes that are a replica set, or one that is in none. Nodes are numbered from 0.
@@ -43,33 +42,35 @@ pub struct ReplicaSet {
     args: Vec<String>,
     credentials: Option<Credentials>,
     patience: Duration,
-    /// Holds the folder, if it is kept.
+    /// The lock on the folder, if it is one that is kept.
     lock: Option<File>,
 }
 
 #[derive(Debug)]
 struct Nodes {
     nodes: Vec<Node>,
-    /// Ends after the nodes: it removes their folder.
+    /// Must be dropped after the nodes, because it removes their folder.
     guard: Guard,
 }
 
 impl Drop for Nodes {
     fn drop(&mut self) {
         for node in &mut self.nodes {
-            // What cannot be killed here the guard tries again.
+            // If this fails, the guard tries it again.
             let _ = node.kill(&mut self.guard);
         }
     }
 }
 
 impl ReplicaSet {
-    /// Starts one, and waits until it takes writes. With a folder that has data it goes on from there; its ports are
-    /// the same if they are still free. Where they are not, and what has them never answers, each node asks that for
-    /// 30 s whether it is itself.
+    /// Starts a set, and waits until it takes writes. If the folder has the data of an earlier set, this one goes on
+    /// with it, at the same ports if they are still free. If a port was taken meanwhile by something that accepts
+    /// connections and never answers, starting may take 30 s longer: so long each node asks there whether that is
+    /// itself.
     ///
     /// # Errors
-    /// There is no `mongod`, an option or the folder cannot be used, or a node does not come up: with its log's end.
+    /// There is no `mongod`, an option or the folder cannot be used, or a node does not come up. The latter shows the
+    /// last lines of its log.
     pub async fn start(options: Options) -> Result<Self, Error> {
         check(&options)?;
         let mongod = match options.mongod.clone() {
@@ -77,7 +78,7 @@ impl ReplicaSet {
             None => find()?,
         };
         let (dir, mut lock, guard) = match &options.dir {
-            Some(dir) => (dir.clone(), Some(take(dir)?), start_guard(None)?),
+            Some(dir) => (dir.clone(), Some(folder::take(dir)?), start_guard(None)?),
             None => {
                 let dir = tempfile::Builder::new().prefix("prom-mongod-").tempdir();
                 let dir = dir.map_err(Error::io("make a temporary folder"))?.keep();
@@ -86,10 +87,10 @@ impl ReplicaSet {
             }
         };
         let mut nodes = Nodes { nodes: Vec::with_capacity(options.nodes), guard };
-        for (index, port) in ports(lock.as_mut(), options.nodes)?.into_iter().enumerate() {
-            let folder = dir.join(format!("node-{index}"));
-            let what = format!("prepare {}", folder.display());
-            nodes.nodes.push(Node::new(port, folder).map_err(Error::io(what))?);
+        for (index, port) in folder::ports(lock.as_mut(), options.nodes)?.into_iter().enumerate() {
+            let own = dir.join(format!("node-{index}"));
+            let what = format!("prepare {}", own.display());
+            nodes.nodes.push(Node::new(port, own).map_err(Error::io(what))?);
         }
         let hosts: Vec<String> = nodes.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port.number)).collect();
         let set = Self {
@@ -108,22 +109,27 @@ impl ReplicaSet {
         Ok(set)
     }
 
-    /// Where it is, for any driver.
+    /// The connection URL of the set, for any driver.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The folder it is in.
+    /// Host and port of each node.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
+    /// The folder that has its data.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The process ids of its nodes; none for one that was killed.
+    /// The process id of each node; `None` for one that was killed.
     pub fn pids(&self) -> Vec<Option<u32>> {
         self.locked().nodes.iter().map(Node::pid).collect()
     }
 
-    /// A new client, on the runtime of the caller.
+    /// A new client of the set. It belongs to the runtime of the caller and must not outlive it.
     ///
     /// # Errors
     /// The driver does not take the URL.
@@ -131,7 +137,7 @@ impl ReplicaSet {
         Client::with_uri_str(&self.url).await.map_err(Error::Client)
     }
 
-    /// A new client of one node, whatever its state.
+    /// A new client of one node that does not care whether the node is primary, secondary or neither.
     ///
     /// # Errors
     /// The driver does not take the URL.
@@ -139,10 +145,11 @@ impl ReplicaSet {
         direct(self.host(node)?, self.credentials.as_ref()).await
     }
 
-    /// Which node is the primary; waits until there is one. Nodes that are killed or stopped are not asked.
+    /// The number of the node that is primary; waits until there is one. Nodes that are killed or stopped are not
+    /// asked.
     ///
     /// # Errors
-    /// There is none in time.
+    /// [`Error::Deadline`] if no node becomes primary in time, [`Error::Ended`] if one ends by itself.
     pub async fn primary(&self) -> Result<usize, Error> {
         let deadline = Deadline::new("a primary", self.patience);
         let mut clients: Vec<Option<Client>> = vec![None; self.hosts.len()];
@@ -151,7 +158,7 @@ impl ReplicaSet {
             self.check_running()?;
             let mut found = None;
             for index in self.awake() {
-                // Without the user: it may not be there yet, and this one question is free.
+                // Without a user: it may not be there yet, and `hello` needs none.
                 let client = match &mut clients[index] {
                     Some(client) => client,
                     none => none.insert(direct(&self.hosts[index], None).await?),
@@ -169,7 +176,7 @@ impl ReplicaSet {
         }
     }
 
-    /// Kills a node with SIGKILL, and returns when it is gone.
+    /// Kills a node with SIGKILL, and returns when the process is gone.
     ///
     /// # Errors
     /// There is no such node, or the system does not let it be killed.
@@ -177,7 +184,7 @@ impl ReplicaSet {
         self.with(node, "kill", Node::kill)
     }
 
-    /// Stops a node with SIGSTOP: its connections stay, and nothing is answered.
+    /// Stops a node with SIGSTOP: it keeps its connections and answers nothing.
     ///
     /// # Errors
     /// There is no such node, or it does not run.
@@ -193,8 +200,8 @@ impl ReplicaSet {
         self.with(node, "resume", |node, _| node.resume())
     }
 
-    /// Starts a killed node in its folder and on its port, and waits until it takes connections. Whether it is the
-    /// primary then is up to the set.
+    /// Starts a killed node again, in its folder and on its port, and waits until it takes connections. It may not have
+    /// caught up with the others yet.
     ///
     /// # Errors
     /// There is no such node, or it does not come up.
@@ -206,10 +213,10 @@ impl ReplicaSet {
         self.listening().await
     }
 
-    /// Ends it: in good order if its folder is kept, at once otherwise. Returns when all is gone.
+    /// Ends the set and returns when its processes are gone: by SIGTERM if its folder is kept, by SIGKILL otherwise.
     ///
     /// # Errors
-    /// The nodes cannot be told.
+    /// The signal cannot be sent.
     pub async fn shutdown(self) -> Result<(), Error> {
         if self.lock.is_none() {
             return Ok(());
@@ -244,7 +251,7 @@ impl ReplicaSet {
         }
     }
 
-    /// Waits until all that run take connections.
+    /// Waits until all nodes that run take connections.
     async fn listening(&self) -> Result<(), Error> {
         let deadline = Deadline::new("mongod to take connections", self.patience);
         loop {
@@ -261,7 +268,7 @@ impl ReplicaSet {
         if !options.standalone {
             let config = configure::config(&self.hosts, options.elections);
             let deadline = Deadline::new("the set to be configured", self.patience);
-            // Just started, a node may not have read its configuration yet.
+            // A node that was just started may not have read its configuration yet, and refuses.
             while let Err(error) = configure::initiate(&self.hosts[0], credentials, &config).await {
                 self.check_running()?;
                 self.pause(&deadline, &Some(reason(&error))).await?;
@@ -275,7 +282,7 @@ impl ReplicaSet {
     }
 
     fn locked(&self) -> MutexGuard<'_, Nodes> {
-        // A test that failed meanwhile has left no node half changed.
+        // A panic elsewhere while it was locked leaves no node half changed, so the lock can be used on.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -308,7 +315,7 @@ impl ReplicaSet {
         Ok(nodes.iter().any(|node| node.pid().is_some()))
     }
 
-    /// No node ended by itself.
+    /// Fails if a node has ended by itself.
     fn check_running(&self) -> Result<(), Error> {
         let Nodes { nodes, guard } = &mut *self.locked();
         for (index, node) in nodes.iter_mut().enumerate() {
@@ -319,7 +326,7 @@ impl ReplicaSet {
         Ok(())
     }
 
-    /// Waits a little, but not beyond the deadline.
+    /// Sleeps for a moment; fails when the deadline has passed.
     async fn pause(&self, deadline: &Deadline, last: &Option<String>) -> Result<(), Error> {
         if deadline.since.elapsed() >= deadline.patience {
             let Nodes { nodes, .. } = &*self.locked();
@@ -347,7 +354,7 @@ impl Deadline {
     }
 }
 
-/// An error with what caused it, on one line.
+/// An error and its cause, on one line.
 fn reason(error: &Error) -> String {
     let source = std::error::Error::source(error);
     source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
@@ -372,9 +379,9 @@ fn check(options: &Options) -> Result<(), Error> {
 
 fn arguments(options: &Options, dir: &Path) -> Result<Vec<String>, Error> {
     let mut args: Vec<String> = ["--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"].map(str::to_owned).into();
-    // It would fill the folder with figures for MongoDB's support.
+    // Or it would fill the folder with measurements for MongoDB's support.
     args.extend(["--setParameter", "diagnosticDataCollectionEnabled=false"].map(str::to_owned));
-    // At a signal, a primary waits so long before it ends: for clients that nobody has here.
+    // After SIGTERM, a primary goes on for so long, so that clients can finish; there are none here.
     args.extend(["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"].map(str::to_owned));
     args.extend(["--wiredTigerCacheSizeGB".to_owned(), (f64::from(options.cache_mb) / 1024.0).to_string()]);
     if !options.standalone {
@@ -384,62 +391,12 @@ fn arguments(options: &Options, dir: &Path) -> Result<Vec<String>, Error> {
     match (&options.credentials, options.standalone) {
         (None, _) => {}
         (Some(_), true) => args.push("--auth".to_owned()),
-        (Some(_), false) => args.extend(["--keyFile".to_owned(), key_file(dir)?]),
+        (Some(_), false) => args.extend(["--keyFile".to_owned(), folder::key_file(dir)?]),
     }
     args.extend(options.args.iter().cloned());
     Ok(args)
 }
 
-/// What the nodes of a set with access control know each other by; made when it is not there.
-fn key_file(dir: &Path) -> Result<String, Error> {
-    let path = dir.join("key");
-    let text = path
-        .to_str()
-        .ok_or_else(|| Error::Option { field: "dir", problem: format!("is {}, which is not UTF-8", dir.display()) })?;
-    if !path.exists() {
-        let key = format!("{}{}", bson::Uuid::new(), bson::Uuid::new()).replace('-', "");
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let written = file.and_then(|mut file| file.write_all(key.as_bytes()));
-        written.map_err(Error::io(format!("write {text}")))?;
-    }
-    Ok(text.to_owned())
-}
-
 fn start_guard(folder: Option<&Path>) -> Result<Guard, Error> {
     Guard::start(folder).map_err(Error::io("run sh"))
-}
-
-/// Makes the folder, and takes it for this process: the lock is on the file that has the ports.
-fn take(dir: &Path) -> Result<File, Error> {
-    let what = || format!("use {}", dir.display());
-    fs::create_dir_all(dir).map_err(Error::io(what()))?;
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join("ports"));
-    let file = file.map_err(Error::io(what()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse(dir.to_owned())),
-        Err(TryLockError::Error(error)) => Err(Error::io(what())(error)),
-    }
-}
-
-/// Ports for the nodes: those the file says, where they are free, and else others, which the file then says.
-fn ports(file: Option<&mut File>, nodes: usize) -> Result<Vec<Port>, Error> {
-    let free = || Port::free().map_err(Error::io("find a free port"));
-    let Some(file) = file else { return (0..nodes).map(|_| free()).collect() };
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(Error::io("read the ports of the set"))?;
-    let remembered: Vec<Option<u16>> = text.split_whitespace().map(|port| port.parse().ok()).collect();
-    if !remembered.is_empty() && remembered.len() != nodes {
-        let problem = format!("is {nodes}, but the folder has a set of {}", remembered.len());
-        return Err(Error::Option { field: "nodes", problem });
-    }
-    let mut ports = Vec::with_capacity(nodes);
-    for index in 0..nodes {
-        let same = remembered.get(index).copied().flatten().and_then(|port| Port::claim(port).ok());
-        ports.push(same.map_or_else(free, Ok)?);
-    }
-    let numbers: Vec<String> = ports.iter().map(|port| port.number.to_string()).collect();
-    let written = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| writeln!(file, "{}", numbers.join(" ")));
-    written.map_err(Error::io("write the ports of the set"))?;
-    Ok(ports)
 }

@@ -5,7 +5,7 @@ use mongodb::bson::{Binary, Bson, RawBsonRef, Uuid, UuidRepresentation, oid::Obj
 /// Largest integer that a double holds exactly, and its neighbours: 2^53.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A number as JavaScript writes it, as far as JSON can read it; none for NaN and infinity.
+/// A number as JavaScript writes it and JSON can read it; `None` for NaN and infinity.
 pub(super) fn number(value: f64) -> Option<String> {
     if !value.is_finite() {
         return None;
@@ -16,14 +16,14 @@ pub(super) fn number(value: f64) -> Option<String> {
     serde_json::to_string(&value).ok()
 }
 
-/// A UUID with hyphens, of either subtype; the old one's bytes as they stand.
+/// A UUID as text with hyphens. The bytes of the old subtype are taken in the order in which they are stored.
 pub(super) fn uuid(subtype: BinarySubtype, bytes: &[u8]) -> Option<String> {
     let known = matches!(subtype, BinarySubtype::Uuid | BinarySubtype::UuidOld);
     let bytes = <[u8; 16]>::try_from(bytes).ok().filter(|_| known)?;
     Some(Uuid::from_bytes(bytes).to_string())
 }
 
-/// What an id or key looks like; none for a value that is not one.
+/// The text of an id or key; `None` for a type that cannot be one.
 pub(super) fn of(value: RawBsonRef<'_>) -> Option<String> {
     match value {
         RawBsonRef::String(text) | RawBsonRef::Symbol(text) => Some(text.to_owned()),
@@ -36,7 +36,7 @@ pub(super) fn of(value: RawBsonRef<'_>) -> Option<String> {
     }
 }
 
-/// Every value [`of`] gives that text for, as MongoDB compares: an integer stands for all types of numbers.
+/// Every value for which [`of`] returns this text. MongoDB compares numbers across types, so one integer is enough.
 pub(super) fn values(text: &str) -> Vec<Bson> {
     let mut values = vec![Bson::String(text.to_owned())];
     if let Ok(id) = ObjectId::parse_str(text)

@@ -29,7 +29,6 @@
 //!
 //! The feature `tls`, on by default, adds `wss://` by rustls with the certificates the system trusts.
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
 
 mod builder;
 mod client;

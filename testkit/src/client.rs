@@ -1,13 +1,9 @@
-//! A real hub on a free port, and a client that speaks plain frames.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
-
-pub mod http;
+//! A client that speaks plain frames.
 
 use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use jsonwebtoken::{EncodingKey, Header};
-use prom_hub::{Auth, Config, Hub, StoreConfig};
+use prom_hub::Hub;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -15,48 +11,9 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest},
 };
 
-pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
-/// Deadline of every wait: far beyond what is waited for, so that only a defect meets it.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+use crate::{hub::url, token::token, wait::DEADLINE};
 
-pub fn config() -> Config {
-    let mut config = Config::new(Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None });
-    config.port = 0;
-    config
-}
-
-/// A hub in memory, or with `PROM_TEST_STORE=mongodb` on a database of its own in a real replica set.
-pub async fn hub() -> Hub {
-    let mut config = config();
-    if std::env::var("PROM_TEST_STORE").is_ok_and(|store| store == "mongodb") {
-        config.store = StoreConfig::Mongo(mongo().await);
-    }
-    Hub::start(config).await.expect("the hub starts")
-}
-
-/// A fresh database on the replica set that the tests of this binary share.
-pub async fn mongo() -> prom_hub::store::mongo::Options {
-    let set = prom_mongod::shared().await.unwrap();
-    let (hosts, options) = set.split_once("/?").unwrap();
-    prom_hub::store::mongo::Options::new(format!("{hosts}/{}?{options}", prom_mongod::fresh_database("hub")))
-}
-
-pub fn now_secs() -> u64 {
-    prom_hub::writer::wall_clock() / 1000
-}
-
-/// A token with these claims; `exp` is added unless they have one.
-pub fn token_with(mut claims: Value) -> String {
-    if claims.get("exp").is_none() {
-        claims["exp"] = json!(now_secs() + 600);
-    }
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
-}
-
-pub fn token(scopes: &[&str]) -> String {
-    token_with(json!({ "scopes": scopes }))
-}
-
+/// A WebSocket to a hub. Frames are JSON values; what does not come within [`DEADLINE`] fails the test.
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// EVENTs that came while the answer to a PUBLISH was awaited: subscribers are woken before publishers are answered.
@@ -66,13 +23,13 @@ pub struct Client {
 impl Client {
     /// A connection that has not authenticated.
     pub async fn connect(hub: &Hub) -> Self {
-        let (socket, _) = connect_async(format!("ws://{}/ws", hub.address())).await.expect("connects");
+        let (socket, _) = connect_async(url(hub)).await.expect("connects");
         Self { socket, held: VecDeque::new() }
     }
 
     /// A connection from a page of this origin.
     pub async fn connect_from(hub: &Hub, origin: &str) -> Self {
-        let mut request = format!("ws://{}/ws", hub.address()).into_client_request().expect("a request");
+        let mut request = url(hub).into_client_request().expect("a request");
         request.headers_mut().insert("origin", origin.parse().expect("a header"));
         let (socket, _) = connect_async(request).await.expect("connects");
         Self { socket, held: VecDeque::new() }
@@ -86,14 +43,17 @@ impl Client {
         client
     }
 
+    /// Sends a frame.
     pub async fn send(&mut self, frame: Value) {
         self.send_text(&frame.to_string()).await;
     }
 
+    /// Sends a text frame as it is, JSON or not.
     pub async fn send_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.expect("sends");
     }
 
+    /// Sends a binary frame.
     pub async fn send_binary(&mut self, bytes: &[u8]) {
         self.socket.send(Message::binary(bytes.to_vec())).await.expect("sends");
     }
@@ -184,6 +144,7 @@ impl Client {
         }
     }
 
+    /// Sends a frame and returns the next one that comes.
     pub async fn ask(&mut self, frame: Value) -> Value {
         self.send(frame).await;
         self.next().await
@@ -207,6 +168,7 @@ impl Client {
         assert_eq!(pong, json!({"op": "PONG", "corr": "quiet"}));
     }
 
+    /// Publishes one event and returns the OK; EVENTs that come before it are kept for `next`.
     pub async fn publish(&mut self, topic: &str, payload: Value) -> Value {
         self.send(json!({"op": "PUBLISH", "topic": topic, "payload": payload})).await;
         let ok = self.answer().await;
@@ -223,18 +185,21 @@ impl Client {
         }
     }
 
+    /// Subscribes and returns the OK.
     pub async fn subscribe(&mut self, topic: &str, group: &str, opts: Value) -> Value {
         let ok = self.ask(json!({"op": "SUBSCRIBE", "topic": topic, "group": group, "opts": opts})).await;
         assert_eq!(ok["op"], "OK", "{ok}");
         ok
     }
 
+    /// Acknowledges an EVENT frame, without asking for an answer.
     pub async fn ack(&mut self, event: &Value) {
         self.send(json!({"op": "ACK", "topic": event["topic"], "group": event["group"], "id": event["event"]["id"]}))
             .await;
     }
 }
 
+/// An ERR frame as the hub sends it.
 pub fn error(code: &str, msg: &str, corr: Option<&str>) -> Value {
     let mut error = json!({"op": "ERR", "code": code, "msg": msg});
     if let Some(corr) = corr {
@@ -243,6 +208,7 @@ pub fn error(code: &str, msg: &str, corr: Option<&str>) -> Value {
     error
 }
 
+/// The payloads of EVENT frames, which are numbers.
 pub fn payloads(events: &[Value]) -> Vec<u64> {
     events.iter().map(|event| event["event"]["payload"].as_u64().expect("a number")).collect()
 }

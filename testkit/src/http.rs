@@ -9,18 +9,22 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::DEADLINE;
+use crate::wait::DEADLINE;
 
+/// An answer as it came.
 #[derive(Debug)]
 pub struct Answer {
+    /// The status code.
     pub status: u16,
     head: String,
+    /// The body; chunks are put together.
     pub body: Vec<u8>,
     /// The answer ended as it said it would; `false`: the connection broke.
     pub whole: bool,
 }
 
 impl Answer {
+    /// The value of a header, whatever the case of its name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head
             .lines()
@@ -28,10 +32,12 @@ impl Answer {
             .find_map(|(own, value)| own.eq_ignore_ascii_case(name).then_some(value.trim()))
     }
 
+    /// The body as text.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("UTF-8")
     }
 
+    /// The body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
@@ -55,6 +61,7 @@ pub async fn raw(address: SocketAddr, request: &[u8]) -> Answer {
     parse(&bytes)
 }
 
+/// Reads an answer from the bytes of a connection that ended.
 pub fn parse(bytes: &[u8]) -> Answer {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("headers");
     let head = String::from_utf8(bytes[..end].to_vec()).expect("UTF-8");

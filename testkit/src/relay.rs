@@ -1,5 +1,4 @@
-//! A real hub on a free port, and clients of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+//! A line between client and hub that a test can cut.
 
 use std::{
     net::SocketAddr,
@@ -7,86 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use jsonwebtoken::{EncodingKey, Header};
-use prom_hub::{Auth, Config, Hub, StartError};
-use prom_sdk::{Client, ClientBuilder, Error, State};
-use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
 
-pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
-/// Deadline of every wait: far beyond what is waited for, so that only a defect meets it.
-pub const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Runs a test with a deadline, so that a lost wake-up is a failure and not a hang.
-pub async fn in_time<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(DEADLINE, what).await.expect("in time")
-}
-
-pub fn config() -> Config {
-    let mut config = Config::new(Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None });
-    config.port = 0;
-    config
-}
-
-pub async fn hub() -> Hub {
-    Hub::start(config()).await.expect("the hub starts")
-}
-
-/// A hub where another one was. Its port may take a moment to be free.
-pub async fn hub_at(address: SocketAddr) -> Hub {
-    in_time(async {
-        loop {
-            let mut config = config();
-            config.port = address.port();
-            match Hub::start(config).await {
-                Ok(hub) => return hub,
-                Err(StartError::Listen { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    })
-    .await
-}
-
-pub fn url(hub: &Hub) -> String {
-    format!("ws://{}/ws", hub.address())
-}
-
-pub fn token(scopes: &[&str]) -> String {
-    token_for(scopes, 600)
-}
-
-/// A token that is good for so many seconds.
-pub fn token_for(scopes: &[&str], seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let claims = json!({ "exp": now + seconds, "scopes": scopes });
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
-}
-
-/// A client that reconnects fast and may do everything.
-pub fn builder(url: impl Into<String>) -> ClientBuilder {
-    Client::builder(url)
-        .token(token(&["*:**"]))
-        .reconnect(Duration::from_millis(5), Duration::from_millis(50))
-        .request_timeout(DEADLINE)
-}
-
-pub async fn client(hub: &Hub) -> Client {
-    in_time(builder(url(hub)).connect()).await.expect("connects")
-}
-
-/// Waits until the client is in that state; gives back why.
-pub async fn reaches(client: &Client, state: State) -> Option<Error> {
-    let mut status = client.state();
-    let reached = in_time(status.wait_for(|status| status.state == state)).await;
-    reached.expect("the client is there").error.clone()
-}
+use crate::wait::until;
 
 /// Passes bytes to a hub and back until it is told to cut the lines.
 pub struct Relay {
@@ -97,6 +24,7 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// Starts one that connects to `hub` for each line.
     pub async fn start(hub: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let relay = Self {
@@ -128,6 +56,7 @@ impl Relay {
         relay
     }
 
+    /// The WebSocket URL of the hub behind it.
     pub fn url(&self) -> String {
         format!("ws://{}/ws", self.address)
     }
@@ -144,19 +73,9 @@ impl Relay {
 
     /// Waits for a line, then cuts all there are.
     pub async fn cut(&self) {
-        eventually(|| self.opened() > self.ended()).await;
+        until("a line", async || self.opened() > self.ended()).await;
         let opened = self.opened();
         self.cut.send_modify(|cuts| *cuts += 1);
-        eventually(|| self.ended() >= opened).await;
+        until("the lines to be cut", async || self.ended() >= opened).await;
     }
-}
-
-/// Waits until `condition` holds.
-pub async fn eventually(condition: impl Fn() -> bool) {
-    in_time(async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
 }

@@ -1,26 +1,15 @@
-//! Small versions of every scenario against a real hub in this process.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! The load harness: small versions of every scenario against a real hub in this process.
+#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 use std::time::Duration;
 
-use jsonwebtoken::{EncodingKey, Header};
 use prom_bench::{DeliverOptions, Error, IdleOptions, LatencyOptions, Pids, PublishOptions, Row, Scenario, Target};
-use prom_hub::{Auth, Config, Hub};
-
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
-fn token(scopes: &[&str]) -> String {
-    let exp = prom_hub::writer::wall_clock() / 1000 + 600;
-    let claims = serde_json::json!({ "exp": exp, "scopes": scopes });
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
-}
+use prom_testkit::{hub, token, url};
 
 /// Runs one scenario against a hub of its own. The hub shares this process, so that is whose cost is measured.
 async fn run_as(scenario: Scenario, scopes: &[&str]) -> Result<Row, Error> {
-    let mut config = Config::new(Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None });
-    config.port = 0;
-    let hub = Hub::start(config).await.expect("the hub starts");
-    let target = Target::new(format!("ws://{}/ws", hub.address()), token(scopes));
+    let hub = hub().await;
+    let target = Target::new(url(&hub), token(scopes));
     let pids = Pids { hub: Some(std::process::id()), mongod: None };
     let row = tokio::task::spawn_blocking(move || prom_bench::run(&target, &scenario, pids)).await.unwrap();
     hub.shutdown().await;

@@ -1,21 +1,19 @@
 //! A disk that is full: publishes are refused until there is space, and nothing that was acknowledged suffers.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use common::{
+use serde_json::{Value, json};
+
+use crate::common::{
     Folder,
     hub::Hub,
     ledger::{self, Ledger},
     mount::{self, Mount},
     wire::Connection,
 };
-use serde_json::{Value, json};
 
 /// Bytes of payloads: a disk is to be full soon, and to its last byte.
 const SIZES: [usize; 3] = [200_000, 5_000, 10];

@@ -1,7 +1,4 @@
 //! `kill -9` of real hubs under load: what was acknowledged is there, once, and groups go on where they were.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     sync::{
@@ -11,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     Folder,
     hub::Hub,
     ledger::{self, Ledger},
@@ -95,7 +92,7 @@ async fn rounds(name: &str, rounds: usize, environment: &[(&str, &str)], load: i
     books.drain(&hub).await;
     books.check_group_is_through();
     books.check_all(&hub);
-    common::say(&books.summary(name, "ready after kill", ready));
+    crate::common::say(&books.summary(name, "ready after kill", ready));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,5 @@
 //! A hub on a MongoDB replica set, and bad days of that: what was acknowledged is there, once, and things go on by
 //! themselves.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     process::Command,
@@ -13,18 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
+use mongodb::bson::{Document, Timestamp, doc};
+use prom_mongod::{Credentials, Options, ReplicaSet};
+use prom_testkit::{DEADLINE, in_time, until, until_some};
+use serde_json::{Value, json};
+
+use crate::common::{
     Folder,
     hub::Hub,
     ledger::{self, Ledger},
     wire::{Connection, Publish},
 };
-use mongodb::bson::{Document, Timestamp, doc};
-use prom_mongod::{Credentials, Options, ReplicaSet};
-use serde_json::{Value, json};
-
-/// How long anything may take that comes by itself; far beyond what it takes.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn set_of(nodes: usize) -> ReplicaSet {
     ReplicaSet::start(Options { nodes, ..Options::default() }).await.unwrap()
@@ -33,17 +29,6 @@ async fn set_of(nodes: usize) -> ReplicaSet {
 fn hub_on(set: &ReplicaSet, folder: &Folder) -> Hub {
     let data = folder.0.join("data");
     Hub::launch(&folder.0, &data, &[("MONGO_URL", set.url())]).unwrap_or_else(|(_, log)| panic!("{log}"))
-}
-
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let since = Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(since.elapsed() < PATIENCE, "{what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Publishers and members of a group that go on whatever happens to the database.
@@ -82,8 +67,8 @@ impl Load {
     async fn answers(&self, more: usize) -> Duration {
         let since = Instant::now();
         let enough = self.answered.load(Ordering::Relaxed) + more;
-        let done = async || (self.answered.load(Ordering::Relaxed) >= enough).then_some(());
-        until("publishes are answered", done).await;
+        let done = async || self.answered.load(Ordering::Relaxed) >= enough;
+        until("publishes to be answered", done).await;
         since.elapsed()
     }
 
@@ -110,7 +95,10 @@ impl Load {
         let delivered = Arc::into_inner(self.ledger).expect("all members have ended");
         books.take_over(delivered);
         books.check_group_is_through();
-        common::say(&format!("{}; {refused} refused meanwhile", books.summary(what, "without answers for", gaps)));
+        crate::common::say(&format!(
+            "{}; {refused} refused meanwhile",
+            books.summary(what, "without answers for", gaps)
+        ));
     }
 }
 
@@ -159,7 +147,7 @@ async fn the_whole_set_is_down_for_a_minute() {
     load.answers(300).await;
     let down = Instant::now();
     set.kill(0).unwrap();
-    let reason = until("/readyz says why", async || {
+    let reason = until_some("/readyz to say why", async || {
         let answer = hub.ask("/readyz");
         (answer.status == 503).then(|| answer.parsed()["reason"].as_str().unwrap().to_owned())
     });
@@ -177,7 +165,7 @@ async fn the_whole_set_is_down_for_a_minute() {
     tokio::time::sleep(DOWN.saturating_sub(down.elapsed())).await;
     set.start_again(0).await.unwrap();
     let gap = load.answers(300).await;
-    until("/readyz recovers", async || (hub.ask("/readyz").status == 200).then_some(())).await;
+    until("/readyz to recover", async || hub.ask("/readyz").status == 200).await;
     assert!(connection.send(&frame).await);
     let answer = connection.next().await.unwrap();
     assert_eq!(answer["op"], "OK", "{answer}");
@@ -210,7 +198,7 @@ async fn the_oplog_rolls_over_while_a_hub_is_away() {
     assert_eq!(subscriber.next().await.unwrap()["op"], "OK");
     let mut publisher = Connection::open(&here.address).await;
     let mut delivered = async |seq: u64| {
-        let event = tokio::time::timeout(PATIENCE, subscriber.next()).await.unwrap().unwrap();
+        let event = in_time(subscriber.next()).await.unwrap();
         assert_eq!((&event["op"], &event["event"]["seq"]), (&json!("EVENT"), &json!(seq)), "{event}");
         let ack = json!({ "op": "ACK", "topic": "quiet", "group": "g", "id": event["event"]["id"] });
         assert!(subscriber.send(&ack).await);
@@ -220,8 +208,8 @@ async fn the_oplog_rolls_over_while_a_hub_is_away() {
         delivered(seq).await;
     }
     // A position that is being stored when the hub stops is another thing it complains of, and it does not do so twice.
-    let stored = async || (away.ops("/lag?topic=quiet&group=g")["lagEvents"] == 0).then_some(());
-    until("the group's position is stored", stored).await;
+    let stored = async || away.ops("/lag?topic=quiet&group=g")["lagEvents"] == 0;
+    until("the group's position to be stored", stored).await;
     signal(&away, "-STOP");
     for _ in 0..AWAY {
         publish(&mut publisher, "quiet", &json!("meanwhile")).await;
@@ -231,7 +219,7 @@ async fn the_oplog_rolls_over_while_a_hub_is_away() {
     let filling = json!({ "op": "PUBLISH", "topic": "filling", "payload": "x".repeat(900_000) });
     let (mut written, filled) = (0, Instant::now());
     while oplog_entry(&set, OLDEST).await <= seen {
-        assert!(filled.elapsed() < PATIENCE, "the oplog does not roll over");
+        assert!(filled.elapsed() < DEADLINE, "the oplog does not roll over");
         for _ in 0..AT_ONCE {
             assert!(publisher.feed(&filling).await);
         }
@@ -249,12 +237,11 @@ async fn the_oplog_rolls_over_while_a_hub_is_away() {
     for seq in BEFORE + 1..=BEFORE + AWAY {
         delivered(seq).await;
     }
-    common::say(&format!(
+    crate::common::say(&format!(
         "oplog of 16 MB rolled over by {written} x 0.9 MB in {filled:.1?}: {AWAY} events of meanwhile delivered, {:.1?} after the hub was back",
         back.elapsed()
     ));
-    let said = async || place_lost(&away).then_some(());
-    until("the hub says that its place was lost", said).await;
+    until("the hub to say that its place was lost", async || place_lost(&away)).await;
     publish(&mut publisher, "quiet", &json!("and on")).await;
     delivered(BEFORE + AWAY + 1).await;
 }
@@ -279,7 +266,7 @@ fn refused(test: &str, url: &str, more: &[(&str, &str)], expected: &[&str]) {
     let folder = Folder::new(&format!("mongo-refused-{test}"));
     let since = Instant::now();
     let environment = [&[("MONGO_URL", url), ("WS_TOKEN", "x"), ("WS_PORT", "0"), ("OPS_PORT", "0")], more].concat();
-    let output = common::prom(&["hub"], &environment, &folder.0);
+    let output = crate::common::prom(&["hub"], &environment, &folder.0);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(since.elapsed() < Duration::from_secs(15), "{:?}: {said}", since.elapsed());
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -375,18 +362,18 @@ async fn a_hub_killed_between_publish_and_mark_publishes_no_row_twice() {
         let fail = doc! { "configureFailPoint": "failCommand", "mode": { "skip": 1 }, "data": data };
         admin.run_command(fail).await.unwrap();
         insert_rows(&set, kill * ROWS, ROWS).await;
-        let event = tokio::time::timeout(PATIENCE, subscriber.next()).await.unwrap().unwrap();
+        let event = in_time(subscriber.next()).await.unwrap();
         assert_eq!(event["op"], "EVENT", "{event}");
         hub.kill();
         admin.run_command(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await.unwrap();
     }
     // What a hub that was killed had claimed comes back when the claim is over.
     let hub = hub_on(&set, &folder);
-    until("all is sent", async || (outbox(&hub)["sent"] == KILLS * ROWS).then_some(())).await;
+    until("all to be sent", async || outbox(&hub)["sent"] == KILLS * ROWS).await;
     let duplicates = outbox(&hub)["drainer"]["duplicates"].as_u64().unwrap();
     check_orders(&hub, KILLS * ROWS);
     let rows = KILLS * ROWS;
-    common::say(&format!(
+    crate::common::say(&format!(
         "hub killed {KILLS} times between publish and mark: {rows} rows, {rows} found, doubled 0, {duplicates} published again as duplicates"
     ));
     assert!(duplicates > 0, "no kill came between publish and mark: this checks nothing");
@@ -401,10 +388,10 @@ async fn two_hubs_drain_one_outbox_and_keep_the_order_of_each_key() {
     for part in 0..20 {
         insert_rows(&set, part * ROWS / 20, ROWS / 20).await;
     }
-    until("all is sent", async || (outbox(&hubs[0])["sent"] == ROWS).then_some(())).await;
+    until("all to be sent", async || outbox(&hubs[0])["sent"] == ROWS).await;
     check_orders(&hubs[1], ROWS);
     let share = hubs.each_ref().map(|hub| outbox(hub)["drainer"]["published"].as_u64().unwrap());
-    common::say(&format!(
+    crate::common::say(&format!(
         "two hubs on one outbox: {ROWS} rows, {ROWS} found, doubled 0, published {} + {}",
         share[0], share[1]
     ));

@@ -1,12 +1,10 @@
 //! `prom bench --self`: the hub it starts is measured, and is gone afterwards whatever happens.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::path::Path;
 
-use common::{Folder, prom};
 use serde_json::Value;
+
+use crate::common::{Folder, prom};
 
 /// Temporary folders of the bench go into `folder`.
 fn bench(args: &[&str], folder: &Path) -> std::process::Output {
@@ -133,7 +131,7 @@ fn an_interruption_ends_the_hub_and_removes_its_folder() {
 
     let folder = Folder::new("bench-interrupted");
     let args = ["bench", "--self", "latency", "--duration", "60s"];
-    let child = common::start(&args, &[("TMPDIR", folder.0.to_str().unwrap())], &folder.0);
+    let child = crate::common::start(&args, &[("TMPDIR", folder.0.to_str().unwrap())], &folder.0);
     let children = format!("/proc/{0}/task/{0}/children", child.id());
     let deadline = Instant::now() + Duration::from_secs(20);
     let hub = loop {
@@ -146,7 +144,7 @@ fn an_interruption_ends_the_hub_and_removes_its_folder() {
         std::thread::sleep(Duration::from_millis(10));
     };
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let output = common::finish(child);
+    let output = crate::common::finish(child);
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("interrupted"), "{text}");

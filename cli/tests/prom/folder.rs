@@ -1,11 +1,8 @@
 //! The data folder: who may have it, how it is left, and what is said where it cannot be used.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{path::Path, time::Duration};
 
-use common::{
+use crate::common::{
     Folder,
     hub::Hub,
     ledger::{self, Ledger},

@@ -1,8 +1,4 @@
 //! `prom outbox` on the rows of a real MongoDB, as an operator would use it.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     fs::File,
@@ -12,17 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Folder, hub::Hub};
 use mongodb::{
     Client, Collection,
     bson::{DateTime, Document, doc, oid::ObjectId},
 };
 use prom_mongod::{fresh_database, shared};
 use prom_outbox::MongoOutbox;
+use prom_testkit::until;
 use serde_json::Value;
 
-/// How long anything may take that comes by itself; far beyond what it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::common::{Folder, hub::Hub};
 
 /// A collection of rows in a database of this test's own, and how to run `prom outbox` on it.
 struct Shop {
@@ -68,13 +63,13 @@ impl Shop {
     }
 
     fn command(&self, args: &[&str]) -> std::process::Command {
-        common::command(&[&["outbox"], args].concat(), &[("MONGO_URL", &self.url)], &self.folder.0)
+        crate::common::command(&[&["outbox"], args].concat(), &[("MONGO_URL", &self.url)], &self.folder.0)
     }
 
     /// Whether it succeeded, and what it said to whom.
     fn prom(&self, args: &[&str]) -> (bool, String, String) {
         let child = self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let output = common::finish(child);
+        let output = crate::common::finish(child);
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.success(), text(output.stdout), text(output.stderr))
     }
@@ -264,12 +259,12 @@ fn a_mongodb_that_is_not_there_is_said_without_its_password() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("mongodb://ops:secret@127.0.0.1:{port}/shop");
     let since = Instant::now();
-    let output = common::prom(&["outbox", "list"], &[("MONGO_URL", &url)], &folder.0);
+    let output = crate::common::prom(&["outbox", "list"], &[("MONGO_URL", &url)], &folder.0);
     assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && said.contains(&format!("mongodb://ops:***@127.0.0.1:{port}/shop")), "{said}");
     assert!(!said.contains("secret"), "{said}");
-    let output = common::prom(&["outbox", "list"], &[], &folder.0);
+    let output = crate::common::prom(&["outbox", "list"], &[], &folder.0);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && said.contains("MONGO_URL is not set"), "{said}");
 }
@@ -294,13 +289,7 @@ async fn a_poison_row_is_published_once_it_is_mended_and_retried() {
 }
 
 async fn becomes(shop: &Shop, id: &str, wanted: &str) {
-    let since = Instant::now();
-    loop {
-        let status = shop.rows.find_one(doc! { "_id": id, "status": wanted }).await.unwrap();
-        if status.is_some() {
-            return;
-        }
-        assert!(since.elapsed() < PATIENCE, "row {id} does not become {wanted}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let row = doc! { "_id": id, "status": wanted };
+    let is = async || shop.rows.find_one(row.clone()).await.unwrap().is_some();
+    until(&format!("row {id} to become {wanted}"), is).await;
 }

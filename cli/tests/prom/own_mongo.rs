@@ -1,8 +1,4 @@
 //! `prom dev --mongo`: a MongoDB server of its own, whose data stays and which itself does not.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -11,9 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Folder, hub::request};
+use prom_testkit::DEADLINE;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::common::{Folder, hub::request};
+
 const DEV: [&str; 5] = ["dev", "--mongo", "--port=0", "--ops-port=0", "--no-heartbeat"];
 
 /// A running `prom dev --mongo`, and what it printed. It is killed, by its process id, when this is dropped.
@@ -27,7 +24,7 @@ struct Dev {
 
 impl Dev {
     fn start(folder: &Folder) -> Self {
-        let mut child = common::start(&DEV, &[], &folder.0);
+        let mut child = crate::common::start(&DEV, &[], &folder.0);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let mut said = |label: &str| {
             let line = lines.find_map(|line| line.trim().strip_prefix(label).map(|rest| rest.trim().to_owned()));
@@ -43,7 +40,7 @@ impl Dev {
     fn publish(&self, folder: &Folder) {
         let url = format!("ws://127.0.0.1:{}/ws", self.port);
         let args = ["pub", "orders.placed", "7", "--url", &url, "--token", &self.token];
-        let output = common::prom(&args, &[], &folder.0);
+        let output = crate::common::prom(&args, &[], &folder.0);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -55,7 +52,7 @@ impl Dev {
 
     /// Waits until its server takes no connections any more.
     fn mongod_is_gone(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         while TcpStream::connect(&self.mongod).is_ok() {
             assert!(Instant::now() < deadline, "the server outlives its hub");
             std::thread::sleep(Duration::from_millis(10));
@@ -82,7 +79,7 @@ fn events_outlive_the_hub_and_its_server_does_not() {
     let mut dev = Dev::start(&folder);
     dev.publish(&folder);
     dev.signal("-TERM");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     let status = loop {
         if let Some(status) = dev.child.try_wait().unwrap() {
             break status;
@@ -106,7 +103,7 @@ fn events_outlive_the_hub_and_its_server_does_not() {
 
 fn refused(environment: &[(&str, &str)]) -> String {
     let folder = Folder::new(environment[0].0);
-    let output = common::prom(&DEV, environment, &folder.0);
+    let output = crate::common::prom(&DEV, environment, &folder.0);
     assert!(!output.status.success());
     String::from_utf8(output.stderr).unwrap()
 }

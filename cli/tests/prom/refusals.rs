@@ -1,11 +1,8 @@
 //! What `prom` refuses, with what words, and that it says so instead of hanging or panicking.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::net::TcpListener;
 
-use common::{Folder, prom};
+use crate::common::{Folder, prom};
 
 fn refused(args: &[&str], environment: &[(&str, &str)], expected: &[&str]) {
     let folder = Folder::new(&format!(

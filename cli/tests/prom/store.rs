@@ -1,13 +1,11 @@
 //! `prom store` on a data folder, as a person would use it.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{io::Write, path::Path};
 
-use common::{Folder, prom};
 use prom_hub::store::{Append, Batch, EmbeddedStore, Store, embedded::Options};
 use prom_protocol::{EventOptions, Topic, encode_event_body};
+
+use crate::common::{Folder, prom};
 
 /// A store of 300 events in several segments, closed.
 fn fill(path: &Path) {

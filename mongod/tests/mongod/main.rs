@@ -1,6 +1,6 @@
 //! Real replica sets: they come up, they can be disturbed, and nothing of them is left, whatever happens.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 mod program;
 mod set;

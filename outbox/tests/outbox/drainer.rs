@@ -1,7 +1,4 @@
 //! What a drainer does with rows, hubs and stores that fail.
-#![allow(clippy::unwrap_used)]
-
-mod hub;
 
 use std::{
     convert::Infallible,
@@ -13,13 +10,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use hub::{FakeHub, assert_key_order, until};
 use prom_outbox::{
     Claim, ClaimRequest, Drainer, Filter, Mark, MemoryOutbox, NewRow, Options, OutboxEvent, OutboxStore, Outcome,
     Publish, PublishError, Row, Stats, Status, StoreError, in_key_order,
 };
 use prom_protocol::{EventOptions, RawValue};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
+
+use crate::fake_hub::{FakeHub, assert_key_order, until};
 
 /// A store that counts its calls, and fails some of them.
 #[derive(Debug, Default)]

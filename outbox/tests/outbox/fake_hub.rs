@@ -1,5 +1,4 @@
 //! A hub for drainers: remembers what it was given, says what it is told to say.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,24 +13,24 @@ use prom_outbox::{OutboxEvent, Outcome, Publish, PublishError, Published, in_key
 use tokio::sync::Notify;
 
 /// A published event: its id and key.
-pub type Seen = (String, Option<String>);
+pub(crate) type Seen = (String, Option<String>);
 
 type Rule = Box<dyn Fn(&OutboxEvent, usize) -> Option<PublishError> + Send + Sync>;
 
-/// See the module.
+/// A [`Publish`] that keeps what it is given.
 #[derive(Default)]
-pub struct FakeHub {
+pub(crate) struct FakeHub {
     log: Mutex<Log>,
     rule: Option<Rule>,
     /// Nothing is published while it is set.
-    pub away: AtomicBool,
+    pub(crate) away: AtomicBool,
     /// Nothing is answered while it is set: batches hang after they were published.
-    pub silent: AtomicBool,
+    pub(crate) silent: AtomicBool,
     speak: Notify,
     /// Keys of the batches that are being published.
     under_way: Arc<Mutex<HashSet<String>>>,
     /// How often a batch had a key of another that was being published.
-    pub overlaps: AtomicUsize,
+    pub(crate) overlaps: AtomicUsize,
 }
 
 /// Keys of a batch, for as long as it is being published.
@@ -53,35 +52,37 @@ struct Log {
 }
 
 impl FakeHub {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::default()
     }
 
     /// One that refuses an event by what `rule` says to it and the number of the try, from 1.
-    pub fn refusing(rule: impl Fn(&OutboxEvent, usize) -> Option<PublishError> + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn refusing(
+        rule: impl Fn(&OutboxEvent, usize) -> Option<PublishError> + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self { rule: Some(Box::new(rule)), ..Self::default() })
     }
 
     /// Answers the batches that hang.
-    pub fn speak(&self) {
+    pub(crate) fn speak(&self) {
         self.silent.store(false, SeqCst);
         self.speak.notify_waiters();
     }
 
     /// What was published, in order, each once.
-    pub fn order(&self) -> Vec<Seen> {
+    pub(crate) fn order(&self) -> Vec<Seen> {
         self.log.lock().unwrap().order.clone()
     }
 
-    pub fn ids(&self) -> Vec<String> {
+    pub(crate) fn ids(&self) -> Vec<String> {
         self.order().into_iter().map(|(id, _)| id).collect()
     }
 
-    pub fn duplicates(&self) -> Vec<String> {
+    pub(crate) fn duplicates(&self) -> Vec<String> {
         self.log.lock().unwrap().duplicates.clone()
     }
 
-    pub fn tries(&self, id: &str) -> usize {
+    pub(crate) fn tries(&self, id: &str) -> usize {
         self.log.lock().unwrap().tries.get(id).copied().unwrap_or(0)
     }
 
@@ -129,17 +130,20 @@ impl Publish for FakeHub {
     }
 }
 
+/// Far beyond what anything here takes, so that only a defect meets it.
+const DEADLINE: Duration = Duration::from_secs(120);
+
 /// Waits until `what` holds.
-pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
+pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let since = Instant::now();
     while !holds().await {
-        assert!(Instant::now() < limit, "in a minute, not: {what}");
+        assert!(since.elapsed() < DEADLINE, "waited {DEADLINE:?} for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// The ids of each key came in their order: they are numbered.
-pub fn assert_key_order(order: &[Seen]) {
+pub(crate) fn assert_key_order(order: &[Seen]) {
     let mut last: HashMap<&str, &str> = HashMap::new();
     for (id, key) in order {
         let Some(key) = key else { continue };

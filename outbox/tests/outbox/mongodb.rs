@@ -1,16 +1,11 @@
 //! Drainers on a real replica set.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod hub;
 
 use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
-use hub::{FakeHub, assert_key_order, until};
-use mongodb::{
+use ::mongodb::{
     Client, Collection,
     bson::{DateTime, Document, doc},
 };
@@ -18,6 +13,8 @@ use prom_outbox::{
     ClaimRequest, Drainer, Filter, Mark, MongoOutbox, NewRow, Options, OutboxStore, Settle, Stats, Status,
 };
 use tokio::{sync::Notify, task::JoinHandle};
+
+use crate::fake_hub::{FakeHub, assert_key_order, until};
 
 struct Place {
     client: Client,

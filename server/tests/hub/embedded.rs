@@ -1,16 +1,13 @@
 //! A hub on its data folder: what is there after a restart, and what retention tells groups.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{path::Path, time::Duration};
 
-use common::{Client, config, payloads};
 use prom_hub::{
     Config, Hub, StartError, StoreConfig,
     store::{OpenError, Retention, Rule, embedded::Options},
 };
 use prom_protocol::TopicOrPattern;
+use prom_testkit::{Client, config, payloads};
 use serde_json::json;
 
 fn on(folder: &Path, options: Options) -> Config {
@@ -93,7 +90,7 @@ async fn a_group_is_told_what_retention_took_from_it() {
         if first["event"]["seq"] == 16 {
             break;
         }
-        assert!(waited < common::DEADLINE, "{first}");
+        assert!(waited < prom_testkit::DEADLINE, "{first}");
         tokio::time::sleep(Duration::from_millis(100)).await;
         waited += Duration::from_millis(100);
     }

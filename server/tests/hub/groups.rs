@@ -1,5 +1,4 @@
 //! Groups at their start and end, and while the store is away, on a clock of their own.
-#![allow(clippy::unwrap_used)]
 
 use std::{
     sync::{

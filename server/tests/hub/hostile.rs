@@ -1,11 +1,9 @@
 //! Clients that are slow, rude or unlucky, and what they must not cause.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{Client, config, hub, now_secs, payloads, token, token_with};
 use prom_hub::Hub;
+use prom_testkit::{Client, config, hub, now_secs, payloads, token, token_with};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 

@@ -1,16 +1,13 @@
 //! Publish, replay and export over plain HTTP.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{
+use prom_hub::Hub;
+use prom_testkit::{
     Client, DEADLINE, config,
     http::{get, parse, post, raw, request},
     hub, now_secs, token, token_with,
 };
-use prom_hub::Hub;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -403,7 +400,7 @@ async fn a_full_store_asks_to_come_again() {
     let refused = refused.expect("the newest of each key are kept, so it is full");
     assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("store_unavailable")));
     assert_eq!(refused.header("retry-after"), Some("1"));
-    let metrics = common::http::ops(&hub, "/metrics").await;
+    let metrics = prom_testkit::http::ops(&hub, "/metrics").await;
     assert!(metrics.text().contains("publish_refused_total{code=\"store_unavailable\"} 1\n"));
     hub.shutdown().await;
 }

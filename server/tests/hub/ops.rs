@@ -1,15 +1,13 @@
 //! What operators are told, over real HTTP.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{
+use prom_hub::{Config, Hub};
+use prom_testkit::{
     Client, DEADLINE, config,
     http::{ops, raw, request},
+    until_some,
 };
-use prom_hub::{Config, Hub};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,16 +26,7 @@ async fn hub() -> Hub {
 
 /// Asks until `good`; positions are stored behind the acks that move them.
 async fn until(hub: &Hub, path: &str, good: impl Fn(&Value) -> bool) -> Value {
-    let asking = async {
-        loop {
-            let answer = ops(hub, path).await.json();
-            if good(&answer) {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, asking).await.expect("it comes to that in time")
+    until_some(path, async || Some(ops(hub, path).await.json()).filter(&good)).await
 }
 
 async fn metric(hub: &Hub, name: &str) -> Option<f64> {
@@ -272,7 +261,7 @@ async fn a_taken_ops_port_keeps_the_hub_from_starting() {
     config.ops_port = Some(taken.local_addr().unwrap().port());
     let error = Hub::start(config).await.expect_err("it is taken").to_string();
     assert!(error.contains("OPS_PORT") && error.contains("in use"), "{error}");
-    let hub = common::hub().await;
+    let hub = prom_testkit::hub().await;
     assert_eq!(hub.ops_address(), None, "none unless it is asked for");
     hub.shutdown().await;
 }

@@ -1,10 +1,8 @@
 //! What a client of the original does: AUTH, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, ACK, NACK, all without `corr` and `lease`.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{Client, hub, payloads, token};
+use prom_testkit::{Client, hub, payloads, token};
 use serde_json::json;
 
 #[tokio::test]

@@ -1,19 +1,16 @@
 //! Two hubs on one MongoDB database: one of them projects heartbeats, and the other goes on when that one ends.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use common::{Client, DEADLINE, config, mongo};
 use prom_hub::{
     Hub, StoreConfig,
     store::{MongoStore, Store, mongo::Options},
 };
 use prom_protocol::{Group, Topic, topics};
+use prom_testkit::{Client, config, mongo, until};
 use serde_json::{Value, json};
 
 async fn hub_on(options: &Options) -> Hub {
@@ -36,11 +33,10 @@ async fn beat(client: &mut Client, pids: std::ops::Range<u64>) -> Vec<String> {
 /// Waits until the projector has settled every heartbeat up to `seq`.
 async fn settled(store: &MongoStore, seq: u64) {
     let (heartbeats, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::new("process-projector").unwrap());
-    let since = Instant::now();
-    while store.cursor(&heartbeats, &group).await.unwrap().is_none_or(|cursor| cursor.floor < seq) {
-        assert!(since.elapsed() < DEADLINE, "heartbeats are not projected");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("heartbeats to be projected", async || {
+        store.cursor(&heartbeats, &group).await.unwrap().is_some_and(|cursor| cursor.floor >= seq)
+    })
+    .await;
 }
 
 /// How many states each heartbeat caused.

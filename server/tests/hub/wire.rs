@@ -1,11 +1,9 @@
 //! The contracts of the wire: what is answered, with what, and what closes.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Client, config, error, hub, now_secs, payloads, token, token_with};
 use prom_hub::Hub;
+use prom_testkit::{Client, config, error, hub, now_secs, payloads, token, token_with};
 use serde_json::json;
 
 #[tokio::test]

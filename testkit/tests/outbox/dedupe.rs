@@ -1,6 +1,4 @@
 //! Marks in a real MongoDB, and effects committed together with them.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
 
 use std::{
     convert::Infallible,
@@ -19,29 +17,15 @@ use mongodb::{
     event::{EventHandler, command::CommandEvent},
     options::{Acknowledgment, ClientOptions, WriteConcern},
 };
-use prom_hub::{Auth, Config, Hub};
+use prom_hub::Hub;
 use prom_mongod::{Options, ReplicaSet, fresh_database, shared};
 use prom_outbox::{MongoDedupe, Once, OnceError};
 use prom_sdk::{Claim, DedupeStore, PublishOptions, Received, StartFrom};
+use prom_testkit::{hub, in_time, token, until, url};
 use tokio::sync::{Notify, mpsc};
 
-/// Far beyond what anything here takes, so that only a defect meets it.
-const DEADLINE: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(3600);
 const SCOPE: &str = "a::g";
-
-async fn in_time<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(DEADLINE, what).await.expect("in time")
-}
-
-async fn until(mut check: impl AsyncFnMut() -> bool) {
-    in_time(async {
-        while !check().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
-}
 
 /// A database of a test's own.
 #[derive(Clone)]
@@ -114,7 +98,7 @@ async fn mongodb_removes_marks_that_are_over() {
 
     world.dedupe.clone().ttl(Duration::ZERO).mark(SCOPE, "short").await.unwrap();
     world.dedupe.mark(SCOPE, "long").await.unwrap();
-    until(async || !world.seen("short").await).await;
+    until("the mark to be removed", async || !world.seen("short").await).await;
     assert!(world.seen("long").await);
     set.shutdown().await.unwrap();
 }
@@ -257,7 +241,7 @@ async fn an_effect_waits_for_a_claim_and_takes_over_when_it_is_over() {
     }));
     let other = World::of(Client::with_options(options).unwrap(), &world.marks.namespace().db);
     let waiting = tokio::spawn(async move { other.once("1").await });
-    until(async || tries.load(Ordering::SeqCst) > 1).await;
+    until("the claim to be asked for twice", async || tries.load(Ordering::SeqCst) > 1).await;
     assert!(!waiting.is_finished());
     // As long as the claim is there another effect of this consumer runs, and this one does not.
     assert_eq!(world.once("2").await.unwrap(), Once::Done(()));
@@ -322,20 +306,14 @@ async fn a_mark_that_a_majority_is_not_known_to_have_is_waited_for() {
         let found = world.mongo.database("admin").run_command(find).await.unwrap();
         seen.is_finished() || !found.get_array("inprog").unwrap().is_empty()
     };
-    until(asked).await;
+    until("the read to be there", asked).await;
     replicate("off").await;
     assert!(in_time(seen).await.unwrap().unwrap());
     set.shutdown().await.unwrap();
 }
 
-async fn hub() -> Hub {
-    let mut config = Config::new(Auth::Static("token".into()));
-    config.port = 0;
-    Hub::start(config).await.unwrap()
-}
-
 async fn client(hub: &Hub) -> prom_sdk::Client {
-    let builder = prom_sdk::Client::builder(format!("ws://{}/ws", hub.address())).token("token");
+    let builder = prom_sdk::Client::builder(url(hub)).token(token(&["*:**"]));
     in_time(builder.connect()).await.unwrap()
 }
 
@@ -377,7 +355,7 @@ async fn a_subscription_commits_effect_and_mark_together() {
     });
     let handling = in_time(working).await.unwrap();
     assert_eq!(in_time(told.recv()).await.unwrap(), ("1".to_owned(), 2));
-    until(async || world.seen("1").await).await;
+    until("the mark", async || world.seen("1").await).await;
     in_time(handling.stop()).await;
     assert_eq!(world.effects().await, 1);
 
@@ -447,7 +425,7 @@ async fn tries_while_mongodb_is_away_and_those_within_the_patience_use_up_no_att
             Box::pin(async move { leave_trace(session, effects).await })
         });
         let handling = in_time(working).await.unwrap();
-        until(async || world.seen(id).await).await;
+        until("the mark", async || world.seen(id).await).await;
         in_time(handling.stop()).await;
         for _ in 0..4 {
             assert_eq!(told.try_recv().unwrap(), (id.to_owned(), 1));
@@ -471,7 +449,7 @@ async fn a_handler_outside_a_transaction_is_not_called_again_once_its_event_is_m
     let handling = in_time(client.subscribe_exactly_once("a", "g", world.dedupe.clone(), handler)).await.unwrap();
     publish(&client, "1").await;
     publish(&client, "2").await;
-    until(async || world.seen("2").await).await;
+    until("the mark", async || world.seen("2").await).await;
     in_time(handling.stop()).await;
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }

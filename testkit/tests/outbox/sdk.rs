@@ -1,37 +1,17 @@
 //! A drainer with the Rust client, on a real hub.
-#![allow(clippy::unwrap_used)]
 
-mod hub;
+use std::{sync::Arc, time::Duration};
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
-
-use hub::until;
-use jsonwebtoken::{EncodingKey, Header};
-use prom_hub::{Auth, Config, Hub};
+use prom_hub::Hub;
 use prom_outbox::{Drainer, Filter, MemoryOutbox, NewRow, Options, OutboxEvent, OutboxStore, Outcome, Publish, Status};
 use prom_protocol::{EventOptions, RawValue};
 use prom_sdk::{Client, StartFrom, SubscribeOptions};
+use prom_testkit::{hub, in_time, token, until, url};
 use serde_json::json;
 use tokio::sync::Notify;
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
-async fn hub() -> Hub {
-    let auth = Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None };
-    let mut config = Config::new(auth);
-    config.port = 0;
-    Hub::start(config).await.unwrap()
-}
-
 async fn client(hub: &Hub, scopes: &[&str]) -> Client {
-    let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 600;
-    let claims = json!({ "exp": exp, "scopes": scopes });
-    let token =
-        jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
-    Client::builder(format!("ws://{}/ws", hub.address())).token(token).connect().await.unwrap()
+    Client::builder(url(hub)).token(token(scopes)).connect().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,7 +49,7 @@ async fn rows_become_events_of_a_hub() {
     let mut orders = reader.subscribe("orders.paid", "check").options(from).await.unwrap();
     let mut next_of_key = std::collections::HashMap::new();
     for n in 0..1_001 {
-        let delivery = tokio::time::timeout(Duration::from_secs(30), orders.next()).await.unwrap().unwrap();
+        let delivery = in_time(orders.next()).await.unwrap();
         let event = delivery.event();
         if event.id == "first" {
             let json = (event.ts, event.key.as_deref(), event.sid.as_deref(), event.caused_by.as_deref());

@@ -1,7 +1,4 @@
 //! Durable groups against a real hub.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     collections::HashSet,
@@ -12,11 +9,13 @@ use std::{
     time::Duration,
 };
 
-use common::{builder, client, eventually, hub, in_time, token_for, url};
 use futures_util::{FutureExt, StreamExt, future::join_all};
 use prom_sdk::{Client, ClientEvent, ErrorKind, Filter, PublishOptions, Received, StartFrom, Subscription};
+use prom_testkit::{Relay, hub, in_time, token_for, until, url};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
+
+use crate::{builder, client};
 
 const SHORT: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(60);
@@ -121,7 +120,7 @@ async fn members_share_the_events() {
         }));
     }
     publish(&one, "a", 0..EVENTS).await;
-    eventually(|| seen.lock().unwrap().len() == EVENTS as usize).await;
+    until("all events to be handled", async || seen.lock().unwrap().len() == EVENTS as usize).await;
     assert!(counts.iter().all(|count| count.load(Ordering::SeqCst) > 0), "both have worked");
     for client in [&one, &two] {
         in_time(client.close_drained(LONG)).await.unwrap();
@@ -294,11 +293,11 @@ async fn handlers_run_side_by_side_and_keep_their_leases() {
         let subscribe = client.subscribe("a", "g").from(StartFrom::Earliest).max_in_flight(3);
         subscribe.ack_timeout(SHORT).handle(handler).await.unwrap()
     };
-    eventually(|| calls.load(Ordering::SeqCst) == 3).await;
+    until("three calls", async || calls.load(Ordering::SeqCst) == 3).await;
     while in_time(clock.next()).await.unwrap().context().attempt < 4 {}
     assert_eq!(calls.load(Ordering::SeqCst), 3, "three leases have passed and none came again");
     gate.add_permits(100);
-    eventually(|| calls.load(Ordering::SeqCst) == 5).await;
+    until("five calls", async || calls.load(Ordering::SeqCst) == 5).await;
     in_time(handling.stop()).await;
     assert_eq!(calls.load(Ordering::SeqCst), 5);
 }
@@ -325,7 +324,7 @@ async fn stopping_waits_for_the_handlers_that_run() {
     assert_eq!(in_time(starts.recv()).await, Some(1));
     let stopping = tokio::spawn(handling.stop());
     // The member that stops takes nothing new, so another one gets it.
-    let mut other = common::client(&hub).await.subscribe("a", "g").await.unwrap();
+    let mut other = crate::client(&hub).await.subscribe("a", "g").await.unwrap();
     let given = in_time(async {
         let mut n = 2;
         loop {
@@ -367,7 +366,7 @@ async fn a_token_is_renewed_before_it_ends_and_a_lesser_one_revokes() {
         panic!("a Revoked")
     };
     assert_eq!((topic.as_str(), group.as_deref(), error.kind()), ("theirs.a", Some("g"), ErrorKind::Forbidden));
-    eventually(|| asked.load(Ordering::SeqCst) >= 3).await;
+    until("three questions", async || asked.load(Ordering::SeqCst) >= 3).await;
     client.publish("mine.a", &1).await.unwrap();
     let delivery = in_time(kept.next()).await.unwrap();
     assert_eq!(delivery.context().attempt, 1, "the connection was never lost");
@@ -377,9 +376,9 @@ async fn a_token_is_renewed_before_it_ends_and_a_lesser_one_revokes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_outlives_its_connection() {
     let hub = hub().await;
-    let relay = common::Relay::start(hub.address()).await;
+    let relay = Relay::start(hub.address()).await;
     let client = builder(relay.url()).connect().await.unwrap();
-    let direct = common::client(&hub).await;
+    let direct = crate::client(&hub).await;
     let mut deliveries = client.subscribe("a", "g").await.unwrap();
     let mut settled = HashSet::new();
     for round in 0..5 {

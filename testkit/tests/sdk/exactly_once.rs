@@ -1,7 +1,4 @@
 //! Handlers guarded by a dedupe store, against a real hub.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     convert::Infallible,
@@ -13,11 +10,13 @@ use std::{
     time::Duration,
 };
 
-use common::{builder, client, eventually, hub, in_time};
 use prom_sdk::{
     Claim, Client, DedupeStore, ErrorKind, Handling, MemoryDedupe, PublishOptions, Received, StartFrom, Subscription,
 };
+use prom_testkit::{Relay, hub, in_time, until};
 use tokio::sync::{Semaphore, mpsc};
+
+use crate::{builder, client};
 
 const LONG: Duration = Duration::from_secs(3600);
 const SCOPE: &str = "a::g";
@@ -136,14 +135,14 @@ async fn a_marked_event_is_acknowledged_without_its_handler() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_that_is_lost_does_not_call_the_handler_again() {
     let hub = hub().await;
-    let relay = common::Relay::start(hub.address()).await;
+    let relay = Relay::start(hub.address()).await;
     let client = in_time(builder(relay.url()).connect()).await.unwrap();
     let mut store = Probe::new(0);
     store.after_mark = Arc::new(Semaphore::new(0));
     let (handling, mut told) = telling(&client, store.clone()).await;
     publish(&client, "1").await;
     assert_eq!(in_time(told.recv()).await.unwrap(), ("1".to_owned(), 1));
-    eventually(|| store.marked.load(Ordering::SeqCst) == 1).await;
+    until("the mark", async || store.marked.load(Ordering::SeqCst) == 1).await;
     // The mark is there, and the acknowledgement has no connection to go on.
     in_time(relay.cut()).await;
     store.after_mark.add_permits(100);
@@ -157,7 +156,7 @@ async fn an_acknowledgement_that_is_lost_does_not_call_the_handler_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_members_with_the_same_event_at_the_same_time_call_one_handler() {
     let hub = hub().await;
-    let relay = common::Relay::start(hub.address()).await;
+    let relay = Relay::start(hub.address()).await;
     let (cut_off, other) = (in_time(builder(relay.url()).connect()).await.unwrap(), client(&hub).await);
     let store = Probe::new(0);
     let (gate, calls) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -172,14 +171,14 @@ async fn two_members_with_the_same_event_at_the_same_time_call_one_handler() {
     let first = cut_off.subscribe("a", "g").handle_exactly_once(store.clone(), slow);
     let first = in_time(first).await.unwrap();
     publish(&other, "1").await;
-    eventually(|| calls.load(Ordering::SeqCst) == 1).await;
+    until("the first call", async || calls.load(Ordering::SeqCst) == 1).await;
 
     let (second, mut told) = telling(&other, store.clone()).await;
     in_time(relay.cut()).await;
     // Whoever has it now, the same client or the other one, waits for the handler that runs.
-    eventually(|| store.held.load(Ordering::SeqCst) > 1).await;
+    until("the claim to be held on", async || store.held.load(Ordering::SeqCst) > 1).await;
     gate.add_permits(100);
-    eventually(|| store.marked.load(Ordering::SeqCst) == 1).await;
+    until("the mark", async || store.marked.load(Ordering::SeqCst) == 1).await;
     in_time(first.stop()).await;
     in_time(second.stop()).await;
     assert!(told.try_recv().is_err());
@@ -219,7 +218,7 @@ async fn a_long_handler_keeps_its_claim() {
     let subscribe = client.subscribe("a", "g").ack_timeout(Duration::from_secs(1));
     let handling = in_time(subscribe.handle_exactly_once(Arc::clone(&store), handler)).await.unwrap();
     publish(&client, "1").await;
-    eventually(|| calls.load(Ordering::SeqCst) == 1).await;
+    until("the first call", async || calls.load(Ordering::SeqCst) == 1).await;
     // A claim of the same length on something else shows how time passes: three have ended.
     for n in 0..3 {
         let holder = n.to_string();
@@ -259,7 +258,7 @@ async fn a_handler_that_failed_is_called_again_and_nothing_is_marked() {
     };
     let handling = in_time(client.subscribe_exactly_once("a", "g", store.clone(), handler)).await.unwrap();
     publish(&client, "1").await;
-    eventually(|| store.marked.load(Ordering::SeqCst) == 1).await;
+    until("the mark", async || store.marked.load(Ordering::SeqCst) == 1).await;
     in_time(handling.stop()).await;
     assert_eq!(calls.load(Ordering::SeqCst), 3);
     assert_eq!(store.held.load(Ordering::SeqCst), 0, "the claims were released");
@@ -285,7 +284,7 @@ async fn a_store_that_fails_is_asked_again_and_uses_up_no_attempt() {
     };
     let handling = in_time(client.subscribe_exactly_once("a", "g", store.clone(), handler)).await.unwrap();
     publish(&client, "2").await;
-    eventually(|| store.marked.load(Ordering::SeqCst) == 1).await;
+    until("the mark", async || store.marked.load(Ordering::SeqCst) == 1).await;
     in_time(handling.stop()).await;
     all_is_settled_before("3", &client).await;
 }
@@ -297,7 +296,7 @@ async fn stopping_while_the_store_is_away_gives_the_event_back() {
     let away = Probe::new(usize::MAX);
     publish(&client, "1").await;
     let (handling, mut told) = telling(&client, away.clone()).await;
-    eventually(|| away.failures.load(Ordering::SeqCst) < usize::MAX).await;
+    until("a failure", async || away.failures.load(Ordering::SeqCst) < usize::MAX).await;
     in_time(handling.stop()).await;
     assert!(told.try_recv().is_err());
     let (handling, mut told) = telling(&client, memory()).await;

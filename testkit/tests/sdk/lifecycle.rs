@@ -1,7 +1,4 @@
 //! Beginnings and ends.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     sync::{
@@ -11,9 +8,11 @@ use std::{
     time::Duration,
 };
 
-use common::{DEADLINE, Relay, builder, client, eventually, hub, hub_at, in_time, reaches, token, token_for, url};
 use prom_sdk::{Error, ErrorKind, Received, StartFrom, State};
+use prom_testkit::{DEADLINE, Relay, hub, hub_at, in_time, token, token_for, until, url};
 use tokio::{net::TcpListener, sync::Semaphore};
+
+use crate::{builder, client, reaches};
 
 fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> ErrorKind {
     result.unwrap_err().kind()
@@ -140,15 +139,15 @@ async fn the_connection_ends_with_the_last_handle() {
     in_time(delivery.ack()).await.unwrap();
     assert_eq!((relay.opened(), relay.ended()), (1, 0), "a subscription is a handle too");
     drop(deliveries);
-    eventually(|| relay.ended() == 1).await;
+    until("the line to end", async || relay.ended() == 1).await;
 
     // Also when it never came to a connection.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let relay = Relay::start(silent.local_addr().unwrap()).await;
     let connecting = tokio::spawn(builder(relay.url()).connect());
-    eventually(|| relay.opened() == 1).await;
+    until("the line", async || relay.opened() == 1).await;
     connecting.abort();
-    eventually(|| relay.ended() == 1).await;
+    until("the line to end", async || relay.ended() == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +185,7 @@ async fn a_drain_lets_everything_come_to_its_end() {
     drop(stream);
     assert_eq!(kind(in_time(client.publish("c", &1)).await), ErrorKind::Closed);
     gate.add_permits(100);
-    eventually(|| done.load(Ordering::SeqCst) == 5).await;
+    until("five events to be handled", async || done.load(Ordering::SeqCst) == 5).await;
     assert!(!draining.is_finished(), "one delivery is held");
     in_time(held.ack()).await.unwrap();
     in_time(draining).await.unwrap().unwrap();
@@ -232,7 +231,6 @@ async fn the_state_is_told() {
     second.shutdown().await;
 }
 
-#[cfg(feature = "tls")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_without_tls_gets_nothing_from_a_client_with() {
     use tokio::io::AsyncReadExt;

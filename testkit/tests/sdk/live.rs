@@ -1,13 +1,12 @@
 //! Live subscriptions and watches against a real hub.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{Relay, builder, client, config, eventually, hub, hub_at, in_time, reaches};
 use futures_util::{FutureExt, future::join_all};
 use prom_hub::Hub;
 use prom_sdk::{Client, ErrorKind, Live, LiveItem, PublishOptions, StartFrom, State};
+use prom_testkit::{Relay, config, hub, hub_at, in_time, until};
 use serde_json::json;
+
+use crate::{builder, client, reaches};
 
 async fn next_payload(live: &mut Live) -> u32 {
     match in_time(live.next()).await.unwrap() {
@@ -129,7 +128,8 @@ async fn a_watch_has_the_newest_value_of_each_key() {
         set(&client, "s", "k1", n).await;
         set(&client, "s", "new", n).await;
     }
-    eventually(|| watch.get("new").is_some_and(|new| new.value.as_ref().is_ok_and(|n| *n == 499))).await;
+    until("the newest value", async || watch.get("new").is_some_and(|new| new.value.as_ref().is_ok_and(|n| *n == 499)))
+        .await;
     let mut changes = [in_time(watch.next()).await.unwrap(), in_time(watch.next()).await.unwrap()];
     changes.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(
@@ -182,7 +182,7 @@ async fn after_a_reconnect_only_what_changed_meanwhile_is_a_change() {
     let hub = hub().await;
     let relay = Relay::start(hub.address()).await;
     let client = builder(relay.url()).connect().await.unwrap();
-    let direct = common::client(&hub).await;
+    let direct = crate::client(&hub).await;
     for key in ["a", "b", "c"] {
         let seq = set(&direct, "s", key, 1).await;
         seen(&direct, "s", seq).await;

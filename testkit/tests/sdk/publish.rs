@@ -1,14 +1,13 @@
 //! Publishing against a real hub.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{DEADLINE, builder, client, hub, hub_at, in_time, reaches, token, url};
 use futures_util::{StreamExt, future::join_all, stream};
 use prom_sdk::{Client, ErrorKind, PublishOptions, RawValue, StartFrom, State};
+use prom_testkit::{DEADLINE, Relay, hub, hub_at, in_time, token, url};
 use serde_json::json;
+
+use crate::{builder, client, reaches};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_committed_with_all_it_carries() {
@@ -133,7 +132,7 @@ async fn what_was_published_while_away_arrives_once_with_its_id() {
 async fn a_lost_connection_doubles_and_loses_nothing() {
     const EVENTS: usize = 5_000;
     let hub = hub().await;
-    let relay = common::Relay::start(hub.address()).await;
+    let relay = Relay::start(hub.address()).await;
     let client = builder(relay.url()).connect().await.unwrap();
     let publishing = tokio::spawn(join_all((0..EVENTS).map(|n| client.publish("a", &n))));
     for _ in 0..5 {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 #[cfg(all(unix, feature = "mongodb"))]
-use prom_outbox::mongod::{Elections, Options, ReplicaSet};
+use prom_mongod::{Elections, Options, ReplicaSet};
 
 use crate::settings::Listen;
 

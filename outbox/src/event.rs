@@ -52,7 +52,7 @@ impl OutboxEvent {
         &self.id
     }
 
-    /// What it is about.
+    /// The key: events of one key are published in order.
     pub fn key(&self) -> Option<&str> {
         self.options.key.as_deref()
     }

@@ -21,7 +21,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 /// A row's entry in the order of its status.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
-    /// See [`place`].
+    /// Its place in that order, as [`place`] computes it.
     pub(crate) at: u64,
     pub(crate) id: &'a str,
     pub(crate) key: Option<&'a str>,

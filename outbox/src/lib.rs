@@ -82,7 +82,6 @@
 //! # }
 //! ```
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -96,8 +95,6 @@ mod ledger;
 mod memory;
 #[cfg(feature = "mongodb")]
 mod mongo;
-#[cfg(all(unix, feature = "mongod"))]
-pub mod mongod;
 mod publish;
 mod row;
 #[cfg(feature = "sdk")]

@@ -1,4 +1,4 @@
-//! Where rows are published.
+//! The publisher that a drainer hands its events to.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
@@ -37,8 +37,8 @@ impl PublishError {
         Self { code: code.into(), message: message.into(), temporary, retry_after: None }
     }
 
-    /// Whether it says something about the publisher, not about the event: nothing else would be published either, so
-    /// the event's tries are not counted.
+    /// Whether the error is about the publisher and not about the event. Then no other event would be published either,
+    /// so this does not count as a try of the event.
     pub fn of_publisher(&self) -> bool {
         const CODES: [&str; 13] = [
             "unauthorized",
@@ -59,7 +59,7 @@ impl PublishError {
     }
 
     /// Whether the event will never be published: it is parked at once. What is forbidden today may be allowed when a
-    /// token or a policy is mended, so it is tried as often as any other.
+    /// token or a policy is corrected, so it is tried as often as any other.
     pub fn permanent(&self) -> bool {
         !self.temporary && !self.of_publisher() && self.code != "forbidden"
     }
@@ -70,7 +70,7 @@ impl PublishError {
 pub enum Outcome {
     /// It is committed.
     Published(Published),
-    /// It was refused, or nobody knows.
+    /// It was refused, or nobody knows whether it was committed.
     Failed(PublishError),
     /// It was not tried, because an earlier one of its key was not published.
     Held,
@@ -85,8 +85,8 @@ pub enum Outcome {
 /// - **Keys.** The events of one key are committed in their order. After one that failed, unless for good
 ///   ([`PublishError::permanent`]), the later ones of its key are not published: [`Outcome::Held`]. So a publisher that
 ///   pipelines has at most one event per key under way, or a hub that refuses the rest: see [`in_key_order`].
-/// - It answers after `within` at the latest; a drainer waits no longer, and drops the future. Events may be published all
-///   the same then; they are published again, with the same ids.
+/// - It returns after `within` at the latest; a drainer waits no longer, and drops the future. Events may have been
+///   published nevertheless; they are published again, with the same ids.
 #[async_trait]
 pub trait Publish: Send + Sync + 'static {
     /// Publishes a batch.
@@ -103,7 +103,8 @@ impl<P: Publish + ?Sized> Publish for Arc<P> {
 /// Publishes a batch by a function for one event and the time it has: those of one key one after another, all keys at
 /// once.
 ///
-/// It answers after `within`: an event that is under way then has failed with `timeout`, and those behind it are held.
+/// It returns after `within` at the latest: an event that is under way then has failed with `timeout`, and those behind it
+/// are held.
 pub async fn in_key_order<'a, F, Fut>(events: &'a [OutboxEvent], within: Duration, publish: F) -> Vec<Outcome>
 where
     F: Fn(&'a OutboxEvent, Duration) -> Fut,

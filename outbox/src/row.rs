@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::OutboxEvent;
 
-/// Where a row stands.
+/// The state of a row on its way to the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -221,7 +221,7 @@ pub struct Row {
     /// Headers, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "pairs")]
     pub headers: Vec<(String, String)>,
-    /// What it is about.
+    /// The key: events of one key are published in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// The publisher's session or stream.
@@ -233,7 +233,7 @@ pub struct Row {
     /// Id of the event that led to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caused_by: Option<String>,
-    /// Where it stands.
+    /// Its state.
     pub status: Status,
     /// The drainer that has it, or published it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,41 +14,41 @@ use crate::{OutboxEvent, Row, RowId, Status};
 pub struct ClaimRequest {
     /// Name of the drainer, for people: `claimed_by` of the rows.
     pub by: String,
-    /// At most this many rows.
+    /// How many rows at most.
     pub limit: usize,
-    /// About this many bytes, but at least one row if there is one.
+    /// About how many bytes the rows may have together. One row is claimed however large it is.
     pub max_bytes: usize,
-    /// From when on others may have them.
+    /// How long the rows belong to this claim. After that, others may claim them.
     pub lease: Duration,
 }
 
 /// A row that is claimed.
 #[derive(Debug, Clone)]
 pub struct Claimed {
-    /// Which row.
+    /// The id of the row.
     pub id: RowId,
     /// Tries that failed so far.
     pub attempts: u32,
-    /// No claim had it before.
+    /// Whether no claim had it before.
     pub fresh: bool,
-    /// The event it becomes; or why it becomes none, naming the field: it is to be parked.
+    /// The event it becomes. An error names the field that keeps it from being one: the row is to be parked.
     pub event: Result<OutboxEvent, Refusal>,
 }
 
-/// What a claim got.
+/// The rows of one claim.
 #[derive(Debug, Default)]
 pub struct Claim {
     /// Number of the claim: marks are made with it.
     pub fence: u64,
     /// The rows, in order.
     pub rows: Vec<Claimed>,
-    /// There may be more: a limit ended it.
+    /// Whether there may be more rows to claim, because a limit ended this claim.
     pub more: bool,
-    /// Keys were left out because other claims have rows of them.
+    /// Whether rows were left out because other claims have rows of the same key.
     pub busy: bool,
     /// Time until the first row that waits to be tried again.
     pub next_due: Option<Duration>,
-    /// Rows of claims that had run out and are pending again, whether or not this claim got them.
+    /// How many rows whose lease had run out were made pending again, whether or not this claim got them.
     pub requeued: usize,
 }
 
@@ -61,16 +61,16 @@ pub enum Settle {
     Released,
     /// The try failed; the next is due after a while.
     Retry {
-        /// Why it failed.
+        /// The reason of the failure, for people.
         error: String,
         /// Tries that failed, this one included.
         attempts: u32,
-        /// How long it waits.
+        /// How long it waits before the next try.
         after: Duration,
     },
     /// It is parked.
     Parked {
-        /// Why.
+        /// The reason, for people.
         error: String,
         /// Tries that failed, this one included.
         attempts: u32,
@@ -80,9 +80,9 @@ pub enum Settle {
 /// A settled row.
 #[derive(Debug, Clone)]
 pub struct Mark {
-    /// Which row.
+    /// The id of the row.
     pub id: RowId,
-    /// What becomes of it.
+    /// What becomes of the row.
     pub settle: Settle,
 }
 
@@ -93,16 +93,16 @@ pub(crate) fn short(error: &str) -> String {
     if fits == error.len() { error.to_owned() } else { format!("{}…", &error[..fits]) }
 }
 
-/// Which rows an operator means: those that are all of it. The default: every row.
+/// Selects the rows that an operator means: those that match every field that is set. The default selects every row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// One of these ids, as text.
+    /// Rows with one of these ids, as text.
     pub ids: Option<Vec<String>>,
-    /// Of this status.
+    /// Rows of this status.
     pub status: Option<Status>,
-    /// On this topic.
+    /// Rows for this topic.
     pub topic: Option<String>,
-    /// Of this key.
+    /// Rows with this key.
     pub key: Option<String>,
 }
 
@@ -117,7 +117,7 @@ impl Filter {
         Self { status: Some(status), ..Self::default() }
     }
 
-    /// Whether that row is one of them.
+    /// Whether the row matches.
     pub fn matches(&self, row: &Row) -> bool {
         self.ids.as_ref().is_none_or(|ids| ids.contains(&row.id))
             && self.status.is_none_or(|status| status == row.status)
@@ -126,14 +126,14 @@ impl Filter {
     }
 }
 
-/// How an outbox is doing.
+/// How many rows an outbox has in each state, and how late it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
     /// Rows that wait, those that wait to be tried again included.
     pub pending: u64,
     /// Of these: those that wait to be tried again.
     pub waiting: u64,
-    /// Rows that drainers have.
+    /// Rows that drainers have claimed.
     pub claimed: u64,
     /// Of these: those whose lease ran out and that nobody has claimed again yet.
     pub stuck: u64,
@@ -141,7 +141,7 @@ pub struct Stats {
     pub sent: u64,
     /// Parked rows.
     pub error: u64,
-    /// Age of the oldest pending row, in milliseconds; rows without a time are none.
+    /// Age of the oldest pending row that has a time, in milliseconds.
     pub oldest_pending_ms: Option<u64>,
     /// Age of the oldest row that is neither published nor parked, in milliseconds; 0 when there is none.
     pub lag_ms: u64,
@@ -154,10 +154,10 @@ pub enum StoreError {
     /// It cannot be reached or cannot write, for the moment.
     #[error("{0}")]
     Unavailable(String),
-    /// What it holds is not what was written.
+    /// What was read is not what was written: the store is damaged.
     #[error("{0}")]
     Damaged(String),
-    /// The request is not one.
+    /// The request makes no sense, or the store is not ready for it.
     #[error("{0}")]
     Invalid(String),
 }
@@ -183,7 +183,7 @@ pub enum StoreError {
 /// - **Bounded.** No call but those of an operator reads or writes sent rows beyond a limit it was given.
 #[async_trait]
 pub trait OutboxStore: Send + Sync + fmt::Debug + 'static {
-    /// For people: `memory`, `embedded`, `mongodb`.
+    /// The name of the kind of store, for people: `memory`, `embedded`, `mongodb`.
     fn name(&self) -> &'static str;
 
     /// Makes what claims need, if it is not there: indexes, tables. Harmless when repeated.
@@ -194,13 +194,14 @@ pub trait OutboxStore: Send + Sync + fmt::Debug + 'static {
     /// Takes rows for a while.
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, StoreError>;
 
-    /// Says what became of rows of claim `fence`; answers how many marks were made. The others' claims were lost.
+    /// Writes what became of rows of claim `fence`; returns how many marks were made. The other rows no longer belong to
+    /// that claim.
     async fn settle(&self, fence: u64, marks: &[Mark]) -> Result<usize, StoreError>;
 
-    /// Deletes rows that were sent longer ago than `age`, at most `limit` of them; answers how many.
+    /// Deletes rows that were sent longer ago than `age`, at most `limit` of them; returns how many.
     async fn remove_sent(&self, age: Duration, limit: usize) -> Result<usize, StoreError>;
 
-    /// How it is doing. Does not read sent rows.
+    /// Counts its rows. Does not read sent ones.
     async fn stats(&self) -> Result<Stats, StoreError>;
 
     /// Rows an operator asks for, oldest first, at most `limit`.
@@ -211,14 +212,14 @@ pub trait OutboxStore: Send + Sync + fmt::Debug + 'static {
         Ok(self.list(filter, usize::MAX).await?.len() as u64)
     }
 
-    /// Parked rows that match become pending, with no attempts; answers how many.
+    /// Parked rows that match become pending, with no attempts; returns how many.
     async fn retry(&self, filter: &Filter) -> Result<u64, StoreError>;
 
-    /// Deletes rows that match and are not claimed; answers how many.
+    /// Deletes rows that match and are not claimed; returns how many.
     async fn drop_rows(&self, filter: &Filter) -> Result<u64, StoreError>;
 
-    /// Notifies `wake` when rows may have been written, and once when it begins to look. Ends only when it can look no
-    /// more. It may miss rows: polling is the truth. Default: looks at nothing.
+    /// Notifies `wake` when rows may have been written, and once when it begins to watch. Returns only when it cannot watch
+    /// any more. It may miss rows, so a drainer also polls. Default: watches nothing.
     async fn watch(&self, wake: &Notify) -> Result<Infallible, StoreError> {
         _ = wake;
         std::future::pending().await

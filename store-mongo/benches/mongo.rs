@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use load::{KEYS, Load, TOPICS, append, cpu, percentile, report};
 use mongodb::bson::{Document, doc};
-use prom_outbox::mongod::{self, Elections, ReplicaSet};
+use prom_mongod::{Elections, ReplicaSet};
 use prom_protocol::{Group, Topic};
 use prom_store::Store;
 use prom_store_mongo::{MongoStore, Options};
@@ -39,11 +39,11 @@ async fn reads<T>(name: &str, most: Option<Duration>, mut read: impl AsyncFnMut(
 async fn main() {
     let events = std::env::args().skip_while(|arg| arg != "--events").nth(1);
     let events = events.map_or(2_000_000, |events| events.parse().unwrap());
-    let set = ReplicaSet::start(mongod::Options {
+    let set = ReplicaSet::start(prom_mongod::Options {
         elections: Elections::Production,
         cache_mb: 1024,
         oplog_mb: 2048,
-        ..mongod::Options::default()
+        ..prom_mongod::Options::default()
     });
     let set = set.await.unwrap();
     let store = MongoStore::open(Options::new(set.url())).await.unwrap();

@@ -6,7 +6,7 @@ mod lease;
 use std::collections::BTreeMap;
 
 use mongodb::bson::{Document, doc};
-use prom_outbox::mongod::{self, fresh_database, shared};
+use prom_mongod::{self as mongod, fresh_database, shared};
 use prom_protocol::{EventOptions, TopicOrPattern, encode_event_body};
 use prom_store::{Append, CursorPut, Rule};
 

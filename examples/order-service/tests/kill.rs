@@ -1,18 +1,14 @@
 //! The steps of the README, with the real binary, a real MongoDB, a real `kill -9` and a real hub.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, path::Path, process::Stdio};
 
 use mongodb::bson::{Document, doc};
 use prom_hub::{Auth, Config, Hub, OutboxName, StoreConfig, mongo};
-use prom_outbox::mongod::{Options, ReplicaSet};
+use prom_mongod::{Options, ReplicaSet};
 use prom_sdk::{Client, StartFrom, Subscription};
+use prom_testkit::{in_time, until, url};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -22,23 +18,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Far beyond what anything here takes, so that only a defect meets it.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Only a kill ends it.
 const PAUSE: &str = "--pause-between-writes=1h";
 const TOKEN: &str = "a-token";
-
-async fn in_time<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, what).await.expect("in time")
-}
-
-async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !check().await {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 /// MongoDB, a hub, and somebody who wants to hear of orders.
 struct World {
@@ -51,9 +33,9 @@ struct World {
 impl World {
     /// With a hub that drains the service's outbox by itself.
     async fn new() -> Self {
-        Self::with(|url| {
+        Self::with(|mongo_url| {
             let outboxes = vec![OutboxName::new("shop.outbox").unwrap()];
-            StoreConfig::Mongo(mongo::Options::new(url), outboxes)
+            StoreConfig::Mongo(mongo::Options::new(mongo_url), outboxes)
         })
         .await
     }
@@ -70,7 +52,7 @@ impl World {
         config.port = 0;
         config.store = store(set.url());
         let hub = Hub::start(config).await.unwrap();
-        let client = in_time(Client::builder(hub_url(&hub)).token(TOKEN).connect()).await.unwrap();
+        let client = in_time(Client::builder(url(&hub)).token(TOKEN).connect()).await.unwrap();
         let placed = in_time(client.subscribe("orders.placed", "test").from(StartFrom::Earliest).into_future());
         Self { placed: placed.await.unwrap(), set, mongo, hub }
     }
@@ -98,10 +80,6 @@ impl World {
         self.hub.shutdown().await;
         self.set.shutdown().await.unwrap();
     }
-}
-
-fn hub_url(hub: &Hub) -> String {
-    format!("ws://{}/ws", hub.address())
 }
 
 /// The service as its users start it. Dropping it is a `kill -9`.
@@ -140,7 +118,7 @@ impl Service {
 
     /// One that publishes what is in the outbox.
     async fn start_draining(world: &World, token: &Path) -> Self {
-        Self::start(world, &["--hub-url", &hub_url(&world.hub), "--hub-token-file", token.to_str().unwrap()]).await
+        Self::start(world, &["--hub-url", &url(&world.hub), "--hub-token-file", token.to_str().unwrap()]).await
     }
 
     async fn says(&mut self, words: &str) {

@@ -1,4 +1,4 @@
-//! One claim: its rows published, their marks made.
+//! Publishes the rows of one claim and settles them.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -7,20 +7,20 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Backoff, Drainer};
+use super::{context::Context, options::Backoff};
 use crate::{Claim, Mark, OutboxEvent, Outcome, PublishError, RowId, Settle, store::short};
 
-/// How much longer a publisher is waited for than it was told.
+/// How much longer than its time limit a publisher is waited for.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// What became of a batch.
+/// The outcome of a batch.
 pub(super) struct Report {
     pub(super) published: usize,
-    /// Some of it was not published in time.
+    /// Some rows were not published in time.
     pub(super) late: bool,
-    /// The publisher could not be reached, for some of it at least.
+    /// The error of a publisher that could not be reached, for some of the rows at least.
     pub(super) down: Option<PublishError>,
-    /// When some of it is to be tried again.
+    /// The time until the first of its rows is to be tried again.
     pub(super) due: Option<Duration>,
 }
 
@@ -37,7 +37,7 @@ struct Part {
     fresh: bool,
 }
 
-impl Drainer {
+impl Context {
     pub(super) async fn publish(
         &self,
         claim: Claim,
@@ -71,7 +71,7 @@ impl Drainer {
         report
     }
 
-    /// What the publisher says, or that it says nothing.
+    /// Publishes the events; an error if the publisher does not answer in time.
     async fn outcomes(
         &self,
         events: &[OutboxEvent],
@@ -79,7 +79,7 @@ impl Drainer {
         mut stopped: watch::Receiver<Option<Instant>>,
     ) -> Result<Vec<Outcome>, PublishError> {
         let now = Instant::now();
-        // Whoever claims these rows next must not meet a publish of ours that is still under way.
+        // Stops before the lease ends: whoever claims these rows next must not publish beside us.
         let last = lease_end - self.options.lease / 10;
         let until = (now + self.options.publish_timeout + GRACE).min(last);
         let within = until.saturating_duration_since(now).saturating_sub(GRACE);
@@ -87,7 +87,7 @@ impl Drainer {
             return Err(PublishError::new("timeout", "the lease had run out before anything was published", true));
         }
         let stopping = async {
-            // A sender that is gone cannot stop us.
+            // If the sender is gone, nobody stops us any more.
             let stop = stopped.wait_for(Option::is_some).await.ok().and_then(|stop| *stop);
             match stop {
                 Some(stop) => sleep_until(stop).await,
@@ -101,7 +101,7 @@ impl Drainer {
         }
     }
 
-    /// What becomes of each row.
+    /// Decides for each row what becomes of it.
     fn judge(
         &self,
         parts: Vec<Part>,
@@ -129,7 +129,8 @@ impl Drainer {
                     }
                     Settle::Sent
                 }
-                // Behind a row that waits, the claim will leave it out; behind one that was parked, it is next.
+                // Held back by an earlier row of its key. If that waits, claims leave this one out; if that was parked,
+                // this one is next.
                 Outcome::Held => {
                     report.due_after(Duration::ZERO);
                     self.release()
@@ -138,7 +139,7 @@ impl Drainer {
                     marks.push(self.park(id, &error.to_string(), attempts.saturating_add(1)));
                     continue;
                 }
-                // A timeout of one event among others that were published is its own.
+                // If other events of the batch were published, a timeout says nothing about the publisher.
                 Outcome::Failed(error)
                     if error.of_publisher() && !(error.code == "timeout" && report.published > 0) =>
                 {
@@ -148,7 +149,7 @@ impl Drainer {
                 Outcome::Failed(error) => {
                     let mut attempts = attempts.saturating_add(1);
                     if error.code == "timeout" {
-                        // A slow hub says nothing against a row: it waits longer each time, and is never parked for it.
+                        // The hub is slow, which is not the row's fault: it waits longer each time and is never parked.
                         attempts = attempts.min(self.options.max_attempts.saturating_sub(1));
                     } else if attempts >= self.options.max_attempts {
                         marks.push(self.park(id, &error.to_string(), attempts));
@@ -182,14 +183,14 @@ impl Drainer {
         Mark { id, settle: Settle::Parked { error: short(error), attempts } }
     }
 
-    /// Gives back what a claim got that ended after the drainer was told to stop.
+    /// Gives back the rows of a claim that ended after the drainer was told to stop.
     pub(super) async fn give_back(&self, claim: Claim, since: Instant) -> Report {
         let marks: Vec<_> = claim.rows.into_iter().map(|row| Mark { id: row.id, settle: self.release() }).collect();
         self.settle(claim.fence, &marks, since + self.options.lease).await;
         Report { published: 0, late: false, down: None, due: None }
     }
 
-    /// Makes the marks, trying again until the lease ends: rows that are published and not marked are published again.
+    /// Writes the marks, and tries again until the lease ends: a row that is published and not marked is published again.
     async fn settle(&self, fence: u64, marks: &[Mark], lease_end: Instant) {
         let mut backoff = Backoff::new(self.options.pause_first, self.options.pause_most);
         let mut first = true;
@@ -197,7 +198,7 @@ impl Drainer {
             match self.limited(self.store.settle(fence, marks)).await {
                 Ok(made) => {
                     let refused = marks.len().saturating_sub(made);
-                    // After a call whose answer was lost nobody knows which marks were refused and which were made by it.
+                    // If the answer to an earlier try was lost, that try may have written the marks: then this says nothing.
                     if first && refused > 0 {
                         self.counts.refused.fetch_add(refused as u64, Relaxed);
                         tracing::warn!(refused, "rows of the outbox were claimed by others before they were marked");

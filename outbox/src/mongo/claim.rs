@@ -1,8 +1,11 @@
-//! One claim: some round trips, for hundreds of rows.
+//! One claim: a few round trips to MongoDB, for hundreds of rows.
 //!
-//! Claims take turns: a document says whose turn it is and until when. Its holder reads a snapshot, which holds every
-//! earlier claim, so what it finds free is free; then it marks what it takes. It is no transaction with that document in
-//! it: the transaction of a drainer that was killed would keep all others out until the server gives it up, a minute later.
+//! Claims take turns: a document says whose turn it is and until when. The drainer that has the turn reads a snapshot.
+//! The snapshot has the marks of every earlier claim, so a row or key that is free in it is free. Then the drainer marks
+//! the rows it takes.
+//!
+//! This is not one transaction that also changes the document of the turn: if a drainer were killed in it, MongoDB would
+//! keep all others waiting until it gives the transaction up, a minute later.
 
 use std::{
     collections::HashSet,
@@ -20,39 +23,17 @@ use super::{
     MongoOutbox,
     document::Read,
     page::{self, SEARCH},
-    stray,
-    take::{self, unclaimed},
-    text,
+    shape::{leases, order, pending, ran_out, unclaimed, waiting},
+    stray, take, text,
     turn::Turn,
 };
 use crate::{Claim, ClaimRequest, Claimed};
 
-/// How long a claim waits for its turn.
+/// How long a claim waits for its turn before it fails.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// Most rows whose lease ran out that one claim makes pending again, and how many at once.
+/// How many rows whose lease ran out one claim makes pending again at most, and how many of them by one command.
 const REQUEUED: usize = 10_000;
 const TOGETHER: usize = 1_000;
-
-/// Index of claimed rows, and of sent ones.
-pub(super) fn leases() -> Document {
-    doc! {"status": 1, "lease_until": 1}
-}
-
-/// Index of rows that wait to be tried again.
-pub(super) fn waiting() -> Document {
-    doc! {"next_try_at": 1}
-}
-
-/// Pending rows: a row without a status is one.
-pub(super) fn pending() -> Document {
-    doc! {"$in": ["pending", Bson::Null]}
-}
-
-/// Claimed rows whose lease has run out: one that is no date says nothing.
-pub(super) fn ran_out(now: impl Into<Bson>) -> Document {
-    let runs = doc! {"$and": [{"$eq": [{"$type": "$lease_until"}, "date"]}, {"$gt": ["$lease_until", now.into()]}]};
-    doc! {"status": "claimed", "$expr": {"$not": [runs]}}
-}
 
 pub(super) async fn claim(outbox: &MongoOutbox, request: &ClaimRequest) -> Result<Claim> {
     if idle(outbox).await? {
@@ -64,14 +45,14 @@ pub(super) async fn claim(outbox: &MongoOutbox, request: &ClaimRequest) -> Resul
         let claim = within(outbox, &mut turn, request).await;
         let ended = turn.end(outbox).await;
         match claim {
-            // What a snapshot cannot be read for, such as an index that was just made, passes.
+            // A snapshot cannot be read right after an index was made, among other reasons that pass soon.
             Err(error) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) || snapshot_unavailable(&error) => {
                 if Instant::now() > until {
                     return Err(error);
                 }
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(5..20))).await;
             }
-            // A turn that was not ended ends by itself, and the claim stands.
+            // The claim is good even if its turn could not be ended: the turn ends by itself.
             claim => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a turn to claim could not be ended");
@@ -86,13 +67,14 @@ fn snapshot_unavailable(error: &Error) -> bool {
     matches!(&*error.kind, ErrorKind::Command(error) if error.code == 246)
 }
 
-/// Whether there is nothing to claim, nor a claim that ran out: a drainer that waits writes nothing. Parks strays.
+/// Whether there is nothing to claim and no lease that ran out. Then no turn is taken, so a drainer that waits for rows
+/// writes nothing. Rows of unknown status, which no claim would find, are parked here.
 async fn idle(outbox: &MongoOutbox) -> Result<bool> {
     let any = async |filter: Document, index: Document| {
         outbox.rows.find_one(filter).projection(doc! {"_id": 1}).hint(Hint::Keys(index)).await
     };
     let (waits, ran_out, strays) = futures_util::try_join!(
-        any(doc! {"status": pending()}, page::order()),
+        any(doc! {"status": pending()}, order()),
         any(ran_out("$$NOW"), leases()),
         stray::find(outbox),
     )?;
@@ -109,7 +91,8 @@ async fn within(outbox: &MongoOutbox, turn: &mut Turn, request: &ClaimRequest) -
         session = snapshot(outbox).await?;
         leased = self::leased(outbox, &mut session, turn.now).await?;
     }
-    // What could not be made pending, or is too much for one claim, still holds its keys.
+    // Rows whose lease ran out but that are still claimed hold their keys: there were too many of them for one claim, or
+    // they could not be made pending.
     let mut blocked = leased.keys;
     blocked.extend(leased.ran_out_keys);
     let busy = !blocked.is_empty();
@@ -126,12 +109,12 @@ async fn within(outbox: &MongoOutbox, turn: &mut Turn, request: &ClaimRequest) -
     Ok(Claim { fence: turn.fence as u64, rows, more, busy, next_due, requeued })
 }
 
-/// All reads of a session see the rows of one moment, with every claim before this one.
+/// A session whose reads all see the rows as they are at one moment, with the marks of every earlier claim.
 async fn snapshot(outbox: &MongoOutbox) -> Result<ClientSession> {
     outbox.rows.client().start_session().snapshot(true).await
 }
 
-/// Makes rows pending again whose lease has run out; answers how many.
+/// Makes rows pending again whose lease has run out; returns how many.
 async fn requeue(outbox: &MongoOutbox, now: DateTime, ids: &[Bson]) -> Result<usize> {
     let mut requeued = 0;
     for ids in ids.chunks(TOGETHER) {
@@ -143,11 +126,12 @@ async fn requeue(outbox: &MongoOutbox, now: DateTime, ids: &[Bson]) -> Result<us
     Ok(requeued)
 }
 
-/// Rows that are claimed.
+/// The rows that are claimed at the moment, by any drainer.
 #[derive(Default)]
 struct Leased {
+    /// Keys of the rows whose lease still runs.
     keys: HashSet<String>,
-    /// Ids of those whose lease has run out, so many as one claim makes pending again.
+    /// Ids of the rows whose lease has run out, at most [`REQUEUED`].
     ran_out: Vec<Bson>,
     ran_out_keys: HashSet<String>,
 }
@@ -166,7 +150,7 @@ async fn leased(outbox: &MongoOutbox, session: &mut ClientSession, now: DateTime
     while found.advance(session).await? {
         let row = found.current();
         let key = row.get("key").ok().flatten().and_then(text::of);
-        // Without an end: written by somebody else, and nobody's.
+        // A row without a `lease_until` was not claimed by a drainer: it counts as one whose lease has run out.
         if row.get_datetime("lease_until").is_ok_and(|until| until > now) {
             leased.keys.extend(key);
             continue;
@@ -181,7 +165,7 @@ async fn leased(outbox: &MongoOutbox, session: &mut ClientSession, now: DateTime
     Ok(leased)
 }
 
-/// Adds the keys of rows that wait to be tried again; answers when the first of them is due.
+/// Adds the keys of rows that wait to be tried again to `keys`; returns the time until the first of them is due.
 async fn waiting_keys(
     outbox: &MongoOutbox,
     session: &mut ClientSession,

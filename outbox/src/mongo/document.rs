@@ -1,4 +1,4 @@
-//! Rows as documents.
+//! Reads and writes rows as documents.
 
 use mongodb::bson::{
     Bson, DateTime, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf,
@@ -10,15 +10,15 @@ use prom_protocol::{ErrorCode, RawValue, Refusal, limits};
 use super::text;
 use crate::{NewRow, OutboxEvent, Row, RowId, Status};
 
-/// A document, read as far as it is a row.
+/// A row, as far as a document can be read as one.
 pub(super) struct Read {
     pub(super) id: RowId,
     pub(super) row: Row,
-    /// Where it stands in the order, in milliseconds; 0 for one without a time.
+    /// Its time in the order, in milliseconds since 1970; 0 if it has none.
     pub(super) at: u64,
-    /// The document's, in bytes.
+    /// The size of the document in bytes.
     pub(super) size: usize,
-    /// The first field that is not what it must be.
+    /// What is wrong with the first field that has a wrong type or value.
     problem: Option<Refusal>,
 }
 
@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
         value.filter(|value| !matches!(value, RawBsonRef::Null | RawBsonRef::Undefined))
     }
 
-    /// The id, and the time in it.
+    /// The id, and the time in it if it is an ObjectId, in milliseconds since 1970.
     fn id(&mut self) -> (RowId, Option<u64>) {
         let Some(value) = self.document.get("_id").ok().flatten() else {
             self.problem(ErrorCode::BadFrame, "_id cannot be read");
@@ -195,17 +195,17 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What is wrong with a status that is none.
+/// Says what is wrong with an unknown status.
 pub(super) fn no_status(value: Option<RawBsonRef<'_>>) -> String {
     let wrong = match value.and_then(text::of) {
-        // Whatever is text, is it one? That of a list of one is not.
+        // A text that is a status can only come from another type here, such as a list with one status in it.
         Some(text) => text.parse::<Status>().err(),
         None => None,
     };
     wrong.unwrap_or_else(|| "status must be pending, claimed, sent or error, as a string".into())
 }
 
-/// A time or a count, whole and not negative.
+/// A time in milliseconds or a count, if it is whole and not negative.
 fn millis(value: RawBsonRef<'_>) -> Option<u64> {
     match value {
         RawBsonRef::DateTime(at) => u64::try_from(at.timestamp_millis()).ok(),
@@ -257,7 +257,7 @@ pub(super) fn date(ms: u64) -> DateTime {
     DateTime::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
-/// The `_id` itself.
+/// The `_id` as it stands in the document.
 pub(super) fn id(id: &RowId) -> Option<Bson> {
     let native = RawDocument::from_bytes(id.as_native()?).ok()?;
     Bson::try_from(native.get("_id").ok()??).ok()

@@ -1,13 +1,25 @@
 //! Rows in a collection of a MongoDB replica set or sharded cluster.
 //!
-//! Claims come one after another, each on a snapshot that holds all before it: see `claim.rs`. Marks need nothing of the
-//! kind: each is one conditional write on a row that is claimed by this claim and no other.
+//! ```text
+//!   claim.rs     one claim:  turn.rs    waits for the right to claim, takes a snapshot
+//!     │                      stray.rs   parks rows of unknown status
+//!     │                      page.rs    finds the next rows whose keys are free
+//!     │                      take.rs    marks them as claimed
+//!   settle.rs    writes what became of claimed rows
+//!   operate.rs   counts, lists and changes rows for operators
+//!     │
+//!   shape.rs     indexes and filters      document.rs, json.rs, text.rs   rows as documents
+//! ```
+//!
+//! Claims come one after another, each on a snapshot that has the marks of all before it. Settling needs no turn: each
+//! write has the condition that the row still belongs to this claim.
 
 mod claim;
 mod document;
 mod operate;
 mod page;
 mod settle;
+mod shape;
 mod stray;
 mod take;
 #[cfg(all(test, unix))]
@@ -34,12 +46,12 @@ use crate::{Claim, ClaimRequest, Filter, Mark, NewRow, OutboxStore, Row, Stats, 
 /// Beside the collection there is one of the same name with `_claims` behind it, with one document.
 #[derive(Debug)]
 pub struct MongoOutbox {
-    /// For the caller's transactions, which have concerns of their own.
+    /// For writes in the transactions of callers, which have their own read and write concern.
     plain: Collection<Document>,
-    /// Acknowledged by a majority.
+    /// For reads from the primary and writes that a majority acknowledges.
     rows: Collection<RawDocumentBuf>,
     claims: Collection<Document>,
-    /// Claims of this process wait here, not by asking again and again.
+    /// Claims of this process wait for each other here, so that they need not ask MongoDB for a turn again and again.
     turn: Mutex<()>,
 }
 
@@ -47,10 +59,10 @@ pub struct MongoOutbox {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddError {
-    /// The hub would not take it.
+    /// The hub would not accept the event.
     #[error(transparent)]
     Row(#[from] Refusal),
-    /// MongoDB's; with its labels, by which a transaction is tried again.
+    /// The driver's error, with the labels that tell whether a transaction can be tried again.
     #[error(transparent)]
     Mongo(#[from] mongodb::error::Error),
 }
@@ -88,14 +100,15 @@ impl MongoOutbox {
     /// `{next_try_at}` what waits to be tried again; `{ts}` is for people.
     ///
     /// # Errors
-    /// MongoDB's; a document with lists in two of `status`, `ts` and `key`, by its id: MongoDB cannot index such a one.
+    /// MongoDB refuses, or there is a document with lists in two of `status`, `ts` and `key`, which MongoDB cannot index.
+    /// The error names its id.
     pub async fn ensure_indexes(&self) -> Result<(), mongodb::error::Error> {
         let sparse = IndexOptions::builder().sparse(true).build();
         let indexes = [
-            IndexModel::builder().keys(claim::leases()).build(),
+            IndexModel::builder().keys(shape::leases()).build(),
             IndexModel::builder().keys(doc! {"ts": 1}).build(),
-            IndexModel::builder().keys(page::order()).build(),
-            IndexModel::builder().keys(claim::waiting()).options(sparse).build(),
+            IndexModel::builder().keys(shape::order()).build(),
+            IndexModel::builder().keys(shape::waiting()).options(sparse).build(),
         ];
         match self.rows.create_indexes(indexes).await {
             Ok(_) => self.ensure_counter().await,
@@ -103,7 +116,7 @@ impl MongoOutbox {
         }
     }
 
-    /// The server's time: drainers and tools whose clocks differ agree on what is old.
+    /// The server's time, so that drainers and tools whose clocks differ agree on what is old.
     async fn now(&self) -> Result<DateTime, mongodb::error::Error> {
         let database = self.rows.client().database(&self.rows.namespace().db);
         let hello = database.run_command(doc! {"hello": 1}).await?;
@@ -115,24 +128,24 @@ impl MongoOutbox {
         self.claims.update_one(doc! {"_id": turn::COUNTER}, start).upsert(true).await.map(drop)
     }
 
-    /// Adds a row in the caller's transaction; answers its id. It is there once the transaction is committed.
+    /// Adds a row in the caller's transaction; returns its id. The row is there once the transaction is committed.
     ///
     /// The commit is as durable as the transaction's own write concern: take `majority`, the default.
     ///
     /// # Errors
-    /// What the hub would not take, naming the field; MongoDB's, a taken id among them.
+    /// The hub would not accept the event: names the field. Or MongoDB refuses, for instance because the id is taken.
     pub async fn add(&self, session: &mut ClientSession, row: NewRow) -> Result<String, AddError> {
         let (document, id) = document::write(row, ledger::now())?;
-        // As it is: a document by name would lose what a payload says twice.
+        // Inserted as raw bytes: a `Document` would lose all but one of the fields of a payload that have the same name.
         self.plain.clone_with_type::<RawDocumentBuf>().insert_one(document).session(session).await?;
         Ok(id)
     }
 
-    /// Adds several rows in the caller's transaction, by one command; answers their ids in the rows' order.
+    /// Adds several rows in the caller's transaction, by one command; returns their ids in the order of the rows.
     ///
-    /// Rows without a `ts` of their own have the same one then, and are published in the order they are given here, except
-    /// that once in 16 million rows the ids MongoDB's driver makes begin anew: rows of one key that must not change places
-    /// have a `ts` or an id that says so.
+    /// Rows without a `ts` of their own get the same one, and are published in the order in which they are given here. One
+    /// exception: the counter in the ids of MongoDB's driver begins anew once in 16 million rows, and rows around that
+    /// point may change places. Where that matters, give the rows a `ts` or ids in their order.
     ///
     /// # Errors
     /// As [`MongoOutbox::add`]; nothing of the transaction may be committed then.
@@ -199,8 +212,8 @@ impl OutboxStore for MongoOutbox {
         Ok(operate::drop_rows(self, filter).await?)
     }
 
-    /// By a change stream. It starts at the present and is not resumed: what came before is found by the claim that its
-    /// first notification leads to.
+    /// By a change stream. It begins at the present and is not resumed: its start is notified too, and leads to a claim
+    /// that finds what was added before.
     async fn watch(&self, wake: &Notify) -> Result<Infallible, StoreError> {
         let only = [
             doc! {"$match": {"operationType": {"$in": ["insert", "replace", "invalidate"]}}},

@@ -1,4 +1,4 @@
-//! What operators and metrics ask.
+//! Counts, lists and changes rows for operators and metrics.
 
 use futures_util::TryStreamExt;
 use mongodb::{
@@ -7,7 +7,11 @@ use mongodb::{
     options::Hint,
 };
 
-use super::{MongoOutbox, claim, document, page, stray, text};
+use super::{
+    MongoOutbox, document,
+    shape::{leases, order, pending, ran_out, unknown_status, waiting},
+    text,
+};
 use crate::{Filter, Row, Stats, Status};
 
 pub(super) async fn stats(outbox: &MongoOutbox) -> Result<Stats> {
@@ -17,18 +21,18 @@ pub(super) async fn stats(outbox: &MongoOutbox) -> Result<Stats> {
     let count =
         |filter: Document, index: Document| async move { rows.count_documents(filter).hint(Hint::Keys(index)).await };
     let (pending, bare, waiting, claimed, stuck, parked, strays, all) = futures_util::try_join!(
-        count(doc! {"status": "pending"}, page::order()),
-        count(doc! {"status": Bson::Null}, page::order()),
-        count(doc! {"next_try_at": {"$gt": date}, "status": claim::pending()}, claim::waiting()),
-        count(doc! {"status": "claimed"}, claim::leases()),
-        count(claim::ran_out(date), claim::leases()),
-        count(doc! {"status": "error"}, page::order()),
-        count(stray::filter(), page::order()),
+        count(doc! {"status": "pending"}, order()),
+        count(doc! {"status": Bson::Null}, order()),
+        count(doc! {"next_try_at": {"$gt": date}, "status": pending()}, waiting()),
+        count(doc! {"status": "claimed"}, leases()),
+        count(ran_out(date), leases()),
+        count(doc! {"status": "error"}, order()),
+        count(unknown_status(), order()),
         async { rows.estimated_document_count().await },
     )?;
     let (oldest, in_hand) = futures_util::try_join!(oldest_pending(outbox), oldest_claimed(outbox))?;
     let pending = pending + bare;
-    // Those whose status is none are parked by the next claim.
+    // Rows of unknown status count as parked: the next claim parks them.
     let error = parked + strays;
     let age = |ts: u64| now.saturating_sub(ts);
     Ok(Stats {
@@ -43,21 +47,21 @@ pub(super) async fn stats(outbox: &MongoOutbox) -> Result<Stats> {
     })
 }
 
-/// Whether an index that was asked for by name is not there. MongoDB has no code of its own for that.
+/// Whether a query failed because the index that it names is missing. MongoDB has no error code for just that.
 pub(super) fn misses_index(error: &Error) -> bool {
     const BAD_VALUE: i32 = 2;
     matches!(&*error.kind, ErrorKind::Command(error) if error.code == BAD_VALUE && error.message.contains("hint provided"))
 }
 
-/// The first of each type of `ts`: MongoDB sorts by type first.
+/// The `ts` of the oldest pending row. MongoDB sorts by type first, so the first row of each type is read.
 async fn oldest_pending(outbox: &MongoOutbox) -> Result<Option<u64>> {
     let mut oldest: Option<u64> = None;
     for ts in [Bson::Null, doc! {"$type": "number"}.into(), doc! {"$type": "date"}.into()] {
         let first = outbox
             .rows
-            .find_one(doc! {"status": claim::pending(), "ts": ts})
+            .find_one(doc! {"status": pending(), "ts": ts})
             .sort(doc! {"ts": 1, "_id": 1})
-            .hint(Hint::Keys(page::order()))
+            .hint(Hint::Keys(order()))
             .await?;
         let ts = first.and_then(|row| document::read(&row).row.ts);
         oldest = [oldest, ts].into_iter().flatten().min();
@@ -66,12 +70,8 @@ async fn oldest_pending(outbox: &MongoOutbox) -> Result<Option<u64>> {
 }
 
 async fn oldest_claimed(outbox: &MongoOutbox) -> Result<Option<u64>> {
-    let mut rows = outbox
-        .rows
-        .find(doc! {"status": "claimed"})
-        .projection(doc! {"ts": 1})
-        .hint(Hint::Keys(claim::leases()))
-        .await?;
+    let mut rows =
+        outbox.rows.find(doc! {"status": "claimed"}).projection(doc! {"ts": 1}).hint(Hint::Keys(leases())).await?;
     let mut oldest = None;
     while let Some(row) = rows.try_next().await? {
         oldest = [oldest, document::read(&row).row.ts].into_iter().flatten().min();
@@ -114,7 +114,7 @@ pub(super) async fn drop_rows(outbox: &MongoOutbox, filter: &Filter) -> Result<u
     Ok(outbox.rows.delete_many(matching(filter, &free)).await?.deleted_count)
 }
 
-/// The filter, among rows of these statuses.
+/// The query for the rows that match the filter and have one of these statuses.
 fn matching(filter: &Filter, statuses: &[Status]) -> Document {
     let mut values = Vec::new();
     for status in statuses.iter().filter(|status| filter.status.is_none_or(|only| only == **status)) {
@@ -123,7 +123,7 @@ fn matching(filter: &Filter, statuses: &[Status]) -> Document {
             values.push(Bson::Null);
         }
     }
-    // Every status, and none of them: rows that are to be parked are shown too.
+    // For all statuses the query leaves the status out, so that rows of unknown status are shown too.
     let any = filter.status.is_none() && statuses.len() == Status::ALL.len();
     let mut document = if any {
         Document::new()

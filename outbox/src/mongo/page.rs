@@ -1,4 +1,4 @@
-//! What is next: the first rows in order that may be claimed.
+//! Finds the rows that are next: the first in order that may be claimed.
 
 use std::{
     collections::HashSet,
@@ -14,36 +14,23 @@ use mongodb::{
 
 use super::{
     MongoOutbox,
-    claim::pending,
     document::{self, Read},
+    shape::{claimable, order},
     text,
 };
 use crate::{ClaimRequest, RowId};
 
-/// How long a claim searches for rows of free keys.
+/// How long a claim searches for rows whose keys are free.
 pub(super) const SEARCH: Duration = Duration::from_millis(2_500);
-/// So many keys that are not free are named in a query, whose size is limited; rows of others are read and left.
+/// How many busy keys a query names at most, because the size of a query is limited. Rows of other busy keys are read
+/// and passed over.
 const NAMED: usize = 4_000;
 
-/// Index of the order. With the key, so that rows of busy keys are passed over without reading them.
-pub(super) fn order() -> Document {
-    doc! {"status": 1, "ts": 1, "_id": 1, "key": 1}
-}
-
-/// Rows that may be claimed now, but those of `blocked` keys.
-pub(super) fn claimable(now: DateTime, blocked: &[Bson]) -> Document {
-    // Not `$lte`: a `next_try_at` that is no date must not hide its row for ever.
-    let mut filter = doc! {"status": pending(), "next_try_at": {"$not": {"$gt": now}}};
-    if !blocked.is_empty() {
-        filter.insert("key", doc! {"$nin": blocked});
-    }
-    filter
-}
-
-/// The first rows in order, and whether a limit cut them off.
+/// The first rows in order, and whether there may be more that a limit cut off.
 ///
 /// MongoDB sorts by type before it sorts by value: rows without `ts`, then those with a number, then those with a date.
-/// So when the first page does not show the end, the heads of the other types are read too.
+/// The order of rows is by time, whatever the type. So when the first page has other types than dates and is cut off, the
+/// first rows of each type are read too, and merged.
 pub(super) async fn next(
     outbox: &MongoOutbox,
     session: &mut ClientSession,
@@ -51,7 +38,7 @@ pub(super) async fn next(
     blocked: &HashSet<String>,
     request: &ClaimRequest,
 ) -> Result<(Vec<Read>, bool)> {
-    // Two types may have one text, and so be one key.
+    // A key may stand in rows as several types, such as the number 7 and the text "7": the query names them all.
     let named: Vec<Bson> = blocked.iter().take(NAMED).flat_map(|key| text::values(key)).collect();
     let filter = claimable(now, &named);
     let first = page(outbox, session, filter.clone(), blocked, request).await?;
@@ -60,7 +47,7 @@ pub(super) async fn next(
     if first.types != Types::Dates {
         let mut until = u64::MAX;
         if cut {
-            // Behind the last row of a page that is cut there may be one that comes before those of other types.
+            // A page that is cut off says nothing about rows behind its last one, so rows are taken only up to there.
             let end = |page: &[Read], cut: bool| page.last().filter(|_| cut).map_or(u64::MAX, |row| row.at);
             until = end(&rows, cut);
             for kind in ["number", "date"] {
@@ -72,7 +59,7 @@ pub(super) async fn next(
                 rows.extend(other.rows.into_iter().filter(|row| !known.contains(&row.id)));
             }
         }
-        // Stable: equal times keep MongoDB's order of `_id` within their type.
+        // The sort is stable: rows of one type and time keep MongoDB's order, which is by `_id`.
         rows.sort_by_key(|row| row.at);
         rows.retain(|row| row.at <= until);
     }
@@ -111,7 +98,7 @@ async fn page(
 ) -> Result<Page> {
     let until = Instant::now() + SEARCH;
     let limit = request.limit.max(1);
-    // When the query cannot name all keys that are not free, it cannot count rows either.
+    // If the query does not name all busy keys, some of what it finds is passed over, so it can have no limit.
     let all_named = blocked.len() <= NAMED;
     let mut found = outbox
         .rows
@@ -168,7 +155,7 @@ fn searched(blocked: &HashSet<String>) -> Error {
     ))
 }
 
-/// What MongoDB does for a claim, for the tests.
+/// The command that finds rows, for a test that looks at how MongoDB runs it.
 #[cfg(test)]
 pub(super) fn find_command(collection: &str, now: DateTime, blocked: &[Bson]) -> Document {
     doc! {

@@ -1,4 +1,4 @@
-//! Marks: one command for a batch.
+//! Writes what became of claimed rows: one command for a batch.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,7 +9,7 @@ use mongodb::{
     options::Hint,
 };
 
-use super::{MongoOutbox, claim, document, take};
+use super::{MongoOutbox, document, shape, take};
 use crate::{Mark, Settle};
 
 pub(super) async fn settle(outbox: &MongoOutbox, fence: u64, marks: &[Mark]) -> Result<usize> {
@@ -26,7 +26,7 @@ pub(super) async fn settle(outbox: &MongoOutbox, fence: u64, marks: &[Mark]) -> 
     take::ask(outbox, command).await?.whole()
 }
 
-/// One statement for all rows that become the same.
+/// The statements of the command: one for all rows of which the same became.
 fn updates(fence: u64, marks: &[Mark]) -> Vec<Bson> {
     let mut together: HashMap<&Settle, Vec<Bson>> = HashMap::new();
     for mark in marks {
@@ -48,7 +48,7 @@ fn update(settle: &Settle) -> Bson {
             "$unset": {"last_err": "", "next_try_at": ""},
         }
         .into(),
-        Settle::Released => take::unclaimed().into(),
+        Settle::Released => shape::unclaimed().into(),
         Settle::Retry { error, attempts, after } => vec![
             doc! {"$set": {
                 "status": "pending",
@@ -74,13 +74,13 @@ pub(super) async fn remove_sent(outbox: &MongoOutbox, age: Duration, limit: usiz
             .rows
             .find(doc! {"status": "sent", "lease_until": lease_until})
             .projection(doc! {"_id": 1})
-            .hint(Hint::Keys(claim::leases()))
+            .hint(Hint::Keys(shape::leases()))
             .limit(limit)
             .await?;
         let rows: Vec<_> = found.try_collect().await?;
         Ok(rows.iter().filter_map(|row| Bson::try_from(row.get("_id").ok()??).ok()).collect())
     };
-    // Rows somebody else marked as sent do not say when that was: their time begins now.
+    // Rows that were marked as sent by others than a drainer have no time: they are kept for `age` from now on.
     let undated = find(Bson::Null).await?;
     if !undated.is_empty() {
         let date = doc! {"$currentDate": {"lease_until": true}};

@@ -1,32 +1,30 @@
-//! Rows that are in nobody's way and in nobody's sight: whose status is none, which are parked so that somebody sees them,
-//! and those that no index can hold.
+//! Rows that no query of a drainer would ever find.
+//!
+//! Rows with an unknown status are parked, so that people see them. A document that MongoDB cannot index keeps the indexes
+//! from being made; it is named in the error.
 
 use mongodb::{
-    bson::{Bson, Document, doc},
+    bson::{Bson, doc},
     error::{Error, Result},
     options::Hint,
 };
 
-use super::{MongoOutbox, document, page};
-use crate::{Status, store::short};
+use super::{
+    MongoOutbox, document,
+    shape::{order, unknown_status},
+};
+use crate::store::short;
 
-/// Most of them that are parked at once.
+/// How many rows are parked at once.
 const TOGETHER: i64 = 100;
 
-/// Rows of none of the statuses.
-pub(super) fn filter() -> Document {
-    let mut known: Vec<Bson> = Status::ALL.iter().map(|status| Bson::from(status.as_str())).collect();
-    known.push(Bson::Null);
-    doc! {"status": {"$nin": known}}
-}
-
-/// The first of them: their ids, and what is wrong with them.
+/// The first rows with an unknown status: their ids, and what is wrong with them.
 pub(super) async fn find(outbox: &MongoOutbox) -> Result<Vec<(Bson, String)>> {
     let mut found = outbox
         .rows
-        .find(filter())
+        .find(unknown_status())
         .projection(doc! {"status": 1})
-        .hint(Hint::Keys(page::order()))
+        .hint(Hint::Keys(order()))
         .limit(TOGETHER)
         .await?;
     let mut strays = Vec::new();
@@ -39,22 +37,22 @@ pub(super) async fn find(outbox: &MongoOutbox) -> Result<Vec<(Bson, String)>> {
     Ok(strays)
 }
 
-/// Parks them, unless somebody has given them a status since.
+/// Parks these rows, except those that were given a known status meanwhile.
 pub(super) async fn park(outbox: &MongoOutbox, strays: Vec<(Bson, String)>) {
     for (id, error) in strays {
-        let mut still = filter();
+        let mut still = unknown_status();
         still.insert("_id", &id);
         let park = doc! {"$set": {"status": "error", "last_err": short(&error)}};
         match outbox.rows.update_one(still, park).await {
             Ok(done) if done.modified_count == 0 => {}
             Ok(_) => tracing::warn!(row = %id, %error, "a row of the outbox is parked"),
-            // It holds nothing up.
+            // Other rows do not wait for this one, so draining goes on.
             Err(failed) => tracing::warn!(row = %id, %error, %failed, "a row of the outbox cannot be parked"),
         }
     }
 }
 
-/// Names a document that keeps the index of the order from being made.
+/// An error that names a document which MongoDB cannot index, if there is one: one with lists in two fields of an index.
 pub(super) async fn unindexable(outbox: &MongoOutbox) -> Result<Option<Error>> {
     let lists = |one: &str, other: &str| doc! {one: {"$type": "array"}, other: {"$type": "array"}};
     let filter = doc! {"$or": [lists("ts", "key"), lists("status", "ts"), lists("status", "key")]};

@@ -1,4 +1,4 @@
-//! The marks that make rows claimed.
+//! Marks rows as claimed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,22 +13,23 @@ use mongodb::{
 
 use super::{
     MongoOutbox,
-    claim::{self, pending},
     document::{self, Read},
+    shape::{leases, pending, unclaimed},
     turn::Turn,
 };
 use crate::{ClaimRequest, RowId};
 
-/// How long the server may take to mark rows, the acknowledgement of a majority included. So much of the turn must be
-/// left when it begins.
+/// How long the server may take to mark rows, until a majority has acknowledged it. It marks only if so much of the turn
+/// is left when it begins.
 pub(super) const TAKING: Duration = Duration::from_secs(2);
-/// Largest document that has room for what a claim and its end write into it; MongoDB allows 16 MiB.
+/// The size in bytes up to which a document has room for the fields that a claim and its end add. MongoDB allows 16 MiB.
 const ROOM: usize = 16 * 1024 * 1024 - 16 * 1024;
 
-/// Claims these rows; answers those it got.
+/// Claims these rows; returns those it got.
 ///
-/// The server does so before the turn ends or not at all: it looks at its time as it begins, and stops in time. Were it
-/// later, the next claim could have rows of the same keys. A majority knows of it: what one primary claims, the next does.
+/// The server marks them before the turn ends or not at all: the filter compares the server's time with the end of the
+/// turn, and the command has a time limit. If rows were marked later, the next claim could already have others of the
+/// same keys. The marks are acknowledged by a majority, so that they are there under the next primary too.
 pub(super) async fn take(
     outbox: &MongoOutbox,
     turn: &mut Turn,
@@ -47,8 +48,8 @@ pub(super) async fn take(
         Ok(Taken { refused, .. }) => refused,
         Err(error) => {
             turn.failed(&error);
-            // Some may be ours already; if they cannot be given back, their lease runs out.
-            _ = give_back(outbox, doc! {"status": "claimed", "fence": turn.fence}, claim::leases()).await;
+            // Some rows may be marked already. They are given back; if that fails too, their lease runs out.
+            _ = give_back(outbox, doc! {"status": "claimed", "fence": turn.fence}, leases()).await;
             return Err(error);
         }
     };
@@ -85,7 +86,7 @@ async fn all(outbox: &MongoOutbox, turn: &Turn, request: &ClaimRequest, rows: &[
     if answer.refused.is_empty() {
         return Ok(Taken { marked: answer.met, refused });
     }
-    // The first row that cannot be marked has ended the statement: each gets its own.
+    // A statement for many rows stops at the first that cannot be marked. So each row gets a statement of its own.
     let each = ids.iter().map(|(_, id)| statement(turn, request, id.clone(), false)).collect();
     let again = mark(outbox, each).await?;
     for (at, error) in again.refused {
@@ -123,8 +124,8 @@ async fn mark(outbox: &MongoOutbox, updates: Vec<Document>) -> Result<Answer> {
     ask(outbox, command).await
 }
 
-/// Leaves out rows that are not ours, and gives back those behind them in their keys: a row that another claim got, late,
-/// is published by it, and what comes after it must wait for that.
+/// Leaves out the rows that this claim did not get, and gives back the rows of the same key that come after them. Another
+/// claim, whose marks came late, has the former and publishes them; the latter must wait for that.
 async fn in_order(outbox: &MongoOutbox, turn: &Turn, rows: Vec<Read>) -> Result<Vec<Read>> {
     let ids: Vec<Bson> = rows.iter().filter_map(|row| document::id(&row.id)).collect();
     let by_id = || Hint::Keys(doc! {"_id": 1});
@@ -153,7 +154,10 @@ async fn in_order(outbox: &MongoOutbox, turn: &Turn, rows: Vec<Read>) -> Result<
     Ok(kept)
 }
 
-/// Parks rows that cannot be claimed; an error for one that cannot be parked either, when there is nothing else to do.
+/// Parks rows that cannot be marked as claimed.
+///
+/// # Errors
+/// A row cannot be parked either, and `alone` says that the claim has no other rows: it would come to nothing for ever.
 async fn park(outbox: &MongoOutbox, refused: Vec<(RowId, String)>, alone: bool) -> Result<()> {
     let mut stuck = None;
     for (id, why) in refused {
@@ -162,7 +166,7 @@ async fn park(outbox: &MongoOutbox, refused: Vec<(RowId, String)>, alone: bool) 
         let told = doc! {"$set": {"status": "error", "last_err": crate::store::short(&why)}};
         let parked = match outbox.rows.update_one(still.clone(), told).await {
             Ok(_) => Ok(()),
-            // `error` is shorter than `pending`.
+            // The document may have no room for the message. But `error` is shorter than `pending`, so this one fits.
             Err(_) => outbox.rows.update_one(still, doc! {"$set": {"status": "error"}}).await.map(drop),
         };
         match parked {
@@ -186,21 +190,19 @@ async fn give_back(outbox: &MongoOutbox, claimed: Document, index: Document) -> 
     outbox.rows.update_many(claimed, unclaimed()).hint(Hint::Keys(index)).await.map(drop)
 }
 
-/// The row as if it had not been claimed; `fence` stays, which says that it was.
-pub(super) fn unclaimed() -> Document {
-    doc! {"$set": {"status": "pending"}, "$unset": {"claimed_by": "", "lease_until": ""}}
-}
-
-/// What the server says to an `update`.
+/// The server's answer to an `update`.
 pub(super) struct Answer {
-    /// How many rows it met.
+    /// How many rows matched.
     pub(super) met: usize,
-    /// Statements that failed, by their place, and why.
+    /// The statements that failed, by their index in the command, with the reason.
     pub(super) refused: HashMap<usize, String>,
 }
 
 impl Answer {
-    /// How many rows it met, if none was refused.
+    /// How many rows matched.
+    ///
+    /// # Errors
+    /// A statement failed.
     pub(super) fn whole(self) -> Result<usize> {
         match self.refused.into_values().next() {
             None => Ok(self.met),
@@ -209,10 +211,10 @@ impl Answer {
     }
 }
 
-/// Runs an `update`.
+/// Runs an `update` command.
 pub(super) async fn ask(outbox: &MongoOutbox, command: Document) -> Result<Answer> {
     let answer = outbox.rows.client().database(&outbox.rows.namespace().db).run_command(command).await?;
-    // A command that ran may still say that some of it failed.
+    // The answer may be `ok` although the write was not acknowledged as asked.
     if let Some(error) = answer.get("writeConcernError") {
         return Err(Error::custom(format!("writeConcernError: {error}")));
     }

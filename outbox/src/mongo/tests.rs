@@ -1,5 +1,5 @@
 //! The contract on a real MongoDB, and what only MongoDB has: documents of other services, transactions, plans.
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 mod odd_rows;
 mod turns;
@@ -13,7 +13,7 @@ use mongodb::{
 use prom_protocol::ErrorCode;
 
 use super::*;
-use crate::{Claimed, Filter, Settle, Status, conformance::Fixture, mongod};
+use crate::{Claimed, Filter, Settle, Status, conformance::Fixture};
 
 /// An outbox in a database of its own.
 struct Place {
@@ -23,8 +23,8 @@ struct Place {
 }
 
 async fn place() -> Place {
-    let client = Client::with_uri_str(mongod::shared().await.unwrap()).await.unwrap();
-    let rows: Collection<Document> = client.database(&mongod::fresh_database("outbox")).collection("outbox");
+    let client = Client::with_uri_str(prom_mongod::shared().await.unwrap()).await.unwrap();
+    let rows: Collection<Document> = client.database(&prom_mongod::fresh_database("outbox")).collection("outbox");
     let outbox = Arc::new(MongoOutbox::new(rows.clone()));
     outbox.ensure_indexes().await.unwrap();
     Place { client, rows, outbox }

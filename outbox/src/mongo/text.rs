@@ -3,7 +3,7 @@
 use mongodb::bson::{Binary, Bson, RawBsonRef, Uuid, UuidRepresentation, oid::ObjectId, spec::BinarySubtype};
 use prom_bson::{number, uuid};
 
-/// What an id or key looks like; none for a value that is not one.
+/// The text of an id or key; `None` for a type that cannot be one.
 pub(super) fn of(value: RawBsonRef<'_>) -> Option<String> {
     match value {
         RawBsonRef::String(text) | RawBsonRef::Symbol(text) => Some(text.to_owned()),
@@ -16,7 +16,7 @@ pub(super) fn of(value: RawBsonRef<'_>) -> Option<String> {
     }
 }
 
-/// Every value [`of`] gives that text for, as MongoDB compares: an integer stands for all types of numbers.
+/// Every value for which [`of`] returns this text. MongoDB compares numbers across types, so one integer is enough.
 pub(super) fn values(text: &str) -> Vec<Bson> {
     let mut values = vec![Bson::String(text.to_owned())];
     if let Ok(id) = ObjectId::parse_str(text)

@@ -1,4 +1,4 @@
-//! Whose turn it is to claim.
+//! The right to claim, which one drainer has at a time.
 
 use std::time::{Duration, Instant};
 
@@ -10,24 +10,24 @@ use mongodb::{
 
 use super::MongoOutbox;
 
-/// Id of the document that counts claims.
+/// The id of the document that says whose turn it is and counts the claims.
 pub(super) const COUNTER: &str = "claims";
-/// How long a turn lasts at most: that long others wait for a drainer that was killed in it.
+/// How long a turn lasts at most. If a drainer is killed in its turn, the others wait so long.
 pub(super) const TURN: Duration = Duration::from_secs(5);
 const EPOCH: DateTime = DateTime::from_millis(0);
 
 /// The right to claim, alone, for a while.
 pub(super) struct Turn {
     pub(super) fence: i64,
-    /// The server's time when it began.
+    /// The server's time when the turn began.
     pub(super) now: DateTime,
     pub(super) until: DateTime,
-    /// A write of this turn may still be under way.
+    /// A write of this turn failed in such a way that the server may still carry it out.
     unsure: bool,
 }
 
 impl Turn {
-    /// Waits for its turn.
+    /// Waits until it is this drainer's turn, until `patience` at most.
     pub(super) async fn take(outbox: &MongoOutbox, by: &str, patience: Instant) -> Result<Self> {
         let free = doc! {"_id": COUNTER, "$expr": {"$lte": [{"$ifNull": ["$until", EPOCH]}, "$$NOW"]}};
         // The time is the server's: drainers whose clocks differ agree on when a turn or a lease ends.
@@ -48,7 +48,7 @@ impl Turn {
                 return Self::read(&turn);
             }
             if began > patience {
-                // It may be gone.
+                // The document may have been deleted: then nobody could ever claim again.
                 outbox.ensure_counter().await?;
                 return Err(Error::custom("others have been claiming all the time"));
             }
@@ -63,14 +63,15 @@ impl Turn {
         }
     }
 
-    /// The write that `error` came of: when nobody knows whether it has ended, the turn lasts as long as it may.
+    /// To be called when a write of this turn failed. Unless the server refused it, it may still be carried out, and
+    /// [`Turn::end`] does not end the turn early.
     pub(super) fn failed(&mut self, error: &Error) {
         self.unsure |= !matches!(&*error.kind, ErrorKind::Command(_) | ErrorKind::Custom(_));
     }
 
-    /// Lets the next one in, unless a write of this turn may come after that.
+    /// Ends the turn early, unless a write of it may still be carried out.
     ///
-    /// What was claimed is known to a majority already; if this is lost, the turn just takes its time.
+    /// This is acknowledged by the primary only: if it is lost in an election, the turn just ends when its time is over.
     pub(super) async fn end(self, outbox: &MongoOutbox) -> Result<()> {
         if self.unsure {
             return Ok(());

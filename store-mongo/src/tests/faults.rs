@@ -1,6 +1,6 @@
 //! Commits through what goes wrong between a hub and its primary, made to happen by the server's own fail points.
 
-use prom_outbox::mongod::ReplicaSet;
+use prom_mongod::ReplicaSet;
 use tokio::sync::OnceCell;
 
 use super::*;

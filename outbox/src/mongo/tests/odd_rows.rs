@@ -110,8 +110,8 @@ async fn a_row_that_a_validator_refuses_to_mark_holds_nothing_up() {
 #[tokio::test]
 async fn a_document_that_keeps_an_index_from_being_made_is_named() {
     // Bug: a drainer tried for ever to prepare, and nothing said which document was in the way.
-    let client = Client::with_uri_str(mongod::shared().await.unwrap()).await.unwrap();
-    let rows: Collection<Document> = client.database(&mongod::fresh_database("outbox")).collection("outbox");
+    let client = Client::with_uri_str(prom_mongod::shared().await.unwrap()).await.unwrap();
+    let rows: Collection<Document> = client.database(&prom_mongod::fresh_database("outbox")).collection("outbox");
     rows.insert_one(doc! {"_id": "odd", "topic": "t", "payload": 1, "ts": [1], "key": ["a", "b"]}).await.unwrap();
     let error = MongoOutbox::new(rows.clone()).prepare().await.unwrap_err().to_string();
     assert!(error.contains("`odd`") && error.contains("ts") && error.contains("key"), "{error}");

@@ -65,9 +65,11 @@ async fn a_turn_whose_write_may_still_come_runs_out_by_itself() {
 #[tokio::test]
 async fn rows_that_only_one_node_knows_to_be_claimed_are_not() {
     // Bug: a claim was answered when the primary had it; after an election others claimed the same rows.
-    let set = mongod::ReplicaSet::start(mongod::Options { nodes: 3, ..mongod::Options::default() }).await.unwrap();
+    let set = prom_mongod::ReplicaSet::start(prom_mongod::Options { nodes: 3, ..prom_mongod::Options::default() })
+        .await
+        .unwrap();
     let client = set.client().await.unwrap();
-    let rows: Collection<Document> = client.database(&mongod::fresh_database("outbox")).collection("outbox");
+    let rows: Collection<Document> = client.database(&prom_mongod::fresh_database("outbox")).collection("outbox");
     let outbox = MongoOutbox::new(rows.clone());
     outbox.ensure_indexes().await.unwrap();
     rows.insert_one(doc! {"_id": "a", "topic": "t", "payload": 1}).await.unwrap();

@@ -1,0 +1,13 @@
+//! A whole hub: over the wire, over HTTP, on its stores.
+//!
+//! The modules `wire`, `original_client` and `http` know nothing of the store: with `PROM_TEST_STORE=mongodb` they run on
+//! a MongoDB replica set.
+#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
+
+mod embedded;
+mod hostile;
+mod http;
+mod ops;
+mod original_client;
+mod two_hubs;
+mod wire;

@@ -1,0 +1,169 @@
+//! Publishing against a real hub.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, future::join_all, stream};
+use prom_sdk::{Client, ErrorKind, PublishOptions, RawValue, StartFrom, State};
+use prom_testkit::{DEADLINE, Relay, hub, hub_at, in_time, token, url};
+use serde_json::json;
+
+use crate::{builder, client, reaches};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_committed_with_all_it_carries() {
+    let hub = hub().await;
+    let client = client(&hub).await;
+    let options = PublishOptions::new()
+        .id("order-7-paid")
+        .ts(1_767_225_600_000)
+        .key("order-7")
+        .sid("checkout-3")
+        .header("trace", "4bf9 \"2f\"")
+        .tag("eu")
+        .tag("card")
+        .caused_by("order-7-placed");
+    let payload = json!({"order": 7, "total": 19.5});
+    let first = in_time(client.publish_with("orders.paid", &payload, options.clone())).await.unwrap();
+    assert_eq!((first.id.as_str(), first.seq, first.duplicate), ("order-7-paid", 1, false));
+    let again = in_time(client.publish_with("orders.paid", &payload, options)).await.unwrap();
+    assert_eq!((again.seq, again.duplicate), (1, true));
+
+    let mut orders = client.subscribe("orders.*", "g").from(StartFrom::Earliest).await.unwrap();
+    let delivery = in_time(orders.next()).await.unwrap();
+    assert_eq!(
+        serde_json::to_value(delivery.event()).unwrap(),
+        json!({"id": "order-7-paid", "seq": 1, "ts": 1_767_225_600_000_u64, "topic": "orders.paid", "key": "order-7", "sid": "checkout-3",
+            "headers": {"trace": "4bf9 \"2f\""}, "tags": ["eu", "card"], "caused_by": "order-7-placed",
+            "payload": {"order": 7, "total": 19.5}})
+    );
+    in_time(delivery.ack()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_json_is_published_as_it_is() {
+    let hub = hub().await;
+    let client = client(&hub).await;
+    let raw: Box<RawValue> = serde_json::from_str(r#"{"a": 1.50}"#).unwrap();
+    in_time(client.publish_raw("a.b", &raw, PublishOptions::new())).await.unwrap();
+    let mut events = client.subscribe("a.b", "g").from(StartFrom::Earliest).await.unwrap();
+    assert_eq!(in_time(events.next()).await.unwrap().event().raw().get(), r#"{"a": 1.50}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_have_their_kind() {
+    let hub = hub().await;
+    let limited = builder(url(&hub)).token(token(&["publish:mine.**"])).connect().await.unwrap();
+    let cases = [
+        (limited.publish("theirs", &1), ErrorKind::Forbidden, "forbidden"),
+        (limited.publish("mine..x", &1), ErrorKind::Invalid, "bad_topic"),
+        (limited.publish("mine.*", &1), ErrorKind::Invalid, "bad_topic"),
+        (limited.publish_with("mine.a", &1, PublishOptions::new().key("")), ErrorKind::Invalid, "bad_frame"),
+        (limited.publish("mine.a", &"x".repeat(1 << 20)), ErrorKind::TooLarge, "too_large"),
+    ];
+    for (publishing, kind, code) in cases {
+        let error = in_time(publishing).await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (kind, code), "{error}");
+        assert!(!error.retryable());
+    }
+    let unfit = std::collections::HashMap::from([(vec![1], 1)]);
+    let error = in_time(limited.publish("mine.a", &unfit)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Payload);
+    assert!(std::error::Error::source(&error).is_some());
+    let error = limited.subscribe("mine.a", "g").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
+    assert_eq!(in_time(limited.publish("mine.a", &1)).await.unwrap().seq, 1, "the connection goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pipelined_publishes_are_all_committed_in_order() {
+    const EVENTS: u64 = 50_000;
+    let hub = hub().await;
+    let client = client(&hub).await;
+    let publishing: Vec<_> = (0..EVENTS).map(|n| client.publish("load", &n)).collect();
+    let published = in_time(join_all(publishing)).await;
+    for (n, published) in published.into_iter().enumerate() {
+        let published = published.unwrap();
+        assert_eq!((published.seq, published.duplicate), (n as u64 + 1, false));
+    }
+    let mut load = client.subscribe("load", "g").from(StartFrom::Earliest).max_in_flight(1000).await.unwrap();
+    in_time(async {
+        for n in 0..EVENTS {
+            let delivery = load.next().await.unwrap();
+            assert_eq!(delivery.payload::<u64>().unwrap(), n);
+            delivery.ack_unconfirmed().await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishes_wait_for_room_and_are_not_refused() {
+    let hub = hub().await;
+    let client = builder(url(&hub)).max_queued(4, 1000).connect().await.unwrap();
+    let client = &client;
+    let published = stream::iter(0..2_000_u32).map(|n| client.publish("a", &n)).buffered(500).collect::<Vec<_>>();
+    assert!(in_time(published).await.iter().all(Result::is_ok));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_while_away_arrives_once_with_its_id() {
+    let first = hub().await;
+    let (address, client) = (first.address(), client(&first).await);
+    in_time(client.publish("a", &0)).await.unwrap();
+    first.shutdown().await;
+    reaches(&client, State::Reconnecting).await;
+
+    let unnamed = tokio::spawn(client.publish("a", &1));
+    let named = tokio::spawn(client.publish_with("a", &2, PublishOptions::new().id("mine")));
+    let second = hub_at(address).await;
+    let unnamed = in_time(unnamed).await.unwrap().unwrap();
+    let named = in_time(named).await.unwrap().unwrap();
+    assert_eq!((named.id.as_str(), named.duplicate), ("mine", false));
+    // This hub keeps its events in memory: what the first one had is gone.
+    let mut seqs = [unnamed.seq, named.seq];
+    seqs.sort_unstable();
+    assert_eq!(seqs, [1, 2]);
+    let again = client.publish_with("a", &2, PublishOptions::new().id("mine"));
+    assert!(in_time(again).await.unwrap().duplicate);
+    second.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_doubles_and_loses_nothing() {
+    const EVENTS: usize = 5_000;
+    let hub = hub().await;
+    let relay = Relay::start(hub.address()).await;
+    let client = builder(relay.url()).connect().await.unwrap();
+    let publishing = tokio::spawn(join_all((0..EVENTS).map(|n| client.publish("a", &n))));
+    for _ in 0..5 {
+        in_time(relay.cut()).await;
+        reaches(&client, State::Ready).await;
+    }
+    let mut seqs: Vec<_> = in_time(publishing).await.unwrap().into_iter().map(|p| p.unwrap().seq).collect();
+    seqs.sort_unstable();
+    assert!(seqs.into_iter().eq(1..=EVENTS as u64), "each is committed once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_that_finds_no_hub_ends_with_its_time_limit() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let client = builder(format!("ws://{free}/ws")).connect_lazily().unwrap();
+    let options = PublishOptions::new().timeout(Duration::from_millis(50));
+    let error = in_time(client.publish_with("a", &1, options)).await.unwrap_err();
+    assert_eq!((error.kind(), error.retryable()), (ErrorKind::Timeout, true));
+    let error = in_time(builder(format!("ws://{free}/ws")).request_timeout(Duration::from_secs(2)).connect())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.message().contains("refused"), "{error} says why");
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_be_is_refused() {
+    for url in ["", "nonsense", "http://127.0.0.1/ws", "ws://"] {
+        let error = Client::builder(url).token("x").request_timeout(DEADLINE).connect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{url:?}: {error}");
+    }
+    let error = Client::builder("ws://127.0.0.1:1/ws").connect().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Unauthorized, "no_token"));
+}

@@ -351,12 +351,12 @@ mod tests {
             outcome[0].as_ref().unwrap();
         }
 
-        fn live(&self, target: &str, from: StartFrom) -> Watched {
+        fn live(&self, target: &str, from: &StartFrom) -> Watched {
             let target = TopicOrPattern::new(target).unwrap();
-            let mut watched = Watched { live: Live::new(&from, Filter::default()), topics: Vec::new() };
+            let mut watched = Watched { live: Live::new(from, Filter::default()), topics: Vec::new() };
             for (topic, tail) in now(self.store.topics()).unwrap() {
                 if target.matches(&topic) {
-                    let begin = now(start(&self.store, &topic, &from)).unwrap();
+                    let begin = now(start(&self.store, &topic, from)).unwrap();
                     watched.live.add(begin.after, tail.seq);
                     watched.topics.push(topic);
                 }
@@ -422,7 +422,7 @@ mod tests {
         for key in ["a", "b", "a"] {
             hub.publish("t", Some(key), 1);
         }
-        let mut live = hub.live("t", StartFrom::Snapshot);
+        let mut live = hub.live("t", &StartFrom::Snapshot);
         // It changes before the snapshot is read.
         hub.publish("t", Some("b"), 1);
         hub.publish("t", None, 1);
@@ -431,7 +431,7 @@ mod tests {
             hub.publish("t", Some(key), 1);
         }
         assert_eq!(hub.all(&mut live), ["b@7", "c@9", "a@10"], "one round, conflated");
-        let mut empty = hub.live("nothing.*", StartFrom::Snapshot);
+        let mut empty = hub.live("nothing.*", &StartFrom::Snapshot);
         assert_eq!(hub.all(&mut empty), ["live"]);
         assert_eq!(hub.all(&mut empty), [""; 0]);
     }
@@ -442,7 +442,7 @@ mod tests {
         let hub = Hub::new();
         hub.publish("t", Some("a"), 1);
         hub.publish("t", Some("old"), 1);
-        let mut live = hub.live("t", StartFrom::Snapshot);
+        let mut live = hub.live("t", &StartFrom::Snapshot);
         assert_eq!(hub.all(&mut live), ["a@1", "old@2", "live"]);
         hub.publish("t", Some("a"), 1);
         hub.publish("t", Some("b"), 1);
@@ -457,7 +457,7 @@ mod tests {
         }
         assert!(!sent.iter().any(|own| own == "old@2" || own == "live" || own.starts_with("gap")), "{sent:?}");
         // One that does not watch is told.
-        let mut all = hub.live("t", StartFrom::AfterSeq(2));
+        let mut all = hub.live("t", &StartFrom::AfterSeq(2));
         let sent = hub.all(&mut all);
         assert_eq!(sent[0], format!("gap 3..={}", first - 1));
         assert_eq!(sent[1], format!("c@{first}"));
@@ -469,7 +469,7 @@ mod tests {
         for _ in 0..9 {
             hub.publish("t", Some("a"), 1);
         }
-        let mut live = hub.live("t", StartFrom::Earliest);
+        let mut live = hub.live("t", &StartFrom::Earliest);
         let Some(Next::Read(wanted)) = live.live.next() else { panic!("nothing to read") };
         let Found::Events(topic, mut page) = hub.read(&live, wanted) else { panic!("no events") };
         // As a store reads over what was damaged and given up.
@@ -485,7 +485,7 @@ mod tests {
         let hub = Hub::new();
         hub.publish("t.a", None, 1);
         hub.publish("t.b", Some("b"), 1);
-        let mut live = hub.live("t.*", StartFrom::Earliest);
+        let mut live = hub.live("t.*", &StartFrom::Earliest);
         let mut seen = Vec::new();
         for _ in 0..10 {
             for _ in 0..600 {
@@ -503,7 +503,7 @@ mod tests {
         for i in 0..15 {
             hub.publish("t", Some(&i.to_string()), 60_000);
         }
-        let mut live = hub.live("t", StartFrom::Snapshot);
+        let mut live = hub.live("t", &StartFrom::Snapshot);
         let mut sent = 0;
         for round in 0..2 {
             hub.tails(&mut live);

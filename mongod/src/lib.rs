@@ -28,7 +28,6 @@
 //!
 //! Nothing of a set outlives the process that started it, also when that is killed with SIGKILL: see `guard.rs`.
 #![cfg(unix)]
-#![deny(missing_docs)]
 
 mod configure;
 mod error;

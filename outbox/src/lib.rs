@@ -81,7 +81,6 @@
 //! # Ok(())
 //! # }
 //! ```
-#![deny(missing_docs)]
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;

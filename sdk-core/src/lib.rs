@@ -32,7 +32,6 @@
 //! assert!(matches!(session.poll(), Some(Output::State(_))));
 //! assert!(matches!(session.poll(), Some(Output::Done { request, result: Ok(_) }) if request == connected));
 //! ```
-#![deny(missing_docs)]
 
 mod backoff;
 mod config;

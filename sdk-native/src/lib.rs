@@ -28,7 +28,6 @@
 //! ```
 //!
 //! The feature `tls`, on by default, adds `wss://` by rustls with the certificates the system trusts.
-#![deny(missing_docs)]
 
 mod builder;
 mod client;

@@ -2,7 +2,7 @@
 //!
 //! On a replica set of one node that it starts in a temporary folder, majority and journaled, and on the machine that
 //! this runs on. Events of about 473 bytes on 50 topics with 10,000 keys, ids made by the hub.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![expect(clippy::unwrap_used, reason = "a benchmark ends where something is wrong")]
 
 #[path = "../../store/benches/load/mod.rs"]
 mod load;

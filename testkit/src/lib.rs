@@ -14,7 +14,6 @@
 //! below the hub: a dependency on it, if only for tests, would be a circle, and `cargo test -p prom-sdk` would build the
 //! whole server.
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
-#![deny(missing_docs)]
 
 mod client;
 pub mod http;

@@ -1,5 +1,5 @@
 //! The load of the stores' benchmarks: events of about 473 bytes on 50 topics with 10,000 keys.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 
 use std::time::{Duration, Instant};
 

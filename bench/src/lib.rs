@@ -11,7 +11,6 @@
 //!
 //! The generator shares its machine with the hub, so what it costs is taken from the hub. It does not go through the SDK:
 //! frames are copied from templates, many to a write, and answers are scanned where they were read.
-#![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 mod check;
@@ -46,7 +45,7 @@ pub use report::{Idle, Latency, Machine, Outbox, Percentiles, Report, Row};
 /// Runs one measurement and blocks until it is done.
 ///
 /// # Errors
-/// What kept it from being made. What the hub did wrong is in the row's findings.
+/// [`Error`] when the measurement could not be made. What the hub did wrong is no error: it is in the row's findings.
 pub fn run(target: &Target, scenario: &Scenario, pids: Pids) -> Result<Row, Error> {
     scenario.check()?;
     let row = match scenario {

@@ -1,25 +1,25 @@
-//! The checks: what a hub promises of answers and events, and whether it kept it.
+//! The checks: does the hub keep what it promises about answers and events?
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-/// Details that are kept, of however many.
+/// Most details that are kept.
 const DETAILS: usize = 5;
 
-/// What was found wrong. All zero: nothing.
+/// What was found wrong. Nothing, if all counts are zero.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Findings {
-    /// Publishes without an answer, seqs nobody was given, events that did not come.
+    /// Publishes without an answer, gaps in the seqs, events that were not delivered.
     pub lost: u64,
     /// Publishes answered twice, seqs given twice, events delivered a second time as if for the first.
     pub doubled: u64,
     /// Answers and events that came after a later one.
     pub out_of_order: u64,
-    /// Events that are not what was published there, answers to nothing.
+    /// Events that differ from what was published, and answers that no request was sent for.
     pub wrong: u64,
-    /// The first few of these, for people.
+    /// The first five of these, for people.
     pub details: Vec<String>,
 }
 
@@ -68,19 +68,19 @@ impl Findings {
     }
 }
 
-/// The answers of one connection: each publish exactly once, in the order they were asked.
+/// The answers of one connection: one for each publish, in the order of the publishes.
 #[derive(Debug, Default)]
 pub(crate) struct Order {
-    /// Publishes that were asked; they are numbered from 0.
+    /// Publishes that were sent, numbered from 0.
     pub(crate) asked: u64,
-    /// The one whose answer is due.
+    /// The publish whose answer must come next.
     next: u64,
-    /// Those that were passed over.
+    /// Publishes before `next` whose answer has not come.
     missing: BTreeSet<u64>,
 }
 
 impl Order {
-    /// For publishes that are as good as asked.
+    /// For `asked` publishes that will all be sent.
     pub(crate) fn of(asked: u64) -> Self {
         Self { asked, ..Self::default() }
     }
@@ -90,7 +90,7 @@ impl Order {
         self.asked - self.next
     }
 
-    /// Takes an answer to publish `number`. `false`: it is none that counts.
+    /// Takes an answer to publish `number`. Returns `false` for a second answer and for one to no publish.
     pub(crate) fn answered(&mut self, number: u64, findings: &mut Findings) -> bool {
         if number == self.next && number < self.asked {
             self.next += 1;
@@ -150,7 +150,7 @@ impl Seqs {
         self.max = self.max.max(seq);
     }
 
-    /// Counts the gaps.
+    /// Reports the seqs up to the highest that were never given.
     pub(crate) fn finish(&self, findings: &mut Findings) {
         let gaps = self.max - self.count;
         findings.lost(gaps, || {

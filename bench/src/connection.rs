@@ -14,7 +14,7 @@ use crate::{
     scan,
 };
 
-/// Which hub, as whom, and how patiently.
+/// Which hub to measure, with which token, and how long to wait for it.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The hub's WebSocket, `ws://…`.
@@ -25,12 +25,12 @@ pub struct Target {
     pub mongo_url: Option<String>,
     /// How long to try to connect. Default: 10 s.
     pub connect: Duration,
-    /// How long a hub may leave everything unanswered. Default: 30 s.
+    /// A measurement fails when the hub sends nothing for this long. Default: 30 s.
     pub stall: Duration,
 }
 
 impl Target {
-    /// A hub, with the usual patience.
+    /// A target with the default times and no MongoDB.
     pub fn new(url: impl Into<String>, token: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -57,10 +57,10 @@ impl Target {
     }
 }
 
-/// The `corr` of what is asked here.
+/// The `corr` of the requests that [`Connection::ask`] sends.
 const CORR: &[u8] = b"ask";
 
-/// An open connection. What was read behind the last answer waits in `rest`.
+/// An open connection. Bytes that were read after the last answer wait in `rest`.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
@@ -96,19 +96,19 @@ impl Connection {
             }
             HandshakeError::Failure(error) => failed(&error),
         })?;
-        // A hub says nothing before it is asked, so nothing is lost with tungstenite's buffer.
+        // The hub sends nothing before the first request, so tungstenite's buffer, which is dropped here, is empty.
         let mut connection = Self { stream: socket.into_inner(), rest: Vec::new() };
         let token = serde_json::Value::from(target.token.as_str());
         connection.ask("AUTH", &format!(r#""op":"AUTH","token":{token}"#), target.stall)?;
         Ok(connection)
     }
 
-    /// Opens several.
+    /// Opens `count` connections, one after another.
     pub(crate) fn open_many(target: &Target, count: usize) -> Result<Vec<Self>, Error> {
         (0..count).map(|_| Self::open(target)).collect()
     }
 
-    /// Asks for something and waits for its OK; `fields` are those of the frame beside `corr`.
+    /// Sends a request and waits for its OK. `fields` is the text of its fields, `op` included and `corr` not.
     pub(crate) fn ask(&mut self, what: &str, fields: &str, patience: Duration) -> Result<(), Error> {
         let mut out = Vec::new();
         frame::text(&mut out, &[br#"{"corr":""#, CORR, b"\",", fields.as_bytes(), b"}"]);
@@ -145,7 +145,7 @@ impl Connection {
     }
 }
 
-/// Whether a read ended without anything, for now.
+/// Whether a read or write found the socket not ready, for now.
 pub(crate) fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
@@ -154,7 +154,7 @@ pub(crate) fn closed(code: u16, reason: &[u8]) -> Error {
     Error::Closed { code, reason: String::from_utf8_lossy(reason).into_owned() }
 }
 
-/// The connection ended without a close frame.
+/// The error of a connection that ended without a close frame.
 pub(crate) fn hung_up() -> Error {
     closed(1006, b"without a word")
 }

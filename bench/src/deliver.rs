@@ -15,19 +15,19 @@ use crate::{
     scan::{self, Answer, Event},
 };
 
-/// The connection that publishes.
+/// Number of the connection that publishes.
 const PUBLISHER: usize = 0;
 const GROUP: &str = "bench";
-/// The `corr` of the last ACK, and that of a member's leave.
+/// The `corr` of the last ACK, and that of a member's UNSUBSCRIBE.
 const LAST: &[u8] = b"last";
 const LEAVE: &[u8] = b"leave";
 
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nobody receives.
+    /// The events are being published; no member has subscribed yet.
     Publishing,
     Receiving,
-    /// All is received; members but the one with the last event are asked to leave.
+    /// All events have come. Every member but the one that holds the last event has sent UNSUBSCRIBE.
     Leaving,
     /// They have left; the last event is acknowledged, or about to be.
     Confirming,
@@ -38,21 +38,21 @@ struct Delivering<'a> {
     topics: &'a Topics,
     publisher: Publisher,
     budget: Budget,
-    /// Events that there are to be.
+    /// How many events are to be received.
     count: u64,
     phase: Phase,
-    /// Everything up to the start of the id.
+    /// The text of an ACK up to the start of its id.
     ack: String,
     leave: String,
     ledgers: Vec<Ledger>,
     members: usize,
-    /// The last seq that a member got of a topic.
+    /// The last seq of each topic that each member received.
     last: Vec<u64>,
     received: u64,
     redelivered: u64,
-    /// What is settled may not come again.
+    /// Everything is settled: no event may be delivered again.
     all_settled: bool,
-    /// Who got the last event, and its ACK.
+    /// The connection that holds the last event, and the ACK it has not sent yet.
     held: Option<(usize, Vec<u8>)>,
     asked_to_leave: Vec<bool>,
     left: usize,
@@ -83,7 +83,7 @@ impl<'a> Delivering<'a> {
         }
     }
 
-    /// So many members are there now.
+    /// Starts the phase in which this many members receive.
     fn receive(&mut self, members: usize) {
         self.members = members;
         self.last = vec![0; members * self.topics.len()];
@@ -203,7 +203,7 @@ impl Scenario for Delivering<'_> {
     }
 }
 
-/// Measures it.
+/// Runs the measurement.
 pub(crate) fn run(target: &Target, options: &DeliverOptions, pids: Pids) -> Result<Row, Error> {
     let topics = Topics::new(options.topics, options.payload, false);
     let subscribe = format!(
@@ -230,7 +230,7 @@ pub(crate) fn run(target: &Target, options: &DeliverOptions, pids: Pids) -> Resu
     let mut row = meter.stop(delivering.received);
     match ran {
         Ok(()) => {}
-        // What did not come is named by the checks, event by event.
+        // The checks report which events did not come.
         Err(Error::Stalled { .. }) if delivering.phase == Phase::Receiving && delivering.is_published() => {
             (row.findings, row.redelivered) = delivering.finish();
             return Ok(row);
@@ -261,7 +261,7 @@ impl Delivering<'_> {
         self.budget.left == 0 && self.publisher.order.in_flight() == 0
     }
 
-    /// From here on nothing but a new event of each topic may come.
+    /// From here on the hub may deliver nothing but one new event of each topic.
     fn try_settled(&mut self, members: usize) {
         let more = self.topics.len() as u64;
         self.count += more;

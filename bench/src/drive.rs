@@ -1,5 +1,5 @@
-//! One thread drives all connections: reads what there is, lets the scenario answer and go on, writes all that came of it
-//! at once. It shares two cores with the hub it measures, so it does nothing else.
+//! One thread drives all connections: it reads what has arrived, lets the scenario react, and writes all that the scenario
+//! produced at once. It shares two cores with the hub it measures, so it does nothing else.
 
 use std::{
     io::{Read, Write},
@@ -15,20 +15,20 @@ use crate::{
     scan::{self, Answer},
 };
 
-/// Bytes read at once.
+/// Most bytes of one read.
 const READ: usize = 256 * 1024;
-/// Bytes a connection has to say beyond which it is not asked for more.
+/// A connection with this many unwritten bytes is not asked to produce more.
 pub(crate) const WRITE: usize = 256 * 1024;
 
 /// What is measured. Connections are numbered as they were given to the [`Drive`].
 pub(crate) trait Scenario {
-    /// Appends what a connection has to say, up to about [`WRITE`] bytes. `true`: there is more.
+    /// Appends the next frames of a connection, up to about [`WRITE`] bytes. Returns whether there are more.
     fn produce(&mut self, link: usize, out: &mut Vec<u8>) -> bool;
-    /// Takes an answer or an event, and appends what is to be said to it.
+    /// Takes an answer or an event of the hub, and appends the frames that follow from it.
     fn answer(&mut self, link: usize, answer: &Answer<'_>, out: &mut Vec<u8>) -> Result<(), Error>;
-    /// Whether all is said and answered.
+    /// Whether everything was sent and answered.
     fn is_done(&self) -> bool;
-    /// What is there and what is not, for somebody who asks why nothing goes on.
+    /// How far the scenario has come, for the error that says it has stalled.
     fn state(&self) -> String;
 }
 
@@ -40,7 +40,7 @@ struct Link {
     written: usize,
     readable: bool,
     writable: bool,
-    /// The hub will send no more.
+    /// The hub has closed its side: no more will come.
     ended: bool,
 }
 
@@ -64,7 +64,7 @@ impl Drive {
                 .register(&mut stream, Token(number), Interest::READABLE | Interest::WRITABLE)
                 .map_err(failed)?;
             let out = Vec::with_capacity(WRITE + WRITE / 4);
-            // Taken for ready until a call says otherwise: what happened before they were registered is not told.
+            // Taken for ready until a call says otherwise: the poll reports nothing that happened before registration.
             links.push(Link { stream, rest, out, written: 0, readable: true, writable: true, ended: false });
         }
         Ok(Self { poll, events: Events::with_capacity(1024), links, chunk: vec![0; READ], stall })
@@ -100,13 +100,13 @@ impl Drive {
         }
     }
 
-    /// Waits until the hub has said all it had to say by now, so that also what comes too much is seen.
+    /// Waits until the hub has sent all it had to send by now, so that surplus events are noticed too.
     pub(crate) fn drain(&mut self, scenario: &mut impl Scenario) -> Result<(), Error> {
         let count = self.links.len();
         self.run(&mut Drain { inner: scenario, asked: vec![false; count], left: count })
     }
 
-    /// Gives the connections back.
+    /// The connections, in blocking mode again.
     pub(crate) fn into_connections(self) -> Result<Vec<Connection>, Error> {
         let Self { poll, links, .. } = self;
         let mut connections = Vec::with_capacity(links.len());
@@ -136,7 +136,7 @@ impl Drive {
         Ok(())
     }
 
-    /// Reads once and hands on every whole frame. `true`: there was a text.
+    /// Reads once and hands every whole frame to the scenario. Returns whether there was a text frame.
     fn read(&mut self, number: usize, scenario: &mut impl Scenario) -> Result<bool, Error> {
         let link = &mut self.links[number];
         let chunk = &mut self.chunk;
@@ -152,7 +152,7 @@ impl Drive {
             Err(error) if would_block(&error) => 0,
             Err(error) => return Err(Error::Broken(error)),
         };
-        // Less than asked for is all there was. Its end, though, is read and not told again.
+        // A short read means that there is no more for now. The end of the stream is not signalled again: it must be read.
         link.readable = got == room || (link.ended && got > 0);
         let bytes = &chunk[..kept + got];
         let (mut at, mut moved) = (0, false);
@@ -194,7 +194,7 @@ impl Link {
     }
 }
 
-/// Asks every connection for a PONG.
+/// Sends a PING on every connection; the PONG comes after everything sent before it.
 struct Drain<'a, S> {
     inner: &'a mut S,
     asked: Vec<bool>,

@@ -16,15 +16,15 @@ const MASK: [u8; 4] = [0; 4];
 pub(crate) enum Frame<'a> {
     /// A whole text message.
     Text(&'a [u8]),
-    /// Wants a pong with the same payload.
+    /// A ping; it must be answered with a pong of the same payload.
     Ping(&'a [u8]),
-    /// The hub hangs up: its code and its reason.
+    /// A close frame: its code and its reason.
     Close(u16, &'a [u8]),
-    /// A pong that nobody asked for.
+    /// A pong; nothing is to be done for it.
     Pong,
 }
 
-/// What a hub does not send.
+/// Bytes that no hub sends; the text says what is wrong with them.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NotAFrame(pub(crate) &'static str);
 

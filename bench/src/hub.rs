@@ -1,4 +1,4 @@
-//! What a hub says about itself: `GET /healthz` of its ops port.
+//! Version and store of the hub that is measured: `GET /healthz` of its ops port.
 
 use std::{
     io::{self, Read, Write},
@@ -10,28 +10,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::Target;
 
-/// How long a hub may take to tell.
+/// How long the hub may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// More than this no hub has to tell.
+/// Most bytes read of the answer; a hub sends far fewer.
 const ANSWER: usize = 64 * 1024;
 const UNKNOWN: &str = "unknown";
 
-/// Which hub was measured. What it does not tell is `unknown`.
+/// Which hub was measured. A text that its answer does not hold is `unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HubInfo {
-    /// Its version.
+    /// Version of the hub, for instance `0.1.0`.
     #[serde(default = "unknown")]
     pub version: String,
-    /// Its process, on this machine.
+    /// Its process id, when it runs on this machine.
     #[serde(default)]
     pub pid: Option<u32>,
-    /// Its store.
+    /// Its store, for instance `embedded`.
     #[serde(default = "unknown")]
     pub store: String,
-    /// What "committed" means there.
+    /// What "committed" means in that store, in its own words.
     #[serde(default = "unknown")]
     pub durability: String,
-    /// Where its WebSocket is.
+    /// The address its WebSocket listens on.
     #[serde(default, skip_serializing)]
     pub ws: Option<String>,
 }
@@ -41,12 +41,12 @@ fn unknown() -> String {
 }
 
 impl HubInfo {
-    /// A hub that tells nothing.
+    /// A hub of which nothing but, perhaps, its process is known.
     pub fn unknown(pid: Option<u32>) -> Self {
         Self { version: unknown(), pid, store: unknown(), durability: unknown(), ws: None }
     }
 
-    /// Asks the ops port on this machine; `None` when nobody answers there, or not for the hub of `target`.
+    /// Asks the ops port on this machine. `None` when nobody answers there, or a hub other than `target` does.
     pub fn ask(ops_port: u16, target: &Target) -> Option<Self> {
         let body = healthz(ops_port).ok()?;
         let info: Self = serde_json::from_str(&body).ok()?;
@@ -56,7 +56,7 @@ impl HubInfo {
     }
 }
 
-/// The body of the answer, if it is a good one.
+/// The JSON object of the answer, if its status is 200.
 fn healthz(port: u16) -> io::Result<String> {
     let until = Instant::now() + PATIENCE;
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), PATIENCE)?;

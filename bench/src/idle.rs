@@ -1,4 +1,4 @@
-//! `idle`: what a connection costs that says nothing.
+//! `idle`: the memory a hub takes for an idle connection.
 
 use std::{
     thread,
@@ -12,14 +12,15 @@ use crate::{
     report::{Idle, Meter, Row},
 };
 
-/// Connections opened before it counts, so that what a hub makes for its first is not taken for the price of all.
+/// Connections opened before the first look at the memory, so that what a hub allocates once, for the first of them, is
+/// not counted.
 const WARM: usize = 16;
-/// Time between two looks at the hub's memory; it has settled when two are the same.
+/// Time between two looks at the hub's memory; it has settled when two in a row show the same.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long to wait for that.
+/// How long to wait for the memory to settle.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Measures it.
+/// Runs the measurement.
 pub(crate) fn run(target: &Target, options: &IdleOptions, pids: Pids) -> Result<Row, Error> {
     let _warm = Connection::open_many(target, WARM)?;
     let before = settled(pids.hub);

@@ -2,7 +2,7 @@
 //!
 //! Publishes are due at fixed times whatever became of those before them, and time counts from when one was due: a hub
 //! that pauses is charged for all that should have been sent meanwhile. Each direction has a thread that waits for nothing
-//! else, so that an answer is seen when it comes.
+//! else, so that an answer is read when it arrives.
 
 use std::{
     io::Write,
@@ -29,7 +29,7 @@ use crate::{
 const GROUP: &str = "bench";
 /// The `corr` of the last ACK.
 const LAST: &[u8] = b"last";
-/// Reads the OKs.
+/// Reads the OKs of the publishes and records how long each took.
 fn answers(
     connection: &Connection,
     count: u64,
@@ -137,17 +137,17 @@ fn publish(connection: &Connection, publisher: &mut Publisher, count: u64, sched
     Ok(())
 }
 
-/// Linux lets a thread sleep 50 µs longer than it asked for, which would count as the hub's.
+/// Linux lets a thread sleep up to 50 µs longer than it asked for, which would be counted as time of the hub.
 #[cfg(target_os = "linux")]
 fn wake_on_time() {
-    // Without it the figures are a little worse than the hub deserves.
+    // Where the system refuses, the figures come out slightly too high.
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
 }
 
 #[cfg(not(target_os = "linux"))]
 fn wake_on_time() {}
 
-/// Measures it.
+/// Runs the measurement.
 pub(crate) fn run(target: &Target, options: &LatencyOptions, pids: Pids) -> Result<Row, Error> {
     let topics = Topics::new(1, options.payload, false);
     let (topic, count) = (topics.name(0), options.count());
@@ -159,7 +159,7 @@ pub(crate) fn run(target: &Target, options: &LatencyOptions, pids: Pids) -> Resu
 
     let mut publisher = Publisher::new(topics.clone(), usize::MAX, 0);
     let failure = Mutex::new(None);
-    // Whoever fails first says why and ends the others.
+    // The first thread that fails keeps its error and ends the others by closing their sockets.
     let fail = |error: Error| {
         if let Ok(mut failure) = failure.lock() {
             failure.get_or_insert(error);

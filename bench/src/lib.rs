@@ -45,7 +45,7 @@ pub use report::{Idle, Latency, Machine, Outbox, Percentiles, Report, Row};
 /// Runs one measurement and blocks until it is done.
 ///
 /// # Errors
-/// What kept it from being made. What the hub did wrong is in the row's findings.
+/// [`Error`] when the measurement could not be made. What the hub did wrong is no error: it is in the row's findings.
 pub fn run(target: &Target, scenario: &Scenario, pids: Pids) -> Result<Row, Error> {
     scenario.check()?;
     let row = match scenario {

@@ -11,7 +11,7 @@ use crate::{Error, publisher::PAYLOAD_MIN};
 /// Most rows that are committed at one moment.
 const MOST_AT_ONCE: u64 = 100_000;
 
-/// Acknowledged publishes a second.
+/// Options of `publish`: acknowledged publishes a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublishOptions {
@@ -46,7 +46,7 @@ impl Default for PublishOptions {
     }
 }
 
-/// Deliveries a second to one durable group, each acknowledged.
+/// Options of `deliver`: deliveries a second to one durable group, each acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliverOptions {
@@ -72,7 +72,7 @@ impl Default for DeliverOptions {
     }
 }
 
-/// Time from when a publish was due to its OK, and to its delivery.
+/// Options of `latency`: time from when a publish was due to its OK, and to its delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LatencyOptions {
@@ -91,7 +91,7 @@ impl Default for LatencyOptions {
     }
 }
 
-/// Memory a hub takes for each idle connection.
+/// Options of `idle`: memory a hub takes for each idle connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdleOptions {
@@ -105,7 +105,7 @@ impl Default for IdleOptions {
     }
 }
 
-/// The way of a row from a service's transaction through the hub's drainer to a subscriber.
+/// Options of `outbox`: a row's way from a service's transaction through the hub's drainer to a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutboxOptions {
@@ -137,18 +137,18 @@ impl Default for OutboxOptions {
     }
 }
 
-/// One measurement.
+/// What to measure, and with which options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scenario {
-    /// See [`PublishOptions`].
+    /// How many publishes a second are acknowledged.
     Publish(PublishOptions),
-    /// See [`DeliverOptions`].
+    /// How many deliveries a second a durable group settles.
     Deliver(DeliverOptions),
-    /// See [`LatencyOptions`].
+    /// How long a publish takes to its OK and to its delivery.
     Latency(LatencyOptions),
-    /// See [`IdleOptions`].
+    /// How much memory an idle connection takes.
     Idle(IdleOptions),
-    /// See [`OutboxOptions`]. It needs to know the hub's MongoDB, [`Target::mongo_url`](crate::Target).
+    /// How long a row takes from its transaction to a subscriber. Needs [`Target::mongo_url`](crate::Target).
     Outbox(OutboxOptions),
 }
 
@@ -176,7 +176,7 @@ impl Scenario {
         }
     }
 
-    /// Its options, for people.
+    /// Its options, as the table for people shows them.
     pub fn title(&self) -> String {
         match self {
             Self::Publish(PublishOptions { connections, window, payload, topics, ids, .. }) => {
@@ -198,7 +198,7 @@ impl Scenario {
         }
     }
 
-    /// Its options, for machines.
+    /// Its options, as the JSON report holds them.
     pub fn parameters(&self) -> Value {
         match self {
             Self::Publish(options) => json!(options),
@@ -262,14 +262,14 @@ impl Scenario {
 }
 
 impl LatencyOptions {
-    /// Publishes it comes to.
+    /// How many publishes the rate and the duration amount to.
     pub(crate) fn count(&self) -> u64 {
         count(self.rate, self.duration)
     }
 }
 
 impl OutboxOptions {
-    /// Rows it comes to.
+    /// How many rows the options amount to.
     pub(crate) fn count(&self) -> u64 {
         self.drain.unwrap_or_else(|| count(self.rate, self.duration))
     }

@@ -1,4 +1,4 @@
-//! `--self`: a hub of the bench's own, in a folder of its own, gone when the bench is.
+//! `--self`: a hub that the bench starts in a folder of its own and ends with itself.
 
 use std::{
     fs::{self, File},
@@ -13,9 +13,9 @@ use crate::Error;
 
 /// How long a hub may take to come up.
 const START: Duration = Duration::from_secs(30);
-/// How long it may take from then until its ops port answers; older hubs have none.
+/// How long to wait after that for its ops port; older hubs have none.
 const OPS: Duration = Duration::from_millis(500);
-/// What the environment may say about another hub.
+/// Variables of the environment that are meant for another hub and are not passed on.
 const FOREIGN: [&str; 13] = [
     "WS_TOKEN",
     "JWT_SECRET_PREVIOUS",
@@ -32,10 +32,10 @@ const FOREIGN: [&str; 13] = [
     "RUST_LOG",
 ];
 
-/// What hub to start.
+/// How to start the hub.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// The `prom` binary.
+    /// Path of the `prom` binary.
     pub exe: PathBuf,
     /// The secret its tokens are signed with.
     pub secret: String,
@@ -62,7 +62,7 @@ impl OwnHub {
     /// Starts one. It is not [ready](OwnHub::is_ready) yet.
     ///
     /// # Errors
-    /// When there is no folder, no port or no process to be had.
+    /// [`Error::System`] when a folder, a port or the process cannot be had.
     pub fn spawn(launch: &Launch) -> Result<Self, Error> {
         let failed = |what| move |error| Error::System(what, error);
         let (ws_port, ops_port) = free_ports().map_err(failed("there is no free port"))?;
@@ -90,17 +90,17 @@ impl OwnHub {
         match child {
             Ok(child) => Ok(Self { child, folder, ws_port, ops_port, started: Instant::now(), up: None }),
             Err(error) => {
-                // Nothing is in it but an empty log.
+                // The process never ran: the folder holds nothing but an empty log.
                 let _ = fs::remove_dir_all(&folder);
                 Err(Error::System("cannot start a hub", error))
             }
         }
     }
 
-    /// Looks whether it takes connections, and has told about itself if it can. To be asked again until it does.
+    /// Whether the hub takes connections and, if it has one, its ops port answers. Call it again until it does.
     ///
     /// # Errors
-    /// It has ended, with the last lines of its log, or has taken too long.
+    /// [`Error::Start`] when the process has ended, with the last lines of its log, or has taken longer than 30 s.
     pub fn is_ready(&mut self) -> Result<bool, Error> {
         if let Ok(Some(status)) = self.child.try_wait() {
             return Err(Error::Start(format!("it ended with {status}\n{}", self.log())));
@@ -118,7 +118,7 @@ impl OwnHub {
         }
     }
 
-    /// Its WebSocket.
+    /// The URL of its WebSocket.
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}/ws", self.ws_port)
     }
@@ -128,7 +128,7 @@ impl OwnHub {
         self.ops_port
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

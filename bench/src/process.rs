@@ -1,13 +1,13 @@
-//! What a process costs, as Linux tells it in `/proc`. Elsewhere nothing is told.
+//! Processor time and memory of a process, from Linux's `/proc`. Not known on other systems.
 
 use std::{fs, time::Duration};
 
 /// The processes whose cost is measured, where they are on this machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pids {
-    /// The hub's.
+    /// Process id of the hub.
     pub hub: Option<u32>,
-    /// That of the MongoDB server the hub keeps its events in.
+    /// Process id of the MongoDB server that the hub keeps its events in.
     pub mongod: Option<u32>,
 }
 

@@ -18,9 +18,9 @@ struct Publishing {
     publishers: Vec<Publisher>,
     budget: Budget,
     topics: usize,
-    /// Of each topic.
+    /// The seqs that were given, of each topic.
     seqs: Vec<Seqs>,
-    /// The last seq that a connection was given in a topic.
+    /// The last seq that each connection was given in each topic.
     last: Vec<u64>,
     asked: u64,
     answered: u64,
@@ -97,7 +97,7 @@ impl Scenario for Publishing {
     }
 }
 
-/// Measures it.
+/// Runs the measurement.
 pub(crate) fn run(target: &Target, options: &PublishOptions, pids: Pids) -> Result<Row, Error> {
     let topics = Topics::new(options.topics, options.payload, options.ids);
     let connections = Connection::open_many(target, options.connections)?;

@@ -49,8 +49,8 @@ impl Template {
     }
 }
 
+/// The payload of publish `number`, padded to `size` bytes.
 #[cfg(feature = "mongodb")]
-/// The payload of this number, so many bytes of it.
 pub(crate) fn payload(number: u64, size: usize) -> String {
     let pad = size.saturating_sub(PAYLOAD_MIN);
     format!("{PAYLOAD_HEAD}{number:0DIGITS$}{PAYLOAD_MIDDLE}{:x<pad$}{PAYLOAD_TAIL}", "")
@@ -79,7 +79,7 @@ impl Topics {
         &self.names[number]
     }
 
-    /// What covers them all.
+    /// The topic, or the pattern that matches all of them.
     pub(crate) fn pattern(&self) -> String {
         match &*self.names {
             [only] => only.clone(),
@@ -87,7 +87,7 @@ impl Topics {
         }
     }
 
-    /// The number of the topic of that name.
+    /// The index of the topic called `name`.
     pub(crate) fn number(&self, name: &[u8]) -> Option<usize> {
         if let [only] = &*self.names {
             return (only.as_bytes() == name).then_some(0);
@@ -114,7 +114,7 @@ impl Budget {
         Self { left, until: None }
     }
 
-    /// Ends it when its time is over.
+    /// Ends the budget when its time is over.
     pub(crate) fn look_at_the_clock(&mut self) {
         if self.until.is_some_and(|until| Instant::now() >= until) {
             self.left = 0;
@@ -171,7 +171,7 @@ impl Publisher {
         false
     }
 
-    /// One publish, for who keeps the time himself.
+    /// Appends one publish, if the window has room: for a caller that decides itself when.
     pub(crate) fn one(&mut self, out: &mut Vec<u8>) {
         self.produce(&mut Budget::count(1), out);
     }

@@ -26,7 +26,7 @@ impl<'a> Reader<'a> {
         Self { stream: &connection.stream, rest: connection.rest.clone(), chunk: vec![0; 64 * 1024], stall }
     }
 
-    /// Reads once.
+    /// Reads once and hands on every whole text.
     pub(crate) fn read(
         &mut self,
         state: impl Fn() -> String,
@@ -46,7 +46,7 @@ impl<'a> Reader<'a> {
             match frame {
                 Frame::Text(text) => take(&scan::answer(text).map_err(|_| malformed(text))?, now)?,
                 Frame::Close(code, reason) => return Err(closed(code, reason)),
-                // Both connections have something to say often enough to be heard.
+                // Both connections send often enough to count as alive without a pong.
                 Frame::Ping(_) | Frame::Pong => {}
             }
             at += len;

@@ -11,20 +11,20 @@ use crate::{Findings, HubInfo, Pids, Scenario, process};
 /// Times at some percentiles, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Percentiles {
-    /// Half were faster.
+    /// Half of them were at most this long.
     pub p50: f64,
-    /// Nine in ten.
+    /// Nine in ten were at most this long.
     pub p90: f64,
-    /// 99 in a hundred.
+    /// 99 in a hundred were at most this long.
     pub p99: f64,
-    /// 999 in a thousand.
+    /// 999 in a thousand were at most this long.
     pub p999: f64,
     /// The slowest.
     pub max: f64,
 }
 
 impl Percentiles {
-    /// Of nanoseconds.
+    /// The percentiles of a histogram of nanoseconds.
     pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         let ms = |nanos: u64| nanos as f64 / 1e6;
         let at = |quantile| ms(histogram.value_at_quantile(quantile));
@@ -32,16 +32,16 @@ impl Percentiles {
     }
 }
 
-/// Times from when a publish was due.
+/// Result of `latency`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Latency {
-    /// To its OK.
+    /// From when the publish was due to its OK.
     pub published: Percentiles,
-    /// To its delivery.
+    /// From when the publish was due to the delivery of its event.
     pub delivered: Percentiles,
 }
 
-/// What idle connections cost.
+/// Result of `idle`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Idle {
@@ -49,10 +49,10 @@ pub struct Idle {
     pub kb_per_connection: Option<f64>,
 }
 
-/// Times of an outbox to which rows are written at a rate.
+/// Result of `outbox` with rows written at a rate.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outbox {
-    /// What the transaction took that wrote a row: from its begin to the answer to its commit.
+    /// Time of the transaction that wrote a row: from its begin to the answer to its commit.
     pub transaction: Percentiles,
     /// From when a row was due to be written to the delivery of its event.
     pub delivered: Percentiles,
@@ -62,35 +62,35 @@ pub struct Outbox {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Row {
-    /// The scenario's name.
+    /// Name of the scenario, as on the command line.
     pub scenario: &'static str,
-    /// Its options, for people.
+    /// Options of the scenario, for people.
     pub title: String,
-    /// Its options.
+    /// Options of the scenario, for machines.
     pub parameters: Value,
-    /// Publishes, deliveries or connections.
+    /// How many publishes, deliveries or connections were measured.
     pub events: u64,
-    /// How long they took.
+    /// Time the measurement took, in seconds.
     pub seconds: f64,
     /// Events a second; none for idle connections.
     pub rate: Option<f64>,
     /// The hub's processor seconds per million events; none when its process is not known.
     pub hub_cpu_seconds_per_million: Option<f64>,
-    /// Those of the hub's MongoDB server; none when its process is not known.
+    /// Processor seconds of the hub's MongoDB server per million events; none when its process is not known.
     pub mongod_cpu_seconds_per_million: Option<f64>,
-    /// The generator's.
+    /// The bench's own, in the same unit.
     pub generator_cpu_seconds_per_million: Option<f64>,
     /// The hub's memory at the end, in kB.
     pub hub_rss_kb: Option<u64>,
-    /// And at most so far.
+    /// The hub's highest memory since it started, in kB.
     pub hub_peak_rss_kb: Option<u64>,
     /// Events delivered again, because a lease ended before its ACK came.
     pub redelivered: u64,
-    /// Of `latency`.
+    /// Only of `latency`.
     pub latency: Option<Latency>,
-    /// Of `idle`.
+    /// Only of `idle`.
     pub idle: Option<Idle>,
-    /// Of `outbox` at a rate.
+    /// Only of `outbox` at a rate.
     pub outbox: Option<Outbox>,
     /// What the hub did wrong, in all runs.
     pub findings: Findings,
@@ -219,14 +219,14 @@ impl Row {
 pub struct Machine {
     /// Cores this process may use.
     pub cores: usize,
-    /// Operating system.
+    /// Operating system, as Rust names it: `linux`.
     pub os: &'static str,
-    /// Architecture.
+    /// Processor architecture, as Rust names it: `x86_64`.
     pub arch: &'static str,
 }
 
 impl Machine {
-    /// This one.
+    /// The machine this process runs on.
     pub fn this() -> Self {
         let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
         Self { cores, os: std::env::consts::OS, arch: std::env::consts::ARCH }
@@ -236,11 +236,11 @@ impl Machine {
 /// All that was measured of one hub.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The hub.
+    /// The hub that was measured.
     pub hub: HubInfo,
-    /// The machine.
+    /// The machine that hub and generator ran on.
     pub machine: Machine,
-    /// The measurements.
+    /// One row for each scenario, in the order they ran.
     pub rows: Vec<Row>,
 }
 

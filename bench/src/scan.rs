@@ -1,28 +1,33 @@
-//! What a bench reads of the hub's answers: a few fields, found in one pass, without a tree and without a copy.
+//! The fields that a bench reads of the hub's frames, found in one pass, without a tree and without a copy.
 //!
 //! The fields may stand in any order and unknown ones are passed over. Strings are taken as they are written: those that
 //! are compared here, ids, topics and numbers, are written without escapes.
+//!
+//! `prom_protocol::server::scan` reads the same frames, but is made to be small in a web page's module: it takes text that
+//! is known to be UTF-8, hands an event on as one slice, and looks at one byte at a time. Here bytes are read where they
+//! arrived, into the event and its payload, and strings are skipped by `memchr`, because every nanosecond is taken from the
+//! hub on the same machine. Both readers are held to the golden files of the protocol.
 
 /// One frame of the hub.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answer<'a> {
     /// What it is: `OK`, `ERR`, `EVENT`, …
     pub(crate) op: &'a [u8],
-    /// That of the request.
+    /// `corr` of the request; none: the frame has none.
     pub(crate) corr: Option<&'a [u8]>,
     /// OK: the event's position; 0 when there is none.
     pub(crate) seq: u64,
-    /// OK: the event was there before.
+    /// OK: the event was committed before.
     pub(crate) duplicate: bool,
-    /// ERR: what was wrong.
+    /// ERR: the error's code.
     pub(crate) code: &'a [u8],
-    /// ERR: the same, for people.
+    /// ERR: the reason, for people.
     pub(crate) msg: &'a [u8],
-    /// EVENT: what is delivered.
+    /// EVENT: the event.
     pub(crate) event: Option<Event<'a>>,
-    /// EVENT: how often it was delivered.
+    /// EVENT: how often it was delivered to the group, from 1.
     pub(crate) attempt: u64,
-    /// EVENT: its lease.
+    /// EVENT: the token of its lease; empty when there is nothing to acknowledge.
     pub(crate) lease: &'a [u8],
 }
 
@@ -217,8 +222,8 @@ impl<'a> Scanner<'a> {
 #[cfg(test)]
 mod tests {
     use prom_protocol::{
-        ErrorCode, EventOptions, ServerFrame, encode_event,
-        server::{encode_event_context, encode_event_head, encode_published},
+        ErrorCode, EventOptions, ServerFrame, Text, encode_event,
+        server::{self, encode_event_context, encode_event_head, encode_published},
     };
 
     use super::*;
@@ -235,6 +240,47 @@ mod tests {
         let expected =
             Answer { op: b"ERR", corr: Some(b"3"), code: b"overloaded", msg: br#"say \"when\""#, ..Answer::default() };
         assert_eq!(answer(&text), Ok(expected));
+    }
+
+    /// The protocol's golden files, as its strict reader reads them.
+    #[test]
+    fn reads_every_golden_file() {
+        let raw = |text: &Text<'_>| serde_json::to_string(text).unwrap().trim_matches('"').to_owned();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../protocol/tests/golden/server");
+        let mut read = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let got = answer(text.as_bytes()).unwrap_or_else(|_| panic!("{text}"));
+            let expected = server::parse(&text).unwrap().unwrap();
+            let mut again = Vec::new();
+            expected.encode(&mut again);
+            assert!(
+                again.starts_with(format!("{{\"op\":\"{}\"", str::from_utf8(got.op).unwrap()).as_bytes()),
+                "{text}"
+            );
+            match expected {
+                ServerFrame::Ok(ok) => {
+                    assert_eq!(got.corr, ok.corr.as_ref().map(raw).as_deref().map(str::as_bytes), "{text}");
+                    assert_eq!((got.seq, got.duplicate), (ok.seq.unwrap_or(0), ok.duplicate), "{text}");
+                }
+                ServerFrame::Err(err) => {
+                    assert_eq!(got.corr, err.corr.as_ref().map(raw).as_deref().map(str::as_bytes), "{text}");
+                    assert_eq!((got.code, got.msg), (raw(&err.code).as_bytes(), raw(&err.msg).as_bytes()), "{text}");
+                }
+                ServerFrame::Event { event, ctx, .. } => {
+                    let event = prom_protocol::Event::parse(event.get()).unwrap();
+                    let number = None;
+                    let (id, topic) = (raw(&event.id), raw(&event.topic));
+                    let event = Event { id: id.as_bytes(), seq: event.seq, topic: topic.as_bytes(), number };
+                    assert_eq!(got.event, Some(event), "{text}");
+                    let lease = ctx.lease.as_ref().map(raw).unwrap_or_default();
+                    assert_eq!((got.attempt, got.lease), (u64::from(ctx.attempt), lease.as_bytes()), "{text}");
+                }
+                _ => assert_eq!(got.event, None, "{text}"),
+            }
+            read += 1;
+        }
+        assert!(read > 10, "only {read} golden files");
     }
 
     #[test]

@@ -6,19 +6,19 @@ use hdrhistogram::Histogram;
 
 use crate::Error;
 
-/// Longest time that is told apart.
+/// Longest time a histogram can hold, in nanoseconds: one hour. Longer ones are recorded as this.
 const LONGEST: u64 = 3_600_000_000_000;
 
 /// When publishes or rows are due: at fixed times, whatever became of those before them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
     start: Instant,
-    /// A second.
+    /// Publishes or rows a second.
     rate: u64,
 }
 
 impl Schedule {
-    /// So many a second, from in a moment on.
+    /// A schedule of `rate` a second that starts in a moment.
     pub(crate) fn of(rate: u64) -> Self {
         Self { start: Instant::now() + Duration::from_millis(10), rate }
     }
@@ -41,7 +41,7 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, took: Duration) {
     histogram.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(LONGEST).max(1));
 }
 
-/// Of nanoseconds.
+/// An empty histogram of nanoseconds.
 pub(crate) fn histogram() -> Result<Histogram<u64>, Error> {
     let failed = |error| Error::System("cannot make a histogram", std::io::Error::other(error));
     Histogram::new_with_bounds(1, LONGEST, 3).map_err(failed)

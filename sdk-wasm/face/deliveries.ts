@@ -83,7 +83,7 @@ export class Deliveries<T> implements Sink, AsyncIterableIterator<Delivery<T>, u
     for (const waiter of this.#waiters.splice(0)) this.#finish(waiter);
   }
 
-  /** An error is told once, then it is over. */
+  /** An error is thrown once; after it the iteration is at its end. */
   #finish({ resolve, reject }: Waiter<T>): void {
     const error = this.#error;
     this.#error = undefined;

@@ -8,7 +8,7 @@ export class HubError extends Error {
     message: string,
     /** The same call may succeed later. */
     readonly retryable: boolean,
-    /** When to try again, if the hub said so. */
+    /** Milliseconds to wait before the next try, if the hub gave a time. */
     readonly retryAfterMs?: number,
   ) {
     super(message);

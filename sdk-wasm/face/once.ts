@@ -7,7 +7,7 @@ const RETRY_MS = 100;
 const LONGEST_RETRY_MS = 5_000;
 /** A store that takes longer for an answer is asked again. */
 const STORE_TIMEOUT_MS = 10_000;
-/** How long an answer is still waited for after the handling was told to stop. */
+/** How long the store may still take for an answer after the handling was stopped. */
 const GRACE_MS = 1_000;
 
 export class Once<T> {
@@ -43,7 +43,7 @@ export class Once<T> {
     await this.#insist(() => this.#store.mark(event.id));
   }
 
-  /** Asks the store until it answers; once it was told to stop, no more than once. */
+  /** Calls the store until it answers; after a stop, no more than once. */
   async #insist<R>(call: () => Promise<R>): Promise<R> {
     for (let wait = RETRY_MS; ; wait = Math.min(2 * wait, LONGEST_RETRY_MS)) {
       try {

@@ -1,4 +1,4 @@
-/** The header bar: connection, numbers, and what a screen reader is told about them. */
+/** The header bar: connection, numbers, and what a screen reader says about them. */
 
 import { describe, type ConnectionStatus } from "./connection.js";
 import { formatAge, formatCount, formatRate } from "./format.js";

@@ -11,14 +11,14 @@ use crate::{
     schedule::{Schedule, histogram},
 };
 
-/// The rows of a run, numbered from 0, and one behind them all.
+/// The rows of a run, numbered from 0, and the one written after all others.
 #[derive(Debug)]
 pub(super) struct Books {
     topic: String,
     count: u64,
     keys: u64,
     schedule: Option<Schedule>,
-    /// From when a row was due to its event.
+    /// Times from when a row was due to the delivery of its event.
     delivered: Histogram<u64>,
     /// The seq of each row's event; 0: it has not come.
     seqs: Vec<u64>,
@@ -27,7 +27,7 @@ pub(super) struct Books {
     last_seq: u64,
     received: u64,
     redelivered: u64,
-    /// When the first and the last of them came, that behind them aside.
+    /// When the first and the last row came, not counting the one after all others.
     times: Option<(Instant, Instant)>,
     findings: Findings,
 }
@@ -55,12 +55,12 @@ impl Books {
         &self.topic
     }
 
-    /// Whether all rows have come, that behind them aside.
+    /// Whether all rows have come, not counting the one after all others.
     pub(super) fn has_all(&self) -> bool {
         self.received >= self.count
     }
 
-    /// Whether the one behind them all has come.
+    /// Whether the row after all others has come.
     pub(super) fn is_over(&self) -> bool {
         self.seqs.last().is_some_and(|seq| *seq != 0)
     }
@@ -70,7 +70,7 @@ impl Books {
         format!("events of {received} of {count} rows were delivered")
     }
 
-    /// Takes an event.
+    /// Checks and counts one delivery.
     pub(super) fn event(&mut self, attempt: u64, event: &Event<'_>, now: Instant) {
         let Event { seq, .. } = *event;
         let number = event.number.filter(|number| *number <= self.count && event.topic == self.topic.as_bytes());
@@ -112,10 +112,10 @@ impl Books {
         }
     }
 
-    /// Puts what was found into the row. Without a schedule the rate is that between the first delivery and the last.
+    /// Puts the findings into the row. Without a schedule the rate is that between the first delivery and the last.
     pub(super) fn finish(mut self, mut row: Row) -> (Row, Option<Histogram<u64>>) {
         let missing = |seq: &u64| *seq == 0;
-        // The one behind them is written when they are all here.
+        // The row after all others is written only when all of them have come.
         let due = if self.has_all() { &self.seqs[..] } else { &self.seqs[..self.seqs.len() - 1] };
         let lost = due.iter().filter(|seq| missing(seq)).count() as u64;
         let first = due.iter().position(missing).unwrap_or(0);
@@ -128,7 +128,7 @@ impl Books {
         }
         let took = self.times.map_or(0.0, |(first, last)| last.duration_since(first).as_secs_f64());
         row.seconds = took;
-        // The clock starts when the first one is here already.
+        // The clock starts at the first delivery, so that one does not count.
         row.rate = (took > 0.0).then(|| self.received.saturating_sub(1) as f64 / took);
         (row, None)
     }

@@ -39,7 +39,7 @@ const GROUP: &str = "bench";
 /// The `corr` of the last ACK.
 const LAST: &[u8] = b"last";
 
-/// Measures it.
+/// Runs the measurement.
 pub(crate) fn run(target: &Target, options: &OutboxOptions, pids: Pids) -> Result<Row, Error> {
     let url = target.mongo_url.as_deref().ok_or(Error::NoMongo)?;
     let runtime = runtime::Builder::new_multi_thread()
@@ -64,7 +64,7 @@ fn measure(
     service: &Service,
 ) -> Result<Row, Error> {
     let count = options.count();
-    // They wait for their commit, outside of what is measured.
+    // The rows are written now and committed later, so that writing them is not part of what is measured.
     let written = match options.drain {
         Some(_) => Some(runtime.block_on(service.write_at_once(count))?),
         None => None,
@@ -103,7 +103,7 @@ fn measure(
             let (transactions, row) = done.ok_or_else(failed)?;
             (transactions, books.finish(row))
         }
-        // What stopped the writer is told before what the subscriber met when it was stopped.
+        // The writer's error comes first: it made the subscriber stop, whose own error says only that.
         (Err(error), _) | (Ok(_), Ok(Err(error))) => return Err(error),
         (Ok(_), Err(_)) => return Err(failed()),
     };
@@ -114,8 +114,8 @@ fn measure(
     Ok(row.0)
 }
 
-/// Writes the rows, waits until all are delivered, and writes one more behind them. `None`: the subscriber has failed, and
-/// says why.
+/// Writes the rows, waits until all are delivered, and writes one more after them. `None` when the subscriber has failed:
+/// its result has the error.
 async fn finish(
     service: &Service,
     count: u64,
@@ -139,7 +139,7 @@ async fn finish(
     Ok(Some((transactions, row)))
 }
 
-/// Receives the events and acknowledges them, to the one behind all others.
+/// Receives the events and acknowledges them, up to the one that was written after all others.
 fn receive(
     connection: &Connection,
     mut books: Books,
@@ -173,7 +173,7 @@ fn receive(
         );
         match read {
             Ok(()) => {}
-            // What did not come is named by the checks, row by row.
+            // The checks report which rows did not come.
             Err(Error::Stalled { .. }) if committed.load(Ordering::Acquire) && !books.is_over() => return Ok(books),
             Err(error) => return Err(error),
         }

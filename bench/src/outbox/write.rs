@@ -22,15 +22,15 @@ use crate::{
 const DATABASE: &str = "prom";
 /// Transactions at once. Those of a key come one after another, so that there is an order to be kept.
 const WRITERS: u64 = 16;
-/// Rows in one command.
+/// Most rows in one command.
 const TOGETHER: u64 = 1000;
-/// How often a transaction is begun again that met another.
+/// How often a transaction is begun again after a conflict with another.
 const TRIES: u32 = 5;
 
 /// A service with an outbox.
 pub(super) struct Service {
     outbox: MongoOutbox,
-    /// What its business is: a document beside each row.
+    /// Stands for the service's own data: one document is written together with each row.
     changes: Collection<Document>,
     client: Client,
     topic: String,
@@ -43,7 +43,7 @@ fn failed(what: &'static str) -> impl Fn(MongoError) -> Error {
     move |source| Error::Mongo { what, source }
 }
 
-/// With its labels, by which a transaction is tried again.
+/// Keeps the labels of the driver's error: they say whether a transaction may be tried again.
 fn as_mongo(error: AddError) -> MongoError {
     match error {
         AddError::Mongo(error) => error,
@@ -78,18 +78,18 @@ impl Service {
         &self.topic
     }
 
-    /// Removes what was changed. The rows are the hub's to remove.
+    /// Removes the documents that were written beside the rows. The hub removes the rows themselves.
     pub(super) async fn clean(&self) -> Result<(), Error> {
         self.changes.drop().await.map_err(failed("drop the collection of changes"))
     }
 
-    /// Row `number`.
+    /// The row of this number.
     fn row(&self, number: u64) -> Result<NewRow, MongoError> {
         let payload = RawValue::from_string(payload(number, self.payload)).map_err(MongoError::custom)?;
         Ok(NewRow::raw(&self.topic, payload).key(format!("key-{}", number % self.keys)))
     }
 
-    /// Writes `count` rows when they are due; answers what their transactions took.
+    /// Writes `count` rows when they are due. Returns how long their transactions took.
     pub(super) async fn write(&self, schedule: Schedule, count: u64) -> Result<Histogram<u64>, Error> {
         let writers = (0..WRITERS).map(|writer| self.writer(writer, schedule, count));
         let mut all = histogram()?;
@@ -121,7 +121,7 @@ impl Service {
         self.client.start_session().await.map_err(failed("start a session"))
     }
 
-    /// A change and its row, both or neither.
+    /// Writes a document and its row in one transaction.
     async fn transaction(&self, session: &mut ClientSession, number: u64) -> Result<(), Error> {
         let change = doc! { "_id": number as i64, "key": (number % self.keys) as i64 };
         let both = session.start_transaction().and_run2(async |session| {
@@ -143,7 +143,7 @@ impl Service {
             match self.write_all(&mut session, count).await {
                 Ok(()) => return Ok(Written(session)),
                 Err(error) if tries < TRIES && error.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
-                    // It is over all the same.
+                    // The transaction ends anyway when its session is dropped.
                     let _ = session.abort_transaction().await;
                 }
                 Err(error) => return Err(failed("write all rows in one transaction")(error)),
@@ -152,7 +152,7 @@ impl Service {
     }
 
     async fn write_all(&self, session: &mut ClientSession, count: u64) -> Result<(), MongoError> {
-        // A time for each, so that their order is their numbers'.
+        // Each row has a time of its own, so that the rows are in the order of their numbers.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
         let first = now.saturating_sub(count);
         self.changes.insert_one(doc! { "rows": count as i64 }).session(&mut *session).await?;
@@ -166,7 +166,7 @@ impl Service {
     }
 }
 
-/// Rows that nobody sees yet. Dropped, they never were.
+/// Rows in a transaction that is not committed. Dropping it takes them back.
 pub(super) struct Written(ClientSession);
 
 impl Written {

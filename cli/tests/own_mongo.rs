@@ -13,7 +13,7 @@ use std::{
 
 use common::{Folder, hub::request};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const DEV: [&str; 5] = ["dev", "--mongo", "--port=0", "--ops-port=0", "--no-heartbeat"];
 
 /// A running `prom dev --mongo`, and what it printed. It is killed, by its process id, when this is dropped.

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// How long a hub may take to come up or to end; far beyond what it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// Where a hub is, and a token for it.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -19,7 +22,7 @@ const KEYED: &str = TOPICS[3];
 const KEYS: u64 = 40;
 
 /// How long a group may take to settle what is left; far beyond what it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Of one kind of events: every third has an id that the hub makes, the others bring theirs; one topic has keys.
 pub fn event(n: u64) -> Publish {
@@ -59,6 +62,8 @@ pub struct Ledger {
     acknowledged: usize,
     unanswered_but_there: usize,
     settled: Mutex<Settled>,
+    /// Members that have been connected.
+    pub joined: AtomicUsize,
 }
 
 impl Ledger {
@@ -178,6 +183,7 @@ impl Ledger {
     /// A member of a durable group, which acknowledges and asks for an answer, until the hub is gone.
     pub async fn consume(&self, hub: &Address) {
         let mut connection = Connection::open(hub).await;
+        self.joined.fetch_add(1, Ordering::Relaxed);
         let subscribe = json!({
             "op": "SUBSCRIBE", "corr": "s", "topic": "kill.**", "group": "workers",
             // However often its deliveries are cut by a kill.

@@ -46,7 +46,7 @@ pub fn say(text: &str) {
 
 /// Waits for its end, but not for ever.
 pub fn finish(mut child: Child) -> Output {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;

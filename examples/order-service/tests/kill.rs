@@ -23,7 +23,7 @@ use tokio::{
 };
 
 /// Far beyond what anything here takes, so that only a defect meets it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Only a kill ends it.
 const PAUSE: &str = "--pause-between-writes=1h";
 const TOKEN: &str = "a-token";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The deadline of everything that is waited for. Far beyond what anything takes, also on a machine that is busy with
 /// other work, so that only a defect meets it.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The pause between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -135,7 +135,7 @@ async fn a_full_disk_has_space_again_when_retention_lets_go_of_what_is_settled()
         let (ledger, address) = (Arc::clone(&ledger), hub.address.clone());
         tokio::spawn(async move { ledger.consume(&address).await })
     };
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while publish(&mut connection, last + 1, SIZES[2]).await["op"] != "OK" {
         assert!(Instant::now() < deadline, "no space was made:\n{}", hub.log());
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -28,6 +28,9 @@ impl Load {
     async fn until_killed(&self, hub: Hub, ledger: &mut Arc<Ledger>, numbers: &Arc<AtomicU64>) -> Vec<Publish> {
         let address = hub.address.clone();
         let answered = Arc::new(AtomicUsize::new(0));
+        // Who comes to a hub that was killed already is no part of this.
+        let connected = Arc::new(AtomicUsize::new(0));
+        let joined = ledger.joined.load(Ordering::Relaxed);
         let members: Vec<_> = (0..self.members)
             .map(|_| {
                 let (address, ledger) = (address.clone(), Arc::clone(ledger));
@@ -38,8 +41,10 @@ impl Load {
         let publishers: Vec<_> = (0..self.connections)
             .map(|_| {
                 let (address, numbers, answered) = (address.clone(), Arc::clone(numbers), Arc::clone(&answered));
+                let connected = Arc::clone(&connected);
                 tokio::spawn(async move {
                     let mut connection = Connection::open(&address).await;
+                    connected.fetch_add(1, Ordering::Relaxed);
                     let next = || Some(ledger::event(numbers.fetch_add(1, Ordering::Relaxed)));
                     let count = || {
                         answered.fetch_add(1, Ordering::Relaxed);
@@ -49,11 +54,14 @@ impl Load {
             })
             .collect();
         let enough = async {
-            while answered.load(Ordering::Relaxed) < self.after {
+            while answered.load(Ordering::Relaxed) < self.after
+                || connected.load(Ordering::Relaxed) < self.connections
+                || ledger.joined.load(Ordering::Relaxed) < joined + self.members
+            {
                 tokio::time::sleep(Duration::from_micros(200)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), enough).await.expect("publishes are answered");
+        tokio::time::timeout(Duration::from_secs(600), enough).await.expect("publishes are answered");
         tokio::time::sleep(Duration::from_micros(fastrand::u64(..5000))).await;
         hub.kill();
         let mut sent = Vec::new();

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,6 +60,8 @@ pub struct Ledger {
     acknowledged: usize,
     unanswered_but_there: usize,
     settled: Mutex<Settled>,
+    /// Members that have been connected.
+    pub joined: AtomicUsize,
 }
 
 impl Ledger {
@@ -169,6 +174,7 @@ impl Ledger {
     /// A member of a durable group, which acknowledges and asks for an answer, until the hub is gone.
     pub async fn consume(&self, hub: &Address) {
         let mut connection = Connection::open(hub).await;
+        self.joined.fetch_add(1, Ordering::Relaxed);
         let subscribe = json!({
             "op": "SUBSCRIBE", "corr": "s", "topic": "kill.**", "group": "workers",
             // However often its deliveries are cut by a kill.

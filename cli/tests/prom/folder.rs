@@ -1,6 +1,13 @@
 //! The data folder: who may have it, how it is left, and what is said where it cannot be used.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::common::{
     Folder,
@@ -59,14 +66,22 @@ async fn a_hub_that_is_told_to_end_leaves_a_closed_store() {
         let mut number = first..first + 2000;
         first += 2000;
         let address = hub.address.clone();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&answered);
         let publishing = tokio::spawn(async move {
             let mut connection = Connection::open(&address).await;
-            connection.publish(256, || number.next().map(ledger::event), || {}).await
+            let count = || {
+                count.fetch_add(1, Ordering::Relaxed);
+            };
+            connection.publish(256, || number.next().map(ledger::event), count).await
         });
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..150))).await;
+        let enough = fastrand::usize(1..1500);
+        while answered.load(Ordering::Relaxed) < enough && !publishing.is_finished() {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
         let (status, took, log) = tokio::task::spawn_blocking(|| hub.terminate()).await.unwrap();
         assert_eq!(status.code(), Some(0), "{log}");
-        assert!(took < Duration::from_secs(10), "took {took:?}");
+        assert!(took < Duration::from_secs(30), "took {took:?}");
         assert!(!log.contains("WARN") && log.contains("hub ended"), "{log}");
         let sent = publishing.await.unwrap();
         let hub = Hub::start(&data, &[]);

@@ -260,7 +260,7 @@ fn a_mongodb_that_is_not_there_is_said_without_its_password() {
     let url = format!("mongodb://ops:secret@127.0.0.1:{port}/shop");
     let since = Instant::now();
     let output = crate::common::prom(&["outbox", "list"], &[("MONGO_URL", &url)], &folder.0);
-    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && said.contains(&format!("mongodb://ops:***@127.0.0.1:{port}/shop")), "{said}");
     assert!(!said.contains("secret"), "{said}");

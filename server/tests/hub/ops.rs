@@ -1,7 +1,5 @@
 //! What operators are told, over real HTTP.
 
-use std::time::Duration;
-
 use prom_hub::{Config, Hub};
 use prom_testkit::{
     Client, DEADLINE, config,

@@ -35,14 +35,14 @@ pub struct Delivery {
     pub attempt: u32,
     /// The attempt after which it becomes a dead letter.
     pub max_attempts: u32,
-    /// Lease and the time at which it runs out; none with `ack: "none"`.
+    /// Lease number, and when it runs out in milliseconds on the engine's clock; none with `ack: "none"`.
     pub lease: Option<(u64, u64)>,
 }
 
 /// What became of an ACK, NACK or MODACK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// Done, or was done before. It is stored with the next position of the track with this index.
+    /// Done, or was done before. It is stored with the next cursor of the track with this index.
     Done(usize),
     /// No unsettled event of that id.
     Unknown,
@@ -74,15 +74,16 @@ pub struct Read {
     pub limit: usize,
 }
 
-/// A position to be stored, with the dead letters to be appended in the same commit. One at a time per topic: answer
-/// with [`Engine::persisted`] when it is stored; until then it is asked for again and again by the same value.
+/// A cursor to be stored, with the dead letters to be appended in the same commit. One at a time per topic: the engine
+/// hands out no other for this topic until [`Engine::persisted`] is called. If storing fails, the shell tries this same
+/// value again.
 #[derive(Debug)]
 pub struct Persist {
     /// Index of the topic's track.
     pub track: usize,
     /// The topic.
     pub topic: Topic,
-    /// The whole position.
+    /// The whole cursor.
     pub cursor: Cursor,
     /// Dead letters that are settled in `cursor`.
     pub dead: Vec<Dead>,
@@ -94,7 +95,7 @@ pub(crate) struct Member {
     pub(crate) options: SubscribeOptions,
     pub(crate) in_flight: u32,
     paused: bool,
-    /// Its connection has more queued than it can send.
+    /// Its consumer has more queued than it can send.
     blocked: bool,
 }
 
@@ -104,7 +105,7 @@ impl Member {
     }
 }
 
-/// The engine of one group. See the crate for what goes in and out.
+/// The engine of one group. See the drawing in `lib.rs` for what goes in and out.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) members: BTreeMap<MemberId, Member>,
@@ -114,7 +115,7 @@ pub struct Engine {
     pub(crate) ids: HashMap<Arc<str>, (usize, u64)>,
     /// Leases and retries by the time they run out: time, track, seq.
     pub(crate) timers: BTreeSet<(u64, usize, u64)>,
-    /// Tokens below are of an earlier engine.
+    /// Lease numbers below this are of an earlier engine: a settle with one, whose id is not known here, is stale.
     first_lease: u64,
     pub(crate) next_lease: u64,
     /// Events that are leased.
@@ -163,7 +164,7 @@ impl Engine {
         &self.tracks[track].topic
     }
 
-    /// Adds a topic with the group's stored position; the members whose subscription matches take part from now on.
+    /// Adds a topic with the group's stored cursor; the members whose subscription matches take part from now on.
     pub fn add_topic(&mut self, topic: Topic, cursor: Cursor, tail: u64) -> usize {
         if let Some(track) = self.track_of(&topic) {
             return track;
@@ -237,7 +238,7 @@ impl Engine {
         }
     }
 
-    /// Says whether a member's connection can take more.
+    /// Blocks or unblocks a member. A blocked member is given nothing: its consumer has more queued than it can send.
     pub fn block(&mut self, id: MemberId, blocked: bool) {
         if let Some(member) = self.members.get_mut(&id) {
             member.blocked = blocked;
@@ -393,7 +394,7 @@ impl Engine {
         &self.tracks[track].members
     }
 
-    /// The next position to store.
+    /// The next cursor to store.
     pub fn next_persist(&mut self) -> Option<Persist> {
         let (index, track) = self.tracks.iter_mut().enumerate().find(|(_, track)| track.dirty && !track.persisting)?;
         track.dirty = false;
@@ -407,7 +408,7 @@ impl Engine {
         })
     }
 
-    /// The position handed out by [`Engine::next_persist`] is stored.
+    /// The cursor handed out by [`Engine::next_persist`] is stored.
     pub fn persisted(&mut self, index: usize) {
         let track = &mut self.tracks[index];
         track.persisting = false;

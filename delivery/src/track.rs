@@ -9,10 +9,10 @@ use prom_protocol::Topic;
 
 use prom_store::{Cursor, Stored};
 
-/// Names one subscription of one connection, unique in the hub's lifetime.
+/// Names one member: one subscription of one consumer. Unique while the hub runs.
 pub type MemberId = u64;
 
-/// An event that was delivered and is not settled.
+/// An event that was taken up (see [`Track::take_up`]) and is not settled.
 #[derive(Debug)]
 pub(crate) struct Unsettled {
     pub(crate) event: Stored,
@@ -68,7 +68,8 @@ pub(crate) struct Track {
     /// and the same by member.
     pub(crate) stalled: BTreeMap<u64, Vec<MemberId>>,
     pub(crate) stalled_for: BTreeSet<(MemberId, u64)>,
-    /// Deliveries of events that have not been taken up, where they are not what `restored_to` says.
+    /// Delivery counts, by seq, of events that are not taken up yet. An event that is not here had one delivery if its seq
+    /// is at most `restored_to`, else none.
     pub(crate) restored: HashMap<u64, u32>,
     /// What is unsettled at or below was delivered once before the engine had this track.
     restored_to: u64,

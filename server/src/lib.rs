@@ -1,16 +1,21 @@
 //! Prom Hub, the hub itself: [`Hub::start`] runs one.
 //!
 //! ```text
-//!   hub ──► ops, doors           the two ports
-//!             └► gateway, http   WebSocket connections, and requests
-//!                  └► node       what they share: the running hub
-//!            members             the hub's own work: projector, outboxes
-//!              └► groups         durable groups: the shell around prom-delivery
-//!                   └► flow      writer, topics, metrics ──► prom-store
-//!   beside them: config, auth, web (answers, refusals, sockets)
+//!   hub        starts everything in order, owns every task, ends them in order
+//!   config     composes what the others define            members, node
+//!   doors      the public port: which path leads where    gateway, http, node
+//!   ops        the operators' port                        members, node, flow
+//!   gateway    WebSocket connections                      node, groups, flow
+//!   http       publish, replay, export                    node
+//!   node       what connections and requests share        groups, flow
+//!   members    projector, outboxes, leases between hubs   groups, flow
+//!   groups     durable groups: the shell around Engine    flow
+//!   flow       writer, topics, metrics
 //! ```
 //!
-//! Imports go down only. Everybody owns their state and talks by channels. Waiting goes one way: connection → group →
+//! Behind each folder: which of the others it imports. All may use auth and web, which import none of these.
+//!
+//! Imports go down only. Everybody owns their state and talks by channels. Waiting goes one way: consumer → group →
 //! writer → store. What comes back never waits, so nothing can wait in a circle.
 
 pub mod auth;

@@ -295,14 +295,14 @@ impl Appender {
         self.make_room(shared, now, room + COMMIT_HEADER + ALIGN)?;
         let base = Position::new(self.segment.number, self.end);
         let mut out = vec![0; COMMIT_HEADER];
-        let places = encode(&mut out, base);
-        if places.is_empty() {
+        let positions = encode(&mut out, base);
+        if positions.is_empty() {
             return Ok(());
         }
-        finish_commit(shared, &mut out, base, places.len(), now);
+        finish_commit(shared, &mut out, base, positions.len(), now);
         self.put(shared, &out)?;
         let mut state = shared.write();
-        show(&mut state, places);
+        show(&mut state, positions);
         state.end = Position::new(self.segment.number, self.end);
         Ok(())
     }
@@ -325,8 +325,8 @@ impl Appender {
                     let encode = |record: &TopicRecord<'_>| record.encode(out, shared.store, base);
                     part.iter().map(encode).map(|offset| Position::new(base.segment(), offset)).collect()
                 },
-                |state, places| {
-                    applied = part.iter().zip(places).try_for_each(|(record, at)| state.apply_topic(record, at));
+                |state, positions| {
+                    applied = part.iter().zip(positions).try_for_each(|(record, at)| state.apply_topic(record, at));
                 },
             )?;
             applied.map_err(StoreError::Damaged)?;
@@ -354,8 +354,8 @@ impl Appender {
                     };
                     part.iter().map(encode).map(|offset| Position::new(base.segment(), offset)).collect()
                 },
-                |state, places| {
-                    for ((topic, group, cursor), at) in part.iter().zip(places) {
+                |state, positions| {
+                    for ((topic, group, cursor), at) in part.iter().zip(positions) {
                         state.apply_cursor(*topic, group.clone(), Arc::clone(cursor), at);
                     }
                 },

@@ -13,7 +13,9 @@
 //!   read ──── read.rs                upkeep.rs, reclaim.rs   one thread: index, retention, room on disk
 //! ```
 //!
-//! `log.rs` is all of that, open: what everybody reads (`shared.rs`) and the one appender.
+//! `log.rs` is all of that, open: what everybody reads (`shared.rs`) and the one appender. `keeper.rs` is what upkeep and
+//! reclaim share, `options.rs` and `opening.rs` what an open begins with, `check.rs` what an opened log must have, `disk.rs`
+//! the files behind a trait, `tools/` what is done with a store that is closed.
 //!
 //! Only the `.log` files matter: whatever else is missing or damaged is made again from them when the store is opened
 //! (`open.rs`, `recover.rs`), which also cuts off a commit that was not whole when the machine went down.

@@ -242,8 +242,8 @@ impl Keeper<'_> {
                 let encode = |wanted: &Wanted<'_>| encode_moved(out, &wanted.record, shared.store, base);
                 wanted.iter().map(encode).map(|offset| Position::new(base.segment(), offset)).collect()
             },
-            |state, places| {
-                for (Wanted { event, record, retained, newest }, at) in wanted.iter().zip(places) {
+            |state, positions| {
+                for (Wanted { event, record, retained, newest }, at) in wanted.iter().zip(positions) {
                     state.apply_moved(event, at, record.length as u64, *retained, *newest);
                     if event.listed {
                         state.ids.add(shared.store, event.id, at.offset(), wall_clock());

@@ -55,12 +55,12 @@ impl<'a> Scanner<'a> {
         }
         let start = (at.offset() - self.buffer_at) as usize + COMMIT_HEADER;
         let mut body = &self.buffer[start..start + header.body as usize];
-        let mut place = Position(at.0 + COMMIT_HEADER as u64);
+        let mut at_record = Position(at.0 + COMMIT_HEADER as u64);
         let mut records = Vec::with_capacity((header.records as usize).min(body.len() / 16));
         while !body.is_empty() {
-            let Some(record) = decode_record(body, self.store, place) else { return Ok(None) };
-            records.push((place, record));
-            place = Position(place.0 + record.length as u64);
+            let Some(record) = decode_record(body, self.store, at_record) else { return Ok(None) };
+            records.push((at_record, record));
+            at_record = Position(at_record.0 + record.length as u64);
             body = &body[record.length..];
         }
         if records.len() != header.records as usize {
@@ -109,10 +109,10 @@ pub(crate) fn later_commit(
             continue;
         }
         for offset in (0..length.min(CHUNK)).step_by(ALIGN) {
-            let place = Position::new(from.segment(), at + offset as u32);
-            let header = CommitHeader::decode(&chunk[offset..length], store, place);
+            let found = Position::new(from.segment(), at + offset as u32);
+            let header = CommitHeader::decode(&chunk[offset..length], store, found);
             if let Some(header) = header.filter(&wanted) {
-                return Ok(Some((place, header)));
+                return Ok(Some((found, header)));
             }
         }
         at = at.saturating_add(CHUNK as u32);

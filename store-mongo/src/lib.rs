@@ -7,6 +7,8 @@
 //!             cache.rs   where topics stand, the newest events
 //!                ▲
 //!   read ──── read.rs        follow.rs   other hubs' commits       trim.rs   retention       lease.rs   who does what
+//!
+//!   connect.rs   opens and prepares the database      document.rs, cursor.rs   events and cursors as documents
 //! ```
 //!
 //! Any number of hubs may write one database. A topic's counter and its events change in one transaction, so seqs have no

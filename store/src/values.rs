@@ -72,10 +72,10 @@ pub struct Appended {
     pub duplicate: bool,
 }
 
-/// A group's position in a topic: every event at or below `floor` is settled, and so are those in `settled`.
+/// How far a group is in a topic: every event at or below `floor` is settled, and so are those in `settled`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// The log this position belongs to.
+    /// The log this cursor belongs to.
     pub epoch: u64,
     /// Every event at or below is settled.
     pub floor: u64,

@@ -5,7 +5,7 @@
 //!      ├─ build   sdk (module, bindings, face, size), demo page, the `prom` binary as it is shipped
 //!      ├─ start   sdk and page beside a hub that is built soon, MongoDB if asked for, then becomes `prom dev`
 //!      ├─ test    what the groups of tests need and no more, then every group
-//!      └─ lint    formatting, circles of files, clippy, docs, dependencies, types
+//!      └─ lint    formatting, circles and long files, clippy, docs, dependencies, types
 //!
 //! step   runs one of the above's steps, alone or beside others, shows its progress, keeps its log
 //! stamp  knows whether what a step reads has changed since it last succeeded
@@ -38,7 +38,7 @@ Usage: npm start [-- FLAGS]     build what has changed, then run the hub: prom d
                                 --release: the hub that `npm run build` makes, for measuring)
        npm test [-- GROUPS]     build, then run the tests: all, or some of rust mongodb demo sdk e2e
        npm run build            the SDK's module, the demo page and target/release/prom
-       npm run lint             formatting, circles of files, clippy, docs, dependencies, types
+       npm run lint             formatting, circles and long files, clippy, docs, dependencies, types
        npm run setup            prepare this machine: wasm target and npm packages
        npm run setup -- mongod  that, and a MongoDB server for the tests
 

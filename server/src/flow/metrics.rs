@@ -139,7 +139,7 @@ pub(crate) struct Metrics {
     groups: Family<(Topic, Group), GroupSeries>,
     /// Deliveries that were not an event's first to its group.
     pub redelivered: Counter,
-    /// Events leased to members now; added to and taken from by wrapping around.
+    /// Events leased to members now: a wrapping sum of differences, so it may be below 0 for a moment.
     in_flight: AtomicU64,
     /// From an event's `ts` to its first delivery to a group being written, in milliseconds.
     pub latency: Histogram,
@@ -147,7 +147,7 @@ pub(crate) struct Metrics {
     commit_time: Histogram,
     /// Events of a commit.
     commit_events: Histogram,
-    /// By place in [`ErrorCode::ALL`].
+    /// By index in [`ErrorCode::ALL`].
     refused: Box<[Counter]>,
 }
 

@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 
 use super::metrics::{Counter, Metrics};
 
-/// What a listener calls itself and a topic it listens to: numbers of its own, which its signals carry.
+/// Says which listener, and which of its topics, a signal is for. The listener chooses both numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Token {
+pub(crate) struct ListenerKey {
     /// Which of those that share one queue of signals.
     pub listener: u64,
     /// Which of its topics.
@@ -27,7 +27,7 @@ pub(crate) struct Token {
 #[derive(Debug)]
 pub(crate) enum Signal {
     /// A topic that it listens to has grown.
-    Grown(Token),
+    Grown(ListenerKey),
     /// A topic has come that may match one of its patterns.
     New(Arc<TopicState>),
 }
@@ -50,7 +50,7 @@ impl Link {
 #[derive(Debug)]
 struct Listener {
     sent: Arc<AtomicBool>,
-    token: Token,
+    key: ListenerKey,
     signals: SignalSender,
 }
 
@@ -78,15 +78,16 @@ impl TopicState {
         self.tail.load(Ordering::SeqCst)
     }
 
-    /// Sends `Signal::Grown(token)` when the topic grows, for as long as the returned link lives.
-    pub(crate) fn listen(&self, token: Token, signals: SignalSender) -> Link {
+    /// Sends `Signal::Grown(key)` when the topic grows, for as long as the returned link lives.
+    pub(crate) fn listen(&self, key: ListenerKey, signals: SignalSender) -> Link {
         let sent = Arc::new(AtomicBool::new(false));
         let mut listeners = lock(&self.listeners);
-        // Those of a topic that never grows are looked through before there is more of them.
+        // Dropped listeners are removed when the topic grows. One that never grows would keep them, so they are removed
+        // here before the list gets longer.
         if listeners.len() == listeners.capacity() {
             listeners.retain(Listener::is_wanted);
         }
-        listeners.push(Listener { sent: Arc::clone(&sent), token, signals });
+        listeners.push(Listener { sent: Arc::clone(&sent), key, signals });
         Link(sent)
     }
 
@@ -95,7 +96,7 @@ impl TopicState {
         lock(&self.listeners).retain(|listener| {
             listener.is_wanted()
                 && (listener.sent.swap(true, Ordering::SeqCst)
-                    || listener.signals.send(Signal::Grown(listener.token)).is_ok())
+                    || listener.signals.send(Signal::Grown(listener.key)).is_ok())
         });
     }
 }
@@ -214,21 +215,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    const TOKEN: Token = Token { listener: 7, topic: 3 };
+    const KEY: ListenerKey = ListenerKey { listener: 7, topic: 3 };
 
     #[test]
     fn a_listener_is_told_once_until_it_asks_again() {
         let topics = Topics::default();
         let topic = Topic::new("a.b").unwrap();
         let (signals, mut received) = mpsc::unbounded_channel();
-        let link = topics.state(&topic).listen(TOKEN, signals);
+        let link = topics.state(&topic).listen(KEY, signals);
         topics.grown(&topic, 1, 1);
         topics.grown(&topic, 2, 1);
-        assert!(matches!(received.try_recv(), Ok(Signal::Grown(TOKEN))));
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(KEY))));
         assert!(received.try_recv().is_err());
         link.rearm();
         topics.grown(&topic, 3, 1);
-        assert!(matches!(received.try_recv(), Ok(Signal::Grown(TOKEN))));
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(KEY))));
         assert_eq!(topics.state(&topic).tail(), 3);
         drop(link);
         topics.grown(&topic, 4, 1);
@@ -254,7 +255,7 @@ mod tests {
         let state = topics.state(&Topic::new("quiet").unwrap());
         let (signals, _received) = mpsc::unbounded_channel();
         for _ in 0..10_000 {
-            drop(state.listen(TOKEN, signals.clone()));
+            drop(state.listen(KEY, signals.clone()));
         }
         assert!(lock(&state.listeners).len() < 100);
         let target = TopicOrPattern::new("a.*").unwrap();

@@ -36,7 +36,7 @@ pub(crate) type Outcomes = Vec<Result<Appended, Refusal>>;
 pub(crate) struct Write {
     /// Events to append, in this order.
     pub appends: Vec<Append>,
-    /// Positions of groups to store.
+    /// Cursors of groups to store.
     pub cursors: Vec<CursorPut>,
     /// Where the outcome goes.
     pub reply: Reply,
@@ -148,7 +148,7 @@ async fn run(
                 tracing::error!(%error, events = names.len(), "commit failed");
                 failing = Some((failing.map_or(started, |(since, _)| since), Instant::now()));
             }
-            // Positions may have room where events have none.
+            // A commit of cursors alone may succeed on a full disk; only one with events shows that commits work again.
             (Ok(_), Some((since, _))) if !names.is_empty() => {
                 tracing::info!(after_ms = since.elapsed().as_millis(), "commits go on");
                 failing = None;

@@ -111,7 +111,7 @@ pub(super) struct Connection {
     answers: Arc<dyn Answer>,
     pub(super) out: Out<SplitSink<WebSocket, Message>>,
     publishes: Publishes,
-    /// Waits for room at the writer, for the batch that is parked. It keeps its place in the line from one wake-up to
+    /// Waits for room at the writer, for the batch that is held back. It keeps its place in the line from one wake-up to
     /// the next.
     room: Option<BoxFuture<'static, Room>>,
     pub(super) subscriptions: Subscriptions,
@@ -181,7 +181,7 @@ impl Connection {
                         return End::Gone;
                     }
                 }
-                room = async { self.room.as_mut()?.await }, if self.room.is_some() => self.send_parked(room),
+                room = async { self.room.as_mut()?.await }, if self.room.is_some() => self.send_held_back(room),
                 _ = ping.tick() => {
                     if self.is_silent(reading) {
                         tracing::debug!("connection silent, taken for dead");
@@ -215,7 +215,7 @@ impl Connection {
         self.heard.elapsed() > 3 * self.node.limits.ping_every
     }
 
-    /// Handles what is readable now, then hands over what it came to: one message per group, one to the writer.
+    /// Handles what is readable now, then hands over what it came to: one message per subscription, one to the writer.
     async fn read_burst(
         &mut self,
         first: Option<Result<Message, axum::Error>>,
@@ -345,19 +345,19 @@ impl Connection {
     }
 
     fn flush_publishes(&mut self) {
-        if self.publishes.parked.is_none()
+        if self.publishes.held_back.is_none()
             && let Some(write) = self.publishes.take_batch(&self.answers)
             && let Err(write) = self.node.writer.try_send(write)
         {
-            self.publishes.parked = Some(write);
+            self.publishes.held_back = Some(write);
             self.room = Some(Box::pin(self.node.writer.room()));
         }
     }
 
-    /// The writer has room for the batch that is parked, or had none in time.
-    fn send_parked(&mut self, room: Room) {
+    /// The writer has room for the batch that is held back, or had none in time.
+    fn send_held_back(&mut self, room: Room) {
         self.room = None;
-        match (room, self.publishes.parked.take()) {
+        match (room, self.publishes.held_back.take()) {
             (Some(room), Some(write)) => drop(room.send(write)),
             (None, Some(write)) => {
                 let refusal = Refusal::new(ErrorCode::Overloaded, "the hub has more to write than it can queue");
@@ -392,9 +392,9 @@ impl Connection {
             self.out.skip(deliveries.iter().map(|delivery| delivery.event.json.len()).sum());
             return;
         };
-        let clock = wall_clock();
+        let wall = wall_clock();
         let first = deliveries.iter().filter(|delivery| delivery.attempt == 1);
-        let ages = first.map(|delivery| clock.saturating_sub(delivery.event.ts));
+        let ages = first.map(|delivery| wall.saturating_sub(delivery.event.ts));
         self.node.metrics.latency.record(ages);
         for delivery in deliveries {
             let (lease, left) = match delivery.lease {

@@ -6,7 +6,7 @@ use prom_delivery::{Found, Live, MemberId, Next, Wanted};
 use prom_protocol::{Filter, StartFrom, Topic, TopicOrPattern};
 use prom_store::{Store, StoreError};
 
-use crate::flow::topics::{Link, SignalSender, Token, TopicState};
+use crate::flow::topics::{Link, ListenerKey, SignalSender, TopicState};
 
 /// Most events of one read.
 const READ_EVENTS: usize = 512;
@@ -35,8 +35,8 @@ impl Feed {
         if self.has(&state) {
             return;
         }
-        let token = Token { listener: member, topic: self.topics.len() };
-        let link = state.listen(token, signals.clone());
+        let key = ListenerKey { listener: member, topic: self.topics.len() };
+        let link = state.listen(key, signals.clone());
         // The tail is read after the link is there, so that no growth is missed.
         self.live.add(position, state.tail());
         self.topics.push((state, link));

@@ -25,11 +25,11 @@ impl Connection {
     /// Takes note of a topic's growth, or of a new topic.
     pub(super) fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Grown(token) => {
-                let subscription = self.subscriptions.get_mut(token.listener);
+            Signal::Grown(key) => {
+                let subscription = self.subscriptions.get_mut(key.listener);
                 if let Some(Subscription { source: Source::Live(feed), .. }) = subscription {
-                    feed.grown(token.topic);
-                    self.waiting_live.push_back(token.listener);
+                    feed.grown(key.topic);
+                    self.waiting_live.push_back(key.listener);
                 }
             }
             Signal::New(state) => {
@@ -37,7 +37,7 @@ impl Connection {
                     if let Source::Live(feed) = &mut subscription.source
                         && feed.wants(&state)
                     {
-                        // All of a topic that comes while its pattern is subscribed is new.
+                        // The topic came after the subscription, so it is read from its start.
                         feed.add(Arc::clone(&state), 0, id, &self.signals);
                         self.waiting_live.push_back(id);
                     }

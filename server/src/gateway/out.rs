@@ -14,13 +14,14 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Out<S> {
     sink: S,
-    /// With the bytes that count against the groups' reserve.
+    /// Each with the bytes that a group reserved for it (`ConsumerHandle::reserve`); 0 for other frames.
     frames: VecDeque<(Message, usize)>,
     bytes: usize,
     flushed: bool,
     /// When something was last taken by the socket, or nothing waited.
     progress: Instant,
-    /// Reserved bytes that have left. Kept here and not by who polls, who may stop halfway.
+    /// Reserved bytes handed to the socket since the last `take_left`. Counted here because the caller may drop
+    /// `poll_write` before it is done.
     left: usize,
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Publishes {
     bytes: usize,
     batch: Vec<Append>,
     /// A batch the writer had no room for.
-    pub(super) parked: Option<Write>,
+    pub(super) held_back: Option<Write>,
     /// The last topic published to, so that a stream to one topic shares its name.
     last_topic: Option<Topic>,
     metrics: Arc<Metrics>,
@@ -41,12 +41,12 @@ pub(super) struct Publishes {
 
 impl Publishes {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { waiting: VecDeque::new(), bytes: 0, batch: Vec::new(), parked: None, last_topic: None, metrics }
+        Self { waiting: VecDeque::new(), bytes: 0, batch: Vec::new(), held_back: None, last_topic: None, metrics }
     }
 
     /// Whether the connection may read on.
     pub(super) fn have_room(&self) -> bool {
-        self.parked.is_none() && self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES
+        self.held_back.is_none() && self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES
     }
 
     /// Whether everything is answered.
@@ -119,7 +119,7 @@ impl Publishes {
         self.answer_refused(&mut out);
     }
 
-    /// Answers refused publishes that nothing stands before.
+    /// Answers the refused publishes at the front of the queue, up to the first that waits for the writer.
     pub(super) fn answer_refused(&mut self, out: &mut impl FnMut(Vec<u8>)) {
         while let Some(Waiting { refused: Some(_), .. }) = self.waiting.front() {
             let Some(Waiting { corr, refused: Some(refused), .. }) = self.waiting.pop_front() else { return };

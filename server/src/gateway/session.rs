@@ -58,7 +58,7 @@ impl Session {
         }
     }
 
-    /// What it means that the deadline has passed: no AUTH came, or the token ran out.
+    /// The code to send when the deadline has passed: the token ran out. None if no AUTH ever succeeded.
     pub(super) fn expired(&self) -> Option<ErrorCode> {
         self.access.is_some().then_some(ErrorCode::TokenExpired)
     }

@@ -54,7 +54,7 @@ impl Connection {
         let extend = matches!(verdict, Verdict::Extend(_));
         let settlement = Settlement {
             id: settle.id.as_str().into(),
-            // What is no token of ours matches no lease.
+            // A lease that cannot be parsed becomes 0, which no lease is.
             lease: settle.lease.as_ref().map(|token| parse_lease(token).unwrap_or(0)),
             verdict,
             corr: corr.map(|corr| corr.as_str().into()),
@@ -115,7 +115,7 @@ impl Connection {
                     Err(refusal) => return self.refuse(&refusal, corr),
                 }
             }
-            None => match self.watch(id, &target, options).await {
+            None => match self.start_live(id, &target, options).await {
                 Ok(feed) => (Group::generated(id), Source::Live(Box::new(feed))),
                 Err(refusal) => {
                     self.unfollow(&target);
@@ -135,7 +135,7 @@ impl Connection {
     }
 
     /// Starts an ephemeral subscription.
-    async fn watch(
+    async fn start_live(
         &mut self,
         id: MemberId,
         target: &TopicOrPattern,

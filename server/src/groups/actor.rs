@@ -1,8 +1,8 @@
 //! The shell around a group's [`Engine`]: one task per group that has members. It gives the engine its clock and carries
 //! out what the engine asks for.
 //!
-//! It never waits for a connection, and a connection never waits for anything that waits for it: connection → group →
-//! writer is the only direction in which anybody waits.
+//! It never waits for a consumer, and a consumer never waits for anything that waits for it: consumer → group → writer is
+//! the only direction in which anybody waits.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,21 +23,21 @@ use super::{
     message::{Join, Settlement, ToGroup, Verdict},
     tally::Tally,
 };
-use crate::flow::topics::{Link, Signal, SignalSender, Token, TopicState};
+use crate::flow::topics::{Link, ListenerKey, Signal, SignalSender, TopicState};
 
 /// Messages that may wait for a group.
 pub(super) const QUEUE: usize = 1024;
 /// Most events given to consumers between two looks at the queue.
-const ROUND: usize = 4096;
+const DELIVERIES_PER_PUMP: usize = 4096;
 /// Bytes read from the store at once.
 const READ_BYTES: usize = 1024 * 1024;
 /// How long a group without members keeps its state in memory.
 const LINGER: Duration = Duration::from_secs(30);
 /// Patterns a group may follow before it looks which of them are still wanted.
 const PATTERNS: usize = 64;
-/// Positions that are looked up at once for a pattern of many topics: a store may be a network away.
-const POSITIONS: usize = 32;
-/// Wait before a failed read or store of a position is tried again.
+/// Cursors that are looked up at once for a pattern of many topics: a store may be a network away.
+const CURSOR_LOOKUPS: usize = 32;
+/// Wait before a failed read or store of a cursor is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
 /// The result of something the actor waits for beside its messages.
@@ -56,7 +56,7 @@ pub(super) struct Actor {
     signals: SignalSender,
     signalled: mpsc::UnboundedReceiver<Signal>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// Answers owed once the track's next position is stored, and those owed once the one being stored is. To the
+    /// OKs to send once the track's next cursor is stored, and those to send once the one being stored is. To the
     /// connection, whose member may have left the group by then.
     owed: Vec<(usize, ConsumerHandle, Box<str>)>,
     storing: Vec<(usize, ConsumerHandle, Box<str>)>,
@@ -76,7 +76,8 @@ impl Actor {
         Self {
             group,
             context,
-            // Four million tokens a millisecond: later than any of an earlier actor of this group.
+            // Lease numbers start at the wall clock in milliseconds times 2^22, so they are above those of an earlier actor
+            // of this group, unless it gave more than 4 million leases a millisecond.
             engine: Engine::new(wall_clock() << 22, fastrand::u64(..)),
             consumers: HashMap::new(),
             topics: Vec::new(),
@@ -185,7 +186,7 @@ impl Actor {
         self.outbound.remove(&id);
     }
 
-    /// Makes sure the engine has the logs `target` means, with a stored position each.
+    /// Makes sure the engine has a track for each topic that `target` means now, and that each has a stored cursor.
     async fn prepare(&mut self, target: &TopicOrPattern, options: &SubscribeOptions) -> Result<(), Refusal> {
         if options.from == StartFrom::Snapshot {
             return Err(Refusal::bad_frame("opts.from \"snapshot\" is for subscriptions without a group"));
@@ -193,14 +194,14 @@ impl Actor {
         self.follow(target);
         let topics = self.context.topics.follow(target, &self.signals);
         let new: Vec<_> = topics.into_iter().filter(|state| self.engine.track_of(&state.topic).is_none()).collect();
-        let positions = stream::iter(new).map(|state| {
+        let cursors = stream::iter(new).map(|state| {
             let (store, group, from) = (Arc::clone(&self.context.store), self.group.clone(), options.from.clone());
             async move {
-                let cursor = position(&*store, &group, &state.topic, &from).await?;
+                let cursor = stored_or_new_cursor(&*store, &group, &state.topic, &from).await?;
                 Ok::<_, Refusal>((state, cursor))
             }
         });
-        let missing = positions.buffered(POSITIONS).try_collect().await?;
+        let missing = cursors.buffered(CURSOR_LOOKUPS).try_collect().await?;
         self.adopt(missing).await.map_err(|error| Refusal::from(&error))
     }
 
@@ -223,7 +224,7 @@ impl Actor {
         self.patterns.push(target.clone());
     }
 
-    /// Stores the positions that are new, so that the group exists from now on whatever happens, and takes them all on.
+    /// Stores the cursors that are new, so that the group exists from now on whatever happens, and takes them all on.
     async fn adopt(&mut self, new: Vec<(Arc<TopicState>, (Cursor, bool))>) -> Result<(), StoreError> {
         let puts: Vec<CursorPut> = new
             .iter()
@@ -241,7 +242,7 @@ impl Actor {
             let index = self.engine.add_topic(state.topic.clone(), cursor, state.tail());
             debug_assert_eq!(index, self.topics.len());
             self.tally.add_topic(&state.topic, &self.group);
-            let link = state.listen(Token { listener: 0, topic: index }, self.signals.clone());
+            let link = state.listen(ListenerKey { listener: 0, topic: index }, self.signals.clone());
             self.engine.tail(index, state.tail());
             self.topics.push((state, link));
         }
@@ -250,7 +251,7 @@ impl Actor {
 
     async fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Grown(Token { topic, .. }) => {
+            Signal::Grown(ListenerKey { topic, .. }) => {
                 if let Some((state, link)) = self.topics.get(topic) {
                     link.rearm();
                     let tail = state.tail();
@@ -263,7 +264,9 @@ impl Actor {
                 }
                 // A topic that comes while a pattern is subscribed is received from its start.
                 let adopted =
-                    match position(&*self.context.store, &self.group, &state.topic, &StartFrom::Earliest).await {
+                    match stored_or_new_cursor(&*self.context.store, &self.group, &state.topic, &StartFrom::Earliest)
+                        .await
+                    {
                         Ok(cursor) => {
                             self.adopt(vec![(Arc::clone(&state), cursor)]).await.map_err(|error| error.to_string())
                         }
@@ -356,7 +359,7 @@ impl Actor {
         }
     }
 
-    /// Answers the settles whose position has been stored, or could not be.
+    /// Answers the settles whose cursor has been stored, or could not be.
     fn answer_stored(&mut self, track: usize, error: Option<&StoreError>) {
         for (_, consumer, corr) in self.storing.extract_if(.., |(owed, ..)| *owed == track) {
             let corr = Some(Text::from(&*corr));
@@ -373,7 +376,7 @@ impl Actor {
         let now = self.now();
         self.engine.expire(now);
         let mut more = true;
-        for _ in 0..ROUND {
+        for _ in 0..DELIVERIES_PER_PUMP {
             let Some(delivery) = self.engine.next_delivery(now) else {
                 more = false;
                 break;
@@ -410,7 +413,7 @@ impl Actor {
         more
     }
 
-    /// Stores a position and its dead letters in one commit.
+    /// Stores a cursor and the dead letters it settles in one commit.
     fn persist(&mut self, persist: Persist, after: Duration) {
         let writer = self.context.writer.clone();
         let put = CursorPut { topic: persist.topic.clone(), group: self.group.clone(), cursor: persist.cursor.clone() };
@@ -427,8 +430,8 @@ impl Actor {
     }
 }
 
-/// The stored position of a group in a topic, or where `from` says it starts; whether it is new.
-async fn position(
+/// The stored cursor of a group in a topic, or one where `from` says it starts; whether it is new.
+async fn stored_or_new_cursor(
     store: &dyn Store,
     group: &Group,
     topic: &Topic,

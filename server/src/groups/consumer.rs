@@ -24,7 +24,7 @@ pub(crate) enum ToConsumer {
         member: MemberId,
         /// The events, in order.
         deliveries: Vec<Delivery>,
-        /// The zero of the deadlines.
+        /// Lease deadlines are milliseconds after this instant.
         clock: Instant,
     },
     /// Events of a member's topic are gone.

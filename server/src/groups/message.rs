@@ -40,7 +40,7 @@ pub(crate) enum ToGroup {
     /// A member leaves; the answer comes when it is out.
     Leave(MemberId, Option<oneshot::Sender<()>>),
     /// A member leaves, and another hub may have the group from now on: without other members the group ends at once,
-    /// and stores its position if that works the first time.
+    /// and stores its cursors if that works the first time.
     End(MemberId),
     /// A member settles deliveries.
     Settle(MemberId, Vec<Settlement>),
@@ -61,6 +61,6 @@ pub(crate) struct Join {
     pub options: SubscribeOptions,
     /// Where its events go.
     pub consumer: ConsumerHandle,
-    /// Answered when the group's position is stored and the member takes part.
+    /// Answered when the group's cursors are stored and the member takes part.
     pub reply: oneshot::Sender<Result<(), Refusal>>,
 }

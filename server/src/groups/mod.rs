@@ -4,7 +4,7 @@
 //!   consumer ── ToGroup ──► actor ──► Engine          one task a group that has members
 //!      ▲                      │
 //!      └───── ToConsumer ─────┤                       deliveries, answers to settles
-//!                             └──► store, writer      reads; positions and dead letters, in one commit
+//!                             └──► store, writer      reads; cursors and dead letters, in one commit
 //!
 //!   registry.rs   which groups run     message.rs, consumer.rs   what is said, down and up
 //!   actor.rs      the task             dead_letter.rs, tally.rs  what it writes, what it counts

@@ -39,7 +39,7 @@ pub(super) async fn export(
     }
     let params = Params::of(&uri);
     let topic = params.topic()?;
-    http.reader(&access, &topic)?;
+    http.check_may_read(&access, &topic)?;
     let ndjson = params.flag("ndjson")?;
     let from_ts = params.integer("fromTs", 0..=limits::TS_MAX)?;
     let to_ts = params.integer("toTs", 0..=limits::TS_MAX)?;

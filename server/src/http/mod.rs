@@ -70,8 +70,8 @@ impl Http {
         })
     }
 
-    /// What the request's token stands for, if it may read `topic`.
-    fn reader(&self, access: &Access, topic: &Topic) -> Result<(), Failure> {
+    /// Refuses a token that may not read `topic`.
+    fn check_may_read(&self, access: &Access, topic: &Topic) -> Result<(), Failure> {
         if access.policy.may_read(topic, None) {
             Ok(())
         } else {

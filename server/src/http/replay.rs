@@ -28,7 +28,7 @@ pub(super) async fn replay(
     let access = http.access(&headers)?;
     let params = Params::of(&uri);
     let topic = params.topic()?;
-    http.reader(&access, &topic)?;
+    http.check_may_read(&access, &topic)?;
     let from = position::from(&params)?;
     let limit = params.integer("limit", 1..=MAX_LIMIT)?.unwrap_or(LIMIT) as usize;
 

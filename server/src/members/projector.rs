@@ -5,7 +5,7 @@
 //! more as stale. What is known of the processes is the log itself: it is read back at start.
 //!
 //! Of hubs that share a store one projects for all: the one that holds the lease. It gives the lease back when its
-//! position is stored; another goes on from there.
+//! cursor is stored; another goes on from there.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ const PAGE_BYTES: usize = 1024 * 1024;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest wait before a failed try is repeated.
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// How long the group may take to store its position before the lease is given back all the same.
+/// How long the group may take to store its cursor before the lease is given back all the same.
 const STORED: Duration = Duration::from_secs(5);
 /// How long a group that was lost may take to end: as long as a commit that was under way. One that has members on this
 /// hub goes on.
@@ -114,7 +114,7 @@ impl Projector {
         }
     }
 
-    /// Projects until the hub ends, and then waits until the position is stored. A store that is away is waited for.
+    /// Projects until the hub ends, and then waits until the cursor is stored. A store that is away is waited for.
     async fn work(&mut self, ending: &CancellationToken) {
         let mut wait = RETRY_MIN;
         while !ending.is_cancelled() {

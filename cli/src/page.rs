@@ -1,4 +1,4 @@
-//! The live page, as built into this binary.
+//! The live page: built into a release binary, read from the checkout by all others.
 
 use std::borrow::Cow;
 

@@ -150,6 +150,12 @@ impl Live {
         source.tail = source.tail.max(tail);
     }
 
+    /// Whether [`Live::next`] has something to do without a look at the tails: a read is under way, or what was read waits
+    /// to be sent.
+    pub fn is_busy(&self) -> bool {
+        self.reading || !self.backlog.is_empty()
+    }
+
     /// What to do next, if anything.
     #[expect(clippy::should_implement_trait, reason = "it goes on after a `None`, when something has come")]
     pub fn next(&mut self) -> Option<Next> {

@@ -10,7 +10,7 @@ pub struct Options {
     /// The folder the data is kept in, made if there is none; one process at a time may have it. Default: a temporary
     /// folder, removed when the set ends, however it ends.
     pub dir: Option<PathBuf>,
-    /// The program; default: what [`find`] finds.
+    /// The program; default: what [`find`](crate::find()) finds.
     pub mongod: Option<PathBuf>,
     /// Size of the oplog in MB, which members catch up from and change streams read; default 64.
     pub oplog_mb: u32,

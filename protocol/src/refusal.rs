@@ -36,6 +36,7 @@ impl Refusal {
 
     /// The message where an option stands by itself, as in a query or in an outbox row: `key` instead of `opts.key`.
     pub fn message_without_opts(&self) -> String {
+        // Not only at the start: "an entry of opts.tags must be …".
         self.message.replacen("opts.", "", 1)
     }
 }

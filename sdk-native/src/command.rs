@@ -57,7 +57,7 @@ pub(crate) struct SettleCommand {
     pub(crate) id: Box<str>,
     pub(crate) lease: Option<Box<str>>,
     pub(crate) settle: Settle,
-    /// None: what the hub refuses becomes a [`ClientEvent`].
+    /// None: what the hub refuses becomes a [`ClientEvent`](crate::ClientEvent).
     pub(crate) reply: Option<Reply<()>>,
 }
 

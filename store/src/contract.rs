@@ -16,7 +16,7 @@ pub type Grown = Box<dyn Fn(&Topic, u64) + Send + Sync>;
 /// A durable log of events per topic, with the cursors of its groups.
 ///
 /// # Contract
-/// - **Atomicity.** [`commit`](Store::commit) does all of a batch or none of it; an append that is [`Refusal`] by itself
+/// - **Atomicity.** [`commit`](Store::commit) does all of a batch or none of it; an append that is refused by itself
 ///   counts as done. Readers see a commit whole or not at all.
 /// - **Order.** Within a topic, seq is 1, 2, 3… without gaps, in the order of the appends; commit order is seq order.
 /// - **Payload.** What comes back is what was published, byte for byte.

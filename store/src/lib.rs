@@ -35,6 +35,6 @@ pub use self::{
     ids::new_id,
     memory::MemoryStore,
     retention::{Retention, Rule},
-    start::{Start, StartError, start},
+    start::{Start, StartError, start, start_after},
     values::{Append, Appended, Batch, Cursor, CursorPut, LatestPage, Page, Record, Stored, Tail},
 };

@@ -62,10 +62,21 @@ pub async fn start(store: &dyn Store, topic: &Topic, from: &StartFrom) -> Result
     let after = match from {
         StartFrom::Latest | StartFrom::Snapshot => last,
         StartFrom::Earliest => first - 1,
-        StartFrom::Ts(ts) => store.seq_before_ts(topic, *ts).await?,
-        StartFrom::AfterId(id) => store.seq_of(topic, id).await?.ok_or(StartError::UnknownId)?,
         StartFrom::AfterSeq(seq) if *seq > last => return Err(StartError::BeyondEnd { last }),
         StartFrom::AfterSeq(seq) => *seq,
+        StartFrom::Ts(_) | StartFrom::AfterId(_) => start_after(store, topic, from).await?,
     };
     Ok(Start { epoch, after, first, last })
+}
+
+/// The seq after which [`start`] begins, alone: without a read of the topic's end where that does not matter.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start_after(store: &dyn Store, topic: &Topic, from: &StartFrom) -> Result<u64, StartError> {
+    match from {
+        StartFrom::Ts(ts) => Ok(store.seq_before_ts(topic, *ts).await?),
+        StartFrom::AfterId(id) => store.seq_of(topic, id).await?.ok_or(StartError::UnknownId),
+        from => Ok(Box::pin(start(store, topic, from)).await?.after),
+    }
 }

@@ -46,7 +46,7 @@ pub struct Append {
 }
 
 impl Append {
-    /// An event to publish on `topic`: its options as the publisher gave them, its payload as JSON text. Both are taken
+    /// An event to publish on `topic`: its options (id, ts, key and those of the body) as the publisher gave them, its payload as JSON text. Both are taken
     /// as they are: the caller has checked them.
     pub fn new(topic: Topic, options: &EventOptions<'_>, payload: &str) -> Self {
         let mut body = Vec::with_capacity(payload.len() + 96);

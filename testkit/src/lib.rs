@@ -12,7 +12,8 @@
 //!
 //! The folder `tests` has the tests of `prom-sdk`, `prom-outbox` and `prom-bench` that need a real hub. Those crates are
 //! below the hub: a dependency on it, if only for tests, would be a circle, and `cargo test -p prom-sdk` would build the
-//! whole server.
+//! whole server. The hub's own tests in `server/tests` may use this crate, since they are above the hub; its unit tests
+//! must not, for them it would be a second hub.
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 mod client;

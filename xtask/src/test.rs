@@ -161,8 +161,6 @@ pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> 
     }
     if needs.rust_tests || needs.hub {
         build::page_folder(ws)?;
-    }
-    if needs.rust_tests || needs.hub {
         let name = if needs.rust_tests { "Rust tests (build)" } else { "Hub (debug)" };
         progress.step(name, |log| {
             if needs.rust_tests {

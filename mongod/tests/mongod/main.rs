@@ -10,6 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
+
 /// Far beyond what anything here takes, so that only a defect meets it.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -24,4 +29,13 @@ async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
 /// Waits until no node takes connections any more.
 async fn gone(hosts: &[String]) {
     until("the nodes to be gone", async || hosts.iter().all(|host| TcpStream::connect(host).is_err())).await;
+}
+
+/// Inserts a document in a transaction, which only a replica set has.
+async fn transact(client: &Client, database: &str) -> Result<(), mongodb::error::Error> {
+    let mut session = client.start_session().await?;
+    session.start_transaction().await?;
+    let collection = client.database(database).collection::<Document>("things");
+    collection.insert_one(doc! { "a": 1 }).session(&mut session).await?;
+    session.commit_transaction().await
 }

@@ -7,11 +7,10 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-use mongodb::bson::doc;
 use prom_mongod::{Options, ReplicaSet};
 use serde_json::{Value, json};
 
-use crate::{gone, until};
+use crate::{gone, transact, until};
 
 /// A running program, and what it said when its set was up.
 struct Program {
@@ -126,6 +125,5 @@ async fn a_folder_that_is_kept_outlives_a_process_that_was_killed() {
     killed(&["3", dir.path().to_str().unwrap()]).await;
     let options = Options { nodes: 3, dir: Some(Path::to_owned(dir.path())), ..Options::default() };
     let set = ReplicaSet::start(options).await.unwrap();
-    let things = set.client().await.unwrap().database("test").collection("things");
-    things.insert_one(doc! { "a": 1 }).await.unwrap();
+    transact(&set.client().await.unwrap(), "test").await.unwrap();
 }

@@ -9,16 +9,7 @@ use mongodb::{
 };
 use prom_mongod::{Credentials, Error, Options, ReplicaSet, fresh_database, shared};
 
-use crate::{gone, until};
-
-/// Inserts a document in a transaction, which only a replica set has.
-async fn transact(client: &Client, database: &str) -> Result<(), mongodb::error::Error> {
-    let mut session = client.start_session().await?;
-    session.start_transaction().await?;
-    let collection = client.database(database).collection::<Document>("things");
-    collection.insert_one(doc! { "a": 1 }).session(&mut session).await?;
-    session.commit_transaction().await
-}
+use crate::{gone, transact, until};
 
 async fn count(client: &Client, database: &str) -> u64 {
     client.database(database).collection::<Document>("things").count_documents(doc! {}).await.unwrap()

@@ -18,6 +18,7 @@ const BUSY: Duration = Duration::from_millis(20);
 const SLOW_CLAIM: Duration = Duration::from_millis(100);
 /// How many claims in a row wait in that way at most.
 const APART: u32 = 64;
+
 /// The state that decides when to claim next.
 pub(super) struct Plan {
     claiming: bool,

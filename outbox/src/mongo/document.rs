@@ -216,7 +216,8 @@ fn millis(value: RawBsonRef<'_>) -> Option<u64> {
     }
 }
 
-/// The BSON of a payload, whatever its depth: how deep an event may nest is looked at when it is published.
+/// The BSON of a payload, as deep as serde_json reads, which is 128 levels: how deep an event may nest is looked at when it
+/// is published.
 fn payload(json: &RawValue) -> Result<RawBson, Refusal> {
     prom_bson::parse(json.get(), usize::MAX)
         .map_err(|error| Refusal::new(ErrorCode::BadPayload, format!("payload cannot be stored in MongoDB: {error}")))

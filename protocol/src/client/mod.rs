@@ -130,7 +130,7 @@ pub struct Settle<'a> {
 pub struct Nack<'a> {
     /// The delivery that goes back.
     pub settle: Settle<'a>,
-    /// The reason, kept with a dead letter, cut at [`limits::REASON_BYTES`].
+    /// The reason, kept with a dead letter, cut at [`limits::REASON_BYTES`](crate::limits::REASON_BYTES).
     pub reason: Option<Text<'a>>,
     /// Wait this long before the next delivery; none: the hub's backoff.
     pub delay_ms: Option<u64>,

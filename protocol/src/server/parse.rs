@@ -103,7 +103,7 @@ pub fn parse(text: &str) -> Result<Option<ServerFrame<'_>>, Refusal> {
     }))
 }
 
-/// The number behind a lease token, as [`encode_event_context`] wrote it.
+/// The number behind a lease token, as [`encode_event_context`](super::encode_event_context) wrote it.
 pub fn parse_lease(token: &str) -> Option<u64> {
     if token.len() == 16 && token.bytes().all(|b| b.is_ascii_hexdigit()) {
         u64::from_str_radix(token, 16).ok()

@@ -58,11 +58,14 @@ impl Feed {
 
     /// What to do next, if anything.
     pub(super) fn next(&mut self) -> Option<Next> {
-        for topic in self.grown.drain(..) {
-            let (state, link) = &self.topics[topic];
-            // Asked again before the tail is read, so that no growth is missed.
-            link.rearm();
-            self.live.tail(topic, state.tail());
+        // No sooner than the tails matter: until then further commits need not wake this connection.
+        if !self.live.is_busy() {
+            for topic in self.grown.drain(..) {
+                let (state, link) = &self.topics[topic];
+                // Asked again before the tail is read, so that no growth is missed.
+                link.rearm();
+                self.live.tail(topic, state.tail());
+            }
         }
         self.live.next()
     }

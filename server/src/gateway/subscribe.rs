@@ -11,7 +11,7 @@ use prom_protocol::{
     client::{Settle, Subscribe, Target},
     server::{OkFrame, parse_lease},
 };
-use prom_store::{StartError, start};
+use prom_store::{StartError, start_after};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -147,8 +147,8 @@ impl Connection {
                 // The tail that listeners know, not the store's: no read per topic, and a client whose publish was
                 // answered before starts behind that event.
                 StartFrom::Latest | StartFrom::Snapshot => state.tail(),
-                from => match start(&*self.node.store, &state.topic, from).await {
-                    Ok(start) => start.after,
+                from => match start_after(&*self.node.store, &state.topic, from).await {
+                    Ok(after) => after,
                     Err(StartError::Store(error)) => return Err(Refusal::from(&error)),
                     Err(_) => {
                         let message = "opts.afterId or opts.afterSeq is not in the log";

@@ -124,7 +124,7 @@ async fn conflicts_and_elections_are_waited_out() {
 async fn a_primary_that_hangs_is_given_up_in_time_and_asked_again() {
     let _turn = TURN.lock().await;
     let (store, faults) = server().await;
-    let hang = doc! { "blockConnection": true, "blockTimeMS": 20_000 };
+    let hang = doc! { "blockConnection": true, "blockTimeMS": 30_000 };
     faults.set(doc! { "times": 1 }, "insert", hang).await;
     let since = Instant::now();
     let committed = commit(&store, three(), Vec::new()).await;

@@ -25,8 +25,8 @@ pub type Grown = Box<dyn Fn(&Topic, u64) + Send + Sync>;
 ///   An id that stands on another topic is refused.
 /// - **Durability.** When `commit` returns, the batch is as durable as the backend's level says.
 /// - **Epoch.** A topic's epoch is set when its log is made and never changes while the log lives.
-/// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed, unless a [`Rule`](crate::Rule)
-///   that does not `compact` trimmed it.
+/// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed, unless a
+///   [`Rule`](crate::Rule) that does not `compact` trimmed it.
 /// - **One writer.** `commit` is called by one task at a time; reads run beside it. Where several hubs share a store, each
 ///   has one writer.
 /// - **Retention.** A trim takes events from the front only, and never one that a stored cursor has not settled, unless

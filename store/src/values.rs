@@ -46,8 +46,8 @@ pub struct Append {
 }
 
 impl Append {
-    /// An event to publish on `topic`: its options (id, ts, key and those of the body) as the publisher gave them, its payload as JSON text. Both are taken
-    /// as they are: the caller has checked them.
+    /// An event to publish on `topic`: its options (id, ts, key and those of the body) as the publisher gave them, its
+    /// payload as JSON text. Both are taken as they are: the caller has checked them.
     pub fn new(topic: Topic, options: &EventOptions<'_>, payload: &str) -> Self {
         let mut body = Vec::with_capacity(payload.len() + 96);
         encode_event_body(&mut body, topic.as_str(), options, payload);

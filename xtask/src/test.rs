@@ -83,6 +83,11 @@ impl Group {
             Self::E2e => npm(&["test", "-w", "e2e"]),
         };
         let needs = self.needs();
+        if needs.rust_tests && std::env::var_os("RUST_TEST_THREADS").is_none() {
+            // Many of these tests mostly wait: for an election, for a lease to run out, for a process to start.
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            command.env("RUST_TEST_THREADS", (2 * cores).to_string());
+        }
         if needs.hub {
             command.env("PROM_BIN", ws.program("debug", "prom"));
             command.env("PROM_MONGOD_BIN", ws.program("debug", "prom-mongod"));

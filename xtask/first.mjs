@@ -2,8 +2,8 @@
 // network is slow.
 
 const lines = {
-  start: "builds what has changed, then starts the hub: about 4 minutes the first time, a second later on",
-  test: "builds what the tests need, then runs them: all take about 15 minutes the first time",
+  start: "builds what has changed, then starts the hub: about 3 minutes the first time, a second later on",
+  test: "builds what the tests need, then runs them: all take about 18 minutes the first time",
   build: "builds the SDK, the page and the hub as it is shipped: about 8 minutes the first time",
   lint: "checks all that needs no running: about 5 minutes the first time",
   setup: "prepares this machine: about a minute the first time",

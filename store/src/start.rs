@@ -64,7 +64,8 @@ pub async fn start(store: &dyn Store, topic: &Topic, from: &StartFrom) -> Result
         StartFrom::Earliest => first - 1,
         StartFrom::AfterSeq(seq) if *seq > last => return Err(StartError::BeyondEnd { last }),
         StartFrom::AfterSeq(seq) => *seq,
-        StartFrom::Ts(_) | StartFrom::AfterId(_) => start_after(store, topic, from).await?,
+        StartFrom::Ts(ts) => store.seq_before_ts(topic, *ts).await?,
+        StartFrom::AfterId(id) => seq_of(store, topic, id).await?,
     };
     Ok(Start { epoch, after, first, last })
 }
@@ -76,7 +77,11 @@ pub async fn start(store: &dyn Store, topic: &Topic, from: &StartFrom) -> Result
 pub async fn start_after(store: &dyn Store, topic: &Topic, from: &StartFrom) -> Result<u64, StartError> {
     match from {
         StartFrom::Ts(ts) => Ok(store.seq_before_ts(topic, *ts).await?),
-        StartFrom::AfterId(id) => store.seq_of(topic, id).await?.ok_or(StartError::UnknownId),
-        from => Ok(Box::pin(start(store, topic, from)).await?.after),
+        StartFrom::AfterId(id) => seq_of(store, topic, id).await,
+        from => Ok(start(store, topic, from).await?.after),
     }
+}
+
+async fn seq_of(store: &dyn Store, topic: &Topic, id: &str) -> Result<u64, StartError> {
+    store.seq_of(topic, id).await?.ok_or(StartError::UnknownId)
 }

@@ -1,221 +1,312 @@
-//! The session core for JavaScript. The TypeScript face in `face/` is the only user of these bindings.
+//! The client for JavaScript: all of it but what only JavaScript can have, which is in `face/`.
 //!
 //! ```text
-//!   face/client.ts ──► PromSession.frame(now, text) ──► prom_sdk_core::Session
-//!        ▲                                                       │
-//!        └──── [deadline, request, subscription, tag, …, tag, …] ┘
+//!   face/client.ts ──► PromShell ──► prom_sdk_core::Session      decides
+//!        ▲                 │
+//!        │                 ├─► socket (gloo-net, web-sys), timers (gloo-timers)
+//!        └── events ◄──────┴─► handlers, iterators, views, promises
 //! ```
 //!
-//! Crossing between JavaScript and wasm is what costs, so every call returns one flat array: when to call `tick`
-//! (`Infinity`: never), the numbers of the request and the subscription that were made (0: none), then the session's
-//! outputs, each a tag and its fields, as `answer.rs` lists them. An event's text crosses once, inwards; the face
-//! parses it with the engine's own parser.
+//! Arguments come as they are, whatever they are: each is checked and refused by its name, so that one bad call is one bad
+//! call. What the application's functions throw never reaches the module's own steps.
 
-mod answer;
+mod args;
+mod arrival;
+mod face;
+mod guard;
+mod handler;
+mod http;
+mod numbered;
+mod once;
+mod page;
+mod queue;
+mod shell;
+mod sink;
+mod socket;
 
-use js_sys::Array;
-use prom_sdk_core::{Config, DeliveryRef, Publish, RequestId, Session, Settle, SubscriptionId};
-use wasm_bindgen::prelude::wasm_bindgen;
+use std::rc::Rc;
 
-use answer::Answers;
+use futures_util::future::select;
+use gloo_timers::future::TimeoutFuture;
+use js_sys::{Function, Promise};
+use prom_protocol::ErrorCode;
+use prom_sdk_core::{Config, Error, Publish, Session, Settle};
+use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
+use wasm_bindgen_futures::{future_to_promise, spawn_local};
 
-/// A session. Times are milliseconds.
-#[wasm_bindgen]
-pub struct PromSession(Session);
+use args::{HistoryOptions, NackOptions, Options, PublishOptions, SubscribeOptions, function, text, timer_ms, whole};
+use arrival::Open;
+use face::{Host, ViewFace};
+use handler::Handler;
+use http::PromExport;
+use once::Once;
+use queue::Queue;
+use shell::Shell;
+use sink::{Kind, Sink};
 
-#[wasm_bindgen]
-#[expect(clippy::needless_pass_by_value, reason = "the bindings have no `Option<&str>`")]
-impl PromSession {
-    /// `seed`: four random numbers. Without `token` the session outputs `NeedToken`; absent settings have their defaults.
-    #[wasm_bindgen(constructor)]
-    pub fn new(
-        seed: &[u32],
-        token: Option<String>,
-        timeout_ms: Option<f64>,
-        reconnect_min_ms: Option<f64>,
-        reconnect_max_ms: Option<f64>,
-        max_queued: Option<f64>,
-        max_queued_bytes: Option<f64>,
-    ) -> Self {
-        let default = Config::default();
-        let word = |at: usize| u64::from(seed.get(at).copied().unwrap_or_default());
-        let config = Config {
-            token,
-            request_timeout_ms: timeout_ms.map_or(default.request_timeout_ms, ms),
-            reconnect_min_ms: reconnect_min_ms.map_or(default.reconnect_min_ms, ms),
-            reconnect_max_ms: reconnect_max_ms.map_or(default.reconnect_max_ms, ms),
-            max_queued: max_queued.map_or(default.max_queued, |n| n as usize),
-            max_queued_bytes: max_queued_bytes.map_or(default.max_queued_bytes, |n| n as usize),
-            ..default
-        };
-        Self(Session::new(config, [word(0) << 32 | word(1), word(2) << 32 | word(3)]))
-    }
-
-    /// Number of the present connection; an event of an older one cannot be settled any more.
-    pub fn connection(&self) -> u32 {
-        self.0.connection()
-    }
-
-    /// See [`Session::tick`].
-    pub fn tick(&mut self, now: f64) -> Array {
-        self.0.tick(ms(now));
-        self.answers(0, 0)
-    }
-
-    /// See [`Session::opened`].
-    pub fn opened(&mut self, now: f64) -> Array {
-        self.0.opened(ms(now));
-        self.answers(0, 0)
-    }
-
-    /// See [`Session::lost`].
-    pub fn lost(&mut self, now: f64, code: Option<u16>, reason: &str) -> Array {
-        self.0.lost(ms(now), code, reason);
-        self.answers(0, 0)
-    }
-
-    /// A token, or why there is none.
-    pub fn token(&mut self, now: f64, asked: u32, token: Option<String>, problem: &str) -> Array {
-        self.0.token(ms(now), asked, token.ok_or_else(|| problem.to_owned()));
-        self.answers(0, 0)
-    }
-
-    /// Takes a text frame. When it is an event for one of the subscriptions, the array holds an `Event`.
-    pub fn frame(&mut self, now: f64, text: &str) -> Array {
-        let subscription = self.0.frame(ms(now), text).map(|delivery| delivery.subscription);
-        let answers = Answers::new(0, 0);
-        if let Some(subscription) = subscription {
-            answers.event(subscription, self.0.connection());
+/// Unwraps what was read, or refuses the call.
+macro_rules! read {
+    ($shell:expr, $read:expr) => {
+        match $read {
+            Ok(read) => read,
+            Err(error) => return $shell.refuse(&error),
         }
-        answers.take(&mut self.0)
-    }
-
-    /// See [`Session::connect`].
-    pub fn connect(&mut self, now: f64) -> Array {
-        let request = self.0.connect(ms(now));
-        self.answers(request.0, 0)
-    }
-
-    /// `payload` is JSON; `options` too, without the id, or empty.
-    #[expect(clippy::too_many_arguments, reason = "one crossing; an object would be several")]
-    pub fn publish(
-        &mut self,
-        now: f64,
-        unix_ms: f64,
-        topic: &str,
-        payload: &str,
-        id: Option<String>,
-        options: &str,
-        timeout_ms: Option<f64>,
-    ) -> Array {
-        let publish = Publish { topic, payload, id: id.as_deref(), options, timeout_ms: timeout_ms.map(ms) };
-        let request = self.0.publish(ms(now), ms(unix_ms), publish);
-        self.answers(request.0, 0)
-    }
-
-    /// Without `group`: ephemeral. `options` is JSON, or empty.
-    pub fn subscribe(&mut self, now: f64, topic: &str, group: Option<String>, options: &str) -> Array {
-        let (subscription, request) = self.0.subscribe(ms(now), topic, group.as_deref(), options, None);
-        self.answers(request.0, subscription.0)
-    }
-
-    /// See [`Session::unsubscribe`].
-    pub fn unsubscribe(&mut self, now: f64, subscription: u32) -> Array {
-        let request = self.0.unsubscribe(ms(now), SubscriptionId(subscription));
-        self.answers(request.0, 0)
-    }
-
-    /// See [`Session::pause`].
-    pub fn pause(&mut self, now: f64, subscription: u32, paused: bool) -> Array {
-        let request = self.0.pause(ms(now), SubscriptionId(subscription), paused);
-        self.answers(request.0, 0)
-    }
-
-    /// ACK. Quietly: without a request.
-    pub fn ack(&mut self, now: f64, subscription: u32, connection: u32, id: &str, lease: &str, quietly: bool) -> Array {
-        self.settle(now, subscription, connection, id, lease, Settle::Ack, quietly)
-    }
-
-    /// NACK. Quietly: without a request.
-    #[expect(clippy::too_many_arguments, reason = "one crossing; an object would be several")]
-    pub fn nack(
-        &mut self,
-        now: f64,
-        subscription: u32,
-        connection: u32,
-        id: &str,
-        lease: &str,
-        quietly: bool,
-        reason: Option<String>,
-        delay_ms: Option<f64>,
-        dead: bool,
-    ) -> Array {
-        let settle = Settle::Nack { reason: reason.as_deref(), delay_ms: delay_ms.map(ms), dead };
-        self.settle(now, subscription, connection, id, lease, settle, quietly)
-    }
-
-    /// MODACK. Quietly: without a request.
-    #[expect(clippy::too_many_arguments, reason = "one crossing; an object would be several")]
-    pub fn extend(
-        &mut self,
-        now: f64,
-        subscription: u32,
-        connection: u32,
-        id: &str,
-        lease: &str,
-        quietly: bool,
-        extend_ms: f64,
-    ) -> Array {
-        self.settle(now, subscription, connection, id, lease, Settle::Extend(ms(extend_ms)), quietly)
-    }
-
-    /// See [`Session::drain`].
-    pub fn drain(&mut self) -> Array {
-        self.0.drain();
-        self.answers(0, 0)
-    }
-
-    /// See [`Session::close_when_settled`].
-    pub fn close_when_settled(&mut self) -> Array {
-        self.0.close_when_settled();
-        self.answers(0, 0)
-    }
-
-    /// See [`Session::close`].
-    pub fn close(&mut self) -> Array {
-        self.0.close();
-        self.answers(0, 0)
-    }
+    };
 }
 
-impl PromSession {
-    #[expect(clippy::too_many_arguments, reason = "one crossing; an object would be several")]
-    fn settle(
-        &mut self,
-        now: f64,
-        subscription: u32,
-        connection: u32,
-        id: &str,
-        lease: &str,
-        settle: Settle<'_>,
-        quietly: bool,
-    ) -> Array {
-        let delivery = DeliveryRef { subscription: SubscriptionId(subscription), connection, id, lease: Some(lease) };
-        let request = if quietly {
-            self.0.settle_quietly(ms(now), delivery, settle);
-            RequestId(0)
-        } else {
-            self.0.settle(ms(now), delivery, settle)
+/// One client. Times are milliseconds; every promise rejects with a `HubError`.
+#[wasm_bindgen]
+pub struct PromShell(Rc<Shell>);
+
+#[wasm_bindgen]
+impl PromShell {
+    /// `token` is a string or a function that gives one. The face has checked `options`.
+    #[wasm_bindgen(constructor)]
+    pub fn new(host: Host, url: String, token: JsValue, socket_class: Function, options: &JsValue) -> Result<Self, JsValue> {
+        let config = config(options, &token);
+        let log = Options::new(options, "options", CLIENT_OPTIONS).and_then(|options| options.raw("log"));
+        let log = log.ok().flatten().and_then(|log| log.dyn_into().ok());
+        match config {
+            Ok(config) => {
+                guard::watch(&host);
+                Ok(Self(Shell::new(host, url, token, socket_class, log, config)))
+            }
+            Err(error) => Err(host.error(error.code(), error.message(), false, None)),
+        }
+    }
+
+    /// Connects; resolves when the connection is ready.
+    pub fn connect(&self) -> Promise {
+        self.0.promise(Session::connect)
+    }
+
+    /// Publishes a payload, which is JSON. Resolves with `{id, seq, duplicate}`.
+    pub fn publish(&self, topic: &JsValue, payload: &str, options: &JsValue) -> Promise {
+        let topic = read!(self.0, text(topic, "topic"));
+        let PublishOptions { id, json, timeout_ms } = read!(self.0, PublishOptions::read(options));
+        let unix_ms = whole(js_sys::Date::now());
+        self.0.promise(|session, now| {
+            let publish = Publish { topic: &topic, payload, id: id.as_deref(), options: &json, timeout_ms };
+            session.publish(now, unix_ms, publish)
+        })
+    }
+
+    /// Subscribes with a handler; with a `store` exactly once. Resolves with the subscription's number.
+    pub fn subscribe(
+        &self,
+        topic: &JsValue,
+        group: &JsValue,
+        handler: &JsValue,
+        options: &JsValue,
+        store: &JsValue,
+    ) -> Promise {
+        let topic = read!(self.0, text(topic, "topic"));
+        let group = read!(self.0, args::group(group));
+        let handler = read!(self.0, function(handler, "handler"));
+        let options = read!(self.0, SubscribeOptions::durable(options));
+        let once = if store.is_undefined() { None } else { Some(read!(self.0, Once::new(store))) };
+        let handler = Handler::new(handler, once, &options);
+        future_to_promise(self.0.subscribe(Sink::new(topic, group, Kind::Handler(handler)), options.json))
+    }
+
+    /// Subscribes without a group. Resolves with the subscription's number.
+    pub fn live(&self, topic: &JsValue, handler: &JsValue, options: &JsValue) -> Promise {
+        let topic = read!(self.0, text(topic, "topic"));
+        let handler = read!(self.0, function(handler, "handler"));
+        let options = read!(self.0, SubscribeOptions::live(options));
+        future_to_promise(self.0.subscribe(Sink::new(topic, String::new(), Kind::Live(handler)), options))
+    }
+
+    /// Subscribes an iterator: with a group of deliveries, without (`undefined`) of events.
+    pub fn queue(&self, topic: &JsValue, group: &JsValue, options: &JsValue) -> PromQueue {
+        let plain = group.is_undefined();
+        let read = || {
+            let group = if plain { String::new() } else { args::group(group)? };
+            let options = if plain { SubscribeOptions::live(options)? } else { SubscribeOptions::durable(options)?.json };
+            Ok((text(topic, "topic")?, group, options))
         };
-        self.answers(request.0, 0)
+        let (names, options) = match read() {
+            Ok((topic, group, options)) => ((topic, group), Ok(options)),
+            Err(error) => (Default::default(), Err(error)),
+        };
+        let sink = Sink::new(names.0, names.1, Kind::Queue(Queue { plain, ..Queue::default() }));
+        match options {
+            Ok(options) => {
+                let joined = self.0.subscribe(Rc::clone(&sink), options);
+                // What goes wrong is the iterator's to tell.
+                spawn_local(async move { drop(joined.await) });
+            }
+            Err(error) => sink.ended(Some(&self.0.error(&error))),
+        }
+        PromQueue { shell: Rc::clone(&self.0), sink }
     }
 
-    fn answers(&mut self, request: u64, subscription: u32) -> Array {
-        Answers::new(request, subscription).take(&mut self.0)
+    /// Subscribes a live map. Resolves with the subscription's number.
+    pub fn watch(&self, topic: &JsValue, view: ViewFace, options: &JsValue) -> Promise {
+        let topic = read!(self.0, text(topic, "topic"));
+        let options = read!(self.0, SubscribeOptions::watch(options));
+        future_to_promise(self.0.subscribe(Sink::new(topic, String::new(), Kind::View(view)), options))
+    }
+
+    /// Leaves a group.
+    pub fn unsubscribe(&self, topic: &JsValue, group: &JsValue) -> Promise {
+        let topic = read!(self.0, text(topic, "topic"));
+        let group = read!(self.0, args::group(group));
+        self.0.unsubscribe(self.0.member(&topic, &group))
+    }
+
+    /// Ends a subscription by its number. One that has ended already is fine.
+    pub fn end(&self, subscription: f64) -> Promise {
+        match self.0.sink_of(subscription) {
+            Some(sink) => self.0.unsubscribe(Some(sink)),
+            None => Promise::resolve(&JsValue::UNDEFINED),
+        }
+    }
+
+    /// Acknowledges an open delivery.
+    pub fn ack(&self, open: f64) -> Promise {
+        self.with_open(open, |open| self.0.settle(open, true, Settle::Ack))
+    }
+
+    /// Gives an open delivery back.
+    pub fn nack(&self, open: f64, options: &JsValue) -> Promise {
+        let NackOptions { reason, delay_ms, dead } = read!(self.0, NackOptions::read(options));
+        self.with_open(open, |open| self.0.settle(open, true, Settle::Nack { reason: reason.as_deref(), delay_ms, dead }))
+    }
+
+    /// Extends the lease of an open delivery to `ms` from now.
+    pub fn extend(&self, open: f64, ms: &JsValue) -> Promise {
+        match ms.as_f64() {
+            Some(ms) if !ms.is_nan() => {
+                self.with_open(open, |open| self.0.settle(open, false, Settle::Extend(whole(ms))))
+            }
+            _ => self.0.refuse(&args::refused("ms must be a number")),
+        }
+    }
+
+    /// The `AbortSignal` of an open delivery; `undefined` if it is not open any more.
+    pub fn signal(&self, open: f64) -> JsValue {
+        self.0.find_open(open).map_or(JsValue::UNDEFINED, |open| open.signal())
+    }
+
+    /// Resolves when every publish and settle that was called before has its answer.
+    pub fn flush(&self) -> Promise {
+        self.0.promise(Session::flush)
+    }
+
+    /// One page of the past: `{events, next}`, with at most `limit` events. `after` is the seq to go on from, if there is one.
+    pub fn history(&self, topic: &JsValue, options: &JsValue, limit: f64, after: Option<f64>, signal: JsValue) -> Promise {
+        let topic = read!(self.0, text(topic, "topic"));
+        let mut query = read!(self.0, HistoryOptions::read(options)).query;
+        if let Some(after) = after {
+            query = vec![("afterSeq", whole(after).to_string())];
+        }
+        query.push(("limit", whole(limit.clamp(1.0, 1000.0)).to_string()));
+        let shell = Rc::clone(&self.0);
+        future_to_promise(async move {
+            http::page(&shell, &topic, query, &signal).await.map_err(|error| shell.error(&error))
+        })
+    }
+
+    /// Starts an export. Resolves with a [`PromExport`].
+    pub fn export(&self, topic: &JsValue, options: &JsValue, signal: JsValue) -> Promise {
+        let topic = read!(self.0, text(topic, "topic"));
+        let mut query = read!(self.0, HistoryOptions::read(options)).query;
+        query.push(("ndjson", "1".to_owned()));
+        let shell = Rc::clone(&self.0);
+        future_to_promise(async move {
+            let response = http::get(&shell, "/export", &topic, query, &signal).await;
+            let export = response.and_then(|response| PromExport::new(&shell, &response));
+            export.map(JsValue::from).map_err(|error| shell.error(&error))
+        })
+    }
+
+    /// Closes; with `drain` what runs and what was called comes to its end first, for at most `timeout_ms`.
+    pub fn close(&self, drain: bool, timeout_ms: f64) -> Promise {
+        let shell = Rc::clone(&self.0);
+        if !drain {
+            shell.tell(|session, _| session.close());
+            return Promise::resolve(&JsValue::UNDEFINED);
+        }
+        shell.tell(|session, _| session.drain());
+        let sinks = shell.sinks.borrow().clone();
+        sinks.iter().for_each(|sink| sink.drain());
+        future_to_promise(async move {
+            let drained = async {
+                shell.until_idle().await;
+                shell.tell(|session, _| session.close_when_settled());
+                shell.until_closed().await;
+            };
+            select(Box::pin(drained), TimeoutFuture::new(timer_ms(timeout_ms))).await;
+            shell.tell(|session, _| session.close());
+            Ok(JsValue::UNDEFINED)
+        })
     }
 }
 
-/// JavaScript's milliseconds; `as` clamps what is negative, too large or not a number.
-fn ms(value: f64) -> u64 {
-    value as u64
+/// An iterator.
+#[wasm_bindgen]
+pub struct PromQueue {
+    shell: Rc<Shell>,
+    sink: Rc<Sink>,
+}
+
+#[wasm_bindgen]
+impl PromQueue {
+    /// The next: `{value, done}`.
+    pub fn next(&self) -> Promise {
+        match &self.sink.kind {
+            Kind::Queue(queue) => queue.next(&self.shell, &self.sink),
+            _ => Promise::resolve(&JsValue::UNDEFINED),
+        }
+    }
+
+    /// Takes no more, and ends the subscription.
+    pub fn end(&self) -> Promise {
+        self.sink.drain();
+        match self.shell.sink_of(self.sink.id.get().0.into()) {
+            Some(sink) => self.shell.unsubscribe(Some(sink)),
+            None => Promise::resolve(&JsValue::UNDEFINED),
+        }
+    }
+}
+
+impl PromShell {
+    fn with_open(&self, open: f64, settle: impl FnOnce(&Open) -> Promise) -> Promise {
+        match self.0.find_open(open) {
+            Some(open) => settle(&open),
+            None => {
+                let message = "the delivery is settled already, or its connection or subscription has ended";
+                self.0.refuse(&Error::of(ErrorCode::StaleLease, message))
+            }
+        }
+    }
+}
+
+/// What the constructor takes. The face refuses everything else before the module is there.
+const CLIENT_OPTIONS: &[&str] = &[
+    "timeoutMs",
+    "reconnectMinMs",
+    "reconnectMaxMs",
+    "maxQueued",
+    "maxQueuedBytes",
+    "WebSocket",
+    "batch",
+    "log",
+];
+
+fn config(options: &JsValue, token: &JsValue) -> Result<Config, Error> {
+    let options = Options::new(options, "options", CLIENT_OPTIONS)?;
+    let default = Config::default();
+    let ms = |name: &str, default: u64| options.number(name).map(|ms| ms.map_or(default, whole));
+    Ok(Config {
+        token: token.as_string(),
+        request_timeout_ms: ms("timeoutMs", default.request_timeout_ms)?,
+        reconnect_min_ms: ms("reconnectMinMs", default.reconnect_min_ms)?,
+        reconnect_max_ms: ms("reconnectMaxMs", default.reconnect_max_ms)?,
+        max_queued: ms("maxQueued", default.max_queued as u64)? as usize,
+        max_queued_bytes: ms("maxQueuedBytes", default.max_queued_bytes as u64)? as usize,
+        batch: options.flag("batch")?.unwrap_or(true),
+        ..default
+    })
 }

@@ -258,6 +258,13 @@ impl Session {
         self.liveness.heard(now);
     }
 
+    /// Tries again now, if a reconnect waits for its time: there is news of the network.
+    pub fn hurry(&mut self, now: u64) {
+        if matches!(self.phase, Phase::Waiting { .. }) {
+            self.attempt(now);
+        }
+    }
+
     fn attempt(&mut self, now: u64) {
         match self.config.token.clone() {
             Some(token) => self.open(now, token),

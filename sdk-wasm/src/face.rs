@@ -1,0 +1,89 @@
+//! What the module asks of its TypeScript face, and the small things of JavaScript.
+
+use js_sys::{Function, Promise, Reflect};
+use serde::Serialize;
+use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
+use wasm_bindgen_futures::JsFuture;
+
+use crate::args::reason_of;
+
+#[wasm_bindgen]
+extern "C" {
+    /// What the face does for one client. Its functions throw nothing.
+    #[derive(Clone, PartialEq)]
+    pub(crate) type Host;
+
+    /// Makes a `HubError`.
+    #[wasm_bindgen(method)]
+    pub(crate) fn error(this: &Host, code: &str, message: &str, retryable: bool, retry_after_ms: Option<f64>) -> JsValue;
+
+    /// Tells the listeners of `name`.
+    #[wasm_bindgen(method)]
+    pub(crate) fn emit(this: &Host, name: &str, event: &JsValue);
+
+    /// Makes the context of delivery `open`, with the given fields.
+    #[wasm_bindgen(method)]
+    pub(crate) fn context(this: &Host, open: f64, fields: &JsValue) -> JsValue;
+
+    /// Makes the delivery that an iterator gives.
+    #[wasm_bindgen(method)]
+    pub(crate) fn delivery(this: &Host, open: f64, event: &JsValue, ctx: &JsValue) -> JsValue;
+
+    /// The module has ended, because of its own fault.
+    #[wasm_bindgen(method)]
+    pub(crate) fn broken(this: &Host, message: &str);
+
+    /// The face of a watch. Its functions throw nothing.
+    pub(crate) type ViewFace;
+
+    /// The newest event of a key.
+    #[wasm_bindgen(method)]
+    pub(crate) fn event(this: &ViewFace, event: &JsValue);
+
+    /// The snapshot is complete.
+    #[wasm_bindgen(method)]
+    pub(crate) fn live(this: &ViewFace);
+
+    /// The connection is gone; a new snapshot follows.
+    #[wasm_bindgen(method)]
+    pub(crate) fn lost(this: &ViewFace);
+
+    /// There will be no more, because of the error, if there is one.
+    #[wasm_bindgen(method)]
+    pub(crate) fn ended(this: &ViewFace, error: &JsValue);
+}
+
+/// A value as JavaScript has it. The types here hold nothing that it cannot take.
+pub(crate) fn value(of: &impl Serialize) -> JsValue {
+    serde_wasm_bindgen::to_value(of).unwrap_or(JsValue::UNDEFINED)
+}
+
+/// Sets a field of an object that was made here.
+pub(crate) fn set(object: &JsValue, name: &str, value: &JsValue) {
+    // Such an object is neither frozen nor a proxy.
+    let _ = Reflect::set(object, &JsValue::from_str(name), value);
+}
+
+/// What `value` settles as, if it is a promise or anything else with a `then`. Whatever it is, this throws nothing.
+pub(crate) async fn settled(value: &JsValue) -> Result<JsValue, JsValue> {
+    let promise = Promise::new(&mut |resolve, _| {
+        // The function of a promise throws nothing, also where the `then` of its value does.
+        let _ = resolve.call1(&JsValue::UNDEFINED, value);
+    });
+    JsFuture::from(promise).await
+}
+
+/// The token, or why there is none.
+pub(crate) async fn token(source: &JsValue) -> Result<String, String> {
+    let answer = match source.dyn_ref::<Function>() {
+        Some(provider) => match provider.call0(&JsValue::UNDEFINED) {
+            Ok(answer) => settled(&answer).await,
+            thrown => thrown,
+        },
+        None => Ok(source.clone()),
+    };
+    match answer {
+        Ok(token) => token.as_string().ok_or_else(|| "the token provider gave no string".to_owned()),
+        Err(thrown) => Err(["the token provider failed: ", &reason_of(&thrown)].concat()),
+    }
+}

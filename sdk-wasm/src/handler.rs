@@ -1,0 +1,208 @@
+//! A subscription with a handler: resolves, acknowledged; throws, given back. Its leases are kept while it runs.
+
+use std::{cell::Cell, rc::Rc};
+
+use gloo_timers::callback::Timeout;
+use js_sys::Function;
+use prom_sdk_core::Settle;
+use wasm_bindgen::JsValue;
+use wasm_bindgen_futures::spawn_local;
+
+use crate::{
+    args::{SubscribeOptions, reason_of, timer_ms, whole},
+    arrival::{Arrival, Open},
+    face,
+    once::Once,
+    page::now,
+    shell::Shell,
+    sink::Sink,
+};
+
+/// Timers of hidden pages may fire once a minute: leases there are long enough not to need them sooner.
+const HIDDEN_LEASE_MS: f64 = 300_000.0;
+
+/// A handler of the application.
+pub(crate) struct Handler {
+    function: Function,
+    /// Exactly once: its marks.
+    once: Option<Rc<Once>>,
+    lease_ms: f64,
+    extends: bool,
+    timeout_ms: f64,
+}
+
+impl Handler {
+    pub(crate) fn new(function: Function, once: Option<Once>, options: &SubscribeOptions) -> Self {
+        Self {
+            function,
+            once: once.map(Rc::new),
+            lease_ms: options.lease_ms,
+            extends: options.auto_extend,
+            timeout_ms: options.handler_timeout_ms,
+        }
+    }
+
+    /// What waits for a store of marks fails soon.
+    pub(crate) fn stop(&self) {
+        if let Some(once) = &self.once {
+            once.stop();
+        }
+    }
+
+    pub(crate) fn event(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival) {
+        if arrival.context.lease.is_some() && arrival.context.attempt > 1 && self.adopt(shell, sink, &arrival) {
+            return;
+        }
+        let open = shell.open(|number| Open::new(number, Rc::clone(sink), &arrival));
+        sink.running.set(sink.running.get() + 1);
+        if sink.leaving.get() {
+            return finish(shell, &open, Err("the subscription is ending".into()));
+        }
+        self.keep(shell, &open, arrival.context.ack_deadline_ms);
+        if self.timeout_ms.is_finite() {
+            open.over_at.set(now() + self.timeout_ms);
+            shell.look_at_leases(open.over_at.get());
+        }
+        let ctx = shell.host.context(open.number as f64, &face::value(&arrival.context));
+        if let Some(once) = &self.once {
+            let (once, function, shell) = (Rc::clone(once), self.function.clone(), Rc::clone(shell));
+            spawn_local(async move {
+                let result = once.run(&arrival.id, &function, &arrival.event, &ctx).await;
+                finish(&shell, &open, result.map_err(|thrown| reason_of(&thrown)));
+            });
+            return;
+        }
+        match self.function.call2(&JsValue::UNDEFINED, &arrival.event, &ctx) {
+            Err(thrown) => finish(shell, &open, Err(reason_of(&thrown))),
+            // Nothing to wait for: what is no object has no `then`.
+            Ok(answer) if !answer.is_object() && !answer.is_function() => finish(shell, &open, Ok(())),
+            Ok(answer) => {
+                let shell = Rc::clone(shell);
+                spawn_local(async move {
+                    let result = face::settled(&answer).await;
+                    finish(&shell, &open, result.map(|_| ()).map_err(|thrown| reason_of(&thrown)));
+                });
+            }
+        }
+    }
+
+    /// The hub has given an event again whose handler still runs here, after a lost connection or a lease that ran out
+    /// while this process stood still. It is not handled beside itself: what becomes of the first settles the second.
+    fn adopt(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: &Arrival) -> bool {
+        let same = |open: &&Rc<Open>| Rc::ptr_eq(&open.sink, sink) && open.id == arrival.id && !open.ended.get();
+        let Some(open) = shell.open.borrow().iter().find(same).cloned() else { return false };
+        open.connection.set(arrival.connection);
+        open.lease.replace(arrival.context.lease.clone());
+        self.keep(shell, &open, arrival.context.ack_deadline_ms);
+        true
+    }
+
+    /// Extends the lease of a delivery when half of it has passed, for as long as its handler runs.
+    fn keep(&self, shell: &Rc<Shell>, open: &Rc<Open>, left_ms: f64) {
+        if !self.extends || !open.leased() {
+            return;
+        }
+        if shell.hidden.get() && left_ms < HIDDEN_LEASE_MS {
+            self.extend(shell, open);
+        } else {
+            open.extend_at.set(now() + left_ms / 2.0);
+            shell.look_at_leases(open.extend_at.get());
+        }
+    }
+
+    fn extend(&self, shell: &Rc<Shell>, open: &Rc<Open>) {
+        let ms = if shell.hidden.get() { self.lease_ms.max(HIDDEN_LEASE_MS) } else { self.lease_ms };
+        shell.settle_quietly(open, Settle::Extend(whole(ms)));
+        open.extend_at.set(now() + ms / 2.0);
+        shell.look_at_leases(open.extend_at.get());
+    }
+}
+
+/// A handler has come to its end, or its time is over.
+fn finish(shell: &Rc<Shell>, open: &Rc<Open>, result: Result<(), String>) {
+    if open.ended.replace(true) {
+        return;
+    }
+    match &result {
+        Ok(()) => shell.settle_quietly(open, Settle::Ack),
+        Err(reason) => {
+            shell.settle_quietly(open, Settle::Nack { reason: Some(reason), delay_ms: None, dead: false });
+        }
+    }
+    shell.close_open(open.number);
+}
+
+impl Shell {
+    /// Looks at the leases no later than `at`. One timer for all: most handlers are done long before.
+    pub(crate) fn look_at_leases(self: &Rc<Self>, at: f64) {
+        if at >= self.lease_timer_at.get() {
+            return;
+        }
+        self.lease_timer_at.set(at);
+        let shell = Rc::downgrade(self);
+        let timer = Timeout::new(timer_ms(at - now()), move || {
+            if let Some(shell) = shell.upgrade() {
+                shell.lease_timer_at.set(f64::INFINITY);
+                shell.leases_due(now());
+            }
+        });
+        self.lease_timer.replace(Some(timer));
+    }
+
+    /// Extends what is due, and ends what has had its time.
+    fn leases_due(self: &Rc<Self>, now: f64) {
+        let next = Cell::new(f64::INFINITY);
+        self.each_handled(|handler, open| {
+            if open.over_at.get() <= now {
+                let ms = timer_ms(handler.timeout_ms).to_string();
+                finish(self, open, Err(["the handler took longer than ", &ms, " ms"].concat()));
+                open.tell_abort();
+            } else if open.extend_at.get() <= now {
+                handler.extend(self, open);
+            }
+            if !open.ended.get() {
+                next.set(next.get().min(open.over_at.get()).min(open.extend_at.get()));
+            }
+        });
+        self.look_at_leases(next.get());
+    }
+
+    fn each_handled(self: &Rc<Self>, each: impl Fn(&Handler, &Rc<Open>)) {
+        let open: Vec<Rc<Open>> = self.open.borrow().iter().cloned().collect();
+        for open in &open {
+            if let crate::sink::Kind::Handler(handler) = &open.sink.kind {
+                each(handler, open);
+            }
+        }
+    }
+
+    /// The page is hidden, or is seen again.
+    pub(crate) fn hide(self: &Rc<Self>, hidden: bool) {
+        self.hidden.set(hidden);
+        if hidden {
+            self.each_handled(|handler, open| {
+                if open.extend_at.get().is_finite() {
+                    handler.extend(self, open);
+                }
+            });
+        }
+    }
+
+    /// The connection is gone: no lease holds any more. Handlers go on, and adopt what the hub gives again.
+    pub(crate) fn leases_lost(&self) {
+        let mut void = Vec::new();
+        self.open.borrow_mut().retain(|open| {
+            let handled = matches!(open.sink.kind, crate::sink::Kind::Handler(_));
+            if open.leased() {
+                void.push(Rc::clone(open));
+            }
+            handled || !open.leased()
+        });
+        for open in void {
+            if !matches!(open.sink.kind, crate::sink::Kind::Handler(_)) {
+                open.sink.running.set(open.sink.running.get().saturating_sub(1));
+            }
+            open.void();
+        }
+    }
+}

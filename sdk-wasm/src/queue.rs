@@ -1,0 +1,129 @@
+//! A subscription as an iterator of deliveries that are settled by hand, or of events where nothing is settled.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use js_sys::{Function, Object, Promise, Reflect};
+use wasm_bindgen::JsValue;
+
+use crate::{
+    arrival::{Arrival, Open},
+    face,
+    shell::Shell,
+    sink::Sink,
+};
+
+/// Where nothing is acknowledged the hub does not wait for us: over so many it is asked to.
+const HIGH_WATER: usize = 1000;
+const LOW_WATER: usize = 250;
+
+/// What arrived and was not taken yet, and who waits for more.
+#[derive(Default)]
+pub(crate) struct Queue {
+    waiting: RefCell<VecDeque<Arrival>>,
+    takers: RefCell<VecDeque<(Function, Function)>>,
+    paused: Cell<bool>,
+    ended: Cell<bool>,
+    /// Why it ended: thrown once, after the last delivery.
+    error: RefCell<Option<JsValue>>,
+    /// Gives events instead of deliveries.
+    pub(crate) plain: bool,
+}
+
+impl Queue {
+    pub(crate) fn event(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival) {
+        if self.ended.get() {
+            return;
+        }
+        let leased = arrival.context.lease.is_some();
+        let subscription = arrival.subscription;
+        self.waiting.borrow_mut().push_back(arrival);
+        self.serve(shell, sink);
+        if !leased && self.waiting.borrow().len() >= HIGH_WATER && !self.paused.replace(true) {
+            Self::pause(shell, subscription, true);
+        }
+    }
+
+    fn pause(shell: &Rc<Shell>, subscription: prom_sdk_core::SubscriptionId, paused: bool) {
+        // The session keeps it over reconnects; nobody waits for the answer.
+        drop(shell.wait(|session, now| session.pause(now, subscription, paused)));
+    }
+
+    /// The next one, as an iterator gives it.
+    pub(crate) fn next(&self, shell: &Rc<Shell>, sink: &Rc<Sink>) -> Promise {
+        Promise::new(&mut |resolve, reject| {
+            self.takers.borrow_mut().push_back((resolve, reject));
+            self.serve(shell, sink);
+        })
+    }
+
+    /// Gives what is there to those who wait.
+    fn serve(&self, shell: &Rc<Shell>, sink: &Rc<Sink>) {
+        loop {
+            if self.takers.borrow().is_empty() {
+                return;
+            }
+            let Some(arrival) = self.waiting.borrow_mut().pop_front() else { break };
+            let Some((resolve, _)) = self.takers.borrow_mut().pop_front() else { return };
+            if self.waiting.borrow().len() <= LOW_WATER && self.paused.replace(false) {
+                Self::pause(shell, arrival.subscription, false);
+            }
+            let value = if self.plain { arrival.event } else { self.delivery(shell, sink, &arrival) };
+            let _ = resolve.call1(&JsValue::UNDEFINED, &result(&value, false));
+        }
+        if self.ended.get() {
+            self.finish();
+        }
+    }
+
+    fn delivery(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: &Arrival) -> JsValue {
+        let open = shell.open(|number| Open::new(number, Rc::clone(sink), arrival));
+        sink.running.set(sink.running.get() + u32::from(open.leased()));
+        let number = open.number as f64;
+        let ctx = shell.host.context(number, &face::value(&arrival.context));
+        shell.host.delivery(number, &arrival.event, &ctx)
+    }
+
+    /// An error is thrown once; after it the iteration is at its end.
+    fn finish(&self) {
+        loop {
+            let Some((resolve, reject)) = self.takers.borrow_mut().pop_front() else { return };
+            let _ = match self.error.take() {
+                Some(error) => reject.call1(&JsValue::UNDEFINED, &error),
+                None => resolve.call1(&JsValue::UNDEFINED, &result(&JsValue::UNDEFINED, true)),
+            };
+        }
+    }
+
+    /// What was leased comes again on the next connection.
+    pub(crate) fn lost(&self) {
+        self.waiting.borrow_mut().retain(|arrival| arrival.context.lease.is_none());
+    }
+
+    /// There will be no more; `void` says whether what is leased is void as well.
+    pub(crate) fn end(&self, error: Option<&JsValue>, void: bool) {
+        if void {
+            self.lost();
+        } else {
+            self.waiting.borrow_mut().clear();
+        }
+        if !self.ended.replace(true) {
+            self.error.replace(error.cloned());
+        }
+        if self.waiting.borrow().is_empty() {
+            self.finish();
+        }
+    }
+}
+
+/// The result of an iterator's step.
+fn result(value: &JsValue, done: bool) -> JsValue {
+    let result = Object::new();
+    // An object made here takes any field.
+    let _ = Reflect::set(&result, &"value".into(), value);
+    let _ = Reflect::set(&result, &"done".into(), &done.into());
+    result.into()
+}

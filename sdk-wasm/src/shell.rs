@@ -1,0 +1,617 @@
+//! The shell around one session: what it puts out is done here, one step after the other.
+//!
+//! ```text
+//!   calls of the face ─┐                        ┌─► the socket: what one turn of the engine sends leaves together
+//!   frames, timers ────┼─► Session ─► steps ────┼─► promises that are settled
+//!   the page's events ─┘       (in their order) └─► sinks: handlers, iterators, views
+//! ```
+//!
+//! A step may call functions of the application, and they may call the client: what that puts out goes to the end of the
+//! steps. No cell is borrowed while a function of the application runs.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use futures_channel::oneshot;
+use gloo_timers::callback::Timeout;
+use js_sys::{Function, Promise};
+use prom_protocol::ErrorCode;
+use prom_sdk_core::{Answer, Config, DeliveryRef, Error, Output, RequestId, Session, Settle, State, SubscriptionId};
+use serde::Serialize;
+use wasm_bindgen::JsValue;
+use wasm_bindgen_futures::spawn_local;
+
+use crate::{
+    arrival::{Arrival, Open},
+    args::{reason_of, timer_ms, whole},
+    face::{self, Host},
+    guard,
+    numbered::Numbered,
+    page::{self, Page, now},
+    sink::{Kind, Sink},
+    socket::Socket,
+};
+
+/// A message of several frames is no longer than this; one longer frame goes alone.
+const MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Who waits for the end of a request.
+pub(crate) enum Waiter {
+    /// A promise.
+    Promise { resolve: Function, reject: Function },
+    /// The promise of a settle, and the delivery that it takes out of the open ones.
+    Settle { resolve: Function, reject: Function, open: u64 },
+    /// Something here.
+    Here(oneshot::Sender<Result<(), Error>>),
+}
+
+/// Something to do, in its order.
+pub(crate) enum Step {
+    Output(Output),
+    Event(Arrival),
+}
+
+/// One client.
+pub(crate) struct Shell {
+    pub(crate) host: Host,
+    pub(crate) url: String,
+    pub(crate) socket_class: Function,
+    /// A string, or the function that gives one.
+    pub(crate) token: JsValue,
+    log: Option<Function>,
+    session: RefCell<Session>,
+    steps: RefCell<VecDeque<Step>>,
+    stepping: Cell<bool>,
+    waiters: RefCell<Numbered<Waiter>>,
+    pub(crate) sinks: RefCell<Vec<Rc<Sink>>>,
+    /// Deliveries that are with a handler, or with whoever took them from an iterator.
+    pub(crate) open: RefCell<Numbered<Rc<Open>>>,
+    last_open: Cell<u64>,
+    state: Cell<State>,
+    pub(crate) socket: RefCell<Option<Socket>>,
+    /// Frames of this turn, one a line, and whether a task is there to send them.
+    outgoing: RefCell<String>,
+    flushing: Cell<bool>,
+    timer: RefCell<Option<Timeout>>,
+    timer_at: Cell<f64>,
+    pub(crate) lease_timer: RefCell<Option<Timeout>>,
+    pub(crate) lease_timer_at: Cell<f64>,
+    pub(crate) hidden: Cell<bool>,
+    page: RefCell<Option<Page>>,
+    /// They are told when work has come to its end.
+    idle: RefCell<Vec<oneshot::Sender<()>>>,
+    /// They are told when the client is closed.
+    closed: RefCell<Vec<oneshot::Sender<()>>>,
+}
+
+#[derive(Serialize)]
+struct Published<'a> {
+    id: &'a str,
+    seq: f64,
+    duplicate: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StateEvent {
+    state: &'static str,
+    previous: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_in_ms: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct GapEvent<'a> {
+    topic: &'a str,
+    group: &'a str,
+    from: f64,
+    to: f64,
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
+struct RevokedEvent<'a> {
+    topic: &'a str,
+    group: &'a str,
+    #[serde(with = "serde_wasm_bindgen::preserve")]
+    error: JsValue,
+}
+
+impl Shell {
+    pub(crate) fn new(
+        host: Host,
+        url: String,
+        token: JsValue,
+        socket_class: Function,
+        log: Option<Function>,
+        config: Config,
+    ) -> Rc<Self> {
+        let shell = Rc::new(Self {
+            host,
+            url,
+            socket_class,
+            token,
+            log,
+            session: RefCell::new(Session::new(config, page::seed())),
+            steps: RefCell::default(),
+            stepping: Cell::new(false),
+            waiters: RefCell::new(Numbered::new()),
+            sinks: RefCell::default(),
+            open: RefCell::new(Numbered::new()),
+            last_open: Cell::new(0),
+            state: Cell::new(State::Idle),
+            socket: RefCell::default(),
+            outgoing: RefCell::default(),
+            flushing: Cell::new(false),
+            timer: RefCell::default(),
+            timer_at: Cell::new(f64::INFINITY),
+            lease_timer: RefCell::default(),
+            lease_timer_at: Cell::new(f64::INFINITY),
+            hidden: Cell::new(page::hidden()),
+            page: RefCell::default(),
+            idle: RefCell::default(),
+            closed: RefCell::default(),
+        });
+        *shell.page.borrow_mut() = Some(Page::new(&shell));
+        shell
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.get()
+    }
+
+    /// Number of the present connection: leases of older ones are void.
+    pub(crate) fn connection(&self) -> u32 {
+        self.session.borrow().connection()
+    }
+
+    /// Tells the session something and does what follows from it.
+    pub(crate) fn tell<R>(self: &Rc<Self>, tell: impl FnOnce(&mut Session, u64) -> R) -> R {
+        let told = self.ask(tell);
+        self.run();
+        told
+    }
+
+    /// Calls the session; what follows is done by the next [`Self::run`].
+    fn ask<R>(&self, ask: impl FnOnce(&mut Session, u64) -> R) -> R {
+        let mut session = self.session.borrow_mut();
+        let answer = ask(&mut session, whole(now()));
+        self.collect(&mut session);
+        answer
+    }
+
+    fn collect(&self, session: &mut Session) {
+        let mut steps = self.steps.borrow_mut();
+        while let Some(output) = session.poll() {
+            steps.push_back(Step::Output(output));
+        }
+    }
+
+    /// Makes a request; `waiter` is told its end.
+    pub(crate) fn request(self: &Rc<Self>, waiter: Waiter, ask: impl FnOnce(&mut Session, u64) -> RequestId) {
+        let request = self.ask(ask);
+        self.waiters.borrow_mut().push(request.0, waiter);
+        self.run();
+    }
+
+    /// Makes a request whose end is waited for here.
+    pub(crate) fn wait(
+        self: &Rc<Self>,
+        ask: impl FnOnce(&mut Session, u64) -> RequestId,
+    ) -> oneshot::Receiver<Result<(), Error>> {
+        let (sender, receiver) = oneshot::channel();
+        self.request(Waiter::Here(sender), ask);
+        receiver
+    }
+
+    /// Makes a request whose end is the promise's.
+    pub(crate) fn promise(self: &Rc<Self>, ask: impl FnOnce(&mut Session, u64) -> RequestId) -> Promise {
+        let mut ask = Some(ask);
+        Promise::new(&mut |resolve, reject| {
+            if let Some(ask) = ask.take() {
+                self.request(Waiter::Promise { resolve, reject }, ask);
+            }
+        })
+    }
+
+    /// A promise that is rejected.
+    pub(crate) fn refuse(&self, error: &Error) -> Promise {
+        Promise::reject(&self.error(error))
+    }
+
+    /// What JavaScript is told of an error.
+    pub(crate) fn error(&self, error: &Error) -> JsValue {
+        self.host.error(error.code(), error.message(), error.retryable(), error.retry_after_ms().map(|ms| ms as f64))
+    }
+
+    /// An error that belongs to no call.
+    pub(crate) fn report(&self, error: &Error) {
+        self.host.emit("error", &self.error(error));
+    }
+
+    /// What a function of the application threw where nobody waits for it.
+    pub(crate) fn report_thrown(&self, thrown: &JsValue) {
+        let message = ["a listener failed: ", &reason_of(thrown)].concat();
+        self.host.emit("error", &self.host.error("listener_failed", &message, false, None));
+    }
+
+    /// Takes a message of the hub: one frame, or several, one a line.
+    pub(crate) fn message(self: &Rc<Self>, message: &str) {
+        let mut arrivals = Vec::new();
+        {
+            let mut session = self.session.borrow_mut();
+            let now = whole(now());
+            for frame in message.split('\n') {
+                if frame.is_empty() && !arrivals.is_empty() {
+                    continue;
+                }
+                self.log("<", frame);
+                let arrival = session.frame(now, frame).map(|delivery| Arrival::new(&delivery, message));
+                self.collect(&mut session);
+                arrivals.extend(arrival.map(|arrival| (self.mark(), arrival)));
+            }
+        }
+        self.place(message, arrivals);
+        self.run();
+    }
+
+    /// Where the next step will be.
+    fn mark(&self) -> usize {
+        self.steps.borrow().len()
+    }
+
+    /// Puts deliveries among the steps, each where its mark is, with their events as JavaScript has them.
+    fn place(&self, message: &str, mut arrivals: Vec<(usize, Arrival)>) {
+        let broken = crate::arrival::parse(message, arrivals.iter_mut().map(|(_, arrival)| arrival));
+        let mut steps = self.steps.borrow_mut();
+        for (before, (at, arrival)) in arrivals.into_iter().enumerate() {
+            steps.insert(at + before, Step::Event(arrival));
+        }
+        drop(steps);
+        for reason in broken {
+            self.report(&Error::of(ErrorCode::BadJson, ["an event of the hub: ", &reason].concat()));
+        }
+    }
+
+    /// Does every step. Inside a step: they are done when it is over.
+    pub(crate) fn run(self: &Rc<Self>) {
+        if self.stepping.replace(true) {
+            return;
+        }
+        loop {
+            let step = self.steps.borrow_mut().pop_front();
+            match step {
+                Some(Step::Output(output)) => self.output(output),
+                Some(Step::Event(arrival)) => self.event(arrival),
+                None => break,
+            }
+        }
+        self.stepping.set(false);
+        self.arm();
+    }
+
+    fn output(self: &Rc<Self>, output: Output) {
+        match output {
+            Output::Open => Socket::open(self),
+            Output::Send(frame) => self.send(&frame),
+            Output::Shut { code, reason } => {
+                self.flush_now();
+                let socket = self.socket.borrow_mut().take();
+                if let Some(socket) = socket {
+                    socket.close(code, reason);
+                }
+            }
+            Output::NeedToken(asked) => {
+                let shell = Rc::clone(self);
+                spawn_local(async move {
+                    let token = face::token(&shell.token).await;
+                    shell.tell(|session, now| session.token(now, asked, token));
+                });
+            }
+            Output::State(change) => {
+                let error = change.error.map(|error| self.error(&error));
+                self.enter(change.state, error, change.retry_in_ms);
+            }
+            Output::Done { request, result } => self.done(request, result),
+            Output::Live { subscription } => {
+                if let Some(sink) = self.sink(subscription) {
+                    sink.live();
+                }
+            }
+            Output::Gap { subscription, topic, from, to, reason } => {
+                let sink = self.sink(subscription);
+                let group = sink.as_ref().map_or("", |sink| &sink.group);
+                let (topic, reason) = (topic.as_str(), reason.as_str());
+                let gap = GapEvent { topic, group, from: from as f64, to: to as f64, reason };
+                self.host.emit("gap", &face::value(&gap));
+            }
+            Output::Revoked { subscription, error } => {
+                let Some(sink) = self.remove_sink(subscription) else { return };
+                let error = self.error(&error);
+                self.end_sink(&sink, Some(&error));
+                let revoked = RevokedEvent { topic: &sink.topic, group: &sink.group, error };
+                self.host.emit("revoked", &face::value(&revoked));
+            }
+            Output::Error(error) => self.report(&error),
+        }
+    }
+
+    fn done(&self, request: RequestId, result: Result<Answer, Error>) {
+        let Some(waiter) = self.waiters.borrow_mut().take(request.0) else { return };
+        let (resolve, reject) = match waiter {
+            Waiter::Here(sender) => {
+                // Who does not wait any more need not be told.
+                let _ = sender.send(result.map(|_| ()));
+                return;
+            }
+            Waiter::Settle { resolve, reject, open } => {
+                if result.is_ok() {
+                    self.close_open(open);
+                }
+                (resolve, reject)
+            }
+            Waiter::Promise { resolve, reject } => (resolve, reject),
+        };
+        // The functions of a promise throw nothing.
+        let _ = match result {
+            Ok(Answer::Published { id, seq, duplicate }) => {
+                let published = Published { id: &id, seq: seq as f64, duplicate };
+                resolve.call1(&JsValue::UNDEFINED, &face::value(&published))
+            }
+            Ok(Answer::Done) => resolve.call0(&JsValue::UNDEFINED),
+            Err(error) => reject.call1(&JsValue::UNDEFINED, &self.error(&error)),
+        };
+    }
+
+    fn enter(self: &Rc<Self>, state: State, error: Option<JsValue>, retry_in_ms: Option<u64>) {
+        let previous = self.state.replace(state);
+        self.log("--", state.as_str());
+        let sinks = self.sinks.borrow().clone();
+        if previous == State::Ready {
+            self.leases_lost();
+            sinks.iter().for_each(|sink| sink.lost());
+            self.tell_idle();
+        }
+        if state == State::Closed {
+            self.timer.take();
+            self.lease_timer.take();
+            self.page.take();
+            guard::forget(&self.host);
+            self.sinks.borrow_mut().clear();
+            for sink in sinks {
+                self.end_sink(&sink, error.as_ref());
+            }
+            for waiting in self.closed.take() {
+                let _ = waiting.send(());
+            }
+        }
+        let event = StateEvent {
+            state: state.as_str(),
+            previous: previous.as_str(),
+            retry_in_ms: retry_in_ms.map(|ms| ms as f64),
+        };
+        let event = face::value(&event);
+        if let Some(error) = error {
+            face::set(&event, "error", &error);
+        }
+        self.host.emit("state", &event);
+    }
+
+    // What is sent.
+
+    fn send(self: &Rc<Self>, frame: &str) {
+        self.log(">", frame);
+        let mut outgoing = self.outgoing.borrow_mut();
+        if !outgoing.is_empty() && outgoing.len() + 1 + frame.len() > MESSAGE_BYTES {
+            self.transmit(&outgoing);
+            outgoing.clear();
+        }
+        if !outgoing.is_empty() {
+            outgoing.push('\n');
+        }
+        outgoing.push_str(frame);
+        if !self.session.borrow().batching() {
+            self.transmit(&outgoing);
+            outgoing.clear();
+        } else if !self.flushing.replace(true) {
+            // What else this turn of the engine sends goes along.
+            let shell = Rc::clone(self);
+            spawn_local(async move { shell.flush_now() });
+        }
+    }
+
+    /// Sends what waits for the end of the turn.
+    pub(crate) fn flush_now(self: &Rc<Self>) {
+        self.flushing.set(false);
+        let mut outgoing = self.outgoing.borrow_mut();
+        if !outgoing.is_empty() {
+            self.transmit(&outgoing);
+            outgoing.clear();
+        }
+    }
+
+    fn transmit(&self, message: &str) {
+        if let Some(socket) = &*self.socket.borrow() {
+            socket.send(message);
+        }
+    }
+
+    /// Frames of a connection that is gone are not sent on the next one: the session repeats what must be.
+    pub(crate) fn forget_outgoing(&self) {
+        self.outgoing.borrow_mut().clear();
+    }
+
+    // Time.
+
+    /// Sets the timer of the session. One that fires too early does no harm, one that is set for every frame would.
+    fn arm(self: &Rc<Self>) {
+        let Some(deadline) = self.session.borrow().deadline().map(|deadline| deadline as f64) else { return };
+        if deadline >= self.timer_at.get() {
+            return;
+        }
+        self.timer_at.set(deadline);
+        let shell = Rc::downgrade(self);
+        let timer = Timeout::new(timer_ms(deadline - now()), move || {
+            if let Some(shell) = shell.upgrade() {
+                shell.timer_at.set(f64::INFINITY);
+                shell.tell(Session::tick);
+            }
+        });
+        self.timer.replace(Some(timer));
+    }
+
+    /// Connects again now instead of after the wait that was drawn.
+    pub(crate) fn hurry(self: &Rc<Self>) {
+        self.tell(Session::hurry);
+    }
+
+    // Who waits for an end.
+
+    /// Waits until no handler runs and no delivery is open that a drain waits for.
+    pub(crate) async fn until_idle(self: &Rc<Self>) {
+        while self.sinks.borrow().iter().any(|sink| sink.running.get() > 0) {
+            self.until_told().await;
+        }
+    }
+
+    /// Waits until a handler or delivery has come to its end, or a subscription, or the connection.
+    pub(crate) async fn until_told(&self) {
+        let (sender, receiver) = oneshot::channel();
+        self.idle.borrow_mut().push(sender);
+        // Told or forgotten: the caller looks again.
+        let _ = receiver.await;
+    }
+
+    pub(crate) fn tell_idle(&self) {
+        for waiting in self.idle.take() {
+            let _ = waiting.send(());
+        }
+    }
+
+    /// Waits until the client is closed.
+    pub(crate) async fn until_closed(&self) {
+        if self.state.get() != State::Closed {
+            let (sender, receiver) = oneshot::channel();
+            self.closed.borrow_mut().push(sender);
+            let _ = receiver.await;
+        }
+    }
+
+    // Deliveries and where they go.
+
+    fn sink(&self, id: SubscriptionId) -> Option<Rc<Sink>> {
+        self.sinks.borrow().iter().find(|sink| sink.id.get() == id).cloned()
+    }
+
+    pub(crate) fn remove_sink(&self, id: SubscriptionId) -> Option<Rc<Sink>> {
+        let mut sinks = self.sinks.borrow_mut();
+        let at = sinks.iter().position(|sink| sink.id.get() == id)?;
+        Some(sinks.remove(at))
+    }
+
+    /// There will be no more for this sink. Its open deliveries are void.
+    pub(crate) fn end_sink(&self, sink: &Rc<Sink>, error: Option<&JsValue>) {
+        let mut ended = Vec::new();
+        self.open.borrow_mut().retain(|open| {
+            let own = Rc::ptr_eq(&open.sink, sink) && open.leased();
+            if own {
+                ended.push(Rc::clone(open));
+            }
+            !own
+        });
+        ended.iter().for_each(|open| open.void());
+        sink.ended(error);
+        self.tell_idle();
+    }
+
+    fn event(self: &Rc<Self>, arrival: Arrival) {
+        if arrival.event.is_undefined() {
+            return;
+        }
+        let Some(sink) = self.sink(arrival.subscription) else { return };
+        match &sink.kind {
+            Kind::Handler(handler) => handler.event(self, &sink, arrival),
+            Kind::Queue(queue) => queue.event(self, &sink, arrival),
+            Kind::View(view) => view.event(&arrival.event),
+            Kind::Live(handler) => {
+                // Called in order; it is not waited for.
+                match handler.call1(&JsValue::UNDEFINED, &arrival.event) {
+                    Err(thrown) => self.report_thrown(&thrown),
+                    Ok(answer) if answer.is_object() => {
+                        let shell = Rc::clone(self);
+                        spawn_local(async move {
+                            if let Err(thrown) = face::settled(&answer).await {
+                                shell.report_thrown(&thrown);
+                            }
+                        });
+                    }
+                    Ok(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Keeps a delivery as open, under a number of its own.
+    pub(crate) fn open(&self, make: impl FnOnce(u64) -> Open) -> Rc<Open> {
+        let number = self.last_open.get() + 1;
+        self.last_open.set(number);
+        let open = Rc::new(make(number));
+        self.open.borrow_mut().push(number, Rc::clone(&open));
+        open
+    }
+
+    pub(crate) fn find_open(&self, number: f64) -> Option<Rc<Open>> {
+        self.open.borrow().get(number as u64).cloned()
+    }
+
+    /// A delivery is settled, or void.
+    pub(crate) fn close_open(&self, number: u64) {
+        let open = self.open.borrow_mut().take(number);
+        if let Some(open) = open {
+            open.sink.running.set(open.sink.running.get().saturating_sub(1));
+            self.tell_idle();
+        }
+    }
+
+    /// Settles a delivery without an answer. What the hub refuses comes as an error.
+    pub(crate) fn settle_quietly(self: &Rc<Self>, open: &Open, settle: Settle<'_>) {
+        let lease = open.lease.borrow();
+        let Some(text) = lease.as_deref() else { return };
+        let delivery = open.reference(text);
+        self.ask(|session, now| session.settle_quietly(now, delivery, settle));
+        drop(lease);
+        self.run();
+    }
+
+    /// Settles a delivery; resolves when the hub has stored it.
+    pub(crate) fn settle(self: &Rc<Self>, open: &Open, ends: bool, settle: Settle<'_>) -> Promise {
+        let lease = open.lease.borrow().clone();
+        let Some(lease) = lease else {
+            if ends {
+                self.close_open(open.number);
+            }
+            return Promise::resolve(&JsValue::UNDEFINED);
+        };
+        let delivery: DeliveryRef<'_> = open.reference(&lease);
+        Promise::new(&mut |resolve, reject| {
+            let waiter = if ends {
+                Waiter::Settle { resolve, reject, open: open.number }
+            } else {
+                Waiter::Promise { resolve, reject }
+            };
+            self.request(waiter, |session, now| session.settle(now, delivery, settle));
+        })
+    }
+
+    /// One line of the debug log. Tokens are not for it.
+    fn log(&self, what: &str, frame: &str) {
+        let Some(log) = &self.log else { return };
+        let shown = if frame.starts_with("{\"op\":\"AUTH\"") { "{\"op\":\"AUTH\", …}" } else { frame };
+        let shown = &shown[..shown.floor_char_boundary(500)];
+        // It is for people; one that throws is not worth more.
+        let _ = log.call1(&JsValue::UNDEFINED, &JsValue::from_str(&[what, " ", shown].concat()));
+    }
+}

@@ -1,28 +1,12 @@
 /** The client, apart from how its module is loaded: see `index.ts`, `node.ts` and `slim.ts`. */
 
-import { Deliveries } from "./deliveries.js";
-import { Engine, type Host } from "./engine.js";
 import { HubError } from "./error.js";
-import { HandlerSink } from "./handler.js";
 import { payloadText } from "./json.js";
-import { Once } from "./once.js";
+import { PromShell, type PromExport, type PromQueue } from "./prom_sdk.js";
 import type {
-  Client,
-  ClientEvents,
-  ClientOptions,
-  CloseOptions,
-  ConnectionState,
-  DedupeStore,
-  Delivery,
-  ExactlyOnceOptions,
-  Handler,
-  Json,
-  Published,
-  PublishOptions,
-  SubscribeOptions,
-  TokenSource,
-  View,
-  WatchOptions,
+  Abortable, ClientEvents, ClientOptions, CloseOptions, ConnectionState, DedupeStore, Delivery, DeliveryContext,
+  ExactlyOnceOptions, Handler, HistoryOptions, HubEvent, LiveOptions, NackOptions, Outgoing, PayloadOf, Published,
+  PublishOptions, Sendable, StateChange, Stream, SubscribeOptions, Subscription, TokenSource, Topics, View, WatchOptions,
   WebSocketConstructor,
 } from "./types.js";
 import { LiveView } from "./view.js";
@@ -34,198 +18,453 @@ export interface Environment {
   readonly WebSocket?: WebSocketConstructor | undefined;
 }
 
+type Use<R> = (raw: PromShell) => Promise<R>;
+type Call = <R>(prepare: () => Use<R>) => Promise<R>;
 type Listener<K extends keyof ClientEvents> = (event: ClientEvents[K]) => void;
 
-export class BaseClient implements Client {
+const OPTIONS: Record<keyof ClientOptions, string> = {
+  timeoutMs: "number", reconnectMinMs: "number", reconnectMaxMs: "number", maxQueued: "number", maxQueuedBytes: "number",
+  batch: "boolean", log: "function", WebSocket: "function",
+};
+
+/** The client. One instance, one connection, any number of subscriptions. */
+export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   readonly #environment: Environment;
   readonly #url: string;
   readonly #token: TokenSource;
   readonly #options: ClientOptions;
   readonly #listeners: { [K in keyof ClientEvents]: Set<Listener<K>> } = {
-    state: new Set(),
-    gap: new Set(),
-    revoked: new Set(),
-    error: new Set(),
+    state: new Set(), gap: new Set(), revoked: new Set(), error: new Set(),
   };
-  #engine: Engine | undefined;
+  #state: ConnectionState = "idle";
+  #raw: PromShell | undefined;
+  #loading: Promise<void> | undefined;
+  /** Calls that wait for the module, in their order. */
+  #early: ((raw: PromShell | undefined, error?: unknown) => void)[] = [];
+  /** Ends of the open calls, for the case that the module ends by a fault of its own. */
+  readonly #pending = new Set<(error: unknown) => void>();
+  /** Why there will be no module any more. */
+  #over: HubError | undefined;
   #closing: Promise<void> | undefined;
-  #onIdle: (() => void)[] = [];
+  #told = false;
+  #end!: (error: HubError | undefined) => void;
+  /** Resolves when the client has ended, with the error if there was one. */
+  readonly closed = new Promise<HubError | undefined>((resolve) => (this.#end = resolve));
 
   /** @internal */
   constructor(environment: Environment, url: string, token: TokenSource, options: ClientOptions = {}) {
-    const { protocol } = new URL(url);
-    if (protocol !== "ws:" && protocol !== "wss:") throw new TypeError(`a ws: or wss: URL is needed, not ${url}`);
+    const { protocol, href } = new URL(url);
+    if (protocol !== "ws:" && protocol !== "wss:") throw new TypeError(`a ws: or wss: URL is needed, not ${href}`);
+    if (typeof token !== "string" && typeof token !== "function") throw new TypeError("token must be a string or a function");
+    const wrong = misfit(options, OPTIONS);
+    if (wrong) throw new TypeError(wrong);
     this.#environment = environment;
-    this.#url = url;
+    this.#url = href;
     this.#token = token;
-    this.#options = options;
+    this.#options = { ...options };
   }
 
   get state(): ConnectionState {
-    return this.#engine?.state ?? (this.#closing ? "closed" : "idle");
+    return this.#state;
   }
 
-  async connect(): Promise<void> {
-    const engine = await this.#ready();
-    await engine.connect();
+  /** Connects, as every other call does; resolves when there is a connection. */
+  connect(): Promise<void> {
+    return this.#call(() => (raw) => raw.connect());
   }
 
-  async publish<T = Json>(topic: string, payload: T, options: PublishOptions = {}): Promise<Published> {
-    // Taken down before anything is waited for: the caller may change the object meanwhile.
-    const text = payloadText(payload);
-    const { id, timeoutMs, ...others } = options;
-    const opts = JSON.stringify(others);
-    const engine = await this.#ready();
-    return engine.publish(topic, text, id, opts, timeoutMs);
+  /** Resolves as soon as there is a connection, however long it takes; rejects when the client is closed. */
+  async ready(): Promise<void> {
+    if (this.#state === "idle") this.connect().catch(() => undefined);
+    while (this.#state !== "ready") {
+      if (this.#state === "closed") throw (await this.closed) ?? closed();
+      await Promise.race([this.once("state"), this.closed]);
+    }
   }
 
-  async subscribe<T = unknown>(topic: string, group: string, handler: Handler<T>, options: SubscribeOptions = {}): Promise<void> {
-    await this.#handle(topic, group, handler, options);
+  /** Publishes, from the moment of the call; resolves when the event is committed. */
+  publish<K extends string, P extends PayloadOf<M, K>>(topic: K, payload: P & Sendable<P>, options?: PublishOptions): Promise<Published> {
+    return this.#publish(topic, payload, options);
   }
 
-  async subscribeExactlyOnce<T = unknown>(
-    topic: string,
-    group: string,
-    store: DedupeStore,
-    handler: Handler<T>,
-    options: ExactlyOnceOptions = {},
+  #publish(topic: string, payload: unknown, options: PublishOptions | undefined): Promise<Published> {
+    return this.#call(() => {
+      // Taken down before anything is waited for: the caller may change the objects meanwhile.
+      const text = payloadText(payload);
+      const own = this.#raw || !options || typeof options !== "object" ? options : { ...options };
+      return (raw) => raw.publish(topic, text, own) as Promise<Published>;
+    }, options);
+  }
+
+  /** Publishes all of them in their order, and resolves with their answers. Rejects with the first error; the others may be committed. */
+  async publishMany(events: readonly Outgoing[]): Promise<Published[]> {
+    if (!Array.isArray(events)) throw new HubError("bad_frame", "events must be an array", false);
+    return Promise.all((events as Outgoing[]).map((event) => this.#publish(event?.topic, event?.payload, event?.options)));
+  }
+
+  /** Resolves when every publish and settle that was called before has its answer. */
+  flush(options?: Abortable): Promise<void> {
+    return this.#call(() => (raw) => raw.flush(), options);
+  }
+
+  /** One member of `group` gets each event. Resolves when the hub has confirmed the subscription. */
+  async subscribe<K extends string>(topic: K, group: string, handler: Handler<PayloadOf<M, K>>, options?: SubscribeOptions): Promise<void> {
+    await this.#subscribe((raw) => raw.subscribe(topic, group, handler, options, undefined), options);
+  }
+
+  /**
+   * As `subscribe`, and an event that `store` has marked is acknowledged without the handler. While the store rejects or is
+   * silent, the event is kept with its lease and the store is asked again; when the client drains, or the subscription ends,
+   * it has one more second, and then the event goes back to the group.
+   */
+  async subscribeExactlyOnce<K extends string>(
+    topic: K, group: string, store: DedupeStore, handler: Handler<PayloadOf<M, K>>, options?: ExactlyOnceOptions,
   ): Promise<void> {
-    // Not only for the compiler: what is settled before it is handled can promise nothing.
-    if ((options as SubscribeOptions).ack === "none") {
-      throw new HubError("bad_frame", "exactly once needs acknowledgements: ack must be explicit", false);
+    await this.#subscribe((raw) => raw.subscribe(topic, group, handler, options, store ?? null), options);
+  }
+
+  /** A subscription whose deliveries are settled by hand. */
+  events<K extends string>(topic: K, group: string, options?: SubscribeOptions): Stream<Delivery<PayloadOf<M, K>>> {
+    return new Queue(this.#caller, (raw) => raw.queue(topic, group ?? null, options), options);
+  }
+
+  /** Events of a topic or pattern from now on, without a group: in order, and nothing is stored for it. */
+  live<K extends string>(topic: K, handler: (event: HubEvent<PayloadOf<M, K>>) => unknown, options?: LiveOptions): Promise<Subscription>;
+  live<K extends string>(topic: K, options?: LiveOptions): Stream<HubEvent<PayloadOf<M, K>>>;
+  live(topic: string, handler?: unknown, options?: LiveOptions): any {
+    if (typeof handler !== "function") {
+      return new Queue(this.#caller, (raw) => raw.queue(topic, undefined, handler), handler as LiveOptions);
     }
-    const once = new Once(store, handler);
-    await this.#handle(topic, group, once.handle, options, once.stop);
+    return this.#subscribe((raw) => raw.live(topic, handler, options), options).then((id) => {
+      const close = (): Promise<void> => this.#leave(id);
+      return { topic, close, [Symbol.asyncDispose]: close };
+    });
   }
 
-  async #handle<T>(topic: string, group: string, handler: Handler<T>, options: SubscribeOptions, stop?: () => void): Promise<void> {
-    const engine = await this.#ready();
-    const sink = new HandlerSink(engine, topic, requireGroup(group), handler, options, this.#idle, stop);
-    try {
-      await engine.subscribe(sink, options);
-    } catch (error) {
-      sink.ended();
-      throw error;
-    }
-  }
-
-  events<T = unknown>(topic: string, group: string, options: SubscribeOptions = {}): AsyncIterableIterator<Delivery<T>> {
-    const deliveries = new Deliveries<T>(topic, group, this.#idle);
-    this.#ready()
-      .then((engine) => {
-        requireGroup(group);
-        return deliveries.start(engine) ? engine.subscribe(deliveries, options) : undefined;
-      })
-      .catch((error: HubError) => deliveries.ended(error));
-    return deliveries;
-  }
-
-  async watch<T = unknown>(topic: string, options: WatchOptions<T> = {}): Promise<View<T>> {
-    const engine = await this.#ready();
-    const view = new LiveView<T>(topic, options, guarded);
-    view.closeWith(() => engine.unsubscribe(view));
-    const { filter } = options;
-    await engine.subscribe(view, { from: "snapshot", ...(filter && { filter }) });
-    await view.first;
+  /** A live map of the newest event of each key. */
+  async watch<T = never, K extends string = string>(
+    topic: K, options?: WatchOptions<[T] extends [never] ? PayloadOf<M, K> : T>,
+  ): Promise<View<[T] extends [never] ? PayloadOf<M, K> : T>> {
+    const view = new LiveView(topic, options, this.#guarded);
+    await this.#subscribe(async (raw) => {
+      const id = (await raw.watch(topic, view, options)) as number;
+      view.end = () => this.#leave(id);
+      await view.first;
+      return id;
+    }, options);
     return view;
   }
 
-  async unsubscribe(topic: string, group: string): Promise<void> {
-    const engine = await this.#ready();
-    for (const sink of engine.sinks) {
-      if (sink.topic === topic && sink.group === group && group !== "") return engine.unsubscribe(sink);
+  /** The past of a topic, page by page. */
+  async *history<K extends string>(topic: K, options?: HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
+    const signal = signalOf(options);
+    let after: number | undefined;
+    for (let given = 0; given < (options?.limit ?? Infinity); ) {
+      type Page = { events: HubEvent<PayloadOf<M, K>>[]; next: number | null };
+      const page = await this.#call(() => (raw) => raw.history(topic, options, given, after, signal) as Promise<Page>, options);
+      yield* page.events;
+      given += page.events.length;
+      if (page.next === null) return;
+      after = page.next;
     }
-    throw new HubError("not_subscribed", `no subscription of ${topic} as ${group}`, false);
   }
 
+  /** The past of a topic as one stream, which takes no memory on either side. */
+  async *export<K extends string>(topic: K, options?: HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
+    const signal = signalOf(options);
+    let left = options?.limit ?? Infinity;
+    const stream = await this.#call(() => (raw) => raw.export(topic, options, signal) as Promise<PromExport>, options);
+    try {
+      while (left > 0) {
+        const events = await this.#call(() => () => stream.next() as Promise<HubEvent<PayloadOf<M, K>>[] | undefined>, options);
+        if (!events) return;
+        for (const event of events) if (left-- > 0) yield event;
+      }
+    } finally {
+      stream.cancel();
+    }
+  }
+
+  /** Leaves a group. Handlers that run finish and acknowledge; no new one starts. */
+  unsubscribe(topic: string, group: string): Promise<void> {
+    return this.#call(() => (raw) => raw.unsubscribe(topic, group));
+  }
+
+  /** Calls `listener` for each event of that name; returns what ends it. */
   on<K extends keyof ClientEvents>(name: K, listener: Listener<K>): () => void {
+    const listeners = Object.hasOwn(this.#listeners, name) && this.#listeners[name];
+    if (!listeners) throw new TypeError(`no event is called ${String(name)}: there are ${Object.keys(this.#listeners).join(", ")}`);
+    if (typeof listener !== "function") throw new TypeError("listener must be a function");
     // A wrapper of its own for each call, so that the same function may listen twice.
     const own: Listener<K> = (event) => listener(event);
-    this.#listeners[name].add(own);
-    return () => void this.#listeners[name].delete(own);
+    listeners.add(own);
+    return () => void listeners.delete(own);
   }
 
-  close(options: CloseOptions = {}): Promise<void> {
-    this.#closing ??= this.#close(options);
-    return this.#closing;
+  /** The next event of that name. */
+  once<K extends keyof ClientEvents>(name: K): Promise<ClientEvents[K]> {
+    return new Promise((resolve) => {
+      const off = this.on(name, (event) => (off(), resolve(event)));
+    });
   }
 
-  async #close({ drain = false, timeoutMs = 10_000 }: CloseOptions): Promise<void> {
-    const engine = this.#engine;
-    if (!engine) return;
-    if (drain) {
-      const over = timer(timeoutMs);
-      engine.drain();
-      await Promise.race([this.#whenIdle(engine), over.promise]);
-      engine.closeWhenSettled();
-      await Promise.race([engine.closed, over.promise]);
-      over.cancel();
+  /** Ends the client. With `drain`, what was called and what runs comes to its end first. */
+  async close(options: CloseOptions = {}): Promise<void> {
+    const wrong = misfit(options, { drain: "boolean", timeoutMs: "number" });
+    if (wrong) throw new HubError("bad_frame", wrong, false);
+    const { drain = false, timeoutMs = 10_000 } = options;
+    if (!drain || !this.#closing) this.#closing = this.#close(drain, timeoutMs);
+    await this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close({ drain: true });
+  }
+
+  async #close(drain: boolean, timeoutMs: number): Promise<void> {
+    if (this.#raw || (drain && this.#early.length > 0)) return this.#start((raw) => raw.close(drain, timeoutMs));
+    this.#finish(closed(), undefined);
+  }
+
+  /** Ends without the module, or after it. */
+  #finish(over: HubError, error: HubError | undefined): void {
+    this.#over ??= over;
+    this.#raw = undefined;
+    for (const run of this.#early.splice(0)) run(undefined, over);
+    for (const reject of [...this.#pending]) reject(over);
+    if (this.#state !== "closed") this.#enter({ state: "closed", previous: this.#state, ...(error && { error }) });
+  }
+
+  async #subscribe(use: Use<unknown>, options: Abortable | undefined): Promise<number> {
+    const signal = signalOf(options);
+    const end = (id: unknown): void => void this.#leave(id as number).catch(() => undefined);
+    const id = (await this.#call(() => use, options, end)) as number;
+    signal?.addEventListener("abort", () => end(id), { once: true });
+    return id;
+  }
+
+  #leave(id: number): Promise<void> {
+    return this.#call(() => (raw) => raw.end(id));
+  }
+
+  /** A call that settles whatever happens, with an error that knows where it was made. `undo` takes back what came after an abort. */
+  async #call<R>(prepare: () => Use<R>, options?: Abortable, undo?: (value: R) => void): Promise<R> {
+    try {
+      const signal = signalOf(options);
+      signal?.throwIfAborted();
+      const use = prepare();
+      return await new Promise<R>((resolve, reject) => {
+        const settled = (): boolean => {
+          signal?.removeEventListener("abort", abort);
+          return this.#pending.delete(reject);
+        };
+        const abort = (): void => void (settled(), reject(signal?.reason));
+        this.#pending.add(reject);
+        signal?.addEventListener("abort", abort);
+        this.#start(use).then((value) => (settled() ? resolve(value) : undo?.(value)), (error: unknown) => (settled(), reject(error)));
+      });
+    } catch (error) {
+      // Made again here, its stack holds the caller instead of whatever heard the answer.
+      throw error instanceof HubError ? new HubError(error.code, error.message, error.retryable, error.retryAfterMs) : error;
     }
-    engine.close();
   }
 
-  /** The engine, once the module is loaded. Calls go on in the order they were made. */
-  async #ready(): Promise<Engine> {
-    if (!this.#engine) await this.#environment.load();
-    if (this.#engine) return this.#engine;
-    if (this.#closing) throw new HubError("closed", "the client is closed", false);
-    const WebSocket = this.#options.WebSocket ?? this.#environment.WebSocket ?? globalWebSocket();
-    if (!WebSocket) throw new HubError("load_failed", "this engine has no WebSocket; give one in the options", false);
-    this.#engine = new Engine(this.#url, this.#token, WebSocket, this.#options, this.#host);
-    return this.#engine;
+  readonly #caller: Call = (prepare) => this.#call(prepare);
+
+  #start<R>(use: Use<R>): Promise<R> {
+    return new Promise((resolve, reject) => {
+      const run = (raw: PromShell | undefined, error?: unknown): void => {
+        if (!raw) return reject(error);
+        try {
+          resolve(use(raw));
+        } catch (thrown) {
+          // The module refuses by promises: what it throws is a fault of its own.
+          this.#broken(thrown instanceof Error ? thrown.message : String(thrown));
+          reject(this.#over);
+        }
+      };
+      if (this.#raw || this.#over) return run(this.#raw, this.#over);
+      this.#early.push(run);
+      this.#loading ??= this.#load();
+    });
   }
 
-  readonly #host: Host = {
-    state: (change) => this.#emit("state", change),
-    gap: (gap) => this.#emit("gap", gap),
-    revoked: ({ topic, group }, error) => this.#emit("revoked", { topic, group, error }),
-    error: (error) => this.#emit("error", error),
+  async #load(): Promise<void> {
+    try {
+      await this.#environment.load();
+      if (this.#over) return;
+      const WebSocket = this.#options.WebSocket ?? this.#environment.WebSocket ?? (globalThis as { WebSocket?: unknown }).WebSocket;
+      if (!WebSocket) throw new HubError("load_failed", "this engine has no WebSocket; give one in the options", false);
+      const raw = new PromShell(this.#host, this.#url, this.#token, WebSocket as () => void, this.#options);
+      this.#raw = raw;
+      for (const run of this.#early.splice(0)) run(raw);
+    } catch (error) {
+      for (const run of this.#early.splice(0)) run(undefined, error);
+    } finally {
+      this.#loading = undefined;
+    }
+  }
+
+  #broken(message: string): void {
+    const error = new HubError("internal", `the SDK failed: ${message}`, false);
+    this.#finish(error, error);
+  }
+
+  /** What the module asks of the face. */
+  readonly #host = {
+    error: (code: string, message: string, retryable: boolean, retryAfterMs?: number) => new HubError(code, message, retryable, retryAfterMs),
+    emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
+    context: (open: number, fields: ContextFields) => new Context(this.#caller, open, fields),
+    delivery: (open: number, event: HubEvent<never>, ctx: DeliveryContext) => new Taken(this.#caller, open, event, ctx),
+    broken: (message: string) => this.#broken(message),
   };
+
+  #enter(change: StateChange): void {
+    this.#state = change.state;
+    if (change.state === "closed") this.#end(change.error);
+    this.#emit("state", change);
+  }
 
   #emit<K extends keyof ClientEvents>(name: K, event: ClientEvents[K]): void {
-    for (const listener of [...this.#listeners[name]]) guarded(() => listener(event));
+    const listeners = [...this.#listeners[name]];
+    if (name === "error" && listeners.length === 0 && !this.#told) {
+      this.#told = true;
+      console.error("Prom Hub:", event, "(later errors are not shown: listen with client.on(\"error\", …))");
+    }
+    for (const listener of listeners) this.#guarded(() => listener(event), name === "error");
   }
 
-  #whenIdle(engine: Engine): Promise<void> {
-    return new Promise((resolve) => {
-      const check = (): void => {
-        for (const sink of engine.sinks) if (sink.running) return void this.#onIdle.push(check);
-        resolve();
-      };
-      check();
-    });
-  }
-
-  readonly #idle = (): void => {
-    for (const check of this.#onIdle.splice(0)) check();
+  /** A fault of the caller's function does not stop the client: it is an error of its own. */
+  readonly #guarded = (call: () => unknown, last = false): void => {
+    try {
+      call();
+    } catch (error) {
+      let message = "a listener failed";
+      try {
+        message += `: ${error instanceof Error ? error.message : String(error)}`;
+      } catch {
+        // It has no text.
+      }
+      if (last) console.error("Prom Hub:", error);
+      else this.#emit("error", new HubError("listener_failed", message, false));
+    }
   };
 }
 
-/** A fault of the caller's function is the caller's: it surfaces as an uncaught error and does not stop the client. */
-function guarded(call: () => void): void {
-  try {
-    call();
-  } catch (error) {
-    queueMicrotask(() => {
-      throw error;
-    });
+type ContextFields = Omit<DeliveryContext, "signal" | "extend">;
+
+class Context implements DeliveryContext {
+  readonly attempt: number;
+  readonly maxAttempts: number;
+  readonly ackDeadlineMs: number;
+  readonly lease: string | null;
+  readonly redelivered: boolean;
+  readonly #call: Call;
+  readonly #open: number;
+
+  constructor(call: Call, open: number, fields: ContextFields) {
+    this.attempt = fields.attempt;
+    this.maxAttempts = fields.maxAttempts;
+    this.ackDeadlineMs = fields.ackDeadlineMs;
+    this.lease = fields.lease ?? null;
+    this.redelivered = fields.redelivered;
+    this.#call = call;
+    this.#open = open;
+  }
+
+  get signal(): AbortSignal {
+    let signal: AbortSignal | undefined;
+    // Runs at once: there is no delivery without the module.
+    this.#call(() => async (raw) => (signal = raw.signal(this.#open) as AbortSignal | undefined)).catch(() => undefined);
+    return signal ?? AbortSignal.abort();
+  }
+
+  extend(ms: number): Promise<void> {
+    return this.#call(() => (raw) => raw.extend(this.#open, ms));
   }
 }
 
-function requireGroup(group: string): string {
-  if (!group) throw new HubError("bad_topic", "a group is required", false);
-  return group;
+class Taken<T> implements Delivery<T> {
+  readonly #call: Call;
+  readonly #open: number;
+
+  constructor(call: Call, open: number, readonly event: HubEvent<T>, readonly ctx: DeliveryContext) {
+    this.#call = call;
+    this.#open = open;
+  }
+
+  ack(): Promise<void> {
+    return this.#call(() => (raw) => raw.ack(this.#open));
+  }
+
+  nack(options?: NackOptions): Promise<void> {
+    return this.#call(() => (raw) => raw.nack(this.#open, options));
+  }
 }
 
-function globalWebSocket(): WebSocketConstructor | undefined {
-  return (globalThis as { WebSocket?: unknown }).WebSocket as WebSocketConstructor | undefined;
+/** A subscription as an iterator. */
+class Queue<T> implements Stream<T> {
+  readonly #call: Call;
+  readonly #queue: Promise<PromQueue>;
+
+  constructor(call: Call, open: (raw: PromShell) => PromQueue, options: Abortable | undefined) {
+    this.#call = call;
+    this.#queue = call(() => {
+      const signal = signalOf(options);
+      signal?.addEventListener("abort", () => void this.return(), { once: true });
+      return async (raw) => {
+        const queue = open(raw);
+        if (signal?.aborted) void queue.end();
+        return queue;
+      };
+    });
+    // Whoever takes the next one is told.
+    this.#queue.catch(() => undefined);
+  }
+
+  next(): Promise<IteratorResult<T, undefined>> {
+    return this.#call(() => async () => (await this.#queue).next());
+  }
+
+  async return(): Promise<IteratorResult<T, undefined>> {
+    await this.#queue.then((queue) => this.#call(() => () => queue.end())).catch(() => undefined);
+    return { value: undefined, done: true };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return();
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
 }
 
-function timer(ms: number): { promise: Promise<void>; cancel(): void } {
-  let cancel = (): void => undefined;
-  const promise = new Promise<void>((resolve) => {
-    const id = setTimeout(resolve, ms);
-    cancel = () => clearTimeout(id);
-  });
-  return { promise, cancel };
+/** The signal in the options, if there is one and it is one. */
+function signalOf(options: Abortable | undefined): AbortSignal | undefined {
+  let signal: AbortSignal | undefined;
+  try {
+    signal = options?.signal;
+  } catch {
+    throw new HubError("bad_frame", "options.signal cannot be read", false);
+  }
+  if (signal !== undefined && typeof signal?.throwIfAborted !== "function") {
+    throw new HubError("bad_frame", "options.signal must be an AbortSignal", false);
+  }
+  return signal;
+}
+
+/** What is wrong with options of these types. */
+function misfit(options: unknown, types: Record<string, string>): string | undefined {
+  if (typeof options !== "object" || options === null) return "options must be an object";
+  for (const [name, value] of Object.entries(options)) {
+    const type = Object.hasOwn(types, name) && types[name];
+    if (!type) return `options.${name} is not an option: there are ${Object.keys(types).join(", ")}`;
+    if (value !== undefined && (typeof value !== type || Number.isNaN(value))) return `options.${name} must be a ${type}`;
+  }
+  return undefined;
+}
+
+function closed(): HubError {
+  return new HubError("closed", "the client is closed", false);
 }

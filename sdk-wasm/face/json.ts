@@ -1,8 +1,8 @@
 import { HubError } from "./error.js";
 
 /**
- * The JSON of a payload. What JSON would silently alter is refused instead: `undefined`, functions and symbols, numbers
- * that are not finite, BigInt, Map and Set. A property whose value is `undefined` counts as absent.
+ * The JSON of a payload. What JSON would silently lose or alter is refused instead, with its path. A property whose value is
+ * `undefined` counts as absent, and `toJSON` is respected.
  */
 export function payloadText(payload: unknown): string {
   let text: string | undefined;
@@ -11,7 +11,7 @@ export function payloadText(payload: unknown): string {
     text = JSON.stringify(payload);
   } catch (error) {
     if (error instanceof HubError) throw error;
-    throw bad(error instanceof Error ? error.message : String(error));
+    throw bad(`payload cannot be read: ${error instanceof Error ? error.message : "it throws"}`);
   }
   if (text === undefined) throw bad("payload is not a JSON value");
   return text;
@@ -40,11 +40,17 @@ function check(value: unknown, path: string, depth: number): void {
     return;
   }
   if ("toJSON" in value && typeof value.toJSON === "function") return check(value.toJSON(), path, depth + 1);
-  if (value instanceof Map || value instanceof Set) throw bad(`${path} is a ${value.constructor.name}`);
+  const kind = Object.prototype.toString.call(value).slice(8, -1);
+  if (LOSES.has(kind) || ArrayBuffer.isView(value)) throw bad(`${path} is a ${kind}, which JSON cannot hold`);
   for (const [name, property] of Object.entries(value)) {
     if (property !== undefined) check(property, `${path}.${name}`, depth + 1);
   }
 }
+
+/** Objects that JSON makes `{}` of, or something else than they are. */
+const LOSES = new Set(
+  "Map Set WeakMap WeakSet WeakRef Promise ArrayBuffer SharedArrayBuffer Error RegExp Blob File BigInt Symbol FormData URLSearchParams Headers ReadableStream".split(" "),
+);
 
 function bad(message: string): HubError {
   return new HubError("bad_payload", message, false);

@@ -1,7 +1,20 @@
 /** The public types of the SDK. Units: every duration and timestamp is in milliseconds; timestamps count from the Unix epoch. */
+/// <reference lib="esnext.disposable" />
 
-/** Any value JSON can carry. Numbers must be finite. */
-export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
+import type { HubError } from "./error.js";
+
+/** What a client's topics carry: `new PromClient<{ "orders.paid": Order }>(…)`. Topics that are not named carry anything. */
+export type Topics = object;
+/** The payload of topic `K`. */
+export type PayloadOf<M, K extends string> = K extends keyof M ? M[K] : unknown;
+
+/** What JSON would lose or alter; a publish refuses it. A property may be `undefined`: it counts as absent. */
+type Lost = undefined | bigint | symbol | ((...args: never) => unknown) | ReadonlyMap<unknown, unknown> | ReadonlySet<unknown>
+  | RegExp | Error | ArrayBuffer | ArrayBufferView | PromiseLike<unknown>;
+export type Sendable<P> = P extends { toJSON(...args: never): unknown } ? P
+  : P extends Lost ? never
+  : P extends object ? { [N in keyof P]: undefined extends P[N] ? Sendable<Exclude<P[N], undefined>> | undefined : Sendable<P[N]> }
+  : P;
 
 /** A JWT, or a function that gives one. A function is asked before every connect and again shortly before the token expires. */
 export type TokenSource = string | (() => string | Promise<string>);
@@ -26,18 +39,23 @@ export interface HubEvent<T = unknown> {
   readonly payload: T;
 }
 
-export interface PublishOptions {
+/** Ends what it was given to: a wait, a subscription, an iterator, a view. */
+export interface Abortable {
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface PublishOptions extends Abortable {
   /** Chosen by the publisher so that a repeat is recognised; default: a new UUIDv7, kept over reconnects. */
-  readonly id?: string;
+  readonly id?: string | undefined;
   /** Default: the hub's clock at commit. */
-  readonly ts?: number;
-  readonly key?: string;
-  readonly sid?: string;
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly tags?: readonly string[];
-  readonly caused_by?: string;
+  readonly ts?: number | undefined;
+  readonly key?: string | undefined;
+  readonly sid?: string | undefined;
+  readonly headers?: Readonly<Record<string, string>> | undefined;
+  readonly tags?: readonly string[] | undefined;
+  readonly caused_by?: string | undefined;
   /** How long to wait for the hub's answer, reconnects included; default 30000. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
 }
 
 /** The hub's answer to a publish: the event is committed. */
@@ -48,18 +66,25 @@ export interface Published {
   readonly duplicate: boolean;
 }
 
-/** Where a group without a cursor starts. */
-export type StartFrom = "latest" | "earliest" | "ts" | "afterId" | "afterSeq";
+/** Where to start. A group starts where it was; this counts only when it has no cursor yet. */
+export type Start =
+  | { readonly from?: "latest" | "earliest" | undefined }
+  | { readonly from: "ts"; readonly ts: number }
+  | { readonly from: "afterId"; readonly afterId: string }
+  | { readonly from: "afterSeq"; readonly afterSeq: number };
 
-export interface SubscribeOptions {
-  /** Default `latest`. Counts only when the group has no cursor yet. */
-  readonly from?: StartFrom;
-  readonly ts?: number;
-  readonly afterId?: string;
-  readonly afterSeq?: number;
+/** An event passes when it has one of `keys`, one of `tags`, and all of `headers`. */
+export interface EventFilter {
+  readonly keys?: readonly string[];
+  readonly tags?: readonly string[];
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+/** Default start: `latest`. */
+export type SubscribeOptions = Start & Abortable & {
   /** Unsettled events this member may hold; default 100, at most 10000. */
   readonly maxInFlight?: number;
-  /** Lease on each event; default 30000, at least 1000. */
+  /** Lease on each event; default 30000, at least 1000, at most twelve hours. */
   readonly ackTimeoutMs?: number;
   /** Deliveries before an event becomes a dead letter; default 5. */
   readonly maxAttempts?: number;
@@ -72,17 +97,16 @@ export interface SubscribeOptions {
   readonly filter?: EventFilter;
   /** Extend the lease while the handler runs; default true. */
   readonly autoExtend?: boolean;
-}
-
-/** An event passes when it has one of `keys`, one of `tags`, and all of `headers`. */
-export interface EventFilter {
-  readonly keys?: readonly string[];
-  readonly tags?: readonly string[];
-  readonly headers?: Readonly<Record<string, string>>;
-}
+  /** A handler that takes longer has failed: its event is given back and `ctx.signal` aborts. Default: no limit. */
+  readonly handlerTimeoutMs?: number;
+};
 
 /** Options of `subscribeExactlyOnce`, which acknowledges. */
-export type ExactlyOnceOptions = Omit<SubscribeOptions, "ack">;
+export type ExactlyOnceOptions = SubscribeOptions & { readonly ack?: "explicit" };
+/** Options of `live`. Default start: `latest`. */
+export type LiveOptions = Start & Abortable & { readonly filter?: EventFilter };
+/** Options of `history` and `export`. Default start: `earliest`; default limit: all there is. */
+export type HistoryOptions = Start & Abortable & { readonly limit?: number };
 
 /**
  * Remembers which events one consumer, that is one group on one topic or pattern, has handled. Two consumers need two
@@ -112,6 +136,8 @@ export interface DeliveryContext {
   /** Fencing token of this delivery; `null` where there is nothing to acknowledge. */
   readonly lease: string | null;
   readonly redelivered: boolean;
+  /** Aborts when the lease is lost, the handler's time is over, or the subscription ends. */
+  readonly signal: AbortSignal;
   /** Extends the lease to `ms` from now. */
   extend(ms: number): Promise<void>;
 }
@@ -141,7 +167,7 @@ export interface StateChange {
   readonly state: ConnectionState;
   readonly previous: ConnectionState;
   /** Why the connection was lost or closed. */
-  readonly error?: import("./error.js").HubError;
+  readonly error?: HubError;
   /** With `reconnecting`: time until the next try. */
   readonly retryInMs?: number;
 }
@@ -158,33 +184,47 @@ export interface Gap {
 /** The hub ended this subscription, for instance because a new token no longer allows it. */
 export interface Revoked {
   readonly topic: string;
-  /** Empty for a watch. */
+  /** Empty without a group. */
   readonly group: string;
-  readonly error: import("./error.js").HubError;
+  readonly error: HubError;
 }
 
 export interface ClientEvents {
   state: StateChange;
   gap: Gap;
   revoked: Revoked;
-  /** Errors that belong to no call, for instance of an acknowledgement. */
-  error: import("./error.js").HubError;
+  /** Errors that belong to no call, for instance of an acknowledgement. One that nobody listens to is told once on the console. */
+  error: HubError;
 }
 
-export interface WatchOptions<T> {
-  readonly filter?: EventFilter;
+export interface WatchOptions<T> extends Abortable {
+  readonly filter?: EventFilter | undefined;
   /** Called after each change, and once with `undefined` when the snapshot is complete. */
-  readonly onChange?: (event: HubEvent<T> | undefined) => void;
+  readonly onChange?: ((event: HubEvent<T> | undefined) => void) | undefined;
 }
 
 /**
  * A live map: the newest event of each key; for a pattern, of each `<topic>::<key>`. After a reconnect it takes a new
- * snapshot by itself.
- * `watch()` resolves when the first snapshot is complete.
+ * snapshot by itself. `watch()` resolves when the first snapshot is complete.
  */
-export interface View<T> extends ReadonlyMap<string, HubEvent<T>> {
+export interface View<T> extends ReadonlyMap<string, HubEvent<T>>, AsyncDisposable {
+  readonly topic: string;
+  /** Calls `listener` after each change; returns what ends that. */
+  subscribe(listener: () => void): () => void;
+  /** All entries; the same array until something changes. */
+  getSnapshot(): readonly (readonly [string, HubEvent<T>])[];
+  close(): Promise<void>;
+}
+
+/** What `live` with a handler gives. */
+export interface Subscription extends AsyncDisposable {
   readonly topic: string;
   close(): Promise<void>;
+}
+
+/** Ends with `break`, `return()`, its signal, or the client. */
+export interface Stream<T> extends AsyncIterableIterator<T, undefined>, AsyncDisposable {
+  [Symbol.asyncIterator](): this;
 }
 
 export interface ClientOptions {
@@ -196,50 +236,34 @@ export interface ClientOptions {
   /** Publishes kept while away, count and bytes; defaults 10000 and 16 MiB. Beyond that `publish` rejects with `overloaded`. */
   readonly maxQueued?: number;
   readonly maxQueuedBytes?: number;
+  /** Several frames in one message, where the hub agrees; default true. */
+  readonly batch?: boolean;
+  /** Called with a line for each frame and state. Tokens are not in it. */
+  readonly log?: (line: string) => void;
   /** A WebSocket constructor, for engines that have none; default `globalThis.WebSocket`, else the package `ws`. */
   readonly WebSocket?: WebSocketConstructor;
 }
 
-export interface WebSocketLike {
+/** A WebSocket as browsers have it: an `EventTarget` with `send` and `close`. */
+export type WebSocketConstructor = new (url: string) => {
   binaryType: string;
-  onopen: ((event: never) => unknown) | null;
-  onmessage: ((event: { data: unknown }) => unknown) | null;
-  onclose: ((event: { code: number; reason: string }) => unknown) | null;
-  onerror: ((event: never) => unknown) | null;
+  readonly readyState: number;
+  addEventListener(name: string, listener: (event: never) => void): void;
+  removeEventListener(name: string, listener: (event: never) => void): void;
   send(data: string): void;
   close(code?: number, reason?: string): void;
-}
-
-export type WebSocketConstructor = new (url: string) => WebSocketLike;
+};
 
 export interface CloseOptions {
-  /** Finish running handlers and their acknowledgements first; default false. */
+  /** Finish what was called, and running handlers and what they publish, first; default false. */
   readonly drain?: boolean;
   /** At most this long; default 10000. */
   readonly timeoutMs?: number;
 }
 
-/** The client. One instance, one connection, any number of subscriptions. */
-export interface Client {
-  readonly state: ConnectionState;
-  connect(): Promise<void>;
-  publish<T = Json>(topic: string, payload: T, options?: PublishOptions): Promise<Published>;
-  subscribe<T = unknown>(topic: string, group: string, handler: Handler<T>, options?: SubscribeOptions): Promise<void>;
-  /**
-   * As `subscribe`, and an event that `store` has marked is acknowledged without the handler. While the store rejects or is
-   * silent, the event is kept with its lease and the store is asked again; when the client drains, or the subscription ends,
-   * it has one more second, and then the event goes back to the group.
-   */
-  subscribeExactlyOnce<T = unknown>(
-    topic: string,
-    group: string,
-    store: DedupeStore,
-    handler: Handler<T>,
-    options?: ExactlyOnceOptions,
-  ): Promise<void>;
-  events<T = unknown>(topic: string, group: string, options?: SubscribeOptions): AsyncIterableIterator<Delivery<T>>;
-  watch<T = unknown>(topic: string, options?: WatchOptions<T>): Promise<View<T>>;
-  unsubscribe(topic: string, group: string): Promise<void>;
-  on<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): () => void;
-  close(options?: CloseOptions): Promise<void>;
+/** One event of `publishMany`. */
+export interface Outgoing {
+  readonly topic: string;
+  readonly payload: unknown;
+  readonly options?: PublishOptions;
 }

@@ -1,30 +1,27 @@
 /** A live map of the newest event of each key. */
 
-import type { Arrival, Sink } from "./engine.js";
 import { HubError } from "./error.js";
 import type { HubEvent, View, WatchOptions } from "./types.js";
 
-export class LiveView<T> implements View<T>, Sink {
-  readonly group = "";
+export class LiveView<T> implements View<T> {
   readonly #events = new Map<string, HubEvent<T>>();
-  readonly #options: WatchOptions<T>;
-  readonly #notify: (call: () => void) => void;
+  readonly #guarded: (call: () => unknown) => void;
+  readonly #listeners = new Set<() => void>();
   readonly #pattern: boolean;
+  #snapshot: [string, HubEvent<T>][] | undefined;
   /** Keys of the snapshot that is being read; none once it is complete. */
   #seen: Set<string> | undefined = new Set();
   #settle: { resolve(): void; reject(error: HubError): void } | undefined;
-  #close: () => Promise<void> = () => Promise.resolve();
-  /** Settled when the first snapshot is complete, or there will be none. */
+  /** @internal Ends the subscription. */
+  end: () => Promise<void> = () => Promise.resolve();
+  /** @internal Settled when the first snapshot is complete, or there will be none. */
   readonly first: Promise<void>;
 
-  constructor(
-    readonly topic: string,
-    options: WatchOptions<T>,
-    notify: (call: () => void) => void,
-  ) {
-    this.#options = options;
-    this.#notify = notify;
-    this.#pattern = topic.includes("*");
+  constructor(readonly topic: string, options: WatchOptions<T> | undefined, guarded: (call: () => unknown) => void) {
+    this.#guarded = guarded;
+    this.#pattern = String(topic).includes("*");
+    const onChange = options?.onChange;
+    this.#changed = onChange && ((event) => guarded(() => onChange(event)));
     this.first = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
@@ -32,20 +29,20 @@ export class LiveView<T> implements View<T>, Sink {
     this.first.catch(() => undefined);
   }
 
-  closeWith(close: () => Promise<void>): void {
-    this.#close = close;
-  }
+  readonly #changed: ((event: HubEvent<T> | undefined) => void) | undefined;
 
-  event({ event }: Arrival): void {
+  /** @internal */
+  event(event: HubEvent<T>): void {
     if (event.key === undefined) return;
     const key = this.#pattern ? `${event.topic}::${event.key}` : event.key;
     this.#seen?.add(key);
     // After a reconnect most of the snapshot is known already.
     if (this.#events.get(key)?.id === event.id) return;
     this.#events.set(key, event);
-    this.#changed(event);
+    this.#tell(event);
   }
 
+  /** @internal */
   live(): void {
     const seen = this.#seen;
     this.#seen = undefined;
@@ -53,24 +50,41 @@ export class LiveView<T> implements View<T>, Sink {
       for (const key of this.#events.keys()) if (!seen.has(key)) this.#events.delete(key);
     }
     this.#settle?.resolve();
-    this.#changed(undefined);
+    this.#tell(undefined);
   }
 
+  /** @internal */
   lost(): void {
     this.#seen = new Set();
   }
 
+  /** @internal */
   ended(error?: HubError): void {
     this.#settle?.reject(error ?? new HubError("closed", "the watch was closed", false));
   }
 
-  #changed(event: HubEvent<T> | undefined): void {
-    const { onChange } = this.#options;
-    if (onChange) this.#notify(() => onChange(event));
+  #tell(event: HubEvent<T> | undefined): void {
+    this.#snapshot = undefined;
+    this.#changed?.(event);
+    for (const listener of [...this.#listeners]) this.#guarded(listener);
+  }
+
+  subscribe(listener: () => void): () => void {
+    const own = (): void => listener();
+    this.#listeners.add(own);
+    return () => void this.#listeners.delete(own);
+  }
+
+  getSnapshot(): readonly (readonly [string, HubEvent<T>])[] {
+    return (this.#snapshot ??= [...this.#events]);
   }
 
   close(): Promise<void> {
-    return this.#close();
+    return this.end();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.end();
   }
 
   get size(): number {
@@ -89,19 +103,8 @@ export class LiveView<T> implements View<T>, Sink {
     this.#events.forEach((value, key) => callback.call(thisArg, value, key, this));
   }
 
-  entries(): MapIterator<[string, HubEvent<T>]> {
-    return this.#events.entries();
-  }
-
-  keys(): MapIterator<string> {
-    return this.#events.keys();
-  }
-
-  values(): MapIterator<HubEvent<T>> {
-    return this.#events.values();
-  }
-
-  [Symbol.iterator](): MapIterator<[string, HubEvent<T>]> {
-    return this.#events.entries();
-  }
+  entries = (): MapIterator<[string, HubEvent<T>]> => this.#events.entries();
+  keys = (): MapIterator<string> => this.#events.keys();
+  values = (): MapIterator<HubEvent<T>> => this.#events.values();
+  [Symbol.iterator] = this.entries;
 }

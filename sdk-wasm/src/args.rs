@@ -3,7 +3,6 @@
 use js_sys::{Array, Reflect};
 use prom_protocol::{ErrorCode, limits, scan::quote};
 use prom_sdk_core::Error;
-use serde::de::DeserializeOwned;
 use wasm_bindgen::{JsCast, JsValue};
 
 /// The longest time any engine's timer takes, in milliseconds: a longer one fires at once.
@@ -16,7 +15,7 @@ pub(crate) fn refused(message: &str) -> Error {
 
 /// What a timer is set to: whole milliseconds that every engine takes.
 pub(crate) fn timer_ms(ms: f64) -> u32 {
-    ms.clamp(0.0, TIMER_MAX).ceil() as u32
+    ms.ceil().min(TIMER_MAX).max(0.0) as u32
 }
 
 /// JavaScript's milliseconds; `as` clamps what is negative, too large or not a number.
@@ -27,10 +26,14 @@ pub(crate) fn whole(value: f64) -> u64 {
 /// A string argument. Half a surrogate pair would become another character on its way, and two ids the same one.
 pub(crate) fn text(value: &JsValue, name: &str) -> Result<String, Error> {
     let Some(text) = value.as_string() else { return Err(refused(&[name, " must be a string"].concat())) };
-    if text.contains('\u{fffd}') && JsValue::from_str(&text) != *value {
+    if holds_replacement(&text) && JsValue::from_str(&text) != *value {
         return Err(refused(&[name, " is not Unicode: it holds one half of a surrogate pair"].concat()));
     }
     Ok(text)
+}
+
+fn holds_replacement(text: &str) -> bool {
+    text.as_bytes().windows(3).any(|bytes| bytes == [0xef, 0xbf, 0xbd])
 }
 
 /// A group's name; empty is none, and none is refused.
@@ -82,22 +85,15 @@ impl<'a> Options<'a> {
         Ok((!value.is_undefined()).then_some(value))
     }
 
-    /// A field of a plain type, which `expected` names.
-    fn plain<T: DeserializeOwned>(&self, name: &str, expected: &str) -> Result<Option<T>, Error> {
-        let Some(value) = self.raw(name)? else { return Ok(None) };
-        let read = serde_wasm_bindgen::from_value(value);
-        read.map(Some).map_err(|_| refused(&[&self.full(name), " must be ", expected].concat()))
-    }
-
     pub(crate) fn number(&self, name: &str) -> Result<Option<f64>, Error> {
-        match self.plain(name, "a number")? {
-            Some(number) if f64::is_nan(number) => Err(refused(&[&self.full(name), " must be a number"].concat())),
-            number => Ok(number),
-        }
+        let Some(value) = self.raw(name)? else { return Ok(None) };
+        let number = value.as_f64().filter(|number| !number.is_nan());
+        number.map(Some).ok_or_else(|| refused(&[&self.full(name), " must be a number"].concat()))
     }
 
     pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, Error> {
-        self.plain(name, "true or false")
+        let Some(value) = self.raw(name)? else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| refused(&[&self.full(name), " must be true or false"].concat()))
     }
 
     pub(crate) fn text(&self, name: &str) -> Result<Option<String>, Error> {
@@ -155,7 +151,7 @@ impl<'a> Options<'a> {
     fn put_number(&self, json: &mut Json, name: &str, most: f64) -> Result<(), Error> {
         if let Some(number) = self.number(name)? {
             json.name(name);
-            json.0.push_str(&decimal(number.clamp(-most, most)));
+            json.0.push_str(&decimal(number.min(most).max(-most)));
         }
         Ok(())
     }
@@ -164,8 +160,11 @@ impl<'a> Options<'a> {
 /// Says which option is not one, and which was meant: letters swapped, another case, an underscore.
 fn unknown(name: &str, key: &str, known: &[&str]) -> Error {
     let letters = |text: &str| {
-        let mut letters: Vec<u8> = text.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase()).collect();
-        letters.sort_unstable();
+        let mut letters = [0_u8; 32];
+        for byte in text.bytes().filter(|byte| *byte != b'_') {
+            let count = &mut letters[usize::from(byte & 31)];
+            *count = count.saturating_add(1);
+        }
         letters
     };
     let mut message = [name, ".", key, " is not an option"].concat();
@@ -177,7 +176,7 @@ fn unknown(name: &str, key: &str, known: &[&str]) -> Error {
 
 /// A number as JSON has it. The engine writes it: a formatter of floats is large.
 fn decimal(number: f64) -> String {
-    JsValue::from_f64(number).unchecked_into::<js_sys::Number>().to_string(10).map(String::from).unwrap_or_default()
+    JsValue::from_f64(number).unchecked_into::<js_sys::Number>().to_string_with_radix(10).map(String::from).unwrap_or_default()
 }
 
 /// A JSON object under construction.

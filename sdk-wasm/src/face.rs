@@ -1,9 +1,11 @@
 //! What the module asks of its TypeScript face, and the small things of JavaScript.
 
+use std::pin::Pin;
+
 use js_sys::{Function, Promise, Reflect};
 use serde::Serialize;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
-use wasm_bindgen_futures::JsFuture;
+use wasm_bindgen_futures::{JsFuture, future_to_promise, spawn_local};
 
 use crate::args::reason_of;
 
@@ -11,7 +13,7 @@ use crate::args::reason_of;
 extern "C" {
     /// What the face does for one client. Its functions throw nothing.
     #[derive(Clone, PartialEq)]
-    pub(crate) type Host;
+    pub type Host;
 
     /// Makes a `HubError`.
     #[wasm_bindgen(method)]
@@ -34,7 +36,7 @@ extern "C" {
     pub(crate) fn broken(this: &Host, message: &str);
 
     /// The face of a watch. Its functions throw nothing.
-    pub(crate) type ViewFace;
+    pub type ViewFace;
 
     /// The newest event of a key.
     #[wasm_bindgen(method)]
@@ -86,4 +88,16 @@ pub(crate) async fn token(source: &JsValue) -> Result<String, String> {
         Ok(token) => token.as_string().ok_or_else(|| "the token provider gave no string".to_owned()),
         Err(thrown) => Err(["the token provider failed: ", &reason_of(&thrown)].concat()),
     }
+}
+
+/// Runs a task. Boxed: what runs it would be compiled again for each.
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
+    let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(task);
+    spawn_local(task);
+}
+
+/// The promise of a task.
+pub(crate) fn promise(task: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
+    let task: Pin<Box<dyn Future<Output = Result<JsValue, JsValue>>>> = Box::pin(task);
+    future_to_promise(task)
 }

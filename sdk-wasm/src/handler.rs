@@ -6,7 +6,6 @@ use gloo_timers::callback::Timeout;
 use js_sys::Function;
 use prom_sdk_core::Settle;
 use wasm_bindgen::JsValue;
-use wasm_bindgen_futures::spawn_local;
 
 use crate::{
     args::{SubscribeOptions, reason_of, timer_ms, whole},
@@ -53,7 +52,7 @@ impl Handler {
         if arrival.context.lease.is_some() && arrival.context.attempt > 1 && self.adopt(shell, sink, &arrival) {
             return;
         }
-        let open = shell.open(|number| Open::new(number, Rc::clone(sink), &arrival));
+        let open = shell.open(sink, &arrival);
         sink.running.set(sink.running.get() + 1);
         if sink.leaving.get() {
             return finish(shell, &open, Err("the subscription is ending".into()));
@@ -66,7 +65,7 @@ impl Handler {
         let ctx = shell.host.context(open.number as f64, &face::value(&arrival.context));
         if let Some(once) = &self.once {
             let (once, function, shell) = (Rc::clone(once), self.function.clone(), Rc::clone(shell));
-            spawn_local(async move {
+            face::spawn(async move {
                 let result = once.run(&arrival.id, &function, &arrival.event, &ctx).await;
                 finish(&shell, &open, result.map_err(|thrown| reason_of(&thrown)));
             });
@@ -78,7 +77,7 @@ impl Handler {
             Ok(answer) if !answer.is_object() && !answer.is_function() => finish(shell, &open, Ok(())),
             Ok(answer) => {
                 let shell = Rc::clone(shell);
-                spawn_local(async move {
+                face::spawn(async move {
                     let result = face::settled(&answer).await;
                     finish(&shell, &open, result.map(|_| ()).map_err(|thrown| reason_of(&thrown)));
                 });

@@ -7,7 +7,7 @@ use js_sys::{JSON, Promise, Reflect, Uint8Array};
 use prom_protocol::{ErrorCode, TopicOrPattern};
 use prom_sdk_core::Error;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
-use wasm_bindgen_futures::{JsFuture, future_to_promise};
+use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, ReadableStreamDefaultReader};
 
 use crate::{args::reason_of, face, shell::Shell};
@@ -84,7 +84,7 @@ impl PromExport {
     /// The next events, at least one; `undefined` when the export is complete. Rejects with `connection_lost` when it was cut.
     pub fn next(&self) -> Promise {
         let (shell, reader, rest) = (Rc::clone(&self.shell), self.reader.clone(), Rc::clone(&self.rest));
-        future_to_promise(async move {
+        face::promise(async move {
             let read = async {
                 loop {
                     let read = JsFuture::from(reader.read()).await.map_err(|thrown| lost(&thrown))?;
@@ -97,9 +97,11 @@ impl PromExport {
                     let mut bytes = rest.borrow_mut();
                     bytes.extend(field("value")?.unchecked_into::<Uint8Array>().to_vec());
                     let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else { continue };
-                    let lines: Vec<u8> = bytes.drain(..=end).collect();
-                    let text = String::from_utf8_lossy(&lines[..end]).replace('\n', ",");
-                    let events = JSON::parse(&["[", &text, "]"].concat());
+                    let mut lines: Vec<u8> = bytes.drain(..=end).collect();
+                    lines[end] = b']';
+                    lines.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b',');
+                    lines.insert(0, b'[');
+                    let events = JSON::parse(&String::from_utf8_lossy(&lines));
                     return events.map_err(|thrown| Error::of(ErrorCode::BadJson, reason_of(&thrown)));
                 }
             };

@@ -32,7 +32,6 @@ use js_sys::{Function, Promise};
 use prom_protocol::ErrorCode;
 use prom_sdk_core::{Config, Error, Publish, Session, Settle};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
-use wasm_bindgen_futures::{future_to_promise, spawn_local};
 
 use args::{HistoryOptions, NackOptions, Options, PublishOptions, SubscribeOptions, function, text, timer_ms, whole};
 use arrival::Open;
@@ -77,7 +76,7 @@ impl PromShell {
 
     /// Connects; resolves when the connection is ready.
     pub fn connect(&self) -> Promise {
-        self.0.promise(Session::connect)
+        self.0.promise(&mut Session::connect)
     }
 
     /// Publishes a payload, which is JSON. Resolves with `{id, seq, duplicate}`.
@@ -85,7 +84,7 @@ impl PromShell {
         let topic = read!(self.0, text(topic, "topic"));
         let PublishOptions { id, json, timeout_ms } = read!(self.0, PublishOptions::read(options));
         let unix_ms = whole(js_sys::Date::now());
-        self.0.promise(|session, now| {
+        self.0.promise(&mut |session, now| {
             let publish = Publish { topic: &topic, payload, id: id.as_deref(), options: &json, timeout_ms };
             session.publish(now, unix_ms, publish)
         })
@@ -106,7 +105,7 @@ impl PromShell {
         let options = read!(self.0, SubscribeOptions::durable(options));
         let once = if store.is_undefined() { None } else { Some(read!(self.0, Once::new(store))) };
         let handler = Handler::new(handler, once, &options);
-        future_to_promise(self.0.subscribe(Sink::new(topic, group, Kind::Handler(handler)), options.json))
+        face::promise(self.0.subscribe(Sink::new(topic, group, Kind::Handler(handler)), options.json))
     }
 
     /// Subscribes without a group. Resolves with the subscription's number.
@@ -114,7 +113,7 @@ impl PromShell {
         let topic = read!(self.0, text(topic, "topic"));
         let handler = read!(self.0, function(handler, "handler"));
         let options = read!(self.0, SubscribeOptions::live(options));
-        future_to_promise(self.0.subscribe(Sink::new(topic, String::new(), Kind::Live(handler)), options))
+        face::promise(self.0.subscribe(Sink::new(topic, String::new(), Kind::Live(handler)), options))
     }
 
     /// Subscribes an iterator: with a group of deliveries, without (`undefined`) of events.
@@ -129,12 +128,12 @@ impl PromShell {
             Ok((topic, group, options)) => ((topic, group), Ok(options)),
             Err(error) => (Default::default(), Err(error)),
         };
-        let sink = Sink::new(names.0, names.1, Kind::Queue(Queue { plain, ..Queue::default() }));
+        let sink = Sink::new(names.0, names.1, Kind::Queue(Queue::new(plain)));
         match options {
             Ok(options) => {
                 let joined = self.0.subscribe(Rc::clone(&sink), options);
                 // What goes wrong is the iterator's to tell.
-                spawn_local(async move { drop(joined.await) });
+                face::spawn(async move { drop(joined.await) });
             }
             Err(error) => sink.ended(Some(&self.0.error(&error))),
         }
@@ -145,7 +144,7 @@ impl PromShell {
     pub fn watch(&self, topic: &JsValue, view: ViewFace, options: &JsValue) -> Promise {
         let topic = read!(self.0, text(topic, "topic"));
         let options = read!(self.0, SubscribeOptions::watch(options));
-        future_to_promise(self.0.subscribe(Sink::new(topic, String::new(), Kind::View(view)), options))
+        face::promise(self.0.subscribe(Sink::new(topic, String::new(), Kind::View(view)), options))
     }
 
     /// Leaves a group.
@@ -191,19 +190,19 @@ impl PromShell {
 
     /// Resolves when every publish and settle that was called before has its answer.
     pub fn flush(&self) -> Promise {
-        self.0.promise(Session::flush)
+        self.0.promise(&mut Session::flush)
     }
 
-    /// One page of the past: `{events, next}`, with at most `limit` events. `after` is the seq to go on from, if there is one.
-    pub fn history(&self, topic: &JsValue, options: &JsValue, limit: f64, after: Option<f64>, signal: JsValue) -> Promise {
+    /// One page of the past: `{events, next}`. `given` events were given already, up to the seq `after`, if it is not the first.
+    pub fn history(&self, topic: &JsValue, options: &JsValue, given: f64, after: Option<f64>, signal: JsValue) -> Promise {
         let topic = read!(self.0, text(topic, "topic"));
-        let mut query = read!(self.0, HistoryOptions::read(options)).query;
+        let HistoryOptions { mut query, limit } = read!(self.0, HistoryOptions::read(options));
         if let Some(after) = after {
-            query = vec![("afterSeq", whole(after).to_string())];
+            query = vec![("from", "afterSeq".to_owned()), ("afterSeq", whole(after).to_string())];
         }
-        query.push(("limit", whole(limit.clamp(1.0, 1000.0)).to_string()));
+        query.push(("limit", whole((limit - given).min(HISTORY_PAGE).max(1.0)).to_string()));
         let shell = Rc::clone(&self.0);
-        future_to_promise(async move {
+        face::promise(async move {
             http::page(&shell, &topic, query, &signal).await.map_err(|error| shell.error(&error))
         })
     }
@@ -214,7 +213,7 @@ impl PromShell {
         let mut query = read!(self.0, HistoryOptions::read(options)).query;
         query.push(("ndjson", "1".to_owned()));
         let shell = Rc::clone(&self.0);
-        future_to_promise(async move {
+        face::promise(async move {
             let response = http::get(&shell, "/export", &topic, query, &signal).await;
             let export = response.and_then(|response| PromExport::new(&shell, &response));
             export.map(JsValue::from).map_err(|error| shell.error(&error))
@@ -225,20 +224,20 @@ impl PromShell {
     pub fn close(&self, drain: bool, timeout_ms: f64) -> Promise {
         let shell = Rc::clone(&self.0);
         if !drain {
-            shell.tell(|session, _| session.close());
+            shell.tell(&mut |session, _| session.close());
             return Promise::resolve(&JsValue::UNDEFINED);
         }
-        shell.tell(|session, _| session.drain());
+        shell.tell(&mut |session, _| session.drain());
         let sinks = shell.sinks.borrow().clone();
         sinks.iter().for_each(|sink| sink.drain());
-        future_to_promise(async move {
+        face::promise(async move {
             let drained = async {
                 shell.until_idle().await;
-                shell.tell(|session, _| session.close_when_settled());
+                shell.tell(&mut |session, _| session.close_when_settled());
                 shell.until_closed().await;
             };
             select(Box::pin(drained), TimeoutFuture::new(timer_ms(timeout_ms))).await;
-            shell.tell(|session, _| session.close());
+            shell.tell(&mut |session, _| session.close());
             Ok(JsValue::UNDEFINED)
         })
     }
@@ -282,6 +281,9 @@ impl PromShell {
         }
     }
 }
+
+/// Events of one page of the past, as many as the hub gives.
+const HISTORY_PAGE: f64 = 1000.0;
 
 /// What the constructor takes. The face refuses everything else before the module is there.
 const CLIENT_OPTIONS: &[&str] = &[

@@ -10,7 +10,7 @@ use js_sys::{Function, Object, Promise, Reflect};
 use wasm_bindgen::JsValue;
 
 use crate::{
-    arrival::{Arrival, Open},
+    arrival::Arrival,
     face,
     shell::Shell,
     sink::Sink,
@@ -30,10 +30,15 @@ pub(crate) struct Queue {
     /// Why it ended: thrown once, after the last delivery.
     error: RefCell<Option<JsValue>>,
     /// Gives events instead of deliveries.
-    pub(crate) plain: bool,
+    plain: bool,
 }
 
 impl Queue {
+    /// Of deliveries; `plain`: of events.
+    pub(crate) fn new(plain: bool) -> Self {
+        Self { plain, ..Self::default() }
+    }
+
     pub(crate) fn event(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival) {
         if self.ended.get() {
             return;
@@ -49,7 +54,7 @@ impl Queue {
 
     fn pause(shell: &Rc<Shell>, subscription: prom_sdk_core::SubscriptionId, paused: bool) {
         // The session keeps it over reconnects; nobody waits for the answer.
-        drop(shell.wait(|session, now| session.pause(now, subscription, paused)));
+        drop(shell.wait(&mut |session, now| session.pause(now, subscription, paused)));
     }
 
     /// The next one, as an iterator gives it.
@@ -80,7 +85,7 @@ impl Queue {
     }
 
     fn delivery(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: &Arrival) -> JsValue {
-        let open = shell.open(|number| Open::new(number, Rc::clone(sink), arrival));
+        let open = shell.open(sink, arrival);
         sink.running.set(sink.running.get() + u32::from(open.leased()));
         let number = open.number as f64;
         let ctx = shell.host.context(number, &face::value(&arrival.context));

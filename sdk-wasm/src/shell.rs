@@ -19,10 +19,9 @@ use futures_channel::oneshot;
 use gloo_timers::callback::Timeout;
 use js_sys::{Function, Promise};
 use prom_protocol::ErrorCode;
-use prom_sdk_core::{Answer, Config, DeliveryRef, Error, Output, RequestId, Session, Settle, State, SubscriptionId};
+use prom_sdk_core::{Answer, Config, Error, Output, RequestId, Session, Settle, State, SubscriptionId};
 use serde::Serialize;
 use wasm_bindgen::JsValue;
-use wasm_bindgen_futures::spawn_local;
 
 use crate::{
     arrival::{Arrival, Open},
@@ -40,13 +39,15 @@ const MESSAGE_BYTES: usize = 64 * 1024;
 
 /// Who waits for the end of a request.
 pub(crate) enum Waiter {
-    /// A promise.
-    Promise { resolve: Function, reject: Function },
-    /// The promise of a settle, and the delivery that it takes out of the open ones.
-    Settle { resolve: Function, reject: Function, open: u64 },
+    /// A promise; its success takes a delivery out of the open ones, if one is named.
+    Promise { resolve: Function, reject: Function, open: Option<u64> },
     /// Something here.
     Here(oneshot::Sender<Result<(), Error>>),
 }
+
+/// A request to the session, and what it is told.
+pub(crate) type Ask<'a> = &'a mut dyn FnMut(&mut Session, u64) -> RequestId;
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(&mut Session, u64);
 
 /// Something to do, in its order.
 pub(crate) enum Step {
@@ -169,18 +170,16 @@ impl Shell {
     }
 
     /// Tells the session something and does what follows from it.
-    pub(crate) fn tell<R>(self: &Rc<Self>, tell: impl FnOnce(&mut Session, u64) -> R) -> R {
-        let told = self.ask(tell);
+    pub(crate) fn tell(self: &Rc<Self>, tell: Tell<'_>) {
+        self.ask(tell);
         self.run();
-        told
     }
 
     /// Calls the session; what follows is done by the next [`Self::run`].
-    fn ask<R>(&self, ask: impl FnOnce(&mut Session, u64) -> R) -> R {
+    fn ask(&self, ask: Tell<'_>) {
         let mut session = self.session.borrow_mut();
-        let answer = ask(&mut session, whole(now()));
+        ask(&mut session, whole(now()));
         self.collect(&mut session);
-        answer
     }
 
     fn collect(&self, session: &mut Session) {
@@ -191,30 +190,28 @@ impl Shell {
     }
 
     /// Makes a request; `waiter` is told its end.
-    pub(crate) fn request(self: &Rc<Self>, waiter: Waiter, ask: impl FnOnce(&mut Session, u64) -> RequestId) {
-        let request = self.ask(ask);
+    pub(crate) fn request(self: &Rc<Self>, waiter: Waiter, ask: Ask<'_>) {
+        let mut request = RequestId(0);
+        self.ask(&mut |session, now| request = ask(session, now));
         self.waiters.borrow_mut().push(request.0, waiter);
         self.run();
     }
 
     /// Makes a request whose end is waited for here.
-    pub(crate) fn wait(
-        self: &Rc<Self>,
-        ask: impl FnOnce(&mut Session, u64) -> RequestId,
-    ) -> oneshot::Receiver<Result<(), Error>> {
+    pub(crate) fn wait(self: &Rc<Self>, ask: Ask<'_>) -> oneshot::Receiver<Result<(), Error>> {
         let (sender, receiver) = oneshot::channel();
         self.request(Waiter::Here(sender), ask);
         receiver
     }
 
     /// Makes a request whose end is the promise's.
-    pub(crate) fn promise(self: &Rc<Self>, ask: impl FnOnce(&mut Session, u64) -> RequestId) -> Promise {
-        let mut ask = Some(ask);
-        Promise::new(&mut |resolve, reject| {
-            if let Some(ask) = ask.take() {
-                self.request(Waiter::Promise { resolve, reject }, ask);
-            }
-        })
+    pub(crate) fn promise(self: &Rc<Self>, ask: Ask<'_>) -> Promise {
+        self.settling(None, ask)
+    }
+
+    /// As [`Self::promise`]; its success takes delivery `open` out of the open ones.
+    fn settling(self: &Rc<Self>, open: Option<u64>, ask: Ask<'_>) -> Promise {
+        Promise::new(&mut |resolve, reject| self.request(Waiter::Promise { resolve, reject, open }, ask))
     }
 
     /// A promise that is rejected.
@@ -306,9 +303,14 @@ impl Shell {
             }
             Output::NeedToken(asked) => {
                 let shell = Rc::clone(self);
-                spawn_local(async move {
+                face::spawn(async move {
                     let token = face::token(&shell.token).await;
-                    shell.tell(|session, now| session.token(now, asked, token));
+                    let mut token = Some(token);
+                    shell.tell(&mut |session, now| {
+                        if let Some(token) = token.take() {
+                            session.token(now, asked, token);
+                        }
+                    });
                 });
             }
             Output::State(change) => {
@@ -347,13 +349,12 @@ impl Shell {
                 let _ = sender.send(result.map(|_| ()));
                 return;
             }
-            Waiter::Settle { resolve, reject, open } => {
-                if result.is_ok() {
+            Waiter::Promise { resolve, reject, open } => {
+                if let Some(open) = open.filter(|_| result.is_ok()) {
                     self.close_open(open);
                 }
                 (resolve, reject)
             }
-            Waiter::Promise { resolve, reject } => (resolve, reject),
         };
         // The functions of a promise throw nothing.
         let _ = match result {
@@ -419,7 +420,7 @@ impl Shell {
         } else if !self.flushing.replace(true) {
             // What else this turn of the engine sends goes along.
             let shell = Rc::clone(self);
-            spawn_local(async move { shell.flush_now() });
+            face::spawn(async move { shell.flush_now() });
         }
     }
 
@@ -457,7 +458,7 @@ impl Shell {
         let timer = Timeout::new(timer_ms(deadline - now()), move || {
             if let Some(shell) = shell.upgrade() {
                 shell.timer_at.set(f64::INFINITY);
-                shell.tell(Session::tick);
+                shell.tell(&mut Session::tick);
             }
         });
         self.timer.replace(Some(timer));
@@ -465,7 +466,7 @@ impl Shell {
 
     /// Connects again now instead of after the wait that was drawn.
     pub(crate) fn hurry(self: &Rc<Self>) {
-        self.tell(Session::hurry);
+        self.tell(&mut Session::hurry);
     }
 
     // Who waits for an end.
@@ -542,7 +543,7 @@ impl Shell {
                     Err(thrown) => self.report_thrown(&thrown),
                     Ok(answer) if answer.is_object() => {
                         let shell = Rc::clone(self);
-                        spawn_local(async move {
+                        face::spawn(async move {
                             if let Err(thrown) = face::settled(&answer).await {
                                 shell.report_thrown(&thrown);
                             }
@@ -555,10 +556,10 @@ impl Shell {
     }
 
     /// Keeps a delivery as open, under a number of its own.
-    pub(crate) fn open(&self, make: impl FnOnce(u64) -> Open) -> Rc<Open> {
+    pub(crate) fn open(&self, sink: &Rc<Sink>, arrival: &Arrival) -> Rc<Open> {
         let number = self.last_open.get() + 1;
         self.last_open.set(number);
-        let open = Rc::new(make(number));
+        let open = Rc::new(Open::new(number, Rc::clone(sink), arrival));
         self.open.borrow_mut().push(number, Rc::clone(&open));
         open
     }
@@ -581,7 +582,9 @@ impl Shell {
         let lease = open.lease.borrow();
         let Some(text) = lease.as_deref() else { return };
         let delivery = open.reference(text);
-        self.ask(|session, now| session.settle_quietly(now, delivery, settle));
+        self.ask(&mut |session, now| {
+            session.settle_quietly(now, delivery, settle);
+        });
         drop(lease);
         self.run();
     }
@@ -595,15 +598,8 @@ impl Shell {
             }
             return Promise::resolve(&JsValue::UNDEFINED);
         };
-        let delivery: DeliveryRef<'_> = open.reference(&lease);
-        Promise::new(&mut |resolve, reject| {
-            let waiter = if ends {
-                Waiter::Settle { resolve, reject, open: open.number }
-            } else {
-                Waiter::Promise { resolve, reject }
-            };
-            self.request(waiter, |session, now| session.settle(now, delivery, settle));
-        })
+        let delivery = open.reference(&lease);
+        self.settling(ends.then_some(open.number), &mut |session, now| session.settle(now, delivery, settle))
     }
 
     /// One line of the debug log. Tokens are not for it.

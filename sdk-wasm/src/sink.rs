@@ -5,11 +5,11 @@ use std::{cell::Cell, rc::Rc};
 use futures_channel::oneshot;
 use js_sys::{Function, Promise};
 use prom_protocol::ErrorCode;
-use prom_sdk_core::{Error, Session, State, SubscriptionId};
+use prom_sdk_core::{Error, State, SubscriptionId};
 use wasm_bindgen::JsValue;
-use wasm_bindgen_futures::{JsFuture, spawn_local};
+use wasm_bindgen_futures::JsFuture;
 
-use crate::{face::ViewFace, handler::Handler, queue::Queue, shell::Shell};
+use crate::{face::{self, ViewFace}, handler::Handler, queue::Queue, shell::Shell};
 
 /// One subscription of the application.
 pub(crate) struct Sink {
@@ -88,7 +88,7 @@ impl Shell {
     pub(crate) fn join(self: &Rc<Self>, sink: &Rc<Sink>, options: &str) -> oneshot::Receiver<Result<(), Error>> {
         let topic = sink.topic.as_str();
         let group = (!sink.group.is_empty()).then_some(sink.group.as_str());
-        self.wait(|session, now| {
+        self.wait(&mut |session, now| {
             let (id, request) = session.subscribe(now, topic, group, options, None);
             sink.id.set(id);
             self.sinks.borrow_mut().push(Rc::clone(sink));
@@ -166,7 +166,7 @@ impl Shell {
         sink.leaving.set(true);
         sink.drain();
         let shell = Rc::clone(self);
-        spawn_local(async move {
+        face::spawn(async move {
             while sink.running.get() > 0 && shell.state() == State::Ready {
                 shell.until_told().await;
             }
@@ -177,13 +177,13 @@ impl Shell {
                 shell.host.emit("error", &error);
             }
         });
-        self.promise(|session, now| session.pause(now, id, true))
+        self.promise(&mut |session, now| session.pause(now, id, true))
     }
 
     fn leave(self: &Rc<Self>, sink: &Rc<Sink>) -> Promise {
         let id = sink.id.get();
         self.remove_sink(id);
-        let promise = self.promise(|session: &mut Session, now| session.unsubscribe(now, id));
+        let promise = self.promise(&mut |session, now| session.unsubscribe(now, id));
         self.end_sink(sink, None);
         promise
     }

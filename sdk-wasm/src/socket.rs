@@ -15,9 +15,8 @@ use futures_util::{Sink, StreamExt};
 use gloo_net::websocket::{Message, State, WebSocketError, futures::WebSocket};
 use js_sys::{Array, Reflect};
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
-use wasm_bindgen_futures::spawn_local;
 
-use crate::{args::reason_of, shell::Shell};
+use crate::{args::reason_of, face, shell::Shell};
 
 /// The present socket of a client.
 pub(crate) struct Socket {
@@ -34,12 +33,12 @@ impl Socket {
             Ok(raw) => {
                 let raw: web_sys::WebSocket = raw.unchecked_into();
                 shell.socket.replace(Some(Self { raw: raw.clone(), connection }));
-                spawn_local(attend(Rc::clone(shell), raw, connection));
+                face::spawn(attend(Rc::clone(shell), raw, connection));
             }
             Err(thrown) => {
                 let shell = Rc::clone(shell);
                 // Not inside the step that asked for it.
-                spawn_local(async move { shell.tell(|session, now| session.lost(now, None, &reason_of(&thrown))) });
+                face::spawn(async move { shell.tell(&mut |session, now| session.lost(now, None, &reason_of(&thrown))) });
             }
         }
     }
@@ -79,7 +78,7 @@ async fn attend(shell: Rc<Shell>, raw: web_sys::WebSocket, connection: u32) {
             // Ready to send, or it never will be.
             let opened = futures_util::future::poll_fn(|context| Pin::new(&mut socket).poll_ready(context)).await;
             if opened.is_ok() && matches!(socket.state(), State::Open) && heard(&shell, connection) {
-                shell.tell(|session, now| session.opened(now));
+                shell.tell(&mut |session, now| session.opened(now));
             }
             while let Some(message) = socket.next().await {
                 match message {
@@ -101,6 +100,6 @@ async fn attend(shell: Rc<Shell>, raw: web_sys::WebSocket, connection: u32) {
         if reason.is_empty() {
             reason = problem.take();
         }
-        shell.tell(|session, now| session.lost(now, code, &reason));
+        shell.tell(&mut |session, now| session.lost(now, code, &reason));
     }
 }

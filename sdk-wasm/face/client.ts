@@ -264,7 +264,8 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
         this.#start(use).then((value) => (settled() ? resolve(value) : undo?.(value)), (error: unknown) => (settled(), reject(error)));
       });
     } catch (error) {
-      // Made again here, its stack holds the caller instead of whatever heard the answer.
+      // What the module says of an argument. Made here, the stack of an error holds the caller instead of what heard the answer.
+      if (typeof error === "string") throw new HubError("bad_frame", error, false);
       throw error instanceof HubError ? new HubError(error.code, error.message, error.retryable, error.retryAfterMs) : error;
     }
   }
@@ -278,6 +279,7 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
         try {
           resolve(use(raw));
         } catch (thrown) {
+          if (typeof thrown === "string") return reject(thrown);
           // The module refuses by promises: what it throws is a fault of its own.
           this.#broken(thrown instanceof Error ? thrown.message : String(thrown));
           reject(this.#over);
@@ -314,7 +316,12 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   readonly #host = {
     error: (code: string, message: string, retryable: boolean, retryAfterMs?: number) => new HubError(code, message, retryable, retryAfterMs),
     emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
-    context: (open: number, fields: ContextFields) => new Context(this.#caller, open, fields),
+    context: (...fields: [number, number, number, number, string | undefined, boolean]) => new Context(this.#caller, ...fields),
+    attend: (open: number, answer: unknown) =>
+      void new Promise((resolve) => resolve(answer)).then(
+        () => this.#raw?.handled(open, false, undefined),
+        (error: unknown) => this.#raw?.handled(open, true, error),
+      ),
     delivery: (open: number, event: HubEvent<never>, ctx: DeliveryContext) => new Taken(this.#caller, open, event, ctx),
     broken: (message: string) => this.#broken(message),
   };
@@ -351,25 +358,18 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   };
 }
 
-type ContextFields = Omit<DeliveryContext, "signal" | "extend">;
-
 class Context implements DeliveryContext {
-  readonly attempt: number;
-  readonly maxAttempts: number;
-  readonly ackDeadlineMs: number;
-  readonly lease: string | null;
-  readonly redelivered: boolean;
   readonly #call: Call;
   readonly #open: number;
+  readonly lease: string | null;
 
-  constructor(call: Call, open: number, fields: ContextFields) {
-    this.attempt = fields.attempt;
-    this.maxAttempts = fields.maxAttempts;
-    this.ackDeadlineMs = fields.ackDeadlineMs;
-    this.lease = fields.lease ?? null;
-    this.redelivered = fields.redelivered;
+  constructor(
+    call: Call, open: number, readonly attempt: number, readonly maxAttempts: number, readonly ackDeadlineMs: number,
+    lease: string | undefined, readonly redelivered: boolean,
+  ) {
     this.#call = call;
     this.#open = open;
+    this.lease = lease ?? null;
   }
 
   get signal(): AbortSignal {

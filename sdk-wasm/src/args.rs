@@ -1,20 +1,24 @@
 //! What JavaScript hands in: read, checked and named, so that one wrong argument refuses one call.
+//!
+//! A refusal is a string for JavaScript, which its face makes a `HubError` with the code `bad_frame` of.
 
-use js_sys::{Array, Reflect};
-use prom_protocol::{ErrorCode, limits, scan::quote};
-use prom_sdk_core::Error;
+use js_sys::{Array, Function, Reflect};
+use prom_protocol::{limits, scan::quote};
 use wasm_bindgen::{JsCast, JsValue};
 
 /// The longest time any engine's timer takes, in milliseconds: a longer one fires at once.
 const TIMER_MAX: f64 = i32::MAX as f64;
 
-/// `bad_frame`, for an argument that is not what it must be.
-pub(crate) fn refused(message: &str) -> Error {
-    Error::of(ErrorCode::BadFrame, message)
+/// A refusal, put together of its parts.
+#[cold]
+#[inline(never)]
+pub(crate) fn refused(parts: &[&str]) -> JsValue {
+    JsValue::from_str(&parts.concat())
 }
 
 /// What a timer is set to: whole milliseconds that every engine takes.
 pub(crate) fn timer_ms(ms: f64) -> u32 {
+    // Not `clamp`, which formats its bounds in a panic: that formatter is a tenth of the module.
     ms.ceil().min(TIMER_MAX).max(0.0) as u32
 }
 
@@ -23,142 +27,216 @@ pub(crate) fn whole(value: f64) -> u64 {
     value as u64
 }
 
+/// A field of any value; undefined where there is none. Whatever the value is, only its getters can fail.
+pub(crate) fn get(value: &JsValue, name: &str) -> Result<JsValue, JsValue> {
+    if value.is_object() { Reflect::get(value, &JsValue::from_str(name)) } else { Ok(JsValue::UNDEFINED) }
+}
+
 /// A string argument. Half a surrogate pair would become another character on its way, and two ids the same one.
-pub(crate) fn text(value: &JsValue, name: &str) -> Result<String, Error> {
-    let Some(text) = value.as_string() else { return Err(refused(&[name, " must be a string"].concat())) };
-    if holds_replacement(&text) && JsValue::from_str(&text) != *value {
-        return Err(refused(&[name, " is not Unicode: it holds one half of a surrogate pair"].concat()));
+pub(crate) fn text(value: &JsValue, name: &str) -> Result<String, JsValue> {
+    let Some(text) = value.as_string() else { return Err(refused(&[name, " must be a string"])) };
+    let replaced = text.as_bytes().windows(3).any(|bytes| bytes == [0xef, 0xbf, 0xbd]);
+    if replaced && JsValue::from_str(&text) != *value {
+        return Err(refused(&[name, " is not Unicode: it holds one half of a surrogate pair"]));
     }
     Ok(text)
 }
 
-fn holds_replacement(text: &str) -> bool {
-    text.as_bytes().windows(3).any(|bytes| bytes == [0xef, 0xbf, 0xbd])
-}
-
-/// A group's name; empty is none, and none is refused.
-pub(crate) fn group(value: &JsValue) -> Result<String, Error> {
-    match text(value, "group")? {
-        empty if empty.is_empty() => Err(Error::of(ErrorCode::BadTopic, "a group is required")),
-        group => Ok(group),
-    }
-}
-
 /// A function argument.
-pub(crate) fn function(value: &JsValue, name: &str) -> Result<js_sys::Function, Error> {
-    value.dyn_ref().cloned().ok_or_else(|| refused(&[name, " must be a function"].concat()))
+pub(crate) fn function(value: &JsValue, name: &str) -> Result<Function, JsValue> {
+    value.dyn_ref().cloned().ok_or_else(|| refused(&[name, " must be a function"]))
 }
 
-/// The options of a call: an object whose every field is known. A field that is `undefined` is absent.
-pub(crate) struct Options<'a> {
-    object: Option<&'a JsValue>,
+/// What a field of the options must be.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// A number, and the largest there can be, beyond which it counts as that.
+    Number(f64),
+    Text,
+    Texts,
+    Map,
+    /// An object of these fields.
+    Object(&'static [Field]),
+    Flag,
+    Function,
+    /// The face has looked at it.
+    Any,
+}
+
+/// A field of the options.
+#[derive(Clone, Copy)]
+pub(crate) struct Field {
     name: &'static str,
+    kind: Kind,
+    /// Whether the hub is told.
+    wire: bool,
 }
 
-impl<'a> Options<'a> {
-    /// `known` are the names it may have.
-    pub(crate) fn new(object: &'a JsValue, name: &'static str, known: &[&str]) -> Result<Self, Error> {
-        if object.is_undefined() {
-            return Ok(Self { object: None, name });
+const fn wire(name: &'static str, kind: Kind) -> Field {
+    Field { name, kind, wire: true }
+}
+
+const fn own(name: &'static str, kind: Kind) -> Field {
+    Field { name, kind, wire: false }
+}
+
+const FROM: Field = wire("from", Kind::Text);
+const TS: Field = wire("ts", Kind::Number(f64::MAX));
+const AFTER_ID: Field = wire("afterId", Kind::Text);
+const AFTER_SEQ: Field = wire("afterSeq", Kind::Number(f64::MAX));
+const SIGNAL: Field = own("signal", Kind::Any);
+const FILTER: Field = wire(
+    "filter",
+    Kind::Object(&[wire("keys", Kind::Texts), wire("tags", Kind::Texts), wire("headers", Kind::Map)]),
+);
+
+/// Options of a publish. The id is not the hub's alone: the session repeats it.
+pub(crate) const PUBLISH: &[Field] = &[
+    own("id", Kind::Text),
+    TS,
+    wire("key", Kind::Text),
+    wire("sid", Kind::Text),
+    wire("headers", Kind::Map),
+    wire("tags", Kind::Texts),
+    wire("caused_by", Kind::Text),
+    own("timeoutMs", Kind::Number(f64::MAX)),
+    SIGNAL,
+];
+
+/// Options of a member of a group.
+pub(crate) const MEMBER: &[Field] = &[
+    FROM,
+    TS,
+    AFTER_ID,
+    AFTER_SEQ,
+    wire("maxInFlight", Kind::Number(limits::TS_MAX as f64)),
+    wire("ackTimeoutMs", Kind::Number(limits::LEASE_MS_MAX as f64)),
+    wire("maxAttempts", Kind::Number(limits::TS_MAX as f64)),
+    wire("batchSize", Kind::Number(limits::TS_MAX as f64)),
+    wire("ordered", Kind::Text),
+    wire("ack", Kind::Text),
+    FILTER,
+    own("autoExtend", Kind::Flag),
+    own("handlerTimeoutMs", Kind::Number(f64::MAX)),
+    SIGNAL,
+];
+
+/// Options of a subscription without a group.
+pub(crate) const LIVE: &[Field] = &[FROM, TS, AFTER_ID, AFTER_SEQ, FILTER, SIGNAL];
+
+/// Options of a watch.
+pub(crate) const WATCH: &[Field] = &[FILTER, own("onChange", Kind::Function), SIGNAL];
+
+/// Options of a reading of the past.
+pub(crate) const HISTORY: &[Field] = &[FROM, TS, AFTER_ID, AFTER_SEQ, own("limit", Kind::Number(f64::MAX)), SIGNAL];
+
+/// Options of a NACK.
+pub(crate) const NACK: &[Field] =
+    &[own("reason", Kind::Text), own("delayMs", Kind::Number(f64::MAX)), own("dead", Kind::Flag)];
+
+/// Checks the options of a call: an object whose every field is known and what it must be. A field that is `undefined` is
+/// absent. Gives the JSON object of those that the hub is told; empty when there are none.
+pub(crate) fn options(options: &JsValue, fields: &[Field]) -> Result<String, JsValue> {
+    let mut json = String::new();
+    if !options.is_undefined() {
+        object(&mut json, options, "options", fields)?;
+        if fields.iter().any(|field| field.name == "from") {
+            check_start(options)?;
         }
-        if !object.is_object() || Array::is_array(object) {
-            return Err(refused(&[name, " must be an object"].concat()));
+        if !json.is_empty() {
+            json.push('}');
         }
-        let keys = Reflect::own_keys(object).map_err(|_| refused(&[name, " cannot be read"].concat()))?;
-        for key in keys.iter().filter_map(|key| key.as_string()) {
-            if !known.contains(&key.as_str()) {
-                return Err(unknown(name, &key, known));
+    }
+    Ok(json)
+}
+
+/// Appends the fields that the hub is told, without the last brace.
+fn object(json: &mut String, object: &JsValue, name: &str, fields: &[Field]) -> Result<(), JsValue> {
+    each(object, name, " must be an object", &mut |key, full, value| {
+        let Some(field) = fields.iter().find(|field| field.name == key) else { return Err(unknown(full, key, fields)) };
+        let mut own = String::new();
+        let json = if field.wire { &mut *json } else { &mut own };
+        begin(json, key);
+        match field.kind {
+            Kind::Number(most) => match value.as_f64() {
+                Some(number) if !number.is_nan() => json.push_str(&decimal(number.min(most).max(-most))),
+                _ => return Err(refused(&[full, " must be a number"])),
+            },
+            Kind::Text => quote(json, &text(value, full)?),
+            Kind::Texts => texts(json, value, full)?,
+            Kind::Map => {
+                let mut map = String::new();
+                each(value, full, " must be an object of strings", &mut |key, full, value| {
+                    begin(&mut map, key);
+                    quote(&mut map, &text(value, full)?);
+                    Ok(())
+                })?;
+                end(json, &map);
             }
-        }
-        Ok(Self { object: Some(object), name })
-    }
-
-    fn full(&self, name: &str) -> String {
-        [self.name, ".", name].concat()
-    }
-
-    /// A field as it is.
-    pub(crate) fn raw(&self, name: &str) -> Result<Option<JsValue>, Error> {
-        let Some(object) = self.object else { return Ok(None) };
-        let value = Reflect::get(object, &JsValue::from_str(name))
-            .map_err(|_| refused(&[&self.full(name), " cannot be read"].concat()))?;
-        Ok((!value.is_undefined()).then_some(value))
-    }
-
-    pub(crate) fn number(&self, name: &str) -> Result<Option<f64>, Error> {
-        let Some(value) = self.raw(name)? else { return Ok(None) };
-        let number = value.as_f64().filter(|number| !number.is_nan());
-        number.map(Some).ok_or_else(|| refused(&[&self.full(name), " must be a number"].concat()))
-    }
-
-    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, Error> {
-        let Some(value) = self.raw(name)? else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| refused(&[&self.full(name), " must be true or false"].concat()))
-    }
-
-    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, Error> {
-        self.raw(name)?.map(|value| text(&value, &self.full(name))).transpose()
-    }
-
-    /// Appends a field that is a string.
-    fn put_text(&self, json: &mut Json, name: &str) -> Result<(), Error> {
-        if let Some(text) = self.text(name)? {
-            json.name(name);
-            quote(&mut json.0, &text);
-        }
-        Ok(())
-    }
-
-    /// Appends a field that is a list of strings.
-    fn put_texts(&self, json: &mut Json, name: &str) -> Result<(), Error> {
-        let Some(value) = self.raw(name)? else { return Ok(()) };
-        let Some(list) = value.dyn_ref::<Array>() else {
-            return Err(refused(&[&self.full(name), " must be a list of strings"].concat()));
-        };
-        json.name(name);
-        json.0.push('[');
-        for (at, entry) in list.iter().enumerate() {
-            if at > 0 {
-                json.0.push(',');
+            Kind::Object(fields) => {
+                let mut inner = String::new();
+                self::object(&mut inner, value, full, fields)?;
+                end(json, &inner);
             }
-            quote(&mut json.0, &text(&entry, &[&self.full(name), "[", &decimal(at as f64), "]"].concat())?);
+            Kind::Flag if value.as_bool().is_none() => return Err(refused(&[full, " must be true or false"])),
+            Kind::Function if !value.is_function() => return Err(refused(&[full, " must be a function"])),
+            Kind::Flag | Kind::Function | Kind::Any => {}
         }
-        json.0.push(']');
         Ok(())
-    }
+    })
+}
 
-    /// Appends a field that is an object of strings.
-    fn put_map(&self, json: &mut Json, name: &str) -> Result<(), Error> {
-        let Some(value) = self.raw(name)? else { return Ok(()) };
-        let wrong = || refused(&[&self.full(name), " must be an object of strings"].concat());
-        if !value.is_object() || Array::is_array(&value) {
-            return Err(wrong());
-        }
-        let mut inner = Json::default();
-        for key in Reflect::own_keys(&value).map_err(|_| wrong())?.iter().filter(JsValue::is_string) {
-            let entry = Reflect::get(&value, &key).map_err(|_| wrong())?;
-            if !entry.is_undefined() {
-                let key = text(&key, &self.full(name))?;
-                inner.name(&key);
-                quote(&mut inner.0, &text(&entry, &[&self.full(name), ".", &key].concat())?);
-            }
-        }
-        json.name(name);
-        json.0.push_str(&inner.end());
-        Ok(())
+/// Calls `each` with name, full name and value of every field that is there.
+fn each(
+    object: &JsValue,
+    name: &str,
+    expected: &str,
+    each: &mut dyn FnMut(&str, &str, &JsValue) -> Result<(), JsValue>,
+) -> Result<(), JsValue> {
+    if !object.is_object() || Array::is_array(object) {
+        return Err(refused(&[name, expected]));
     }
+    let keys = Reflect::own_keys(object).map_err(|_| refused(&[name, " cannot be read"]))?;
+    for key in keys.iter().filter(JsValue::is_string) {
+        let own = text(&key, name)?;
+        let full = [name, ".", &own].concat();
+        let value = Reflect::get(object, &key).map_err(|_| refused(&[&full, " cannot be read"]))?;
+        if !value.is_undefined() {
+            each(&own, &full, &value)?;
+        }
+    }
+    Ok(())
+}
 
-    fn put_number(&self, json: &mut Json, name: &str, most: f64) -> Result<(), Error> {
-        if let Some(number) = self.number(name)? {
-            json.name(name);
-            json.0.push_str(&decimal(number.min(most).max(-most)));
+fn texts(json: &mut String, value: &JsValue, name: &str) -> Result<(), JsValue> {
+    let Some(list) = value.dyn_ref::<Array>() else { return Err(refused(&[name, " must be a list of strings"])) };
+    json.push('[');
+    for at in 0..list.length() {
+        if at > 0 {
+            json.push(',');
         }
-        Ok(())
+        quote(json, &text(&list.get(at), &[name, "[", &decimal(at.into()), "]"].concat())?);
     }
+    json.push(']');
+    Ok(())
+}
+
+/// Appends the name of the next field.
+fn begin(json: &mut String, name: &str) {
+    json.push(if json.is_empty() { '{' } else { ',' });
+    quote(json, name);
+    json.push(':');
+}
+
+/// Appends an object that lacks its last brace; empty: one without fields.
+fn end(json: &mut String, object: &str) {
+    json.push_str(if object.is_empty() { "{" } else { object });
+    json.push('}');
 }
 
 /// Says which option is not one, and which was meant: letters swapped, another case, an underscore.
-fn unknown(name: &str, key: &str, known: &[&str]) -> Error {
+#[cold]
+fn unknown(full: &str, key: &str, fields: &[Field]) -> JsValue {
     let letters = |text: &str| {
         let mut letters = [0_u8; 32];
         for byte in text.bytes().filter(|byte| *byte != b'_') {
@@ -167,227 +245,65 @@ fn unknown(name: &str, key: &str, known: &[&str]) -> Error {
         }
         letters
     };
-    let mut message = [name, ".", key, " is not an option"].concat();
-    if let Some(meant) = known.iter().find(|known| letters(known) == letters(key)) {
-        message = [&message, "; did you mean ", meant, "?"].concat();
+    match fields.iter().find(|field| letters(field.name) == letters(key)) {
+        Some(meant) => refused(&[full, " is not an option; did you mean ", meant.name, "?"]),
+        None => refused(&[full, " is not an option"]),
     }
-    refused(&message)
-}
-
-/// A number as JSON has it. The engine writes it: a formatter of floats is large.
-fn decimal(number: f64) -> String {
-    JsValue::from_f64(number).unchecked_into::<js_sys::Number>().to_string_with_radix(10).map(String::from).unwrap_or_default()
-}
-
-/// A JSON object under construction.
-#[derive(Default)]
-struct Json(String);
-
-impl Json {
-    fn name(&mut self, name: &str) {
-        self.0.push(if self.0.is_empty() { '{' } else { ',' });
-        quote(&mut self.0, name);
-        self.0.push(':');
-    }
-
-    /// The object; empty when it has no fields.
-    fn end_or_empty(self) -> String {
-        if self.0.is_empty() { self.0 } else { self.end() }
-    }
-
-    fn end(mut self) -> String {
-        if self.0.is_empty() {
-            self.0.push('{');
-        }
-        self.0.push('}');
-        self.0
-    }
-}
-
-/// What a publish was given beside topic and payload.
-#[derive(Default)]
-pub(crate) struct PublishOptions {
-    pub(crate) id: Option<String>,
-    /// The others as a JSON object, or empty.
-    pub(crate) json: String,
-    pub(crate) timeout_ms: Option<u64>,
-}
-
-impl PublishOptions {
-    pub(crate) fn read(options: &JsValue) -> Result<Self, Error> {
-        if options.is_undefined() {
-            return Ok(Self::default());
-        }
-        let known = ["id", "ts", "key", "sid", "headers", "tags", "caused_by", "timeoutMs", "signal"];
-        let options = Options::new(options, "options", &known)?;
-        let mut json = Json::default();
-        options.put_number(&mut json, "ts", f64::MAX)?;
-        options.put_text(&mut json, "key")?;
-        options.put_text(&mut json, "sid")?;
-        options.put_map(&mut json, "headers")?;
-        options.put_texts(&mut json, "tags")?;
-        options.put_text(&mut json, "caused_by")?;
-        let timeout_ms = options.number("timeoutMs")?.map(whole);
-        Ok(Self { id: options.text("id")?, json: json.end_or_empty(), timeout_ms })
-    }
-}
-
-/// What a subscription was given beside topic and group.
-pub(crate) struct SubscribeOptions {
-    /// What the hub is told: a JSON object, or empty.
-    pub(crate) json: String,
-    pub(crate) lease_ms: f64,
-    pub(crate) auto_extend: bool,
-    /// Infinite: none.
-    pub(crate) handler_timeout_ms: f64,
-}
-
-/// The fields of a start, which stand in every kind of subscription and in a history.
-const START: [&str; 5] = ["from", "ts", "afterId", "afterSeq", "signal"];
-
-impl SubscribeOptions {
-    /// Those of a member of a group.
-    pub(crate) fn durable(options: &JsValue) -> Result<Self, Error> {
-        let own = ["maxInFlight", "ackTimeoutMs", "maxAttempts", "batchSize", "ordered", "ack", "filter"];
-        let face = ["autoExtend", "handlerTimeoutMs"];
-        let options = Options::new(options, "options", &[&START[..], &own, &face].concat())?;
-        let mut json = Json::default();
-        put_start(&options, &mut json)?;
-        for name in ["maxInFlight", "maxAttempts", "batchSize"] {
-            options.put_number(&mut json, name, limits::TS_MAX as f64)?;
-        }
-        options.put_number(&mut json, "ackTimeoutMs", limits::LEASE_MS_MAX as f64)?;
-        options.put_text(&mut json, "ordered")?;
-        options.put_text(&mut json, "ack")?;
-        put_filter(&options, &mut json)?;
-        Ok(Self {
-            lease_ms: options.number("ackTimeoutMs")?.unwrap_or(30_000.0),
-            auto_extend: options.flag("autoExtend")?.unwrap_or(true),
-            handler_timeout_ms: options.number("handlerTimeoutMs")?.unwrap_or(f64::INFINITY),
-            json: json.end_or_empty(),
-        })
-    }
-
-    /// What the hub is told for a subscription without a group.
-    pub(crate) fn live(options: &JsValue) -> Result<String, Error> {
-        let options = Options::new(options, "options", &[&START[..], &["filter"]].concat())?;
-        let mut json = Json::default();
-        put_start(&options, &mut json)?;
-        put_filter(&options, &mut json)?;
-        Ok(json.end_or_empty())
-    }
-
-    /// What the hub is told for a watch.
-    pub(crate) fn watch(options: &JsValue) -> Result<String, Error> {
-        let options = Options::new(options, "options", &["filter", "onChange", "signal"])?;
-        if let Some(listener) = options.raw("onChange")? {
-            function(&listener, "options.onChange")?;
-        }
-        let mut json = Json::default();
-        json.name("from");
-        json.0.push_str("\"snapshot\"");
-        put_filter(&options, &mut json)?;
-        Ok(json.end())
-    }
-}
-
-fn put_filter(options: &Options<'_>, json: &mut Json) -> Result<(), Error> {
-    let Some(filter) = options.raw("filter")? else { return Ok(()) };
-    let filter = Options::new(&filter, "options.filter", &["keys", "tags", "headers"])?;
-    let mut inner = Json::default();
-    filter.put_texts(&mut inner, "keys")?;
-    filter.put_texts(&mut inner, "tags")?;
-    filter.put_map(&mut inner, "headers")?;
-    json.name("filter");
-    json.0.push_str(&inner.end());
-    Ok(())
-}
-
-fn put_start(options: &Options<'_>, json: &mut Json) -> Result<(), Error> {
-    let from = options.text("from")?;
-    check_start(options, from.as_deref())?;
-    if let Some(from) = from {
-        json.name("from");
-        quote(&mut json.0, &from);
-    }
-    for name in ["ts", "afterSeq"] {
-        options.put_number(json, name, f64::MAX)?;
-    }
-    options.put_text(json, "afterId")
 }
 
 /// A position that nothing asks for would be ignored, and one that is asked for must be there.
-fn check_start(options: &Options<'_>, from: Option<&str>) -> Result<(), Error> {
+fn check_start(options: &JsValue) -> Result<(), JsValue> {
+    let from = get(options, "from")?.as_string();
     for name in ["ts", "afterId", "afterSeq"] {
-        let given = options.raw(name)?.is_some();
-        if given && from != Some(name) {
-            return Err(refused(&[&options.full(name), " needs from: \"", name, "\""].concat()));
+        let given = !get(options, name)?.is_undefined();
+        let asked = from.as_deref() == Some(name);
+        if given && !asked {
+            return Err(refused(&["options.", name, " needs from: \"", name, "\""]));
         }
-        if !given && from == Some(name) {
-            return Err(refused(&["from: \"", name, "\" needs ", &options.full(name)].concat()));
+        if asked && !given {
+            return Err(refused(&["from: \"", name, "\" needs options.", name]));
         }
     }
     Ok(())
 }
 
-/// Where a reading of the past starts, as the parameters of a request, and how many events it may give.
-pub(crate) struct HistoryOptions {
-    pub(crate) query: Vec<(&'static str, String)>,
-    pub(crate) limit: f64,
+/// A number as JSON has it. The engine writes it: a formatter of floats is large.
+pub(crate) fn decimal(number: f64) -> String {
+    JsValue::from_f64(number)
+        .unchecked_into::<js_sys::Number>()
+        .to_string_with_radix(10)
+        .map(String::from)
+        .unwrap_or_default()
 }
 
-impl HistoryOptions {
-    pub(crate) fn read(options: &JsValue) -> Result<Self, Error> {
-        let options = Options::new(options, "options", &[&START[..], &["limit"]].concat())?;
-        let from = options.text("from")?;
-        check_start(&options, from.as_deref())?;
-        let mut query = Vec::new();
-        query.extend(from.map(|from| ("from", from)));
-        query.extend(options.text("afterId")?.map(|id| ("afterId", id)));
-        for name in ["ts", "afterSeq"] {
-            query.extend(options.number(name)?.map(|number| (name, decimal(number))));
-        }
-        Ok(Self { query, limit: options.number("limit")?.unwrap_or(f64::INFINITY) })
-    }
+/// A number among options that were checked.
+pub(crate) fn number(options: &JsValue, name: &str) -> Option<f64> {
+    get(options, name).ok()?.as_f64()
 }
 
-/// How a delivery is given back.
-pub(crate) struct NackOptions {
-    pub(crate) reason: Option<String>,
-    pub(crate) delay_ms: Option<u64>,
-    pub(crate) dead: bool,
-}
-
-impl NackOptions {
-    pub(crate) fn read(options: &JsValue) -> Result<Self, Error> {
-        let options = Options::new(options, "options", &["reason", "delayMs", "dead"])?;
-        Ok(Self {
-            reason: options.text("reason")?,
-            delay_ms: options.number("delayMs")?.map(whole),
-            dead: options.flag("dead")?.unwrap_or(false),
-        })
-    }
+/// A string among options that were checked.
+pub(crate) fn string(options: &JsValue, name: &str) -> Option<String> {
+    get(options, name).ok()?.as_string()
 }
 
 /// What something that was thrown says. Whatever it is, this is a string and throws nothing.
 pub(crate) fn reason_of(thrown: &JsValue) -> String {
-    let said = ["message", "name"].into_iter().find_map(|name| {
-        if !thrown.is_object() {
-            return None;
+    for name in ["message", "name"] {
+        if let Ok(value) = get(thrown, name)
+            && !value.is_undefined()
+            && let Some(text) = spoken(&value)
+            && !text.is_empty()
+        {
+            return text;
         }
-        let value = Reflect::get(thrown, &JsValue::from_str(name)).ok()?;
-        (!value.is_undefined()).then(|| spoken(&value)).flatten().filter(|text| !text.is_empty())
-    });
-    said.or_else(|| spoken(thrown)).unwrap_or_else(|| "the handler threw something without a text".to_owned())
+    }
+    spoken(thrown).unwrap_or_else(|| "something was thrown that has no text".to_owned())
 }
 
 /// A value as `String()` says it, unless that throws.
 fn spoken(value: &JsValue) -> Option<String> {
     value.as_string().or_else(|| {
-        js_string().ok()?.call1(&JsValue::UNDEFINED, value).ok()?.as_string()
+        let string: Function = Reflect::get(&js_sys::global(), &JsValue::from_str("String")).ok()?.dyn_into().ok()?;
+        string.call1(&JsValue::UNDEFINED, value).ok()?.as_string()
     })
-}
-
-fn js_string() -> Result<js_sys::Function, JsValue> {
-    Reflect::get(&js_sys::global(), &JsValue::from_str("String"))?.dyn_into()
 }

@@ -1,62 +1,64 @@
 //! A delivery: how it came, and what is known of it while somebody works on it.
 
 use std::{
-    cell::{Cell, RefCell},
-    ops::Range,
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
 };
 
 use js_sys::{Array, JSON};
 use prom_protocol::scan;
 use prom_sdk_core::{Delivery, DeliveryRef, SubscriptionId};
-use serde::Serialize;
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::AbortController;
 
-use crate::{args::reason_of, sink::Sink};
+use crate::{args::reason_of, face::Host, sink::Sink};
 
 /// A delivery as it came.
 pub(crate) struct Arrival {
     pub(crate) subscription: SubscriptionId,
     pub(crate) connection: u32,
     pub(crate) id: String,
-    pub(crate) context: Context,
-    /// Where its event stands in the message.
-    text: Range<usize>,
-    /// The event as the engine's own parser reads it; undefined if it is not JSON.
-    pub(crate) event: JsValue,
-}
-
-/// What JavaScript is told of a delivery. Times are milliseconds.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Context {
     pub(crate) attempt: u32,
     max_attempts: u32,
     pub(crate) ack_deadline_ms: f64,
     pub(crate) lease: Option<String>,
     redelivered: bool,
+    events: Rc<Events>,
+    /// Which of `events` is its own.
+    at: u32,
 }
 
+/// The events of one message, as the engine's own parser reads them.
+#[derive(Default)]
+pub(crate) struct Events(OnceCell<Array>);
+
 impl Arrival {
-    /// `message` is what the delivery's frame stands in.
-    pub(crate) fn new(delivery: &Delivery<'_>, message: &str) -> Self {
+    /// Its event will be number `at` of `events`.
+    pub(crate) fn new(delivery: &Delivery<'_>, events: &Rc<Events>, at: usize) -> Self {
         let context = &delivery.context;
-        let at = delivery.event.as_ptr() as usize - message.as_ptr() as usize;
         Self {
             subscription: delivery.subscription,
             connection: delivery.connection,
             id: id_of(delivery.event),
-            context: Context {
-                attempt: context.attempt,
-                max_attempts: context.max_attempts,
-                ack_deadline_ms: context.ack_deadline_ms as f64,
-                lease: context.lease.as_ref().map(|lease| lease.to_string()),
-                redelivered: context.redelivered,
-            },
-            text: at..at + delivery.event.len(),
-            event: JsValue::UNDEFINED,
+            attempt: context.attempt,
+            max_attempts: context.max_attempts,
+            ack_deadline_ms: context.ack_deadline_ms as f64,
+            lease: context.lease.as_ref().map(|lease| lease.as_str().to_owned()),
+            redelivered: context.redelivered,
+            events: Rc::clone(events),
+            at: at as u32,
         }
+    }
+
+    /// What JavaScript is told of it, as delivery `open`.
+    pub(crate) fn context(&self, host: &Host, open: u64) -> JsValue {
+        let lease = self.lease.as_deref();
+        host.context(open as f64, self.attempt, self.max_attempts, self.ack_deadline_ms, lease, self.redelivered)
+    }
+
+    /// The event; undefined if it is not JSON.
+    pub(crate) fn event(&self) -> JsValue {
+        self.events.0.get().map_or(JsValue::UNDEFINED, |events| events.get(self.at))
     }
 }
 
@@ -77,33 +79,29 @@ fn id_of(event: &str) -> String {
     scan::string(id).unwrap_or_default().into_owned()
 }
 
-/// Reads the events of a message, all at once: crossing to JavaScript is what costs. Gives the reasons of those that are
-/// not JSON.
-pub(crate) fn parse<'a>(message: &str, arrivals: impl Iterator<Item = &'a mut Arrival>) -> Vec<String> {
-    let mut arrivals: Vec<&mut Arrival> = arrivals.collect();
-    if arrivals.len() > 1 {
-        let mut all = String::with_capacity(message.len() + 2);
-        for arrival in &arrivals {
-            all.push(if all.is_empty() { '[' } else { ',' });
-            all.push_str(&message[arrival.text.clone()]);
-        }
-        all.push(']');
-        if let Ok(events) = JSON::parse(&all) {
-            let events: Array = events.unchecked_into();
-            for (at, arrival) in arrivals.iter_mut().enumerate() {
-                arrival.event = events.get(at as u32);
-            }
+impl Events {
+    /// Reads all of them at once: crossing to JavaScript is what costs. Gives the reasons of those that are not JSON.
+    pub(crate) fn parse(&self, texts: &[&str]) -> Vec<String> {
+        if texts.is_empty() {
             return Vec::new();
         }
-    }
-    let mut broken = Vec::new();
-    for arrival in arrivals {
-        match JSON::parse(&message[arrival.text.clone()]) {
-            Ok(event) => arrival.event = event,
-            Err(thrown) => broken.push(reason_of(&thrown)),
+        let mut all = String::with_capacity(texts.iter().map(|text| text.len() + 1).sum::<usize>() + 1);
+        for text in texts {
+            all.push(if all.is_empty() { '[' } else { ',' });
+            all.push_str(text);
         }
+        all.push(']');
+        let mut broken = Vec::new();
+        let whole = JSON::parse(&all).ok().and_then(|events| events.dyn_into::<Array>().ok());
+        let events = whole.filter(|events| events.length() as usize == texts.len()).unwrap_or_else(|| {
+            // One of them is not JSON; the others are not to suffer for it.
+            let one = |text: &&str| JSON::parse(text).map_err(|thrown| broken.push(reason_of(&thrown)));
+            texts.iter().map(one).map(Result::unwrap_or_default).collect()
+        });
+        // It is parsed once.
+        let _ = self.0.set(events);
+        broken
     }
-    broken
 }
 
 /// A delivery that somebody works on.
@@ -131,7 +129,7 @@ impl Open {
             sink,
             id: arrival.id.clone(),
             connection: Cell::new(arrival.connection),
-            lease: RefCell::new(arrival.context.lease.clone()),
+            lease: RefCell::new(arrival.lease.clone()),
             extend_at: Cell::new(f64::INFINITY),
             over_at: Cell::new(f64::INFINITY),
             ended: Cell::new(false),

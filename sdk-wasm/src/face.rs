@@ -23,9 +23,21 @@ extern "C" {
     #[wasm_bindgen(method)]
     pub(crate) fn emit(this: &Host, name: &str, event: &JsValue);
 
-    /// Makes the context of delivery `open`, with the given fields.
+    /// Makes the context of delivery `open`. All at once: this is done for every event.
     #[wasm_bindgen(method)]
-    pub(crate) fn context(this: &Host, open: f64, fields: &JsValue) -> JsValue;
+    pub(crate) fn context(
+        this: &Host,
+        open: f64,
+        attempt: u32,
+        max_attempts: u32,
+        ack_deadline_ms: f64,
+        lease: Option<&str>,
+        redelivered: bool,
+    ) -> JsValue;
+
+    /// Tells [`crate::PromShell::handled`] what the answer of a handler settles as, whatever it is.
+    #[wasm_bindgen(method)]
+    pub(crate) fn attend(this: &Host, open: f64, answer: &JsValue);
 
     /// Makes the delivery that an iterator gives.
     #[wasm_bindgen(method)]
@@ -36,6 +48,7 @@ extern "C" {
     pub(crate) fn broken(this: &Host, message: &str);
 
     /// The face of a watch. Its functions throw nothing.
+    #[derive(Clone)]
     pub type ViewFace;
 
     /// The newest event of a key.
@@ -66,12 +79,20 @@ pub(crate) fn set(object: &JsValue, name: &str, value: &JsValue) {
     let _ = Reflect::set(object, &JsValue::from_str(name), value);
 }
 
+/// A promise and what settles it. These functions throw nothing.
+pub(crate) fn deferred() -> (Promise, Function, Function) {
+    let mut functions = None;
+    let promise = Promise::new(&mut |resolve, reject| functions = Some((resolve, reject)));
+    // The engine calls it before it returns the promise.
+    let (resolve, reject) = functions.unwrap_or_default();
+    (promise, resolve, reject)
+}
+
 /// What `value` settles as, if it is a promise or anything else with a `then`. Whatever it is, this throws nothing.
 pub(crate) async fn settled(value: &JsValue) -> Result<JsValue, JsValue> {
-    let promise = Promise::new(&mut |resolve, _| {
-        // The function of a promise throws nothing, also where the `then` of its value does.
-        let _ = resolve.call1(&JsValue::UNDEFINED, value);
-    });
+    let (promise, resolve, _) = deferred();
+    // Also where the `then` of the value throws: the promise is rejected.
+    let _ = resolve.call1(&JsValue::UNDEFINED, value);
     JsFuture::from(promise).await
 }
 

@@ -8,7 +8,7 @@ use prom_sdk_core::Settle;
 use wasm_bindgen::JsValue;
 
 use crate::{
-    args::{SubscribeOptions, reason_of, timer_ms, whole},
+    args::{self, reason_of, timer_ms, whole},
     arrival::{Arrival, Open},
     face,
     once::Once,
@@ -16,6 +16,9 @@ use crate::{
     shell::Shell,
     sink::Sink,
 };
+
+/// The hub's lease, unless the options say another.
+const LEASE_MS: f64 = 30_000.0;
 
 /// Timers of hidden pages may fire once a minute: leases there are long enough not to need them sooner.
 const HIDDEN_LEASE_MS: f64 = 300_000.0;
@@ -31,13 +34,14 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(function: Function, once: Option<Once>, options: &SubscribeOptions) -> Self {
+    /// With options that were checked.
+    pub(crate) fn new(function: Function, once: Option<Once>, options: &JsValue) -> Self {
         Self {
             function,
             once: once.map(Rc::new),
-            lease_ms: options.lease_ms,
-            extends: options.auto_extend,
-            timeout_ms: options.handler_timeout_ms,
+            lease_ms: args::number(options, "ackTimeoutMs").unwrap_or(LEASE_MS),
+            extends: args::get(options, "autoExtend").is_ok_and(|extends| extends.is_undefined() || extends.is_truthy()),
+            timeout_ms: args::number(options, "handlerTimeoutMs").unwrap_or(f64::INFINITY),
         }
     }
 
@@ -48,8 +52,8 @@ impl Handler {
         }
     }
 
-    pub(crate) fn event(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival) {
-        if arrival.context.lease.is_some() && arrival.context.attempt > 1 && self.adopt(shell, sink, &arrival) {
+    pub(crate) fn event(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival, event: JsValue) {
+        if arrival.lease.is_some() && arrival.attempt > 1 && self.adopt(shell, sink, &arrival) {
             return;
         }
         let open = shell.open(sink, &arrival);
@@ -57,31 +61,25 @@ impl Handler {
         if sink.leaving.get() {
             return finish(shell, &open, Err("the subscription is ending".into()));
         }
-        self.keep(shell, &open, arrival.context.ack_deadline_ms);
+        self.keep(shell, &open, arrival.ack_deadline_ms);
         if self.timeout_ms.is_finite() {
             open.over_at.set(now() + self.timeout_ms);
             shell.look_at_leases(open.over_at.get());
         }
-        let ctx = shell.host.context(open.number as f64, &face::value(&arrival.context));
+        let ctx = arrival.context(&shell.host, open.number);
         if let Some(once) = &self.once {
             let (once, function, shell) = (Rc::clone(once), self.function.clone(), Rc::clone(shell));
             face::spawn(async move {
-                let result = once.run(&arrival.id, &function, &arrival.event, &ctx).await;
+                let result = once.run(&arrival.id, &function, &event, &ctx).await;
                 finish(&shell, &open, result.map_err(|thrown| reason_of(&thrown)));
             });
             return;
         }
-        match self.function.call2(&JsValue::UNDEFINED, &arrival.event, &ctx) {
+        match self.function.call2(&JsValue::UNDEFINED, &event, &ctx) {
             Err(thrown) => finish(shell, &open, Err(reason_of(&thrown))),
             // Nothing to wait for: what is no object has no `then`.
             Ok(answer) if !answer.is_object() && !answer.is_function() => finish(shell, &open, Ok(())),
-            Ok(answer) => {
-                let shell = Rc::clone(shell);
-                face::spawn(async move {
-                    let result = face::settled(&answer).await;
-                    finish(&shell, &open, result.map(|_| ()).map_err(|thrown| reason_of(&thrown)));
-                });
-            }
+            Ok(answer) => shell.host.attend(open.number as f64, &answer),
         }
     }
 
@@ -91,8 +89,8 @@ impl Handler {
         let same = |open: &&Rc<Open>| Rc::ptr_eq(&open.sink, sink) && open.id == arrival.id && !open.ended.get();
         let Some(open) = shell.open.borrow().iter().find(same).cloned() else { return false };
         open.connection.set(arrival.connection);
-        open.lease.replace(arrival.context.lease.clone());
-        self.keep(shell, &open, arrival.context.ack_deadline_ms);
+        open.lease.replace(arrival.lease.clone());
+        self.keep(shell, &open, arrival.ack_deadline_ms);
         true
     }
 
@@ -132,6 +130,13 @@ fn finish(shell: &Rc<Shell>, open: &Rc<Open>, result: Result<(), String>) {
 }
 
 impl Shell {
+    /// What a handler answered has settled, as an error if `thrown` is given.
+    pub(crate) fn handled(self: &Rc<Self>, open: f64, thrown: Option<&JsValue>) {
+        if let Some(open) = self.find_open(open) {
+            finish(self, &open, thrown.map_or(Ok(()), |thrown| Err(reason_of(thrown))));
+        }
+    }
+
     /// Looks at the leases no later than `at`. One timer for all: most handlers are done long before.
     pub(crate) fn look_at_leases(self: &Rc<Self>, at: f64) {
         if at >= self.lease_timer_at.get() {
@@ -153,7 +158,7 @@ impl Shell {
         let next = Cell::new(f64::INFINITY);
         self.each_handled(|handler, open| {
             if open.over_at.get() <= now {
-                let ms = timer_ms(handler.timeout_ms).to_string();
+                let ms = args::decimal(handler.timeout_ms);
                 finish(self, open, Err(["the handler took longer than ", &ms, " ms"].concat()));
                 open.tell_abort();
             } else if open.extend_at.get() <= now {

@@ -3,64 +3,81 @@
 use std::{cell::RefCell, rc::Rc};
 
 use gloo_net::http::{RequestBuilder, Response};
-use js_sys::{JSON, Promise, Reflect, Uint8Array};
+use js_sys::{JSON, Promise, Uint8Array, encode_uri_component};
 use prom_protocol::{ErrorCode, TopicOrPattern};
 use prom_sdk_core::Error;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, ReadableStreamDefaultReader};
 
-use crate::{args::reason_of, face, shell::Shell};
+use crate::{
+    args::{self, decimal, get, reason_of},
+    face,
+    shell::Shell,
+};
 
-/// Asks the hub for events of a topic. `query` are the parameters beside the topic.
-pub(crate) async fn get(
-    shell: &Shell,
-    path: &str,
-    topic: &str,
-    query: Vec<(&'static str, String)>,
-    signal: &JsValue,
-) -> Result<Response, Error> {
+/// What a request asks for beside its path: the topic, where to start, and `more`, which is a parameter as well.
+pub(crate) fn query(topic: &str, options: &JsValue, after: Option<f64>, more: &str) -> String {
+    let mut query = String::from("?topic=");
+    let mut put = |name: &str, value: &str| {
+        query.push_str(name);
+        query.push_str(&String::from(encode_uri_component(value)));
+    };
+    put("", topic);
+    match after {
+        Some(after) => put("&from=afterSeq&afterSeq=", &decimal(after)),
+        None => {
+            for (name, parameter) in [("from", "&from="), ("afterId", "&afterId=")] {
+                if let Some(value) = args::string(options, name) {
+                    put(parameter, &value);
+                }
+            }
+            for (name, parameter) in [("ts", "&ts="), ("afterSeq", "&afterSeq=")] {
+                if let Some(value) = args::number(options, name) {
+                    put(parameter, &decimal(value));
+                }
+            }
+        }
+    }
+    query.push_str(more);
+    query
+}
+
+/// Asks the hub. What it refuses, or what fails on the way, is the error.
+pub(crate) async fn ask(shell: &Shell, topic: &str, path: &str, query: &str, signal: &JsValue) -> Result<Response, Error> {
     TopicOrPattern::new(topic)?;
     let token = face::token(&shell.token).await.map_err(|message| Error::of(ErrorCode::NoToken, message))?;
     // `ws://host/path` is `http://host` and `wss:` is `https:`.
-    let address = web_sys::Url::new(&shell.url).map(|url| url.host()).map_err(|thrown| lost(&thrown))?;
+    let host = web_sys::Url::new(&shell.url).map(|url| url.host()).map_err(|thrown| lost(&thrown))?;
     let scheme = if shell.url.starts_with("wss:") { "https://" } else { "http://" };
-    let query = query.iter().map(|(name, value)| (*name, value.as_str()));
-    let request = RequestBuilder::new(&[scheme, &address, path].concat())
-        .query([("topic", topic)].into_iter().chain(query))
+    let request = RequestBuilder::new(&[scheme, &host, path, query].concat())
         .header("Authorization", &["Bearer ", &token].concat())
-        .abort_signal(signal.dyn_ref::<AbortSignal>())
-        .build()
-        .map_err(|error| Error::lost(error.to_string(), false))?;
-    let response = request.send().await.map_err(|error| Error::lost(error.to_string(), true))?;
+        .abort_signal(signal.dyn_ref::<AbortSignal>());
+    let response = async { request.build()?.send().await }.await.map_err(failed)?;
     if response.ok() {
         return Ok(response);
     }
-    let body = response.text().await.unwrap_or_default();
-    let answer = JSON::parse(&body).unwrap_or(JsValue::NULL);
-    let field = |name: &str| {
-        let value = answer.is_object().then(|| Reflect::get(&answer, &JsValue::from_str(name)).ok()).flatten();
-        value.and_then(|value| value.as_string())
-    };
-    let code = field("code").and_then(|code| ErrorCode::from_wire(&code)).unwrap_or(ErrorCode::Internal);
-    let message = field("msg").unwrap_or_else(|| ["the hub answered ", &response.status().to_string()].concat());
-    Err(Error::of(code, message))
+    let body = body(&response).await.unwrap_or(JsValue::NULL);
+    let code = args::string(&body, "code").and_then(|code| ErrorCode::from_wire(&code)).unwrap_or(ErrorCode::Internal);
+    let status = || ["the hub answered with the HTTP status ", &decimal(response.status().into())].concat();
+    Err(Error::of(code, args::string(&body, "msg").unwrap_or_else(status)))
+}
+
+/// The body of an answer, which is JSON.
+pub(crate) async fn body(response: &Response) -> Result<JsValue, Error> {
+    let body = response.text().await.map_err(failed)?;
+    JSON::parse(&body).map_err(|thrown| Error::of(ErrorCode::BadJson, reason_of(&thrown)))
+}
+
+fn failed(error: gloo_net::Error) -> Error {
+    match error {
+        gloo_net::Error::JsError(error) => Error::lost(error.message, true),
+        _ => Error::lost("the hub's answer could not be read", true),
+    }
 }
 
 fn lost(thrown: &JsValue) -> Error {
     Error::lost(reason_of(thrown), true)
-}
-
-/// One page of a topic's events: what `/replay` answers.
-pub(crate) async fn page(
-    shell: &Shell,
-    topic: &str,
-    query: Vec<(&'static str, String)>,
-    signal: &JsValue,
-) -> Result<JsValue, Error> {
-    let response = get(shell, "/replay", topic, query, signal).await?;
-    let body = response.text().await.map_err(|error| Error::lost(error.to_string(), true))?;
-    JSON::parse(&body).map_err(|thrown| Error::of(ErrorCode::BadJson, reason_of(&thrown)))
 }
 
 /// The events of an export under way.
@@ -85,27 +102,18 @@ impl PromExport {
     pub fn next(&self) -> Promise {
         let (shell, reader, rest) = (Rc::clone(&self.shell), self.reader.clone(), Rc::clone(&self.rest));
         face::promise(async move {
-            let read = async {
-                loop {
-                    let read = JsFuture::from(reader.read()).await.map_err(|thrown| lost(&thrown))?;
-                    let field = |name: &str| Reflect::get(&read, &JsValue::from_str(name)).map_err(|thrown| lost(&thrown));
-                    if field("done")?.is_truthy() {
-                        let whole = rest.borrow().is_empty();
-                        let cut = || Error::lost("the export was cut; go on with afterSeq of the last event", true);
-                        return whole.then_some(JsValue::UNDEFINED).ok_or_else(cut);
-                    }
-                    let mut bytes = rest.borrow_mut();
-                    bytes.extend(field("value")?.unchecked_into::<Uint8Array>().to_vec());
-                    let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else { continue };
-                    let mut lines: Vec<u8> = bytes.drain(..=end).collect();
-                    lines[end] = b']';
-                    lines.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b',');
-                    lines.insert(0, b'[');
-                    let events = JSON::parse(&String::from_utf8_lossy(&lines));
-                    return events.map_err(|thrown| Error::of(ErrorCode::BadJson, reason_of(&thrown)));
+            loop {
+                let read = JsFuture::from(reader.read()).await.map_err(|thrown| shell.error(&lost(&thrown)))?;
+                if get(&read, "done")?.is_truthy() {
+                    let whole = rest.borrow().is_empty();
+                    let cut = Error::lost("the export was cut; go on with afterSeq of the last event", true);
+                    return if whole { Ok(JsValue::UNDEFINED) } else { Err(shell.error(&cut)) };
                 }
-            };
-            read.await.map_err(|error: Error| shell.error(&error))
+                rest.borrow_mut().extend(get(&read, "value")?.unchecked_into::<Uint8Array>().to_vec());
+                if let Some(list) = lines(&mut rest.borrow_mut()) {
+                    return JSON::parse(&list);
+                }
+            }
         })
     }
 
@@ -116,3 +124,24 @@ impl PromExport {
     }
 }
 
+/// Takes the whole lines out of `bytes`, as a JSON list.
+fn lines(bytes: &mut Vec<u8>) -> Option<String> {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
+    let mut list = vec![b'['];
+    list.extend(bytes.drain(..=end).map(|byte| if byte == b'\n' { b',' } else { byte }));
+    let last = list.len() - 1;
+    list[last] = b']';
+    Some(String::from_utf8_lossy(&list).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lines;
+
+    #[test]
+    fn whole_lines_are_taken_and_the_rest_waits() {
+        let mut bytes = b"1\n{\"a\":2}\n{\"b".to_vec();
+        assert_eq!(lines(&mut bytes).as_deref(), Some("[1,{\"a\":2}]"));
+        assert_eq!((lines(&mut bytes), bytes), (None, b"{\"b".to_vec()));
+    }
+}

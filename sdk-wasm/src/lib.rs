@@ -29,12 +29,10 @@ use std::rc::Rc;
 use futures_util::future::select;
 use gloo_timers::future::TimeoutFuture;
 use js_sys::{Function, Promise};
-use prom_protocol::ErrorCode;
-use prom_sdk_core::{Config, Error, Publish, Session, Settle};
+use prom_sdk_core::{Config, Publish, Session, Settle};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 
-use args::{HistoryOptions, NackOptions, Options, PublishOptions, SubscribeOptions, function, text, timer_ms, whole};
-use arrival::Open;
+use args::{function, text, timer_ms, whole};
 use face::{Host, ViewFace};
 use handler::Handler;
 use http::PromExport;
@@ -43,14 +41,9 @@ use queue::Queue;
 use shell::Shell;
 use sink::{Kind, Sink};
 
-/// Unwraps what was read, or refuses the call.
-macro_rules! read {
-    ($shell:expr, $read:expr) => {
-        match $read {
-            Ok(read) => read,
-            Err(error) => return $shell.refuse(&error),
-        }
-    };
+/// Does what a call asks for, or refuses it.
+fn call(ask: &mut dyn FnMut() -> Result<Promise, JsValue>) -> Promise {
+    ask().unwrap_or_else(|refused| Promise::reject(&refused))
 }
 
 /// One client. Times are milliseconds; every promise rejects with a `HubError`.
@@ -59,19 +52,13 @@ pub struct PromShell(Rc<Shell>);
 
 #[wasm_bindgen]
 impl PromShell {
-    /// `token` is a string or a function that gives one. The face has checked `options`.
+    /// `token` is a string or a function that gives one. The face has checked everything.
     #[wasm_bindgen(constructor)]
-    pub fn new(host: Host, url: String, token: JsValue, socket_class: Function, options: &JsValue) -> Result<Self, JsValue> {
+    pub fn new(host: Host, url: String, token: JsValue, socket_class: Function, options: &JsValue) -> Self {
+        guard::watch(&host);
+        let log = args::get(options, "log").ok().and_then(|log| log.dyn_into().ok());
         let config = config(options, &token);
-        let log = Options::new(options, "options", CLIENT_OPTIONS).and_then(|options| options.raw("log"));
-        let log = log.ok().flatten().and_then(|log| log.dyn_into().ok());
-        match config {
-            Ok(config) => {
-                guard::watch(&host);
-                Ok(Self(Shell::new(host, url, token, socket_class, log, config)))
-            }
-            Err(error) => Err(host.error(error.code(), error.message(), false, None)),
-        }
+        Self(Shell::new(host, url, token, socket_class, log, config))
     }
 
     /// Connects; resolves when the connection is ready.
@@ -81,12 +68,14 @@ impl PromShell {
 
     /// Publishes a payload, which is JSON. Resolves with `{id, seq, duplicate}`.
     pub fn publish(&self, topic: &JsValue, payload: &str, options: &JsValue) -> Promise {
-        let topic = read!(self.0, text(topic, "topic"));
-        let PublishOptions { id, json, timeout_ms } = read!(self.0, PublishOptions::read(options));
-        let unix_ms = whole(js_sys::Date::now());
-        self.0.promise(&mut |session, now| {
+        call(&mut || {
+            let topic = text(topic, "topic")?;
+            let json = args::options(options, args::PUBLISH)?;
+            let id = args::string(options, "id");
+            let timeout_ms = args::number(options, "timeoutMs").map(whole);
             let publish = Publish { topic: &topic, payload, id: id.as_deref(), options: &json, timeout_ms };
-            session.publish(now, unix_ms, publish)
+            let unix_ms = whole(js_sys::Date::now());
+            Ok(self.0.promise(&mut |session, now| session.publish(now, unix_ms, publish)))
         })
     }
 
@@ -99,88 +88,88 @@ impl PromShell {
         options: &JsValue,
         store: &JsValue,
     ) -> Promise {
-        let topic = read!(self.0, text(topic, "topic"));
-        let group = read!(self.0, args::group(group));
-        let handler = read!(self.0, function(handler, "handler"));
-        let options = read!(self.0, SubscribeOptions::durable(options));
-        let once = if store.is_undefined() { None } else { Some(read!(self.0, Once::new(store))) };
-        let handler = Handler::new(handler, once, &options);
-        face::promise(self.0.subscribe(Sink::new(topic, group, Kind::Handler(handler)), options.json))
+        call(&mut || {
+            let group = text(group, "group")?;
+            let handler = function(handler, "handler")?;
+            let json = args::options(options, args::MEMBER)?;
+            let once = if store.is_undefined() {
+                None
+            } else if args::string(options, "ack").as_deref() == Some("none") {
+                // What is settled before it is handled can promise nothing.
+                return Err(args::refused(&["exactly once needs acknowledgements: options.ack must be explicit"]));
+            } else {
+                Some(Once::new(store)?)
+            };
+            self.subscribe_as(topic, Some(group), Kind::Handler(Handler::new(handler, once, options)), json)
+        })
     }
 
     /// Subscribes without a group. Resolves with the subscription's number.
     pub fn live(&self, topic: &JsValue, handler: &JsValue, options: &JsValue) -> Promise {
-        let topic = read!(self.0, text(topic, "topic"));
-        let handler = read!(self.0, function(handler, "handler"));
-        let options = read!(self.0, SubscribeOptions::live(options));
-        face::promise(self.0.subscribe(Sink::new(topic, String::new(), Kind::Live(handler)), options))
-    }
-
-    /// Subscribes an iterator: with a group of deliveries, without (`undefined`) of events.
-    pub fn queue(&self, topic: &JsValue, group: &JsValue, options: &JsValue) -> PromQueue {
-        let plain = group.is_undefined();
-        let read = || {
-            let group = if plain { String::new() } else { args::group(group)? };
-            let options = if plain { SubscribeOptions::live(options)? } else { SubscribeOptions::durable(options)?.json };
-            Ok((text(topic, "topic")?, group, options))
-        };
-        let (names, options) = match read() {
-            Ok((topic, group, options)) => ((topic, group), Ok(options)),
-            Err(error) => (Default::default(), Err(error)),
-        };
-        let sink = Sink::new(names.0, names.1, Kind::Queue(Queue::new(plain)));
-        match options {
-            Ok(options) => {
-                let joined = self.0.subscribe(Rc::clone(&sink), options);
-                // What goes wrong is the iterator's to tell.
-                face::spawn(async move { drop(joined.await) });
-            }
-            Err(error) => sink.ended(Some(&self.0.error(&error))),
-        }
-        PromQueue { shell: Rc::clone(&self.0), sink }
+        call(&mut || {
+            let handler = function(handler, "handler")?;
+            self.subscribe_as(topic, None, Kind::Live(handler), args::options(options, args::LIVE)?)
+        })
     }
 
     /// Subscribes a live map. Resolves with the subscription's number.
-    pub fn watch(&self, topic: &JsValue, view: ViewFace, options: &JsValue) -> Promise {
-        let topic = read!(self.0, text(topic, "topic"));
-        let options = read!(self.0, SubscribeOptions::watch(options));
-        face::promise(self.0.subscribe(Sink::new(topic, String::new(), Kind::View(view)), options))
+    pub fn watch(&self, topic: &JsValue, view: &ViewFace, options: &JsValue) -> Promise {
+        call(&mut || {
+            let mut json = args::options(options, args::WATCH)?;
+            json.replace_range(..json.len().min(1), if json.is_empty() { "{\"from\":\"snapshot\"}" } else { "{\"from\":\"snapshot\"," });
+            self.subscribe_as(topic, None, Kind::View(view.clone()), json)
+        })
+    }
+
+    /// Subscribes an iterator: with a group of deliveries, without (`undefined`) of events.
+    pub fn queue(&self, topic: &JsValue, group: &JsValue, options: &JsValue) -> Result<PromQueue, JsValue> {
+        let plain = group.is_undefined();
+        let (fields, group) = if plain { (args::LIVE, None) } else { (args::MEMBER, Some(text(group, "group")?)) };
+        let json = args::options(options, fields)?;
+        let sink = Sink::new(text(topic, "topic")?, group, Kind::Queue(Queue::new(plain)));
+        let joined = self.0.subscribe(Rc::clone(&sink), json);
+        // What goes wrong is the iterator's to tell.
+        face::spawn(async move { drop(joined.await) });
+        Ok(PromQueue { shell: Rc::clone(&self.0), sink })
     }
 
     /// Leaves a group.
     pub fn unsubscribe(&self, topic: &JsValue, group: &JsValue) -> Promise {
-        let topic = read!(self.0, text(topic, "topic"));
-        let group = read!(self.0, args::group(group));
-        self.0.unsubscribe(self.0.member(&topic, &group))
+        call(&mut || Ok(self.0.unsubscribe(self.0.member(&text(topic, "topic")?, &text(group, "group")?))))
     }
 
     /// Ends a subscription by its number. One that has ended already is fine.
     pub fn end(&self, subscription: f64) -> Promise {
-        match self.0.sink_of(subscription) {
-            Some(sink) => self.0.unsubscribe(Some(sink)),
-            None => Promise::resolve(&JsValue::UNDEFINED),
-        }
+        self.0.end(subscription)
     }
 
     /// Acknowledges an open delivery.
     pub fn ack(&self, open: f64) -> Promise {
-        self.with_open(open, |open| self.0.settle(open, true, Settle::Ack))
+        self.0.settle(open, true, Settle::Ack)
     }
 
     /// Gives an open delivery back.
     pub fn nack(&self, open: f64, options: &JsValue) -> Promise {
-        let NackOptions { reason, delay_ms, dead } = read!(self.0, NackOptions::read(options));
-        self.with_open(open, |open| self.0.settle(open, true, Settle::Nack { reason: reason.as_deref(), delay_ms, dead }))
+        call(&mut || {
+            args::options(options, args::NACK)?;
+            let reason = args::string(options, "reason");
+            let delay_ms = args::number(options, "delayMs").map(whole);
+            let dead = args::get(options, "dead")?.is_truthy();
+            Ok(self.0.settle(open, true, Settle::Nack { reason: reason.as_deref(), delay_ms, dead }))
+        })
     }
 
     /// Extends the lease of an open delivery to `ms` from now.
     pub fn extend(&self, open: f64, ms: &JsValue) -> Promise {
-        match ms.as_f64() {
-            Some(ms) if !ms.is_nan() => {
-                self.with_open(open, |open| self.0.settle(open, false, Settle::Extend(whole(ms))))
-            }
-            _ => self.0.refuse(&args::refused("ms must be a number")),
+        match ms.as_f64().filter(|ms| !ms.is_nan()) {
+            Some(ms) => self.0.settle(open, false, Settle::Extend(whole(ms))),
+            None => Promise::reject(&args::refused(&["ms must be a number"])),
         }
+    }
+
+    /// What a handler answered has settled.
+    pub fn handled(&self, open: f64, failed: bool, thrown: &JsValue) {
+        self.0.handled(open, failed.then_some(thrown));
     }
 
     /// The `AbortSignal` of an open delivery; `undefined` if it is not open any more.
@@ -195,28 +184,32 @@ impl PromShell {
 
     /// One page of the past: `{events, next}`. `given` events were given already, up to the seq `after`, if it is not the first.
     pub fn history(&self, topic: &JsValue, options: &JsValue, given: f64, after: Option<f64>, signal: JsValue) -> Promise {
-        let topic = read!(self.0, text(topic, "topic"));
-        let HistoryOptions { mut query, limit } = read!(self.0, HistoryOptions::read(options));
-        if let Some(after) = after {
-            query = vec![("from", "afterSeq".to_owned()), ("afterSeq", whole(after).to_string())];
-        }
-        query.push(("limit", whole((limit - given).min(HISTORY_PAGE).max(1.0)).to_string()));
-        let shell = Rc::clone(&self.0);
-        face::promise(async move {
-            http::page(&shell, &topic, query, &signal).await.map_err(|error| shell.error(&error))
+        call(&mut || {
+            let topic = text(topic, "topic")?;
+            args::options(options, args::HISTORY)?;
+            let limit = args::number(options, "limit").unwrap_or(HISTORY_PAGE) - given;
+            let limit = ["&limit=", &args::decimal(limit.min(HISTORY_PAGE).max(1.0))].concat();
+            let query = http::query(&topic, options, after, &limit);
+            let (shell, signal) = (Rc::clone(&self.0), signal.clone());
+            Ok(face::promise(async move {
+                let page = async { http::body(&http::ask(&shell, &topic, "/replay", &query, &signal).await?).await };
+                page.await.map_err(|error| shell.error(&error))
+            }))
         })
     }
 
     /// Starts an export. Resolves with a [`PromExport`].
     pub fn export(&self, topic: &JsValue, options: &JsValue, signal: JsValue) -> Promise {
-        let topic = read!(self.0, text(topic, "topic"));
-        let mut query = read!(self.0, HistoryOptions::read(options)).query;
-        query.push(("ndjson", "1".to_owned()));
-        let shell = Rc::clone(&self.0);
-        face::promise(async move {
-            let response = http::get(&shell, "/export", &topic, query, &signal).await;
-            let export = response.and_then(|response| PromExport::new(&shell, &response));
-            export.map(JsValue::from).map_err(|error| shell.error(&error))
+        call(&mut || {
+            let topic = text(topic, "topic")?;
+            args::options(options, args::HISTORY)?;
+            let query = http::query(&topic, options, None, "&ndjson=1");
+            let (shell, signal) = (Rc::clone(&self.0), signal.clone());
+            Ok(face::promise(async move {
+                let response = http::ask(&shell, &topic, "/export", &query, &signal).await;
+                let export = response.and_then(|response| PromExport::new(&shell, &response));
+                export.map(JsValue::from).map_err(|error| shell.error(&error))
+            }))
         })
     }
 
@@ -263,52 +256,38 @@ impl PromQueue {
     /// Takes no more, and ends the subscription.
     pub fn end(&self) -> Promise {
         self.sink.drain();
-        match self.shell.sink_of(self.sink.id.get().0.into()) {
-            Some(sink) => self.shell.unsubscribe(Some(sink)),
-            None => Promise::resolve(&JsValue::UNDEFINED),
-        }
+        self.shell.end(self.sink.id.get().0.into())
     }
 }
 
 impl PromShell {
-    fn with_open(&self, open: f64, settle: impl FnOnce(&Open) -> Promise) -> Promise {
-        match self.0.find_open(open) {
-            Some(open) => settle(&open),
-            None => {
-                let message = "the delivery is settled already, or its connection or subscription has ended";
-                self.0.refuse(&Error::of(ErrorCode::StaleLease, message))
-            }
-        }
+    fn subscribe_as(
+        &self,
+        topic: &JsValue,
+        group: Option<String>,
+        kind: Kind,
+        json: String,
+    ) -> Result<Promise, JsValue> {
+        let sink = Sink::new(text(topic, "topic")?, group, kind);
+        Ok(face::promise(self.0.subscribe(sink, json)))
     }
 }
 
 /// Events of one page of the past, as many as the hub gives.
 const HISTORY_PAGE: f64 = 1000.0;
 
-/// What the constructor takes. The face refuses everything else before the module is there.
-const CLIENT_OPTIONS: &[&str] = &[
-    "timeoutMs",
-    "reconnectMinMs",
-    "reconnectMaxMs",
-    "maxQueued",
-    "maxQueuedBytes",
-    "WebSocket",
-    "batch",
-    "log",
-];
-
-fn config(options: &JsValue, token: &JsValue) -> Result<Config, Error> {
-    let options = Options::new(options, "options", CLIENT_OPTIONS)?;
+/// The face has checked the options.
+fn config(options: &JsValue, token: &JsValue) -> Config {
     let default = Config::default();
-    let ms = |name: &str, default: u64| options.number(name).map(|ms| ms.map_or(default, whole));
-    Ok(Config {
+    let ms = |name: &str, default: u64| args::number(options, name).map_or(default, whole);
+    Config {
         token: token.as_string(),
-        request_timeout_ms: ms("timeoutMs", default.request_timeout_ms)?,
-        reconnect_min_ms: ms("reconnectMinMs", default.reconnect_min_ms)?,
-        reconnect_max_ms: ms("reconnectMaxMs", default.reconnect_max_ms)?,
-        max_queued: ms("maxQueued", default.max_queued as u64)? as usize,
-        max_queued_bytes: ms("maxQueuedBytes", default.max_queued_bytes as u64)? as usize,
-        batch: options.flag("batch")?.unwrap_or(true),
+        request_timeout_ms: ms("timeoutMs", default.request_timeout_ms),
+        reconnect_min_ms: ms("reconnectMinMs", default.reconnect_min_ms),
+        reconnect_max_ms: ms("reconnectMaxMs", default.reconnect_max_ms),
+        max_queued: ms("maxQueued", default.max_queued as u64) as usize,
+        max_queued_bytes: ms("maxQueuedBytes", default.max_queued_bytes as u64) as usize,
+        batch: args::get(options, "batch").is_ok_and(|batch| batch.is_undefined() || batch.is_truthy()),
         ..default
-    })
+    }
 }

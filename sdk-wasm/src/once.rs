@@ -7,11 +7,13 @@ use std::{
 
 use futures_util::future::{Either, poll_fn, select};
 use gloo_timers::future::TimeoutFuture;
-use js_sys::{Function, Reflect};
-use prom_sdk_core::Error;
+use js_sys::Function;
 use wasm_bindgen::{JsCast, JsValue};
 
-use crate::{args::refused, face};
+use crate::{
+    args::{decimal, get, refused},
+    face,
+};
 
 /// Waits between two tries while the store fails: the first, doubling up to the longest.
 const RETRY_MS: u32 = 100;
@@ -30,10 +32,10 @@ pub(crate) struct Once {
 
 impl Once {
     /// Refused unless the store has its two functions.
-    pub(crate) fn new(store: &JsValue) -> Result<Self, Error> {
+    pub(crate) fn new(store: &JsValue) -> Result<Self, JsValue> {
         for name in ["seen", "mark"] {
             if method(store, name).is_none() {
-                return Err(refused("store must have the functions seen and mark"));
+                return Err(refused(&["store must have the functions seen and mark"]));
             }
         }
         Ok(Self { store: store.clone(), stopped: Cell::new(false), waiting: RefCell::default() })
@@ -105,15 +107,12 @@ impl Once {
         match select(Box::pin(call), Box::pin(over)).await {
             Either::Left((answer, _)) => answer,
             Either::Right((ms, _)) => {
-                Err(["no answer of the dedupe store within ", &ms.to_string(), " ms"].concat().into())
+                Err(["no answer of the dedupe store within ", &decimal(ms.into()), " ms"].concat().into())
             }
         }
     }
 }
 
 fn method(object: &JsValue, name: &str) -> Option<Function> {
-    if !object.is_object() {
-        return None;
-    }
-    Reflect::get(object, &JsValue::from_str(name)).ok()?.dyn_into().ok()
+    get(object, name).ok()?.dyn_into().ok()
 }

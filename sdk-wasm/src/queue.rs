@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use js_sys::{Function, Object, Promise, Reflect};
+use js_sys::{Function, Object, Promise};
 use wasm_bindgen::JsValue;
 
 use crate::{
@@ -43,7 +43,7 @@ impl Queue {
         if self.ended.get() {
             return;
         }
-        let leased = arrival.context.lease.is_some();
+        let leased = arrival.lease.is_some();
         let subscription = arrival.subscription;
         self.waiting.borrow_mut().push_back(arrival);
         self.serve(shell, sink);
@@ -59,10 +59,10 @@ impl Queue {
 
     /// The next one, as an iterator gives it.
     pub(crate) fn next(&self, shell: &Rc<Shell>, sink: &Rc<Sink>) -> Promise {
-        Promise::new(&mut |resolve, reject| {
-            self.takers.borrow_mut().push_back((resolve, reject));
-            self.serve(shell, sink);
-        })
+        let (promise, resolve, reject) = face::deferred();
+        self.takers.borrow_mut().push_back((resolve, reject));
+        self.serve(shell, sink);
+        promise
     }
 
     /// Gives what is there to those who wait.
@@ -76,7 +76,7 @@ impl Queue {
             if self.waiting.borrow().len() <= LOW_WATER && self.paused.replace(false) {
                 Self::pause(shell, arrival.subscription, false);
             }
-            let value = if self.plain { arrival.event } else { self.delivery(shell, sink, &arrival) };
+            let value = if self.plain { arrival.event() } else { self.delivery(shell, sink, &arrival) };
             let _ = resolve.call1(&JsValue::UNDEFINED, &result(&value, false));
         }
         if self.ended.get() {
@@ -88,8 +88,8 @@ impl Queue {
         let open = shell.open(sink, arrival);
         sink.running.set(sink.running.get() + u32::from(open.leased()));
         let number = open.number as f64;
-        let ctx = shell.host.context(number, &face::value(&arrival.context));
-        shell.host.delivery(number, &arrival.event, &ctx)
+        let ctx = arrival.context(&shell.host, open.number);
+        shell.host.delivery(number, &arrival.event(), &ctx)
     }
 
     /// An error is thrown once; after it the iteration is at its end.
@@ -105,7 +105,7 @@ impl Queue {
 
     /// What was leased comes again on the next connection.
     pub(crate) fn lost(&self) {
-        self.waiting.borrow_mut().retain(|arrival| arrival.context.lease.is_none());
+        self.waiting.borrow_mut().retain(|arrival| arrival.lease.is_none());
     }
 
     /// There will be no more; `void` says whether what is leased is void as well.
@@ -126,9 +126,8 @@ impl Queue {
 
 /// The result of an iterator's step.
 fn result(value: &JsValue, done: bool) -> JsValue {
-    let result = Object::new();
-    // An object made here takes any field.
-    let _ = Reflect::set(&result, &"value".into(), value);
-    let _ = Reflect::set(&result, &"done".into(), &done.into());
-    result.into()
+    let result = JsValue::from(Object::new());
+    face::set(&result, "value", value);
+    face::set(&result, "done", &done.into());
+    result
 }

@@ -24,7 +24,7 @@ use serde::Serialize;
 use wasm_bindgen::JsValue;
 
 use crate::{
-    arrival::{Arrival, Open},
+    arrival::{Arrival, Events, Open},
     args::{reason_of, timer_ms, whole},
     face::{self, Host},
     guard,
@@ -211,7 +211,9 @@ impl Shell {
 
     /// As [`Self::promise`]; its success takes delivery `open` out of the open ones.
     fn settling(self: &Rc<Self>, open: Option<u64>, ask: Ask<'_>) -> Promise {
-        Promise::new(&mut |resolve, reject| self.request(Waiter::Promise { resolve, reject, open }, ask))
+        let (promise, resolve, reject) = face::deferred();
+        self.request(Waiter::Promise { resolve, reject, open }, ask);
+        promise
     }
 
     /// A promise that is rejected.
@@ -237,40 +239,29 @@ impl Shell {
 
     /// Takes a message of the hub: one frame, or several, one a line.
     pub(crate) fn message(self: &Rc<Self>, message: &str) {
-        let mut arrivals = Vec::new();
+        let events = Rc::new(Events::default());
+        let mut texts: Vec<&str> = Vec::new();
         {
             let mut session = self.session.borrow_mut();
             let now = whole(now());
             for frame in message.split('\n') {
-                if frame.is_empty() && !arrivals.is_empty() {
+                if frame.is_empty() && !message.is_empty() {
                     continue;
                 }
                 self.log("<", frame);
-                let arrival = session.frame(now, frame).map(|delivery| Arrival::new(&delivery, message));
+                let delivery = session.frame(now, frame);
+                let arrival = delivery.map(|delivery| {
+                    texts.push(delivery.event);
+                    Arrival::new(&delivery, &events, texts.len() - 1)
+                });
                 self.collect(&mut session);
-                arrivals.extend(arrival.map(|arrival| (self.mark(), arrival)));
+                self.steps.borrow_mut().extend(arrival.map(Step::Event));
             }
         }
-        self.place(message, arrivals);
-        self.run();
-    }
-
-    /// Where the next step will be.
-    fn mark(&self) -> usize {
-        self.steps.borrow().len()
-    }
-
-    /// Puts deliveries among the steps, each where its mark is, with their events as JavaScript has them.
-    fn place(&self, message: &str, mut arrivals: Vec<(usize, Arrival)>) {
-        let broken = crate::arrival::parse(message, arrivals.iter_mut().map(|(_, arrival)| arrival));
-        let mut steps = self.steps.borrow_mut();
-        for (before, (at, arrival)) in arrivals.into_iter().enumerate() {
-            steps.insert(at + before, Step::Event(arrival));
-        }
-        drop(steps);
-        for reason in broken {
+        for reason in events.parse(&texts) {
             self.report(&Error::of(ErrorCode::BadJson, ["an event of the hub: ", &reason].concat()));
         }
+        self.run();
     }
 
     /// Does every step. Inside a step: they are done when it is over.
@@ -325,7 +316,7 @@ impl Shell {
             }
             Output::Gap { subscription, topic, from, to, reason } => {
                 let sink = self.sink(subscription);
-                let group = sink.as_ref().map_or("", |sink| &sink.group);
+                let group = sink.as_ref().and_then(|sink| sink.group.as_deref()).unwrap_or_default();
                 let (topic, reason) = (topic.as_str(), reason.as_str());
                 let gap = GapEvent { topic, group, from: from as f64, to: to as f64, reason };
                 self.host.emit("gap", &face::value(&gap));
@@ -334,7 +325,7 @@ impl Shell {
                 let Some(sink) = self.remove_sink(subscription) else { return };
                 let error = self.error(&error);
                 self.end_sink(&sink, Some(&error));
-                let revoked = RevokedEvent { topic: &sink.topic, group: &sink.group, error };
+                let revoked = RevokedEvent { topic: &sink.topic, group: sink.group.as_deref().unwrap_or_default(), error };
                 self.host.emit("revoked", &face::value(&revoked));
             }
             Output::Error(error) => self.report(&error),
@@ -529,17 +520,18 @@ impl Shell {
     }
 
     fn event(self: &Rc<Self>, arrival: Arrival) {
-        if arrival.event.is_undefined() {
+        let event = arrival.event();
+        if event.is_undefined() {
             return;
         }
         let Some(sink) = self.sink(arrival.subscription) else { return };
         match &sink.kind {
-            Kind::Handler(handler) => handler.event(self, &sink, arrival),
+            Kind::Handler(handler) => handler.event(self, &sink, arrival, event),
             Kind::Queue(queue) => queue.event(self, &sink, arrival),
-            Kind::View(view) => view.event(&arrival.event),
+            Kind::View(view) => view.event(&event),
             Kind::Live(handler) => {
                 // Called in order; it is not waited for.
-                match handler.call1(&JsValue::UNDEFINED, &arrival.event) {
+                match handler.call1(&JsValue::UNDEFINED, &event) {
                     Err(thrown) => self.report_thrown(&thrown),
                     Ok(answer) if answer.is_object() => {
                         let shell = Rc::clone(self);
@@ -589,8 +581,12 @@ impl Shell {
         self.run();
     }
 
-    /// Settles a delivery; resolves when the hub has stored it.
-    pub(crate) fn settle(self: &Rc<Self>, open: &Open, ends: bool, settle: Settle<'_>) -> Promise {
+    /// Settles an open delivery; resolves when the hub has stored it. `ends` says whether it is open no more.
+    pub(crate) fn settle(self: &Rc<Self>, open: f64, ends: bool, settle: Settle<'_>) -> Promise {
+        let Some(open) = self.find_open(open) else {
+            let message = "the delivery is settled already, or its connection or subscription has ended";
+            return self.refuse(&Error::of(ErrorCode::StaleLease, message));
+        };
         let lease = open.lease.borrow().clone();
         let Some(lease) = lease else {
             if ends {

@@ -15,8 +15,7 @@ use crate::{face::{self, ViewFace}, handler::Handler, queue::Queue, shell::Shell
 pub(crate) struct Sink {
     pub(crate) id: Cell<SubscriptionId>,
     pub(crate) topic: String,
-    /// Empty: without a group.
-    pub(crate) group: String,
+    pub(crate) group: Option<String>,
     pub(crate) kind: Kind,
     /// Handlers at work and deliveries that are taken but not settled: what a drain waits for.
     pub(crate) running: Cell<u32>,
@@ -37,7 +36,7 @@ pub(crate) enum Kind {
 }
 
 impl Sink {
-    pub(crate) fn new(topic: String, group: String, kind: Kind) -> Rc<Self> {
+    pub(crate) fn new(topic: String, group: Option<String>, kind: Kind) -> Rc<Self> {
         Rc::new(Self {
             id: Cell::new(SubscriptionId(0)),
             topic,
@@ -87,7 +86,7 @@ impl Shell {
     /// Sends the SUBSCRIBE of a sink, at once; the receiver is told what became of it.
     pub(crate) fn join(self: &Rc<Self>, sink: &Rc<Sink>, options: &str) -> oneshot::Receiver<Result<(), Error>> {
         let topic = sink.topic.as_str();
-        let group = (!sink.group.is_empty()).then_some(sink.group.as_str());
+        let group = sink.group.as_deref();
         self.wait(&mut |session, now| {
             let (id, request) = session.subscribe(now, topic, group, options, None);
             sink.id.set(id);
@@ -131,7 +130,7 @@ impl Shell {
     fn leaving(&self, sink: &Sink) -> Option<Rc<Sink>> {
         let sinks = self.sinks.borrow();
         let same = |other: &&Rc<Sink>| other.leaving.get() && other.topic == sink.topic && other.group == sink.group;
-        sinks.iter().find(same).filter(|_| !sink.group.is_empty()).cloned()
+        sinks.iter().find(same).filter(|_| sink.group.is_some()).cloned()
     }
 
     /// Waits until a sink that leaves has left.
@@ -149,8 +148,16 @@ impl Shell {
     /// The member of a group.
     pub(crate) fn member(&self, topic: &str, group: &str) -> Option<Rc<Sink>> {
         let sinks = self.sinks.borrow();
-        let found = |sink: &&Rc<Sink>| !sink.leaving.get() && sink.topic == topic && sink.group == group;
+        let found = |sink: &&Rc<Sink>| !sink.leaving.get() && sink.topic == topic && sink.group.as_deref() == Some(group);
         sinks.iter().find(found).cloned()
+    }
+
+    /// Ends a subscription by its number. One that has ended already is fine.
+    pub(crate) fn end(self: &Rc<Self>, id: f64) -> Promise {
+        match self.sink_of(id) {
+            Some(sink) => self.unsubscribe(Some(sink)),
+            None => Promise::resolve(&JsValue::UNDEFINED),
+        }
     }
 
     /// Ends a subscription. Handlers that run may finish and acknowledge first: then the promise resolves when no new

@@ -259,7 +259,7 @@ impl Session {
     }
 
     /// TEMP
-    pub fn batching(&self) -> bool { false }
+    pub fn batching(&self) -> bool { true }
     /// TEMP
     pub fn flush(&mut self, now: u64) -> RequestId { self.connect(now) }
     /// Tries again now, if a reconnect waits for its time: there is news of the network.

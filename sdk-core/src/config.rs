@@ -24,8 +24,6 @@ pub struct Config {
     pub ping_after_ms: u64,
     /// Give the connection up when a PING is not followed by any frame for so long; default 35000.
     pub ping_timeout_ms: u64,
-    /// TEMP
-    pub batch: bool,
 }
 
 impl Default for Config {
@@ -40,7 +38,7 @@ impl Default for Config {
             max_queued: 10_000,
             max_queued_bytes: 16 * 1024 * 1024,
             ping_after_ms: 25_000,
-            ping_timeout_ms: 35_000, batch: true,
+            ping_timeout_ms: 35_000,
         }
     }
 }

@@ -258,10 +258,6 @@ impl Session {
         self.liveness.heard(now);
     }
 
-    /// TEMP
-    pub fn batching(&self) -> bool { true }
-    /// TEMP
-    pub fn flush(&mut self, now: u64) -> RequestId { self.connect(now) }
     /// Tries again now, if a reconnect waits for its time: there is news of the network.
     pub fn hurry(&mut self, now: u64) {
         if matches!(self.phase, Phase::Waiting { .. }) {

@@ -6,6 +6,7 @@
 //!   Scanned ◄── server::scan ◄───── text frame ◄───── ServerFrame::encode
 //!   ServerFrame ◄── server::parse ◄─┘
 //!
+//!   frames                  one message ──► the frames it holds, where both sides agreed to batch
 //!   Topic, Group, Pattern   validated names        Policy   who may do what, first match decides
 //!   Event                   the stored record      ErrorCode, CloseCode   closed lists
 //! ```
@@ -17,6 +18,7 @@ pub mod client;
 mod code;
 mod event;
 mod fields;
+mod frames;
 pub mod limits;
 mod names;
 mod options;
@@ -32,6 +34,7 @@ mod topic;
 pub use client::{ClientFrame, Op, Request};
 pub use code::{CloseCode, ErrorCode};
 pub use event::{Event, EventOptions, Headers, encode_event, encode_event_body, encode_event_position};
+pub use frames::{Frames, frames};
 pub use options::{AckMode, Filter, Ordering, StartFrom, SubscribeOptions};
 pub use payload::{check_payload, single_line};
 pub use policy::{Action, Effect, Policy, PolicyError, Rule};

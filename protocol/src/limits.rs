@@ -42,5 +42,7 @@ pub const LEASE_MS_MAX: u64 = 12 * 60 * 60 * 1_000;
 pub const ATTEMPTS_MAX: u32 = 1_000;
 /// Largest frame before AUTH, in bytes.
 pub const FRAME_BYTES_BEFORE_AUTH: usize = 16 * 1024;
-/// Largest frame, in bytes.
+/// Largest frame, and largest message to the hub however many frames it holds, in bytes.
 pub const FRAME_BYTES: usize = 1024 * 1024;
+/// Largest message of several frames from the hub, in bytes. A frame that is larger has a message to itself.
+pub const BATCH_BYTES: usize = 64 * 1024;

@@ -24,6 +24,7 @@ names! {
     OP = "op";
     CORR = "corr";
     TOKEN = "token";
+    BATCH = "batch";
     TOPIC = "topic";
     GROUP = "group";
     PAYLOAD = "payload";

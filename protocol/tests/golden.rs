@@ -24,12 +24,12 @@ use serde_json::Value;
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
 
 /// The files of `golden/tolerated`.
-const TOLERATED: &str = "any-field-order auth-without-token dead-false defaults-spelled-out empty-options escaped-strings longest-names \
+const TOLERATED: &str = "any-field-order auth-batch-false auth-without-token dead-false defaults-spelled-out empty-options escaped-strings longest-names \
     most-segments null-is-absent unknown-fields unknown-fields-twice unknown-options unused-start-position \
     white-space";
 
 /// The files of `golden/invalid`.
-const INVALID: &str = "ack-lease-number ack-no-group ack-no-id ack-no-topic auth-token-number corr-control-character corr-empty \
+const INVALID: &str = "ack-lease-number ack-no-group ack-no-id ack-no-topic auth-batch-string auth-token-number corr-control-character corr-empty \
     corr-half-surrogate corr-long corr-long-in-bytes corr-number filter-headers-number filter-keys-number \
     filter-list filter-tags-long filter-tags-many frame-array frame-null frame-string group-empty group-generated \
     group-long group-not-ascii group-number group-quote group-space json-bare-word json-byte-order-mark json-empty \
@@ -58,6 +58,10 @@ const LEASE: &str = "00000000000000a1";
 
 fn raw(json: &str) -> &RawValue {
     serde_json::from_str(json).expect("valid JSON")
+}
+
+fn auth(token: &str, batch: bool) -> ClientFrame<'_> {
+    ClientFrame::Auth { token: token.into(), batch }
 }
 
 fn publish<'a>(topic: &'a str, payload: &'a str, options: EventOptions<'a>) -> ClientFrame<'a> {
@@ -122,9 +126,10 @@ fn client_frames() -> Vec<(&'static str, Option<&'static str>, ClientFrame<'stat
     let plain = SubscribeOptions::default;
     let verbatim = r#"[1.50,-0.0,1E3,18446744073709551615,"\u00fc/\/\ud83d\ude00 ü😀",{"":{}}, true]"#;
     vec![
-        ("auth-minimal", None, ClientFrame::Auth(TOKEN.into())),
-        ("auth-full", Some("c-1"), ClientFrame::Auth(TOKEN.into())),
-        ("auth-empty-token", None, ClientFrame::Auth("".into())),
+        ("auth-minimal", None, auth(TOKEN, false)),
+        ("auth-full", Some("c-1"), auth(TOKEN, false)),
+        ("auth-batch", Some("c-1"), auth(TOKEN, true)),
+        ("auth-empty-token", None, auth("", false)),
         ("publish-minimal", None, publish("orders.paid", r#"{"order":7}"#, none())),
         ("publish-full", Some("c-2"), publish("orders.paid", r#"{"order":7,"total":19.5}"#, every_event_option)),
         ("publish-null", None, publish("orders.paid", "null", none())),
@@ -209,6 +214,8 @@ fn server_frames() -> Vec<(&'static str, ServerFrame<'static>)> {
         topic: Some("orders.*".into()),
         group: Some("billing".into()),
         expires_in_ms: Some(1),
+        // Its file is older than the field.
+        batch: false,
         ..published()
     };
     vec![
@@ -217,6 +224,11 @@ fn server_frames() -> Vec<(&'static str, ServerFrame<'static>)> {
         (
             "ok-authenticated",
             ServerFrame::Ok(OkFrame { corr: Some("c-1".into()), expires_in_ms: Some(3_600_000), ..ok() }),
+        ),
+        ("ok-batch", ServerFrame::Ok(OkFrame { corr: Some("c-1".into()), batch: true, ..ok() })),
+        (
+            "ok-authenticated-batch",
+            ServerFrame::Ok(OkFrame { corr: Some("c-1".into()), expires_in_ms: Some(3_600_000), batch: true, ..ok() }),
         ),
         ("ok-published", ServerFrame::Ok(published())),
         ("ok-duplicate", ServerFrame::Ok(OkFrame { corr: Some("c-2".into()), duplicate: true, ..published() })),

@@ -96,11 +96,11 @@ impl World {
     /// The hub takes a frame and decides on its answer.
     fn hub(&mut self, frame: &str) {
         let request = client::parse(frame).expect("the hub understands every frame");
-        assert!(self.ready || matches!(request.frame, ClientFrame::Auth(_)), "before AUTH was answered: {frame}");
+        assert!(self.ready || matches!(request.frame, ClientFrame::Auth { .. }), "before AUTH was answered: {frame}");
         let corr = request.corr.as_ref().map_or("", |corr| corr.as_str());
         let mut ok = format!(r#"{{"op":"OK","corr":"{corr}""#);
         match &request.frame {
-            ClientFrame::Auth(_) if self.dice.roll(3) == 0 => ok.push_str(r#","expires_in_ms":60000"#),
+            ClientFrame::Auth { .. } if self.dice.roll(3) == 0 => ok.push_str(r#","expires_in_ms":60000"#),
             ClientFrame::Publish(publish) => {
                 let number: u64 = publish.payload.get().parse().unwrap();
                 assert!(self.published.last().is_none_or(|last| *last < number), "out of order on one connection");

@@ -142,8 +142,13 @@ pub struct Nack<'a> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ClientFrame<'a> {
-    /// `AUTH {token}`; an absent token is an empty one.
-    Auth(Text<'a>),
+    /// `AUTH {token, batch?}`.
+    Auth {
+        /// A JWT, or the hub's static token; an absent one is empty.
+        token: Text<'a>,
+        /// The client wants several frames in one message, both ways: see [`frames`](crate::frames).
+        batch: bool,
+    },
     /// `PUBLISH {topic, payload, opts?}`.
     Publish(Publish<'a>),
     /// `SUBSCRIBE {topic, group?, opts?}`.
@@ -193,7 +198,7 @@ impl ClientFrame<'_> {
     /// Which operation it is.
     pub fn op(&self) -> Op {
         match self {
-            Self::Auth(_) => Op::Auth,
+            Self::Auth { .. } => Op::Auth,
             Self::Publish(_) => Op::Publish,
             Self::Subscribe(_) => Op::Subscribe,
             Self::Unsubscribe(_) => Op::Unsubscribe,

@@ -14,6 +14,7 @@ raw_fields! {
         op = field::OP,
         corr = field::CORR,
         token = field::TOKEN,
+        batch = field::BATCH,
         topic = field::TOPIC,
         group = field::GROUP,
         payload = field::PAYLOAD,
@@ -79,7 +80,10 @@ fn unreadable<'a>(text: &str, error: &serde_json::Error) -> BadRequest<'a> {
 impl<'a> RawFrame<'a> {
     fn frame(&self, op: Op) -> Result<ClientFrame<'a>, Refusal> {
         Ok(match op {
-            Op::Auth => ClientFrame::Auth(self.token.text(field::TOKEN)?.unwrap_or(Text::from(""))),
+            Op::Auth => ClientFrame::Auth {
+                token: self.token.text(field::TOKEN)?.unwrap_or(Text::from("")),
+                batch: self.batch.flag(field::BATCH)?,
+            },
             Op::Publish => {
                 let topic = self.topic.required(field::TOPIC)?;
                 topic::validate(&topic, false)?;
@@ -180,6 +184,7 @@ mod tests {
                 "extend_ms must be an integer from 1000 to 43200000",
             ),
             (r#"{"op":"NACK","topic":"a","group":"g","id":"1","dead":"yes"}"#, BadFrame, "dead must be true or false"),
+            (r#"{"op":"AUTH","token":"t","batch":1}"#, BadFrame, "batch must be true or false"),
         ];
         for (text, code, message) in cases {
             assert_eq!(error(text), (code, message.to_owned()), "{text}");

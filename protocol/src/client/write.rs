@@ -48,9 +48,10 @@ pub struct Delivered<'a> {
     pub lease: Option<&'a str>,
 }
 
-/// AUTH, with the token as the client got it.
-pub fn auth(corr: Corr<'_>, token: &str) -> String {
-    Frame::new(Op::Auth, corr).text(key::TOKEN, token).end()
+/// AUTH, with the token as the client got it. `batch` asks that both sides may put several frames into one message: see
+/// [`frames`](crate::frames).
+pub fn auth(corr: Corr<'_>, token: &str, batch: bool) -> String {
+    Frame::new(Op::Auth, corr).text(key::TOKEN, token).flag(key::BATCH, batch).end()
 }
 
 /// PUBLISH. `payload` is one JSON value. `options` is a JSON object, or empty for none; with an `id` of its own the caller must not
@@ -92,7 +93,7 @@ pub fn nack(
     if let Some(delay_ms) = delay_ms {
         frame = frame.number(key::DELAY_MS, delay_ms);
     }
-    if dead { frame.json(key::DEAD, "true") } else { frame }.end()
+    frame.flag(key::DEAD, dead).end()
 }
 
 /// MODACK: the lease is to end `extend_ms` milliseconds from now.
@@ -164,6 +165,11 @@ impl Frame {
         if matches!(value, "" | "{}") { self } else { self.json(key, value) }
     }
 
+    /// What is false is left out.
+    fn flag(self, key: &str, value: bool) -> Self {
+        if value { self.json(key, "true") } else { self }
+    }
+
     fn number(self, key: &str, value: u64) -> Self {
         self.json(key, &value.to_string())
     }
@@ -195,7 +201,7 @@ impl Request<'_> {
         let corr = Corr::from(self.corr.as_deref());
         let op = self.frame.op();
         match &self.frame {
-            ClientFrame::Auth(token) => auth(corr, token),
+            ClientFrame::Auth { token, batch } => auth(corr, token, *batch),
             ClientFrame::Publish(event) => {
                 let options = unless(&event.options, EventOptions::is_empty);
                 publish(corr, &event.topic, event.payload.get(), None, &options)
@@ -238,7 +244,8 @@ mod tests {
         let delivered = Delivered { topic: "a", group: "g", id: "i", lease: Some("00000000000000a1") };
         let frames = [
             ping(Corr::None),
-            auth(Corr::Number(1), "a.\"b\""),
+            auth(Corr::Number(1), "a.\"b\"", false),
+            auth(Corr::None, "t", true),
             publish(Corr::Number(2), "a.b", r#"{"x":1}"#, Some("i\"ü"), ""),
             publish(Corr::Number(2), "a.b", "1", Some("i"), "{}"),
             publish(

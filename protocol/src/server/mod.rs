@@ -106,6 +106,9 @@ pub struct OkFrame<'a> {
     /// AUTH: milliseconds until the token expires; absent for a token that does not.
     #[serde(default)]
     pub expires_in_ms: Option<u64>,
+    /// AUTH that asked for it: from now on a message of either side may hold several frames.
+    #[serde(default)]
+    pub batch: bool,
 }
 
 /// An ERR: what was asked was not done.

@@ -44,6 +44,7 @@ scanned! {
     seq = field::SEQ,
     duplicate = field::DUPLICATE,
     expires_in_ms = field::EXPIRES_IN_MS,
+    batch = field::BATCH,
     code = field::CODE,
     msg = field::MSG,
     retry_after_ms = field::RETRY_AFTER_MS,
@@ -94,6 +95,11 @@ impl<'a> Scanned<'a> {
     /// OK of an AUTH: milliseconds until the token expires.
     pub fn expires_in_ms(&self) -> Option<u64> {
         number(self.expires_in_ms)
+    }
+
+    /// OK of an AUTH: a message of either side may hold several frames.
+    pub fn batch(&self) -> bool {
+        self.batch == "true"
     }
 
     /// ERR and REVOKED: one of [`crate::ErrorCode`]'s names, or one of a later version.
@@ -177,7 +183,7 @@ mod tests {
         match expected {
             ServerFrame::Ok(ok) => {
                 assert_eq!((frame.op(), frame.seq(), frame.duplicate()), (Some(Op::Ok), ok.seq, ok.duplicate));
-                assert_eq!(frame.expires_in_ms(), ok.expires_in_ms);
+                assert_eq!((frame.expires_in_ms(), frame.batch()), (ok.expires_in_ms, ok.batch));
                 assert_eq!(frame.has_corr(), ok.corr.is_some());
                 assert_eq!(frame.corr_number(), ok.corr.as_ref().and_then(|corr| corr.parse().ok()));
                 assert_eq!(frame.topic(), ok.topic.clone().unwrap_or("".into()));

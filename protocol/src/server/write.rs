@@ -73,7 +73,7 @@ impl ServerFrame<'_> {
     /// Appends the frame's text to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Ok(OkFrame { corr, id, seq, duplicate, topic, group, expires_in_ms }) => {
+            Self::Ok(OkFrame { corr, id, seq, duplicate, topic, group, expires_in_ms, batch }) => {
                 Frame::begin(out, opening!(Op::Ok))
                     .optional(key::CORR, corr.as_deref())
                     .optional(key::ID, id.as_deref())
@@ -82,6 +82,7 @@ impl ServerFrame<'_> {
                     .optional(key::TOPIC, topic.as_deref())
                     .optional(key::GROUP, group.as_deref())
                     .optional(key::EXPIRES_IN_MS, expires_in_ms.as_ref())
+                    .flag(key::BATCH, *batch)
                     .end();
             }
             Self::Err(ErrFrame { code, msg, corr, retry_after_ms }) => {

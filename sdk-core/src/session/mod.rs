@@ -213,7 +213,7 @@ impl Session {
         let corr = self.next_request();
         self.phase = Phase::Auth { until: now.saturating_add(self.config.connect_timeout_ms), corr };
         self.liveness.heard(now);
-        self.send(write::auth(Corr::Number(corr), &token));
+        self.send(write::auth(Corr::Number(corr), &token, false));
     }
 
     /// The socket was closed, or could not be opened. `code` and `reason` are those of the close frame, if there was one;
@@ -243,7 +243,7 @@ impl Session {
             (Phase::Ready, Ok(token)) => {
                 let corr = self.next_request();
                 self.tokens.renewing(now, self.config.connect_timeout_ms, Some(corr));
-                self.send(write::auth(Corr::Number(corr), &token));
+                self.send(write::auth(Corr::Number(corr), &token, false));
             }
             (Phase::Ready, Err(message)) => {
                 self.tokens.renewal_failed(now);

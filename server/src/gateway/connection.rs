@@ -283,7 +283,7 @@ impl Connection {
         let corr = corr.as_ref();
         let Some(policy) = self.session.policy() else {
             match frame {
-                ClientFrame::Auth(token) => return self.auth(&token, corr).await,
+                ClientFrame::Auth { token, .. } => return self.auth(&token, corr).await,
                 ClientFrame::Ping => self.send(&ServerFrame::Pong { corr: corr.cloned() }),
                 _ => self.error(ErrorCode::Unauthorized, "Call AUTH first.", corr),
             }
@@ -308,7 +308,7 @@ impl Connection {
             ClientFrame::Unsubscribe(target) => self.unsubscribe(&target, corr).await,
             ClientFrame::Pause(target) => self.pause(&target, true, corr).await,
             ClientFrame::Resume(target) => self.pause(&target, false, corr).await,
-            ClientFrame::Auth(token) => return self.auth(&token, corr).await,
+            ClientFrame::Auth { token, .. } => return self.auth(&token, corr).await,
             ClientFrame::Ping => self.send(&ServerFrame::Pong { corr: corr.cloned() }),
             _ => self.error(ErrorCode::BadFrame, "op is not known", corr),
         }

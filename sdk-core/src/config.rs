@@ -24,6 +24,13 @@ pub struct Config {
     pub ping_after_ms: u64,
     /// Give the connection up when a PING is not followed by any frame for so long; default 35000.
     pub ping_timeout_ms: u64,
+    /// The same while a request waits for its answer, so that a dead path is found before the request gives up: send a
+    /// PING after so much silence; default 4000.
+    pub waiting_ping_after_ms: u64,
+    /// And give the connection up when nothing follows that PING for so long; default 8000.
+    pub waiting_ping_timeout_ms: u64,
+    /// Ask the hub for messages of several frames; default true. What it answered is [`crate::Session::batching`].
+    pub batch: bool,
 }
 
 impl Default for Config {
@@ -39,6 +46,9 @@ impl Default for Config {
             max_queued_bytes: 16 * 1024 * 1024,
             ping_after_ms: 25_000,
             ping_timeout_ms: 35_000,
+            waiting_ping_after_ms: 4_000,
+            waiting_ping_timeout_ms: 8_000,
+            batch: true,
         }
     }
 }

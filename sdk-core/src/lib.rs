@@ -27,7 +27,7 @@
 //! assert!(matches!(outputs[..], [Output::State(_), Output::Open]));
 //!
 //! session.opened(10);
-//! assert!(matches!(session.poll(), Some(Output::Send(frame)) if &*frame == r#"{"op":"AUTH","corr":"2","token":"a.b.c"}"#));
+//! assert!(matches!(session.poll(), Some(Output::Send(frame)) if &*frame == r#"{"op":"AUTH","corr":"2","token":"a.b.c","batch":true}"#));
 //! session.frame(20, r#"{"op":"OK","corr":"2"}"#);
 //! assert!(matches!(session.poll(), Some(Output::State(_))));
 //! assert!(matches!(session.poll(), Some(Output::Done { request, result: Ok(_) }) if request == connected));

@@ -8,19 +8,29 @@ pub(crate) enum Check {
     Dead,
 }
 
+/// How much silence is borne: before a PING, and after it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) ping_after_ms: u64,
+    pub(crate) timeout_ms: u64,
+}
+
 /// Counts the hub's silence. A connection is given up only after a PING of ours went unanswered, so that a process that
 /// slept, with its frames still unread, does not take its own sleep for the hub's.
 #[derive(Debug)]
 pub(crate) struct Liveness {
-    ping_after_ms: u64,
-    timeout_ms: u64,
+    idle: Patience,
+    /// While a request waits for its answer.
+    waiting: Patience,
     heard: u64,
+    /// When the first request was made that waits, if that was after `heard`.
+    asked: u64,
     pinged: Option<u64>,
 }
 
 impl Liveness {
-    pub(crate) fn new(ping_after_ms: u64, timeout_ms: u64) -> Self {
-        Self { ping_after_ms, timeout_ms, heard: 0, pinged: None }
+    pub(crate) fn new(idle: Patience, waiting: Patience) -> Self {
+        Self { idle, waiting, heard: 0, asked: 0, pinged: None }
     }
 
     pub(crate) fn heard(&mut self, now: u64) {
@@ -28,14 +38,30 @@ impl Liveness {
         self.pinged = None;
     }
 
-    pub(crate) fn deadline(&self) -> u64 {
-        self.pinged
-            .map_or_else(|| self.heard.saturating_add(self.ping_after_ms), |at| at.saturating_add(self.timeout_ms))
+    /// A request is made while none waits.
+    pub(crate) fn asked(&mut self, now: u64) {
+        self.asked = now;
+    }
+
+    /// When to look again; `waits` says whether a request waits.
+    pub(crate) fn deadline(&self, waits: bool) -> u64 {
+        let after = |since: u64, ms: u64| since.saturating_add(ms);
+        match self.pinged {
+            Some(at) => {
+                let idle = after(at, self.idle.timeout_ms);
+                // A request that was made after the PING has a claim of its own.
+                if waits { idle.min(after(at.max(self.asked), self.waiting.timeout_ms)) } else { idle }
+            }
+            None => {
+                let idle = after(self.heard, self.idle.ping_after_ms);
+                if waits { idle.min(after(self.heard.max(self.asked), self.waiting.ping_after_ms)) } else { idle }
+            }
+        }
     }
 
     /// What to do at `now`. The caller must send the PING when this returns it.
-    pub(crate) fn check(&mut self, now: u64) -> Check {
-        if now < self.deadline() {
+    pub(crate) fn check(&mut self, now: u64, waits: bool) -> Check {
+        if now < self.deadline(waits) {
             return Check::Fine;
         }
         if self.pinged.is_some() {
@@ -50,23 +76,50 @@ impl Liveness {
 mod tests {
     use super::*;
 
+    fn liveness() -> Liveness {
+        Liveness::new(
+            Patience { ping_after_ms: 25_000, timeout_ms: 35_000 },
+            Patience { ping_after_ms: 4_000, timeout_ms: 8_000 },
+        )
+    }
+
     #[test]
     fn pings_after_silence_and_gives_up_after_more() {
-        let mut liveness = Liveness::new(25_000, 35_000);
+        let mut liveness = liveness();
         liveness.heard(1_000);
-        assert_eq!(liveness.check(25_999), Check::Fine);
-        assert_eq!(liveness.check(26_000), Check::Ping);
-        assert_eq!(liveness.deadline(), 61_000);
-        assert_eq!(liveness.check(60_999), Check::Fine);
-        assert_eq!(liveness.check(61_000), Check::Dead);
+        assert_eq!(liveness.check(25_999, false), Check::Fine);
+        assert_eq!(liveness.check(26_000, false), Check::Ping);
+        assert_eq!(liveness.deadline(false), 61_000);
+        assert_eq!(liveness.check(60_999, false), Check::Fine);
+        assert_eq!(liveness.check(61_000, false), Check::Dead);
+    }
+
+    #[test]
+    fn a_request_that_waits_makes_it_less_patient() {
+        let mut liveness = liveness();
+        liveness.heard(1_000);
+        liveness.asked(20_000);
+        assert_eq!(liveness.check(23_999, true), Check::Fine);
+        assert_eq!(liveness.check(24_000, true), Check::Ping);
+        assert_eq!(liveness.check(31_999, true), Check::Fine);
+        assert_eq!(liveness.check(32_000, true), Check::Dead);
+    }
+
+    #[test]
+    fn a_request_behind_the_ping_of_an_idle_connection_has_its_own_time() {
+        let mut liveness = liveness();
+        liveness.heard(0);
+        assert_eq!(liveness.check(25_000, false), Check::Ping);
+        liveness.asked(40_000);
+        assert_eq!(liveness.deadline(true), 48_000);
     }
 
     #[test]
     fn any_frame_is_a_sign_of_life_and_sleep_is_not_death() {
-        let mut liveness = Liveness::new(25_000, 35_000);
+        let mut liveness = liveness();
         liveness.heard(0);
-        assert_eq!(liveness.check(500_000), Check::Ping, "slept for long: asks first");
+        assert_eq!(liveness.check(500_000, true), Check::Ping, "slept for long: asks first");
         liveness.heard(500_010);
-        assert_eq!(liveness.check(525_009), Check::Fine);
+        assert_eq!(liveness.check(504_009, true), Check::Fine);
     }
 }

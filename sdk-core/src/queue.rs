@@ -38,6 +38,11 @@ impl PublishQueue {
         self.entries.len()
     }
 
+    /// The number of the oldest.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.entries.front().map(|entry| entry.request)
+    }
+
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.entries.len() < self.max && self.bytes.saturating_add(bytes) <= self.max_bytes
     }

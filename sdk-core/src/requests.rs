@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Pause(SubscriptionId),
     /// ACK, NACK or MODACK of a caller.
     Settle,
+    /// Done when everything that callers asked for before is answered.
+    Flush,
     /// A settle that is confirmed only so that a drain knows when it is stored.
     QuietSettle,
 }
@@ -76,6 +78,11 @@ impl Requests {
 
     pub(crate) fn contains(&self, request: u64) -> bool {
         self.find(request).is_ok()
+    }
+
+    /// The oldest request that passes.
+    pub(crate) fn oldest(&self, passes: impl Fn(Kind) -> bool) -> Option<u64> {
+        self.open.iter().find(|entry| passes(entry.kind)).map(|entry| entry.request)
     }
 
     /// Takes the oldest request that passes.

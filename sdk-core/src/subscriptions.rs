@@ -52,44 +52,66 @@ impl Subscription {
 
 /// All of them, oldest first. There are few: a hub allows 128 a connection.
 #[derive(Debug, Default)]
-pub(crate) struct Subscriptions(Vec<Subscription>);
+pub(crate) struct Subscriptions {
+    all: Vec<Subscription>,
+    /// Those that were ended before the hub had confirmed them, by the number of their SUBSCRIBE. Their UNSUBSCRIBE is
+    /// sent when it has; until then no SUBSCRIBE of the same names may be, because the UNSUBSCRIBE would be for that one.
+    abandoned: Vec<(u64, Subscription)>,
+}
 
 impl Subscriptions {
     pub(crate) fn push(&mut self, subscription: Subscription) {
-        self.0.push(subscription);
+        self.all.push(subscription);
+    }
+
+    /// Remembers that `request` is to be undone when it is answered.
+    pub(crate) fn abandon(&mut self, request: u64, subscription: Subscription) {
+        self.abandoned.push((request, subscription));
+    }
+
+    /// An abandoned SUBSCRIBE is answered.
+    pub(crate) fn undone(&mut self, request: u64) {
+        self.abandoned.retain(|(abandoned, _)| *abandoned != request);
+    }
+
+    /// Whether the SUBSCRIBE of one that is wanted has to wait for an UNSUBSCRIBE.
+    fn held(&self, wanted: &Subscription) -> bool {
+        let same = |(_, other): &(u64, Subscription)| other.topic == wanted.topic && other.group == wanted.group;
+        wanted.group.is_some() && self.abandoned.iter().any(same)
     }
 
     pub(crate) fn find(&self, id: SubscriptionId) -> Option<&Subscription> {
-        self.0.iter().find(|s| s.id == id)
+        self.all.iter().find(|s| s.id == id)
     }
 
     pub(crate) fn find_mut(&mut self, id: SubscriptionId) -> Option<&mut Subscription> {
-        self.0.iter_mut().find(|s| s.id == id)
+        self.all.iter_mut().find(|s| s.id == id)
     }
 
     pub(crate) fn remove(&mut self, id: SubscriptionId) -> Option<Subscription> {
-        let at = self.0.iter().position(|s| s.id == id)?;
-        Some(self.0.remove(at))
+        let at = self.all.iter().position(|s| s.id == id)?;
+        Some(self.all.remove(at))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Subscription> {
-        self.0.iter()
+        self.all.iter()
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.abandoned.clear();
+        self.all.clear();
     }
 
     /// Whether a durable subscription of these names is there.
     pub(crate) fn has(&self, topic: &str, group: &Group) -> bool {
-        self.0.iter().any(|s| s.group.as_ref() == Some(group) && s.topic.as_str() == topic)
+        self.all.iter().any(|s| s.group.as_ref() == Some(group) && s.topic.as_str() == topic)
     }
 
     /// The subscription an EVENT, LIVE or REVOKED is for. Only an active one gets any.
     pub(crate) fn on_wire(&self, topic: &str, group: &str) -> Option<SubscriptionId> {
         let found =
             |s: &&Subscription| s.standing == Standing::Active && s.wire_group == group && s.topic.as_str() == topic;
-        self.0.iter().find(found).map(|s| s.id)
+        self.all.iter().find(found).map(|s| s.id)
     }
 
     /// The subscription a GAP is for, which names the concrete topic.
@@ -97,25 +119,30 @@ impl Subscriptions {
         let topic = prom_protocol::Topic::new(topic).ok()?;
         let found =
             |s: &&Subscription| s.standing == Standing::Active && s.wire_group == group && s.topic.matches(&topic);
-        self.0.iter().find(found).map(|s| s.id)
+        self.all.iter().find(found).map(|s| s.id)
     }
 
     /// The connection is gone: everything is to be subscribed again.
     pub(crate) fn lost(&mut self) {
-        for subscription in &mut self.0 {
+        self.abandoned.clear();
+        for subscription in &mut self.all {
             subscription.standing = Standing::Wanted { not_before: 0 };
         }
     }
 
     /// One that is to be sent now.
     pub(crate) fn next_wanted(&self, now: u64) -> Option<SubscriptionId> {
-        self.0.iter().find(|s| matches!(s.standing, Standing::Wanted { not_before } if not_before <= now)).map(|s| s.id)
+        let wanted =
+            |s: &&Subscription| matches!(s.standing, Standing::Wanted { not_before } if not_before <= now) && !self.held(s);
+        self.all.iter().find(wanted).map(|s| s.id)
     }
 
     /// When the next one is to be sent.
     pub(crate) fn due(&self) -> u64 {
-        let due =
-            |s: &Subscription| if let Standing::Wanted { not_before } = s.standing { not_before } else { u64::MAX };
-        self.0.iter().map(due).min().unwrap_or(u64::MAX)
+        let due = |s: &Subscription| match s.standing {
+            Standing::Wanted { not_before } if !self.held(s) => not_before,
+            _ => u64::MAX,
+        };
+        self.all.iter().map(due).min().unwrap_or(u64::MAX)
     }
 }

@@ -47,6 +47,18 @@ impl Session {
         RequestId(request)
     }
 
+    /// Done when every publish, settle and other call that was made before is answered or has timed out.
+    pub fn flush(&mut self, now: u64) -> RequestId {
+        let request = self.next_request();
+        if matches!(self.phase, Phase::Closed) {
+            self.refuse_closed(request);
+        } else {
+            self.requests.insert(request, Kind::Flush, self.until(now, None));
+            self.end_flushes();
+        }
+        RequestId(request)
+    }
+
     /// Publishes an event, at once or as soon as there is a connection. `unix_ms` is the Unix time.
     ///
     /// It is sent again, with the same id and in order, on every connection until the hub answers. The result is
@@ -60,12 +72,16 @@ impl Session {
     }
 
     fn enqueue(&mut self, now: u64, unix_ms: u64, request: u64, publish: Publish<'_>) -> Result<(), Error> {
-        self.check_open()?;
+        self.check_open(Ending::Draining)?;
         let Publish { topic, payload, id, options, timeout_ms } = publish;
         if topic.contains('*') || !Pattern::is_valid(topic) {
             return Err(Topic::new(topic).err().unwrap_or(NameError::BadWildcard).into());
         }
         let bytes = topic.len() + payload.len() + options.len();
+        // Before the room for it is looked at: waiting would not help.
+        if bytes > limits::FRAME_BYTES {
+            return Err(too_large());
+        }
         if !self.publishes.has_room(bytes) {
             return Err(Error::of(ErrorCode::Overloaded, "too many publishes wait for their answer"));
         }
@@ -73,11 +89,14 @@ impl Session {
         let frame: Arc<str> = write::publish(Corr::Number(request), topic, payload, Some(&id), options).into();
         // The hub would end the connection for it, and with it everybody else's requests.
         if frame.len() > limits::FRAME_BYTES {
-            return Err(Error::of(ErrorCode::TooLarge, "the event is larger than 1 MiB"));
+            return Err(too_large());
         }
         let sent = matches!(self.phase, Phase::Ready);
         if sent {
             self.out.push_back(Output::Send(frame.clone()));
+        }
+        if !self.waits() {
+            self.liveness.asked(now);
         }
         self.publishes.push(Queued { request, id, frame, deadline: self.until(now, timeout_ms), sent });
         self.start(now);
@@ -101,7 +120,7 @@ impl Session {
         match self.accept(id, request, topic, group, options) {
             Ok(subscription) => {
                 self.subscriptions.push(subscription);
-                self.requests.insert(request, Kind::Subscribe(id), self.until(now, timeout_ms));
+                self.expect(now, request, Kind::Subscribe(id), self.until(now, timeout_ms));
                 self.start(now);
                 self.send_wanted(now);
             }
@@ -118,13 +137,13 @@ impl Session {
         group: Option<&str>,
         options: &str,
     ) -> Result<Subscription, Error> {
-        self.check_open()?;
+        self.check_open(Ending::No)?;
         let topic = TopicOrPattern::new(topic)?;
         let group = group.map(Group::new).transpose()?;
         if group.as_ref().is_some_and(|group| self.subscriptions.has(topic.as_str(), group)) {
             return Err(Error::of(ErrorCode::AlreadySubscribed, "this client has that subscription already"));
         }
-        Ok(Subscription {
+        let subscription = Subscription {
             id,
             topic,
             group,
@@ -134,7 +153,13 @@ impl Session {
             request: Some(request),
             paused: false,
             pause_request: None,
-        })
+        };
+        // The hub would end the connection for it, and with it everybody else's requests.
+        if subscription.subscribe(request).len() > limits::FRAME_BYTES {
+            let message = "the options are too large: with them SUBSCRIBE takes more than 1 MiB";
+            return Err(Error::of(ErrorCode::TooLarge, message));
+        }
+        Ok(subscription)
     }
 
     /// Ends a subscription. Unsettled events go back to the group. While there is no connection the call is done at once.
@@ -153,12 +178,13 @@ impl Session {
             Standing::Wanted { .. } => self.done(request, Ok(Answer::Done)),
             Standing::Active => {
                 self.send(subscription.about(Op::Unsubscribe, Some(request)));
-                self.requests.insert(request, Kind::Unsubscribe, self.until(now, None));
+                self.expect(now, request, Kind::Unsubscribe, self.until(now, None));
             }
             Standing::Sent(sent) => {
                 // Its group has no name yet, or it may still be refused: undone when the answer comes.
                 self.requests.take(sent);
                 self.requests.insert(sent, Kind::Abandoned, u64::MAX);
+                self.subscriptions.abandon(sent, subscription);
                 self.done(request, Ok(Answer::Done));
             }
         }
@@ -194,7 +220,7 @@ impl Session {
     pub fn settle(&mut self, now: u64, delivery: DeliveryRef<'_>, settle: Settle<'_>) -> RequestId {
         let request = self.next_request();
         if self.send_settle(Some(request), delivery, settle) {
-            self.requests.insert(request, Kind::Settle, self.until(now, None));
+            self.expect(now, request, Kind::Settle, self.until(now, None));
         } else {
             let message = "the event's connection or subscription has ended; the hub delivers it again";
             self.done(request, Err(Error::of(ErrorCode::StaleLease, message)));
@@ -208,7 +234,7 @@ impl Session {
         let corr = (self.ending != Ending::No).then(|| self.next_request());
         let sent = self.send_settle(corr, delivery, settle);
         if sent && let Some(corr) = corr {
-            self.requests.insert(corr, Kind::QuietSettle, self.until(now, None));
+            self.expect(now, corr, Kind::QuietSettle, self.until(now, None));
         }
         sent
     }
@@ -239,8 +265,8 @@ impl Session {
         true
     }
 
-    /// Takes nothing new but settles, and pauses all durable subscriptions, so that what runs can come to its end. Follow
-    /// with [`Self::close_when_settled`] once the handlers have finished.
+    /// Takes no new deliveries and no new subscriptions, and pauses all durable ones, so that what runs can come to its end:
+    /// it may settle and publish. Follow with [`Self::close_when_settled`] once the handlers have finished.
     pub fn drain(&mut self) {
         if self.ending != Ending::No || matches!(self.phase, Phase::Closed) {
             return;
@@ -265,10 +291,11 @@ impl Session {
         }
     }
 
-    fn check_open(&self) -> Result<(), Error> {
-        match (&self.phase, self.ending) {
-            (Phase::Closed, _) => Err(self.last_error.clone().unwrap_or_else(Error::closed)),
-            (_, Ending::No) => Ok(()),
+    /// Whether something new is taken: what a drain leaves to be done is, until it has come to `last`.
+    fn check_open(&self, last: Ending) -> Result<(), Error> {
+        match self.phase {
+            Phase::Closed => Err(self.last_error.clone().unwrap_or_else(Error::closed)),
+            _ if self.ending == Ending::No || self.ending == last => Ok(()),
             _ => Err(Error::closed()),
         }
     }
@@ -306,6 +333,10 @@ impl Session {
             self.out.push_back(Output::Send(subscription.subscribe(corr).into()));
         }
     }
+}
+
+fn too_large() -> Error {
+    Error::of(ErrorCode::TooLarge, "the event is too large: with its options it takes more than 1 MiB")
 }
 
 fn not_subscribed() -> Error {

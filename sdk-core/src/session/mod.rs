@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use prom_protocol::{
     ErrorCode,
     client::write::{self, Corr},
+    limits,
 };
 
 pub use calls::Publish;
@@ -27,7 +28,7 @@ use crate::{
     Answer, Config, Error, Output, RequestId, State, StateChange,
     backoff::Backoff,
     entropy::Entropy,
-    liveness::{Check, Liveness},
+    liveness::{Check, Liveness, Patience},
     queue::PublishQueue,
     requests::{Kind, Requests},
     subscriptions::{Standing, Subscriptions},
@@ -48,9 +49,9 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     No,
-    /// Nothing new is taken; what runs goes on.
+    /// No new deliveries or subscriptions. What runs goes on, and may publish.
     Draining,
-    /// And the session closes as soon as nothing is open.
+    /// Nothing new at all, and the session closes as soon as nothing is open.
     WhenSettled,
 }
 
@@ -69,6 +70,8 @@ pub struct Session {
     state: State,
     ending: Ending,
     connection: u32,
+    /// Whether the hub has agreed to messages of several frames on the present connection.
+    batching: bool,
     last_request: u64,
     last_subscription: u32,
     /// Why the last connection, or try, ended.
@@ -83,7 +86,10 @@ impl Session {
         Self {
             entropy: Entropy::new(seed),
             backoff: Backoff::new(config.reconnect_min_ms, config.reconnect_max_ms),
-            liveness: Liveness::new(config.ping_after_ms, config.ping_timeout_ms),
+            liveness: Liveness::new(
+                Patience { ping_after_ms: config.ping_after_ms, timeout_ms: config.ping_timeout_ms },
+                Patience { ping_after_ms: config.waiting_ping_after_ms, timeout_ms: config.waiting_ping_timeout_ms },
+            ),
             tokens: Tokens::default(),
             publishes: PublishQueue::new(config.max_queued, config.max_queued_bytes),
             requests: Requests::new(),
@@ -92,6 +98,7 @@ impl Session {
             state: State::Idle,
             ending: Ending::No,
             connection: 0,
+            batching: false,
             last_request: 0,
             last_subscription: 0,
             last_error: None,
@@ -108,6 +115,11 @@ impl Session {
     /// Number of the present or latest connection, from 1.
     pub fn connection(&self) -> u32 {
         self.connection
+    }
+
+    /// Whether several frames may be sent in one message, one a line, on the present connection; the hub then does so too.
+    pub fn batching(&self) -> bool {
+        self.batching
     }
 
     /// How many publishes wait for their answer.
@@ -130,7 +142,7 @@ impl Session {
             | Phase::Auth { until, .. } => until,
             Phase::Ready => {
                 let resubscribe = if self.ending == Ending::No { self.subscriptions.due() } else { u64::MAX };
-                self.liveness.deadline().min(self.tokens.renew_at()).min(resubscribe)
+                self.liveness.deadline(self.waits()).min(self.tokens.renew_at()).min(resubscribe)
             }
         };
         Some(phase.min(self.requests.due()).min(self.publishes.due()))
@@ -156,7 +168,7 @@ impl Session {
     }
 
     fn tick_ready(&mut self, now: u64) {
-        match self.liveness.check(now) {
+        match self.liveness.check(now, self.waits()) {
             Check::Fine => {}
             Check::Ping => self.send(write::ping(Corr::None)),
             Check::Dead => {
@@ -178,6 +190,19 @@ impl Session {
         self.send_wanted(now);
     }
 
+    /// Whether something waits for an answer of the hub.
+    fn waits(&self) -> bool {
+        !self.publishes.is_empty() || !self.requests.is_empty()
+    }
+
+    /// Takes down a request, and that something waits from now on.
+    fn expect(&mut self, now: u64, request: u64, kind: Kind, deadline: u64) {
+        if !self.waits() {
+            self.liveness.asked(now);
+        }
+        self.requests.insert(request, kind, deadline);
+    }
+
     fn expire(&mut self, now: u64) {
         while let Some(entry) = self.publishes.expired(now) {
             self.done(entry.request, Err(self.timed_out()));
@@ -189,9 +214,11 @@ impl Session {
                 && matches!(subscription.standing, Standing::Sent(_))
             {
                 self.requests.insert(request, Kind::Abandoned, u64::MAX);
+                self.subscriptions.abandon(request, subscription);
             }
             self.settle_kind(request, kind, Err(error));
         }
+        self.end_flushes();
     }
 
     fn timed_out(&self) -> Error {
@@ -211,9 +238,13 @@ impl Session {
         let Phase::Opening { token, .. } = &mut self.phase else { return };
         let token = std::mem::take(token);
         let corr = self.next_request();
+        let frame = write::auth(Corr::Number(corr), &token, self.config.batch);
         self.phase = Phase::Auth { until: now.saturating_add(self.config.connect_timeout_ms), corr };
         self.liveness.heard(now);
-        self.send(write::auth(Corr::Number(corr), &token, false));
+        if frame.len() > limits::FRAME_BYTES_BEFORE_AUTH {
+            return self.auth_refused(now, token_too_large(), 0);
+        }
+        self.send(frame);
     }
 
     /// The socket was closed, or could not be opened. `code` and `reason` are those of the close frame, if there was one;
@@ -242,8 +273,13 @@ impl Session {
             (Phase::Token { .. }, Err(message)) => self.away(now, Error::of(ErrorCode::NoToken, message), 0),
             (Phase::Ready, Ok(token)) => {
                 let corr = self.next_request();
+                let frame = write::auth(Corr::Number(corr), &token, self.config.batch);
+                if frame.len() > limits::FRAME_BYTES_BEFORE_AUTH {
+                    self.tokens.renewal_failed(now);
+                    return self.out.push_back(Output::Error(token_too_large()));
+                }
                 self.tokens.renewing(now, self.config.connect_timeout_ms, Some(corr));
-                self.send(write::auth(Corr::Number(corr), &token, false));
+                self.send(frame);
             }
             (Phase::Ready, Err(message)) => {
                 self.tokens.renewal_failed(now);
@@ -296,7 +332,7 @@ impl Session {
         self.change(State::Reconnecting, Some(error), Some(wait));
         let subscriptions = &self.subscriptions;
         let waits_on = |request, kind| match kind {
-            Kind::Connect | Kind::Subscribe(_) => true,
+            Kind::Connect | Kind::Subscribe(_) | Kind::Flush => true,
             Kind::Pause(id) => subscriptions.find(id).is_some_and(|s| s.pause_request == Some(request)),
             _ => false,
         };
@@ -314,10 +350,12 @@ impl Session {
                 _ => {}
             }
         }
+        self.end_flushes();
     }
 
     fn forget_connection(&mut self) {
         self.out.retain(|output| !matches!(output, Output::Send(_)));
+        self.batching = false;
         self.tokens.lost();
         self.publishes.lost();
         self.subscriptions.lost();
@@ -357,6 +395,19 @@ impl Session {
         }
     }
 
+    /// Ends the flushes that have nothing to wait for any more.
+    fn end_flushes(&mut self) {
+        while let Some(flush) = self.requests.oldest(|kind| kind == Kind::Flush) {
+            let asked = |kind| matches!(kind, Kind::Settle | Kind::Subscribe(_) | Kind::Unsubscribe | Kind::Pause(_));
+            let open = [self.publishes.oldest(), self.requests.oldest(asked)];
+            if open.into_iter().flatten().any(|request| request < flush) {
+                return;
+            }
+            self.requests.take(flush);
+            self.done(flush, Ok(Answer::Done));
+        }
+    }
+
     fn end_if_settled(&mut self) {
         if self.ending == Ending::WhenSettled
             && !matches!(self.phase, Phase::Closed)
@@ -393,4 +444,8 @@ impl Session {
     fn send(&mut self, frame: String) {
         self.out.push_back(Output::Send(frame.into()));
     }
+}
+
+fn token_too_large() -> Error {
+    Error::of(ErrorCode::JwtInvalid, "the token is too large: with it AUTH takes more than 16 KiB")
 }

@@ -61,6 +61,7 @@ impl Session {
             // A PONG was heard, that is all it is for; other frames are of a later version.
             _ => {}
         }
+        self.end_flushes();
         self.end_if_settled();
         None
     }
@@ -77,7 +78,10 @@ impl Session {
             return self.done(entry.request, Ok(answer));
         }
         match self.phase {
-            Phase::Auth { corr: auth, .. } if auth == corr => return self.ready(now, ok.expires_in_ms()),
+            Phase::Auth { corr: auth, .. } if auth == corr => {
+                self.batching = self.config.batch && ok.batch();
+                return self.ready(now, ok.expires_in_ms());
+            }
             _ if self.tokens.is_renewal(corr) => return self.tokens.accepted(now, ok.expires_in_ms()),
             _ => {}
         }
@@ -88,10 +92,17 @@ impl Session {
             }
             Some(Kind::Abandoned) => {
                 self.send(write::about(client::Op::Unsubscribe, Corr::None, &ok.topic(), &ok.group()));
+                self.undone(now, corr);
             }
             Some(kind) => self.settle_kind(corr, kind, Ok(Answer::Done)),
             None => {}
         }
+    }
+
+    /// A subscription that nobody wants any more is not there: one of its names need not wait longer.
+    fn undone(&mut self, now: u64, request: u64) {
+        self.subscriptions.undone(request);
+        self.send_wanted(now);
     }
 
     fn ready(&mut self, now: u64, expires_in_ms: Option<u64>) {
@@ -170,12 +181,13 @@ impl Session {
                 }
             }
             Some(Kind::Resubscribe(id)) => self.revoke(id, error),
+            Some(Kind::Abandoned) => self.undone(now, corr),
             Some(kind) => self.settle_kind(corr, kind, Err(error)),
             None => {}
         }
     }
 
-    fn auth_refused(&mut self, now: u64, error: Error, at_least: u64) {
+    pub(super) fn auth_refused(&mut self, now: u64, error: Error, at_least: u64) {
         self.shut(1000, "not authenticated");
         let given_up = tokens::is_refusal(error.code()) && (self.config.token.is_some() || self.tokens.refused());
         if given_up { self.fail(error) } else { self.away(now, error, at_least) }

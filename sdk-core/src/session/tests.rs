@@ -481,4 +481,5 @@ fn a_subscription_gets_nothing_before_it_is_confirmed() {
 }
 
 mod closing;
+mod names;
 mod tokens;

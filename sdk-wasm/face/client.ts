@@ -5,6 +5,7 @@ import { payloadText } from "./json.js";
 import { PromShell, type PromExport, type PromQueue } from "./prom_sdk.js";
 import type {
   Abortable, ClientEvents, ClientOptions, CloseOptions, ConnectionState, DedupeStore, Delivery, DeliveryContext,
+  FlushOptions,
   ExactlyOnceOptions, Handler, HistoryOptions, HubEvent, LiveOptions, NackOptions, Outgoing, PayloadOf, Published,
   PublishOptions, Sendable, StateChange, Stream, SubscribeOptions, Subscription, TokenSource, Topics, View, WatchOptions,
   WebSocketConstructor,
@@ -18,11 +19,11 @@ export interface Environment {
   readonly WebSocket?: WebSocketConstructor | undefined;
 }
 
-type Use<R> = (raw: PromShell) => Promise<R>;
-type Call = <R>(prepare: () => Use<R>) => Promise<R>;
+type Use<R, O = undefined> = (raw: PromShell, options: O) => Promise<R>;
+type Call = <R>(use: Use<R>) => Promise<R>;
 type Listener<K extends keyof ClientEvents> = (event: ClientEvents[K]) => void;
 
-const OPTIONS: Record<keyof ClientOptions, string> = {
+const OPTIONS: Required<{ [K in keyof ClientOptions]: string }> = {
   timeoutMs: "number", reconnectMinMs: "number", reconnectMaxMs: "number", maxQueued: "number", maxQueuedBytes: "number",
   batch: "boolean", log: "function", WebSocket: "function",
 };
@@ -53,6 +54,7 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
 
   /** @internal */
   constructor(environment: Environment, url: string, token: TokenSource, options: ClientOptions = {}) {
+    if (typeof url !== "string") throw new TypeError("url must be a string");
     const { protocol, href } = new URL(url);
     if (protocol !== "ws:" && protocol !== "wss:") throw new TypeError(`a ws: or wss: URL is needed, not ${href}`);
     if (typeof token !== "string" && typeof token !== "function") throw new TypeError("token must be a string or a function");
@@ -70,7 +72,7 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
 
   /** Connects, as every other call does; resolves when there is a connection. */
   connect(): Promise<void> {
-    return this.#call(() => (raw) => raw.connect());
+    return this.#call((raw) => raw.connect());
   }
 
   /** Resolves as soon as there is a connection, however long it takes; rejects when the client is closed. */
@@ -87,29 +89,29 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
     return this.#publish(topic, payload, options);
   }
 
-  #publish(topic: string, payload: unknown, options: PublishOptions | undefined): Promise<Published> {
-    return this.#call(() => {
-      // Taken down before anything is waited for: the caller may change the objects meanwhile.
-      const text = payloadText(payload);
-      const own = this.#raw || !options || typeof options !== "object" ? options : { ...options };
-      return (raw) => raw.publish(topic, text, own) as Promise<Published>;
-    }, options);
+  async #publish(topic: string, payload: unknown, options: PublishOptions | undefined): Promise<Published> {
+    // Taken down before anything is waited for: the caller may change it meanwhile.
+    const text = payloadText(payload);
+    return this.#call((raw, options) => raw.publish(topic, text, options) as Promise<Published>, options);
   }
 
   /** Publishes all of them in their order, and resolves with their answers. Rejects with the first error; the others may be committed. */
   async publishMany(events: readonly Outgoing[]): Promise<Published[]> {
-    if (!Array.isArray(events)) throw new HubError("bad_frame", "events must be an array", false);
-    return Promise.all((events as Outgoing[]).map((event) => this.#publish(event?.topic, event?.payload, event?.options)));
+    if (!isList(events)) throw refusal("events must be a list");
+    for (let i = 0; i < events.length; i++) {
+      if (typeof events[i] !== "object" || events[i] === null) throw refusal(`events[${i}] must be an object`);
+    }
+    return Promise.all(events.map(({ topic, payload, options }: Outgoing) => this.#publish(topic, payload, options)));
   }
 
   /** Resolves when every publish and settle that was called before has its answer. */
-  flush(options?: Abortable): Promise<void> {
-    return this.#call(() => (raw) => raw.flush(), options);
+  flush(options?: FlushOptions): Promise<void> {
+    return this.#call((raw, options) => raw.flush(options), options);
   }
 
   /** One member of `group` gets each event. Resolves when the hub has confirmed the subscription. */
   async subscribe<K extends string>(topic: K, group: string, handler: Handler<PayloadOf<M, K>>, options?: SubscribeOptions): Promise<void> {
-    await this.#subscribe((raw) => raw.subscribe(topic, group, handler, options, undefined), options);
+    await this.#subscribe((raw, options) => raw.subscribe(topic, group, handler, options, undefined), options);
   }
 
   /**
@@ -120,22 +122,22 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   async subscribeExactlyOnce<K extends string>(
     topic: K, group: string, store: DedupeStore, handler: Handler<PayloadOf<M, K>>, options?: ExactlyOnceOptions,
   ): Promise<void> {
-    await this.#subscribe((raw) => raw.subscribe(topic, group, handler, options, store ?? null), options);
+    await this.#subscribe((raw, options) => raw.subscribe(topic, group, handler, options, store ?? null), options);
   }
 
   /** A subscription whose deliveries are settled by hand. */
   events<K extends string>(topic: K, group: string, options?: SubscribeOptions): Stream<Delivery<PayloadOf<M, K>>> {
-    return new Queue(this.#caller, (raw) => raw.queue(topic, group ?? null, options), options);
+    return new Queue(this.#call, (raw, options) => raw.queue(topic, group ?? null, options), options);
   }
 
   /** Events of a topic or pattern from now on, without a group: in order, and nothing is stored for it. */
   live<K extends string>(topic: K, handler: (event: HubEvent<PayloadOf<M, K>>) => unknown, options?: LiveOptions): Promise<Subscription>;
   live<K extends string>(topic: K, options?: LiveOptions): Stream<HubEvent<PayloadOf<M, K>>>;
   live(topic: string, handler?: unknown, options?: LiveOptions): any {
-    if (typeof handler !== "function") {
-      return new Queue(this.#caller, (raw) => raw.queue(topic, undefined, handler), handler as LiveOptions);
+    if (handler === undefined || (typeof handler === "object" && handler !== null && !isList(handler))) {
+      return new Queue(this.#call, (raw, options) => raw.queue(topic, undefined, options), handler as LiveOptions);
     }
-    return this.#subscribe((raw) => raw.live(topic, handler, options), options).then((id) => {
+    return this.#subscribe((raw, options) => raw.live(topic, handler, options), options).then((id) => {
       const close = (): Promise<void> => this.#leave(id);
       return { topic, close, [Symbol.asyncDispose]: close };
     });
@@ -145,8 +147,14 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   async watch<T = never, K extends string = string>(
     topic: K, options?: WatchOptions<[T] extends [never] ? PayloadOf<M, K> : T>,
   ): Promise<View<[T] extends [never] ? PayloadOf<M, K> : T>> {
-    const view = new LiveView(topic, options, this.#guarded);
-    await this.#subscribe(async (raw) => {
+    type T1 = [T] extends [never] ? PayloadOf<M, K> : T;
+    const view = new LiveView<T1>(topic, this.#guarded);
+    await this.#subscribe(async (raw, options) => {
+      try {
+        view.onChange = options?.onChange;
+      } catch {
+        // The module finds the same, and refuses it.
+      }
       const id = (await raw.watch(topic, view, options)) as number;
       view.end = () => this.#leave(id);
       await view.first;
@@ -157,26 +165,23 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
 
   /** The past of a topic, page by page. */
   async *history<K extends string>(topic: K, options?: HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
-    const signal = signalOf(options);
-    let after: number | undefined;
-    for (let given = 0; given < (options?.limit ?? Infinity); ) {
-      type Page = { events: HubEvent<PayloadOf<M, K>>[]; next: number | null };
-      const page = await this.#call(() => (raw) => raw.history(topic, options, given, after, signal) as Promise<Page>, options);
-      yield* page.events;
-      given += page.events.length;
-      if (page.next === null) return;
+    type Page = { events: HubEvent<PayloadOf<M, K>>[]; next: number | null };
+    let after: number | null | undefined;
+    let given = 0;
+    do {
+      const page: Page = await this.#call((raw, options) => raw.history(topic, options, given, after, options?.signal) as Promise<Page>, options);
+      for (const event of page.events) if (given++ < (options?.limit ?? Infinity)) yield event;
       after = page.next;
-    }
+    } while (after !== null && given < (options?.limit ?? Infinity));
   }
 
   /** The past of a topic as one stream, which takes no memory on either side. */
   async *export<K extends string>(topic: K, options?: HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
-    const signal = signalOf(options);
+    const stream = await this.#call((raw, options) => raw.export(topic, options, options?.signal) as Promise<PromExport>, options);
     let left = options?.limit ?? Infinity;
-    const stream = await this.#call(() => (raw) => raw.export(topic, options, signal) as Promise<PromExport>, options);
     try {
       while (left > 0) {
-        const events = await this.#call(() => () => stream.next() as Promise<HubEvent<PayloadOf<M, K>>[] | undefined>, options);
+        const events = await this.#call(() => stream.next() as Promise<HubEvent<PayloadOf<M, K>>[] | undefined>);
         if (!events) return;
         for (const event of events) if (left-- > 0) yield event;
       }
@@ -187,13 +192,13 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
 
   /** Leaves a group. Handlers that run finish and acknowledge; no new one starts. */
   unsubscribe(topic: string, group: string): Promise<void> {
-    return this.#call(() => (raw) => raw.unsubscribe(topic, group));
+    return this.#call((raw) => raw.unsubscribe(topic, group));
   }
 
   /** Calls `listener` for each event of that name; returns what ends it. */
   on<K extends keyof ClientEvents>(name: K, listener: Listener<K>): () => void {
-    const listeners = Object.hasOwn(this.#listeners, name) && this.#listeners[name];
-    if (!listeners) throw new TypeError(`no event is called ${String(name)}: there are ${Object.keys(this.#listeners).join(", ")}`);
+    const listeners = typeof name === "string" && Object.hasOwn(this.#listeners, name) && this.#listeners[name];
+    if (!listeners) throw new TypeError(`name must be one of ${Object.keys(this.#listeners).join(", ")}`);
     if (typeof listener !== "function") throw new TypeError("listener must be a function");
     // A wrapper of its own for each call, so that the same function may listen twice.
     const own: Listener<K> = (event) => listener(event);
@@ -203,15 +208,15 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
 
   /** The next event of that name. */
   once<K extends keyof ClientEvents>(name: K): Promise<ClientEvents[K]> {
-    return new Promise((resolve) => {
-      const off = this.on(name, (event) => (off(), resolve(event)));
-    });
+    let settle!: (event: ClientEvents[K]) => void;
+    const off = this.on(name, (event) => (off(), settle(event)));
+    return new Promise((resolve) => (settle = resolve));
   }
 
   /** Ends the client. With `drain`, what was called and what runs comes to its end first. */
   async close(options: CloseOptions = {}): Promise<void> {
     const wrong = misfit(options, { drain: "boolean", timeoutMs: "number" });
-    if (wrong) throw new HubError("bad_frame", wrong, false);
+    if (wrong) throw refusal(wrong);
     const { drain = false, timeoutMs = 10_000 } = options;
     if (!drain || !this.#closing) this.#closing = this.#close(drain, timeoutMs);
     await this.#closing;
@@ -222,7 +227,7 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   }
 
   async #close(drain: boolean, timeoutMs: number): Promise<void> {
-    if (this.#raw || (drain && this.#early.length > 0)) return this.#start((raw) => raw.close(drain, timeoutMs));
+    if (this.#raw || (drain && this.#early.length > 0)) return this.#start((raw) => raw.close(drain, timeoutMs), undefined);
     this.#finish(closed(), undefined);
   }
 
@@ -235,24 +240,24 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
     if (this.#state !== "closed") this.#enter({ state: "closed", previous: this.#state, ...(error && { error }) });
   }
 
-  async #subscribe(use: Use<unknown>, options: Abortable | undefined): Promise<number> {
-    const signal = signalOf(options);
+  async #subscribe<O extends Abortable>(use: Use<unknown, O | undefined>, options: O | undefined): Promise<number> {
     const end = (id: unknown): void => void this.#leave(id as number).catch(() => undefined);
-    const id = (await this.#call(() => use, options, end)) as number;
-    signal?.addEventListener("abort", () => end(id), { once: true });
+    const id = (await this.#call(use, options, end)) as number;
+    options?.signal?.addEventListener("abort", () => end(id), { once: true });
     return id;
   }
 
   #leave(id: number): Promise<void> {
-    return this.#call(() => (raw) => raw.end(id));
+    return this.#call((raw) => raw.end(id));
   }
 
   /** A call that settles whatever happens, with an error that knows where it was made. `undo` takes back what came after an abort. */
-  async #call<R>(prepare: () => Use<R>, options?: Abortable, undo?: (value: R) => void): Promise<R> {
+  readonly #call = async <R, O extends Abortable | undefined = undefined>(use: Use<R, O | undefined>, given?: O, undo?: (value: R) => void): Promise<R> => {
     try {
-      const signal = signalOf(options);
+      const signal = signalOf(given);
       signal?.throwIfAborted();
-      const use = prepare();
+      // What waits for the module is as it was at the call.
+      const options = this.#raw ? given : kept(given);
       return await new Promise<R>((resolve, reject) => {
         const settled = (): boolean => {
           signal?.removeEventListener("abort", abort);
@@ -261,26 +266,24 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
         const abort = (): void => void (settled(), reject(signal?.reason));
         this.#pending.add(reject);
         signal?.addEventListener("abort", abort);
-        this.#start(use).then((value) => (settled() ? resolve(value) : undo?.(value)), (error: unknown) => (settled(), reject(error)));
+        this.#start(use, options).then((value) => (settled() ? resolve(value) : undo?.(value)), (error: unknown) => (settled(), reject(error)));
       });
     } catch (error) {
       // What the module says of an argument. Made here, the stack of an error holds the caller instead of what heard the answer.
-      if (typeof error === "string") throw new HubError("bad_frame", error, false);
+      if (typeof error === "string") throw refusal(error);
       throw error instanceof HubError ? new HubError(error.code, error.message, error.retryable, error.retryAfterMs) : error;
     }
-  }
+  };
 
-  readonly #caller: Call = (prepare) => this.#call(prepare);
-
-  #start<R>(use: Use<R>): Promise<R> {
+  #start<R, O>(use: Use<R, O | undefined>, options: O | undefined): Promise<R> {
     return new Promise((resolve, reject) => {
       const run = (raw: PromShell | undefined, error?: unknown): void => {
         if (!raw) return reject(error);
         try {
-          resolve(use(raw));
+          resolve(use(raw, options));
         } catch (thrown) {
           if (typeof thrown === "string") return reject(thrown);
-          // The module refuses by promises: what it throws is a fault of its own.
+          // The module refuses by promises: what else it throws is a fault of its own.
           this.#broken(thrown instanceof Error ? thrown.message : String(thrown));
           reject(this.#over);
         }
@@ -316,13 +319,13 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   readonly #host = {
     error: (code: string, message: string, retryable: boolean, retryAfterMs?: number) => new HubError(code, message, retryable, retryAfterMs),
     emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
-    context: (...fields: [number, number, number, number, string | undefined, boolean]) => new Context(this.#caller, ...fields),
+    context: (...fields: [number, number, number, number, string | undefined, boolean]) => new Context(this.#call, ...fields),
     attend: (open: number, answer: unknown) =>
       void new Promise((resolve) => resolve(answer)).then(
         () => this.#raw?.handled(open, false, undefined),
         (error: unknown) => this.#raw?.handled(open, true, error),
       ),
-    delivery: (open: number, event: HubEvent<never>, ctx: DeliveryContext) => new Taken(this.#caller, open, event, ctx),
+    delivery: (open: number, event: HubEvent<never>, ctx: DeliveryContext) => new Taken(this.#call, open, event, ctx),
     broken: (message: string) => this.#broken(message),
   };
 
@@ -375,12 +378,12 @@ class Context implements DeliveryContext {
   get signal(): AbortSignal {
     let signal: AbortSignal | undefined;
     // Runs at once: there is no delivery without the module.
-    this.#call(() => async (raw) => (signal = raw.signal(this.#open) as AbortSignal | undefined)).catch(() => undefined);
+    this.#call(async (raw) => (signal = raw.signal(this.#open) as AbortSignal | undefined)).catch(() => undefined);
     return signal ?? AbortSignal.abort();
   }
 
   extend(ms: number): Promise<void> {
-    return this.#call(() => (raw) => raw.extend(this.#open, ms));
+    return this.#call((raw) => raw.extend(this.#open, ms));
   }
 }
 
@@ -394,40 +397,31 @@ class Taken<T> implements Delivery<T> {
   }
 
   ack(): Promise<void> {
-    return this.#call(() => (raw) => raw.ack(this.#open));
+    return this.#call((raw) => raw.ack(this.#open));
   }
 
   nack(options?: NackOptions): Promise<void> {
-    return this.#call(() => (raw) => raw.nack(this.#open, options));
+    return this.#call((raw) => raw.nack(this.#open, options));
   }
 }
 
 /** A subscription as an iterator. */
-class Queue<T> implements Stream<T> {
+class Queue<T, O extends Abortable> implements Stream<T> {
   readonly #call: Call;
   readonly #queue: Promise<PromQueue>;
 
-  constructor(call: Call, open: (raw: PromShell) => PromQueue, options: Abortable | undefined) {
-    this.#call = call;
-    this.#queue = call(() => {
-      const signal = signalOf(options);
-      signal?.addEventListener("abort", () => void this.return(), { once: true });
-      return async (raw) => {
-        const queue = open(raw);
-        if (signal?.aborted) void queue.end();
-        return queue;
-      };
-    });
-    // Whoever takes the next one is told.
-    this.#queue.catch(() => undefined);
+  constructor(call: <R>(use: Use<R, O | undefined>, options?: O, undo?: (value: R) => void) => Promise<R>, open: (raw: PromShell, options: O | undefined) => PromQueue, options: O | undefined) {
+    this.#call = call as Call;
+    this.#queue = call(async (raw, options) => open(raw, options), options, (queue) => void queue.end());
+    this.#queue.then(() => options?.signal?.addEventListener("abort", () => void this.return(), { once: true }), () => undefined);
   }
 
   next(): Promise<IteratorResult<T, undefined>> {
-    return this.#call(() => async () => (await this.#queue).next());
+    return this.#call(async () => (await this.#queue).next());
   }
 
   async return(): Promise<IteratorResult<T, undefined>> {
-    await this.#queue.then((queue) => this.#call(() => () => queue.end())).catch(() => undefined);
+    await this.#queue.then((queue) => this.#call(() => queue.end())).catch(() => undefined);
     return { value: undefined, done: true };
   }
 
@@ -446,23 +440,58 @@ function signalOf(options: Abortable | undefined): AbortSignal | undefined {
   try {
     signal = options?.signal;
   } catch {
-    throw new HubError("bad_frame", "options.signal cannot be read", false);
+    throw refusal("options must be an object that can be read");
   }
-  if (signal !== undefined && typeof signal?.throwIfAborted !== "function") {
-    throw new HubError("bad_frame", "options.signal must be an AbortSignal", false);
-  }
+  if (signal !== undefined && typeof signal?.throwIfAborted !== "function") throw refusal("options.signal must be an AbortSignal");
   return signal;
+}
+
+/** A revoked proxy throws whatever it is asked. */
+function isList(value: unknown): boolean {
+  try {
+    return Array.isArray(value);
+  } catch {
+    return false;
+  }
+}
+
+/** A copy of plain objects and lists; everything else is as it is. */
+function kept<T>(value: T, depth = 0): T {
+  try {
+    if (Array.isArray(value)) return [...(value as unknown[])] as T;
+    if (depth > 3 || typeof value !== "object" || value === null || Object.prototype.toString.call(value) !== "[object Object]") return value;
+    return Object.fromEntries(Object.entries(value).map(([name, entry]) => [name, kept(entry, depth + 1)])) as T;
+  } catch {
+    throw refusal("options must be an object that can be read");
+  }
 }
 
 /** What is wrong with options of these types. */
 function misfit(options: unknown, types: Record<string, string>): string | undefined {
-  if (typeof options !== "object" || options === null) return "options must be an object";
-  for (const [name, value] of Object.entries(options)) {
-    const type = Object.hasOwn(types, name) && types[name];
-    if (!type) return `options.${name} is not an option: there are ${Object.keys(types).join(", ")}`;
-    if (value !== undefined && (typeof value !== type || Number.isNaN(value))) return `options.${name} must be a ${type}`;
+  try {
+    if (Object.prototype.toString.call(options) !== "[object Object]") return "options must be an object";
+    for (const [name, value] of Object.entries(options as object)) {
+      const type = Object.hasOwn(types, name) && types[name];
+      if (!type) return `options.${name} is not an option${near(name, Object.keys(types))}`;
+      if (value !== undefined && (typeof value !== type || Number.isNaN(value))) return `options.${name} must be a ${type}`;
+    }
+  } catch {
+    return "options must be an object that can be read";
   }
   return undefined;
+}
+
+/** Which name was meant: a letter too few or too many, two swapped, another case, the beginning of one. */
+function near(given: string, names: string[]): string {
+  const letters = (text: string): string[] => [...text.toLowerCase()].sort();
+  const apart = (a: string[], b: string[]): number => a.filter((letter) => !b.includes(letter) || b.splice(b.indexOf(letter), 1).length === 0).length + b.length;
+  const lower = given.toLowerCase();
+  const meant = names.find((name) => (lower.length > 2 && name.toLowerCase().startsWith(lower)) || lower.startsWith(name.toLowerCase()) || apart(letters(given), letters(name)) < 2);
+  return meant ? `; did you mean ${meant}?` : "";
+}
+
+function refusal(message: string): HubError {
+  return new HubError("bad_frame", message, false);
 }
 
 function closed(): HubError {

@@ -10,8 +10,7 @@ export function payloadText(payload: unknown): string {
     check(payload, "payload", 0);
     text = JSON.stringify(payload);
   } catch (error) {
-    if (error instanceof HubError) throw error;
-    throw bad(`payload cannot be read: ${error instanceof Error ? error.message : "it throws"}`);
+    throw error instanceof HubError ? error : bad("payload cannot be read: it throws");
   }
   if (text === undefined) throw bad("payload is not a JSON value");
   return text;
@@ -35,22 +34,25 @@ function check(value: unknown, path: string, depth: number): void {
   }
   if (value === null) return;
   if (depth > DEPTH) throw bad("payload nests too deep, or holds itself");
-  if (Array.isArray(value)) {
-    for (let i = 0; i < value.length; i++) check(value[i], `${path}[${i}]`, depth + 1);
-    return;
-  }
-  if ("toJSON" in value && typeof value.toJSON === "function") return check(value.toJSON(), path, depth + 1);
-  const kind = Object.prototype.toString.call(value).slice(8, -1);
-  if (LOSES.has(kind) || ArrayBuffer.isView(value)) throw bad(`${path} is a ${kind}, which JSON cannot hold`);
-  for (const [name, property] of Object.entries(value)) {
-    if (property !== undefined) check(property, `${path}.${name}`, depth + 1);
+  try {
+    if (Array.isArray(value)) {
+      for (let i = 0; i < value.length; i++) check(value[i], `${path}[${i}]`, depth + 1);
+      return;
+    }
+    if ("toJSON" in value && typeof value.toJSON === "function") return check(value.toJSON(), path, depth + 1);
+    const kind = Object.prototype.toString.call(value).slice(8, -1);
+    if (kind === "Number") return check(Number(value), path, depth);
+    if (!HOLDS.has(kind)) throw bad(`${path} is a ${kind}, which JSON cannot hold`);
+    for (const [name, property] of Object.entries(value)) {
+      if (property !== undefined) check(property, `${path}.${name}`, depth + 1);
+    }
+  } catch (error) {
+    throw error instanceof HubError ? error : bad(`${path} cannot be read: it throws`);
   }
 }
 
-/** Objects that JSON makes `{}` of, or something else than they are. */
-const LOSES = new Set(
-  "Map Set WeakMap WeakSet WeakRef Promise ArrayBuffer SharedArrayBuffer Error RegExp Blob File BigInt Symbol FormData URLSearchParams Headers ReadableStream".split(" "),
-);
+/** Objects that JSON has a form for. It makes `{}` of all others. */
+const HOLDS = new Set(["Object", "String", "Boolean"]);
 
 function bad(message: string): HubError {
   return new HubError("bad_payload", message, false);

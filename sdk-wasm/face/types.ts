@@ -261,6 +261,11 @@ export interface CloseOptions {
   readonly timeoutMs?: number;
 }
 
+export interface FlushOptions extends Abortable {
+  /** At most this long; default 30000. */
+  readonly timeoutMs?: number;
+}
+
 /** One event of `publishMany`. */
 export interface Outgoing {
   readonly topic: string;

@@ -7,21 +7,19 @@ export class LiveView<T> implements View<T> {
   readonly #events = new Map<string, HubEvent<T>>();
   readonly #guarded: (call: () => unknown) => void;
   readonly #listeners = new Set<() => void>();
-  readonly #pattern: boolean;
   #snapshot: [string, HubEvent<T>][] | undefined;
   /** Keys of the snapshot that is being read; none once it is complete. */
   #seen: Set<string> | undefined = new Set();
   #settle: { resolve(): void; reject(error: HubError): void } | undefined;
+  /** @internal */
+  onChange: WatchOptions<T>["onChange"];
   /** @internal Ends the subscription. */
   end: () => Promise<void> = () => Promise.resolve();
   /** @internal Settled when the first snapshot is complete, or there will be none. */
   readonly first: Promise<void>;
 
-  constructor(readonly topic: string, options: WatchOptions<T> | undefined, guarded: (call: () => unknown) => void) {
+  constructor(readonly topic: string, guarded: (call: () => unknown) => void) {
     this.#guarded = guarded;
-    this.#pattern = String(topic).includes("*");
-    const onChange = options?.onChange;
-    this.#changed = onChange && ((event) => guarded(() => onChange(event)));
     this.first = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
@@ -29,12 +27,10 @@ export class LiveView<T> implements View<T> {
     this.first.catch(() => undefined);
   }
 
-  readonly #changed: ((event: HubEvent<T> | undefined) => void) | undefined;
-
   /** @internal */
   event(event: HubEvent<T>): void {
     if (event.key === undefined) return;
-    const key = this.#pattern ? `${event.topic}::${event.key}` : event.key;
+    const key = this.topic.includes("*") ? `${event.topic}::${event.key}` : event.key;
     this.#seen?.add(key);
     // After a reconnect most of the snapshot is known already.
     if (this.#events.get(key)?.id === event.id) return;
@@ -65,7 +61,7 @@ export class LiveView<T> implements View<T> {
 
   #tell(event: HubEvent<T> | undefined): void {
     this.#snapshot = undefined;
-    this.#changed?.(event);
+    if (this.onChange) this.#guarded(() => this.onChange?.(event));
     for (const listener of [...this.#listeners]) this.#guarded(listener);
   }
 

@@ -2,7 +2,7 @@
 //!
 //! A refusal is a string for JavaScript, which its face makes a `HubError` with the code `bad_frame` of.
 
-use js_sys::{Array, Function, Reflect};
+use js_sys::{Array, Function, Object, Reflect};
 use prom_protocol::{limits, scan::quote};
 use wasm_bindgen::{JsCast, JsValue};
 
@@ -50,9 +50,13 @@ pub(crate) fn function(value: &JsValue, name: &str) -> Result<Function, JsValue>
 /// What a field of the options must be.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
-    /// A number, and the largest there can be, beyond which it counts as that.
-    Number(f64),
+    /// A time in milliseconds, and the longest there can be, beyond which it counts as that.
+    Ms(f64),
+    /// A whole number from 0, and the largest there can be, beyond which it counts as that.
+    Whole(f64),
     Text,
+    /// One of these.
+    Word(&'static [&'static str]),
     Texts,
     Map,
     /// An object of these fields.
@@ -80,10 +84,11 @@ const fn own(name: &'static str, kind: Kind) -> Field {
     Field { name, kind, wire: false }
 }
 
-const FROM: Field = wire("from", Kind::Text);
-const TS: Field = wire("ts", Kind::Number(f64::MAX));
+const FROM: Field = wire("from", Kind::Word(&["latest", "earliest", "ts", "afterId", "afterSeq"]));
+const TS: Field = wire("ts", Kind::Whole(f64::MAX));
 const AFTER_ID: Field = wire("afterId", Kind::Text);
-const AFTER_SEQ: Field = wire("afterSeq", Kind::Number(f64::MAX));
+const AFTER_SEQ: Field = wire("afterSeq", Kind::Whole(f64::MAX));
+const TIMEOUT: Field = own("timeoutMs", Kind::Ms(f64::MAX));
 const SIGNAL: Field = own("signal", Kind::Any);
 const FILTER: Field = wire(
     "filter",
@@ -99,7 +104,7 @@ pub(crate) const PUBLISH: &[Field] = &[
     wire("headers", Kind::Map),
     wire("tags", Kind::Texts),
     wire("caused_by", Kind::Text),
-    own("timeoutMs", Kind::Number(f64::MAX)),
+    TIMEOUT,
     SIGNAL,
 ];
 
@@ -109,15 +114,15 @@ pub(crate) const MEMBER: &[Field] = &[
     TS,
     AFTER_ID,
     AFTER_SEQ,
-    wire("maxInFlight", Kind::Number(limits::TS_MAX as f64)),
-    wire("ackTimeoutMs", Kind::Number(limits::LEASE_MS_MAX as f64)),
-    wire("maxAttempts", Kind::Number(limits::TS_MAX as f64)),
-    wire("batchSize", Kind::Number(limits::TS_MAX as f64)),
-    wire("ordered", Kind::Text),
-    wire("ack", Kind::Text),
+    wire("maxInFlight", Kind::Whole(limits::TS_MAX as f64)),
+    wire("ackTimeoutMs", Kind::Ms(limits::LEASE_MS_MAX as f64)),
+    wire("maxAttempts", Kind::Whole(limits::TS_MAX as f64)),
+    wire("batchSize", Kind::Whole(limits::TS_MAX as f64)),
+    wire("ordered", Kind::Word(&["key"])),
+    wire("ack", Kind::Word(&["explicit", "none"])),
     FILTER,
     own("autoExtend", Kind::Flag),
-    own("handlerTimeoutMs", Kind::Number(f64::MAX)),
+    own("handlerTimeoutMs", Kind::Ms(f64::MAX)),
     SIGNAL,
 ];
 
@@ -128,11 +133,14 @@ pub(crate) const LIVE: &[Field] = &[FROM, TS, AFTER_ID, AFTER_SEQ, FILTER, SIGNA
 pub(crate) const WATCH: &[Field] = &[FILTER, own("onChange", Kind::Function), SIGNAL];
 
 /// Options of a reading of the past.
-pub(crate) const HISTORY: &[Field] = &[FROM, TS, AFTER_ID, AFTER_SEQ, own("limit", Kind::Number(f64::MAX)), SIGNAL];
+pub(crate) const HISTORY: &[Field] = &[FROM, TS, AFTER_ID, AFTER_SEQ, own("limit", Kind::Whole(f64::INFINITY)), SIGNAL];
+
+/// Options of a flush.
+pub(crate) const FLUSH: &[Field] = &[TIMEOUT, SIGNAL];
 
 /// Options of a NACK.
 pub(crate) const NACK: &[Field] =
-    &[own("reason", Kind::Text), own("delayMs", Kind::Number(f64::MAX)), own("dead", Kind::Flag)];
+    &[own("reason", Kind::Text), own("delayMs", Kind::Ms(f64::MAX)), own("dead", Kind::Flag)];
 
 /// Checks the options of a call: an object whose every field is known and what it must be. A field that is `undefined` is
 /// absent. Gives the JSON object of those that the hub is told; empty when there are none.
@@ -154,19 +162,36 @@ pub(crate) fn options(options: &JsValue, fields: &[Field]) -> Result<String, JsV
 fn object(json: &mut String, object: &JsValue, name: &str, fields: &[Field]) -> Result<(), JsValue> {
     each(object, name, " must be an object", &mut |key, full, value| {
         let Some(field) = fields.iter().find(|field| field.name == key) else { return Err(unknown(full, key, fields)) };
+        if value.is_undefined() {
+            return Ok(());
+        }
         let mut own = String::new();
         let json = if field.wire { &mut *json } else { &mut own };
         begin(json, key);
         match field.kind {
-            Kind::Number(most) => match value.as_f64() {
-                Some(number) if !number.is_nan() => json.push_str(&decimal(number.min(most).max(-most))),
-                _ => return Err(refused(&[full, " must be a number"])),
+            Kind::Ms(most) => match value.as_f64().filter(|ms| !ms.is_nan()) {
+                Some(ms) => json.push_str(&decimal(ms.min(most).max(0.0).floor())),
+                None => return Err(refused(&[full, " must be a number of milliseconds"])),
+            },
+            Kind::Whole(most) => match value.as_f64().filter(|number| number.floor() == *number && *number >= 0.0) {
+                Some(number) if number <= most => json.push_str(&decimal(number)),
+                _ => return Err(refused(&[full, " must be a whole number from 0"])),
             },
             Kind::Text => quote(json, &text(value, full)?),
+            Kind::Word(words) => {
+                let word = text(value, full)?;
+                if !words.contains(&word.as_str()) {
+                    return Err(refused(&[full, " must be one of ", &words.join(", ")]));
+                }
+                quote(json, &word);
+            }
             Kind::Texts => texts(json, value, full)?,
             Kind::Map => {
                 let mut map = String::new();
                 each(value, full, " must be an object of strings", &mut |key, full, value| {
+                    if value.is_undefined() {
+                        return Ok(());
+                    }
                     begin(&mut map, key);
                     quote(&mut map, &text(value, full)?);
                     Ok(())
@@ -186,36 +211,52 @@ fn object(json: &mut String, object: &JsValue, name: &str, fields: &[Field]) -> 
     })
 }
 
-/// Calls `each` with name, full name and value of every field that is there.
+/// Calls `each` with name, full name and value of every field.
 fn each(
     object: &JsValue,
     name: &str,
     expected: &str,
     each: &mut dyn FnMut(&str, &str, &JsValue) -> Result<(), JsValue>,
 ) -> Result<(), JsValue> {
-    if !object.is_object() || Array::is_array(object) {
-        return Err(refused(&[name, expected]));
-    }
-    let keys = Reflect::own_keys(object).map_err(|_| refused(&[name, " cannot be read"]))?;
+    let keys = if is_plain(object) { Reflect::own_keys(object).ok() } else { None };
+    let Some(keys) = keys else { return Err(refused(&[name, expected])) };
     for key in keys.iter().filter(JsValue::is_string) {
         let own = text(&key, name)?;
         let full = [name, ".", &own].concat();
         let value = Reflect::get(object, &key).map_err(|_| refused(&[&full, " cannot be read"]))?;
-        if !value.is_undefined() {
-            each(&own, &full, &value)?;
-        }
+        each(&own, &full, &value)?;
     }
     Ok(())
 }
 
+/// Whether it is an object as `{}` makes them: neither a list nor a `Map` nor anything else that keeps its things elsewhere
+/// than in fields. A proxy that is revoked throws whatever it is asked, and is none.
+fn is_plain(value: &JsValue) -> bool {
+    if !value.is_object() {
+        return false;
+    }
+    match Reflect::get_prototype_of(value.unchecked_ref::<Object>()) {
+        Ok(prototype) if prototype.is_null() => true,
+        // That of another realm is as good.
+        Ok(prototype) => Reflect::get_prototype_of(&prototype).is_ok_and(|root| root.is_null()),
+        Err(_) => false,
+    }
+}
+
 fn texts(json: &mut String, value: &JsValue, name: &str) -> Result<(), JsValue> {
-    let Some(list) = value.dyn_ref::<Array>() else { return Err(refused(&[name, " must be a list of strings"])) };
+    // Whether a revoked proxy is a list cannot be asked.
+    let is_list = value.is_object() && Reflect::own_keys(value).is_ok() && Array::is_array(value);
+    if !is_list {
+        return Err(refused(&[name, " must be a list of strings"]));
+    }
     json.push('[');
-    for at in 0..list.length() {
+    for at in 0..value.unchecked_ref::<Array>().length() {
         if at > 0 {
             json.push(',');
         }
-        quote(json, &text(&list.get(at), &[name, "[", &decimal(at.into()), "]"].concat())?);
+        let full = [name, "[", &decimal(at.into()), "]"].concat();
+        let entry = Reflect::get_u32(value, at).map_err(|_| refused(&[&full, " cannot be read"]))?;
+        quote(json, &text(&entry, &full)?);
     }
     json.push(']');
     Ok(())
@@ -234,21 +275,26 @@ fn end(json: &mut String, object: &str) {
     json.push('}');
 }
 
-/// Says which option is not one, and which was meant: letters swapped, another case, an underscore.
+/// Says which option is not one, and which was meant: a letter too few or too many, two swapped, another case, an
+/// underscore, the beginning of one.
 #[cold]
 fn unknown(full: &str, key: &str, fields: &[Field]) -> JsValue {
-    let letters = |text: &str| {
-        let mut letters = [0_u8; 32];
-        for byte in text.bytes().filter(|byte| *byte != b'_') {
-            let count = &mut letters[usize::from(byte & 31)];
-            *count = count.saturating_add(1);
-        }
-        letters
-    };
-    match fields.iter().find(|field| letters(field.name) == letters(key)) {
+    match fields.iter().find(|field| is_near(key, field.name)) {
         Some(meant) => refused(&[full, " is not an option; did you mean ", meant.name, "?"]),
         None => refused(&[full, " is not an option"]),
     }
+}
+
+fn is_near(given: &str, meant: &str) -> bool {
+    let plain = |text: &str| text.replace('_', "").to_ascii_lowercase();
+    let (given, meant) = (plain(given), plain(meant));
+    if given.len() > 2 && (meant.starts_with(&given) || given.starts_with(&meant)) {
+        return true;
+    }
+    let mut letters = [0_i32; 32];
+    given.bytes().for_each(|byte| letters[usize::from(byte & 31)] += 1);
+    meant.bytes().for_each(|byte| letters[usize::from(byte & 31)] -= 1);
+    letters.iter().map(|count| count.abs()).sum::<i32>() <= i32::from(meant.len() > 3)
 }
 
 /// A position that nothing asks for would be ignored, and one that is asked for must be there.

@@ -178,8 +178,12 @@ impl PromShell {
     }
 
     /// Resolves when every publish and settle that was called before has its answer.
-    pub fn flush(&self) -> Promise {
-        self.0.promise(&mut Session::flush)
+    pub fn flush(&self, options: &JsValue) -> Promise {
+        call(&mut || {
+            args::options(options, args::FLUSH)?;
+            let timeout_ms = args::number(options, "timeoutMs").map(whole);
+            Ok(self.0.promise(&mut |session, now| session.flush(now, timeout_ms)))
+        })
     }
 
     /// One page of the past: `{events, next}`. `given` events were given already, up to the seq `after`, if it is not the first.

@@ -35,7 +35,7 @@ impl Once {
     pub(crate) fn new(store: &JsValue) -> Result<Self, JsValue> {
         for name in ["seen", "mark"] {
             if method(store, name).is_none() {
-                return Err(refused(&["store must have the functions seen and mark"]));
+                return Err(refused(&["store must be an object with the functions seen and mark"]));
             }
         }
         Ok(Self { store: store.clone(), stopped: Cell::new(false), waiting: RefCell::default() })

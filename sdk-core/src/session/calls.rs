@@ -48,12 +48,13 @@ impl Session {
     }
 
     /// Done when every publish, settle and other call that was made before is answered or has timed out.
-    pub fn flush(&mut self, now: u64) -> RequestId {
+    /// `timeout_ms`: how long it may take; none: as configured.
+    pub fn flush(&mut self, now: u64, timeout_ms: Option<u64>) -> RequestId {
         let request = self.next_request();
         if matches!(self.phase, Phase::Closed) {
             self.refuse_closed(request);
         } else {
-            self.requests.insert(request, Kind::Flush, self.until(now, None));
+            self.requests.insert(request, Kind::Flush, self.until(now, timeout_ms));
             self.end_flushes();
         }
         RequestId(request)
@@ -156,7 +157,7 @@ impl Session {
         };
         // The hub would end the connection for it, and with it everybody else's requests.
         if subscription.subscribe(request).len() > limits::FRAME_BYTES {
-            let message = "the options are too large: with them SUBSCRIBE takes more than 1 MiB";
+            let message = "the options are too large: with its filter and the others SUBSCRIBE may take 1 MiB";
             return Err(Error::of(ErrorCode::TooLarge, message));
         }
         Ok(subscription)

@@ -73,13 +73,13 @@ fn a_drain_survives_a_reconnect() {
 #[test]
 fn a_flush_is_done_when_what_was_asked_before_is_answered() {
     let mut bench = Bench::connected();
-    let idle = bench.session.flush(bench.now);
+    let idle = bench.session.flush(bench.now, None);
     bench.drain();
     assert!(bench.done[&idle].is_ok(), "nothing to wait for");
     bench.publish("1");
     bench.publish("2");
     let sent = bench.sent();
-    let flush = bench.session.flush(bench.now);
+    let flush = bench.session.flush(bench.now, None);
     bench.publish("3");
     bench.drain();
     bench.hub(&format!(r#"{{"op":"OK","corr":"{}","seq":1}}"#, corr(&sent[0])));
@@ -93,11 +93,11 @@ fn a_flush_is_done_when_what_was_asked_before_is_answered() {
 fn a_flush_ends_with_the_requests_it_waits_for() {
     let mut bench = Bench::connected();
     let publish = bench.publish("1");
-    let flush = bench.session.flush(bench.now);
+    let flush = bench.session.flush(bench.now, None);
     bench.advance(30_000);
     assert_eq!((bench.code(publish), bench.done.contains_key(&flush)), (codes::TIMEOUT, true));
     bench.session.close();
-    let late = bench.session.flush(bench.now);
+    let late = bench.session.flush(bench.now, None);
     bench.drain();
     assert_eq!(bench.code(late), codes::CLOSED);
 }

@@ -12,7 +12,7 @@ use crate::args::reason_of;
 #[wasm_bindgen]
 extern "C" {
     /// What the face does for one client. Its functions throw nothing.
-    #[derive(Clone, PartialEq)]
+    #[derive(Clone)]
     pub type Host;
 
     /// Makes a `HubError`.

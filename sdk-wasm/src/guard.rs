@@ -1,37 +1,41 @@
 //! A fault of the module itself: every promise is settled all the same.
 //!
-//! A panic ends the module's instance, and no `catch` of a promise sees one in a timer or a listener. So before it ends,
-//! each client's face is told, which has all open promises; and the next client starts on a fresh instance.
+//! A panic ends the call that it is in, wherever that came from, and no `catch` of a promise sees one in a timer or a
+//! listener. So before it does, every client is ended: what it left behind does nothing any more, and its face, which has
+//! the open promises, rejects them. The module is not started anew, because listeners of the old instance would throw from
+//! then on; the next client works on the same one.
 
-use std::{cell::RefCell, panic, sync::Once};
+use std::{
+    cell::RefCell,
+    panic,
+    rc::{Rc, Weak},
+    sync::Once,
+};
 
-use wasm_bindgen::handler::schedule_reinit;
-
-use crate::face::Host;
+use crate::shell::Shell;
 
 thread_local! {
-    /// The faces of all clients of this instance. A face that is closed is told for nothing.
-    static FACES: RefCell<Vec<Host>> = const { RefCell::new(Vec::new()) };
+    static CLIENTS: RefCell<Vec<Weak<Shell>>> = const { RefCell::new(Vec::new()) };
 }
 
 static HOOK: Once = Once::new();
 
-/// Tells `host` of a panic, should there be one.
-pub(crate) fn watch(host: &Host) {
+/// Ends `shell` should there be a panic.
+pub(crate) fn watch(shell: &Rc<Shell>) {
     HOOK.call_once(|| {
         panic::set_hook(Box::new(|info| {
-            let message = info.to_string();
-            schedule_reinit();
-            let faces = FACES.try_with(|faces| faces.try_borrow_mut().map(|mut faces| std::mem::take(&mut *faces)));
-            for face in faces.ok().and_then(Result::ok).into_iter().flatten() {
-                face.broken(&message);
+            let said = info.payload_as_str().unwrap_or_default();
+            let place = info.location().map_or("", |location| location.file());
+            let message = [said, " in ", place].concat();
+            for client in CLIENTS.take() {
+                if let Some(shell) = client.upgrade() {
+                    shell.end_by_fault(&message);
+                }
             }
         }));
     });
-    FACES.with(|faces| faces.borrow_mut().push(host.clone()));
-}
-
-/// The client of `host` is closed.
-pub(crate) fn forget(host: &Host) {
-    FACES.with(|faces| faces.borrow_mut().retain(|face| face != host));
+    CLIENTS.with_borrow_mut(|clients| {
+        clients.retain(|client| client.strong_count() > 0);
+        clients.push(Rc::downgrade(shell));
+    });
 }

@@ -55,7 +55,6 @@ impl PromShell {
     /// `token` is a string or a function that gives one. The face has checked everything.
     #[wasm_bindgen(constructor)]
     pub fn new(host: Host, url: String, token: JsValue, socket_class: Function, options: &JsValue) -> Self {
-        guard::watch(&host);
         let log = args::get(options, "log").ok().and_then(|log| log.dyn_into().ok());
         let config = config(options, &token);
         Self(Shell::new(host, url, token, socket_class, log, config))

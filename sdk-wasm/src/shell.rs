@@ -86,6 +86,8 @@ pub(crate) struct Shell {
     idle: RefCell<Vec<oneshot::Sender<()>>>,
     /// They are told when the client is closed.
     closed: RefCell<Vec<oneshot::Sender<()>>>,
+    /// The module has failed: nothing is done any more, because what it left half done may be anywhere.
+    failed: Cell<bool>,
 }
 
 #[derive(Serialize)]
@@ -155,9 +157,29 @@ impl Shell {
             page: RefCell::default(),
             idle: RefCell::default(),
             closed: RefCell::default(),
+            failed: Cell::new(false),
         });
         *shell.page.borrow_mut() = Some(Page::new(&shell));
+        guard::watch(&shell);
         shell
+    }
+
+    /// Whether the module has failed under this client.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed.get()
+    }
+
+    /// The module has failed. Takes nothing for granted: whatever is in use at this moment stays as it is.
+    pub(crate) fn end_by_fault(&self, message: &str) {
+        self.failed.set(true);
+        for timer in [&self.timer, &self.lease_timer] {
+            drop(timer.try_borrow_mut().ok().and_then(|mut timer| timer.take()));
+        }
+        drop(self.page.try_borrow_mut().ok().and_then(|mut page| page.take()));
+        if let Some(socket) = self.socket.try_borrow_mut().ok().and_then(|mut socket| socket.take()) {
+            socket.close(1000, "the client failed");
+        }
+        self.host.broken(message);
     }
 
     pub(crate) fn state(&self) -> State {
@@ -171,6 +193,9 @@ impl Shell {
 
     /// Tells the session something and does what follows from it.
     pub(crate) fn tell(self: &Rc<Self>, tell: Tell<'_>) {
+        if self.failed.get() {
+            return;
+        }
         self.ask(tell);
         self.run();
     }
@@ -371,7 +396,6 @@ impl Shell {
             self.timer.take();
             self.lease_timer.take();
             self.page.take();
-            guard::forget(&self.host);
             self.sinks.borrow_mut().clear();
             for sink in sinks {
                 self.end_sink(&sink, error.as_ref());

@@ -56,7 +56,7 @@ impl Socket {
 
 /// Whether the client still listens to the socket of that connection.
 fn heard(shell: &Shell, connection: u32) -> bool {
-    shell.socket.borrow().as_ref().is_some_and(|socket| socket.connection == connection)
+    !shell.failed() && shell.socket.borrow().as_ref().is_some_and(|socket| socket.connection == connection)
 }
 
 async fn attend(shell: Rc<Shell>, raw: web_sys::WebSocket, connection: u32) {

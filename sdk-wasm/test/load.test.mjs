@@ -39,23 +39,25 @@ describe("loading", () => {
   it("asks for a longer lease up front in a hidden page", async () => {
     const page = Object.assign(new EventTarget(), { hidden: true });
     globalThis.document = page;
-    // The modules behind an entry are shared, so this must be the first to load them with a page around.
-    const { HandlerSink } = await import(new URL("./handler.js?hidden", import.meta.resolve("@prom-hub/sdk")).href);
-    const extended = [];
-    const engine = { connection: 1, extendQuietly: (_, ms) => extended.push(ms), ackQuietly() {} };
-    const ctx = { attempt: 1, max_attempts: 5, ack_deadline_ms: 30_000, lease: "1", redelivered: false };
+    const hub = await FakeHub.start();
+    const { PromClient } = await import("@prom-hub/sdk");
+    const client = new PromClient(hub.url, "t");
     let finish;
-    const sink = new HandlerSink(engine, "a", "g", () => new Promise((resolve) => (finish = resolve)), {}, () => {});
-    sink.event({ subscription: 1, connection: 1, event: { id: "e" }, ctx });
-    assert.deepEqual(extended, [300_000]);
+    await client.subscribe("a", "g", () => new Promise((resolve) => (finish = resolve)));
+    hub.publish("a", 1);
+    await hub.until(() => hub.of("MODACK").length === 1);
+    assert.equal(hub.of("MODACK")[0].extend_ms, 300_000);
     page.hidden = false;
     page.dispatchEvent(new Event("visibilitychange"));
-    assert.equal(extended.length, 1);
     page.hidden = true;
     page.dispatchEvent(new Event("visibilitychange"));
-    assert.equal(extended.length, 2);
+    await hub.until(() => hub.of("MODACK").length === 2);
     finish();
-    sink.ended();
+    await hub.until(() => hub.of("ACK").length === 1);
+    await client.close();
+    page.dispatchEvent(new Event("visibilitychange"));
     delete globalThis.document;
+    await hub.stop();
+    assert.equal(hub.of("MODACK").length, 2);
   });
 });

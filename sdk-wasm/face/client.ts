@@ -3,41 +3,38 @@
 import { HubError } from "./error.js";
 import { payloadText } from "./json.js";
 import { PromShell, type PromExport, type PromQueue } from "./prom_sdk.js";
-import type {
-  Abortable, ClientEvents, ClientOptions, CloseOptions, ConnectionState, DedupeStore, Delivery, DeliveryContext,
-  FlushOptions,
-  ExactlyOnceOptions, Handler, HistoryOptions, HubEvent, LiveOptions, NackOptions, Outgoing, PayloadOf, Published,
-  PublishOptions, Sendable, StateChange, Stream, SubscribeOptions, Subscription, TokenSource, Topics, View, WatchOptions,
-  WebSocketConstructor,
-} from "./types.js";
+import type * as t from "./types.js";
+import type { Abortable, ClientEvents, HubEvent, PayloadOf } from "./types.js";
 import { LiveView } from "./view.js";
 
 /** What differs between a page and Node. */
 export interface Environment {
   /** Loads the module; may be called again after it failed. */
   load(): Promise<unknown>;
-  readonly WebSocket?: WebSocketConstructor | undefined;
+  readonly WebSocket?: t.WebSocketConstructor | undefined;
 }
 
 type Use<R, O = undefined> = (raw: PromShell, options: O) => Promise<R>;
 type Call = <R>(use: Use<R>) => Promise<R>;
 type Listener<K extends keyof ClientEvents> = (event: ClientEvents[K]) => void;
 
-const OPTIONS: Required<{ [K in keyof ClientOptions]: string }> = {
+const OPTIONS: Required<{ [K in keyof t.ClientOptions]: string }> = {
   timeoutMs: "number", reconnectMinMs: "number", reconnectMaxMs: "number", maxQueued: "number", maxQueuedBytes: "number",
   batch: "boolean", log: "function", WebSocket: "function",
 };
 
 /** The client. One instance, one connection, any number of subscriptions. */
-export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
+export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposable {
+  /** @internal */
+  static environment: Environment;
   readonly #environment: Environment;
   readonly #url: string;
-  readonly #token: TokenSource;
-  readonly #options: ClientOptions;
+  readonly #token: t.TokenSource;
+  readonly #options: t.ClientOptions;
   readonly #listeners: { [K in keyof ClientEvents]: Set<Listener<K>> } = {
     state: new Set(), gap: new Set(), revoked: new Set(), error: new Set(),
   };
-  #state: ConnectionState = "idle";
+  #state: t.ConnectionState = "idle";
   #raw: PromShell | undefined;
   #loading: Promise<void> | undefined;
   /** Calls that wait for the module, in their order. */
@@ -53,20 +50,20 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   readonly closed = new Promise<HubError | undefined>((resolve) => (this.#end = resolve));
 
   /** @internal */
-  constructor(environment: Environment, url: string, token: TokenSource, options: ClientOptions = {}) {
+  constructor(url: string, token: t.TokenSource, options: t.ClientOptions = {}) {
     if (typeof url !== "string") throw new TypeError("url must be a string");
     const { protocol, href } = new URL(url);
     if (protocol !== "ws:" && protocol !== "wss:") throw new TypeError(`a ws: or wss: URL is needed, not ${href}`);
     if (typeof token !== "string" && typeof token !== "function") throw new TypeError("token must be a string or a function");
     const wrong = misfit(options, OPTIONS);
     if (wrong) throw new TypeError(wrong);
-    this.#environment = environment;
+    this.#environment = new.target.environment;
     this.#url = href;
     this.#token = token;
     this.#options = { ...options };
   }
 
-  get state(): ConnectionState {
+  get state(): t.ConnectionState {
     return this.#state;
   }
 
@@ -85,32 +82,32 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   }
 
   /** Publishes, from the moment of the call; resolves when the event is committed. */
-  publish<K extends string, P extends PayloadOf<M, K>>(topic: K, payload: P & Sendable<P>, options?: PublishOptions): Promise<Published> {
+  publish<K extends string, P extends PayloadOf<M, K>>(topic: K, payload: P & t.Sendable<P>, options?: t.PublishOptions): Promise<t.Published> {
     return this.#publish(topic, payload, options);
   }
 
-  async #publish(topic: string, payload: unknown, options: PublishOptions | undefined): Promise<Published> {
+  async #publish(topic: string, payload: unknown, options: t.PublishOptions | undefined): Promise<t.Published> {
     // Taken down before anything is waited for: the caller may change it meanwhile.
     const text = payloadText(payload);
-    return this.#call((raw, options) => raw.publish(topic, text, options) as Promise<Published>, options);
+    return this.#call((raw, options) => raw.publish(topic, text, options) as Promise<t.Published>, options);
   }
 
   /** Publishes all of them in their order, and resolves with their answers. Rejects with the first error; the others may be committed. */
-  async publishMany(events: readonly Outgoing[]): Promise<Published[]> {
+  async publishMany(events: readonly t.Outgoing[]): Promise<t.Published[]> {
     if (!isList(events)) throw refusal("events must be a list");
     for (let i = 0; i < events.length; i++) {
       if (typeof events[i] !== "object" || events[i] === null) throw refusal(`events[${i}] must be an object`);
     }
-    return Promise.all(events.map(({ topic, payload, options }: Outgoing) => this.#publish(topic, payload, options)));
+    return Promise.all(events.map(({ topic, payload, options }: t.Outgoing) => this.#publish(topic, payload, options)));
   }
 
   /** Resolves when every publish and settle that was called before has its answer. */
-  flush(options?: FlushOptions): Promise<void> {
+  flush(options?: t.FlushOptions): Promise<void> {
     return this.#call((raw, options) => raw.flush(options), options);
   }
 
   /** One member of `group` gets each event. Resolves when the hub has confirmed the subscription. */
-  async subscribe<K extends string>(topic: K, group: string, handler: Handler<PayloadOf<M, K>>, options?: SubscribeOptions): Promise<void> {
+  async subscribe<K extends string>(topic: K, group: string, handler: t.Handler<PayloadOf<M, K>>, options?: t.SubscribeOptions): Promise<void> {
     await this.#subscribe((raw, options) => raw.subscribe(topic, group, handler, options, undefined), options);
   }
 
@@ -120,22 +117,22 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
    * it has one more second, and then the event goes back to the group.
    */
   async subscribeExactlyOnce<K extends string>(
-    topic: K, group: string, store: DedupeStore, handler: Handler<PayloadOf<M, K>>, options?: ExactlyOnceOptions,
+    topic: K, group: string, store: t.DedupeStore, handler: t.Handler<PayloadOf<M, K>>, options?: t.ExactlyOnceOptions,
   ): Promise<void> {
     await this.#subscribe((raw, options) => raw.subscribe(topic, group, handler, options, store ?? null), options);
   }
 
   /** A subscription whose deliveries are settled by hand. */
-  events<K extends string>(topic: K, group: string, options?: SubscribeOptions): Stream<Delivery<PayloadOf<M, K>>> {
+  events<K extends string>(topic: K, group: string, options?: t.SubscribeOptions): t.Stream<t.Delivery<PayloadOf<M, K>>> {
     return new Queue(this.#call, (raw, options) => raw.queue(topic, group ?? null, options), options);
   }
 
   /** Events of a topic or pattern from now on, without a group: in order, and nothing is stored for it. */
-  live<K extends string>(topic: K, handler: (event: HubEvent<PayloadOf<M, K>>) => unknown, options?: LiveOptions): Promise<Subscription>;
-  live<K extends string>(topic: K, options?: LiveOptions): Stream<HubEvent<PayloadOf<M, K>>>;
-  live(topic: string, handler?: unknown, options?: LiveOptions): any {
+  live<K extends string>(topic: K, handler: (event: HubEvent<PayloadOf<M, K>>) => unknown, options?: t.LiveOptions): Promise<t.Subscription>;
+  live<K extends string>(topic: K, options?: t.LiveOptions): t.Stream<HubEvent<PayloadOf<M, K>>>;
+  live(topic: string, handler?: unknown, options?: t.LiveOptions): any {
     if (handler === undefined || (typeof handler === "object" && handler !== null && !isList(handler))) {
-      return new Queue(this.#call, (raw, options) => raw.queue(topic, undefined, options), handler as LiveOptions);
+      return new Queue(this.#call, (raw, options) => raw.queue(topic, undefined, options), handler as t.LiveOptions);
     }
     return this.#subscribe((raw, options) => raw.live(topic, handler, options), options).then((id) => {
       const close = (): Promise<void> => this.#leave(id);
@@ -145,8 +142,8 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
 
   /** A live map of the newest event of each key. */
   async watch<T = never, K extends string = string>(
-    topic: K, options?: WatchOptions<[T] extends [never] ? PayloadOf<M, K> : T>,
-  ): Promise<View<[T] extends [never] ? PayloadOf<M, K> : T>> {
+    topic: K, options?: t.WatchOptions<[T] extends [never] ? PayloadOf<M, K> : T>,
+  ): Promise<t.View<[T] extends [never] ? PayloadOf<M, K> : T>> {
     type T1 = [T] extends [never] ? PayloadOf<M, K> : T;
     const view = new LiveView<T1>(topic, this.#guarded);
     await this.#subscribe(async (raw, options) => {
@@ -164,7 +161,7 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   }
 
   /** The past of a topic, page by page. */
-  async *history<K extends string>(topic: K, options?: HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
+  async *history<K extends string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
     type Page = { events: HubEvent<PayloadOf<M, K>>[]; next: number | null };
     let after: number | null | undefined;
     let given = 0;
@@ -176,7 +173,7 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   }
 
   /** The past of a topic as one stream, which takes no memory on either side. */
-  async *export<K extends string>(topic: K, options?: HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
+  async *export<K extends string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
     const stream = await this.#call((raw, options) => raw.export(topic, options, options?.signal) as Promise<PromExport>, options);
     let left = options?.limit ?? Infinity;
     try {
@@ -214,7 +211,7 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   }
 
   /** Ends the client. With `drain`, what was called and what runs comes to its end first. */
-  async close(options: CloseOptions = {}): Promise<void> {
+  async close(options: t.CloseOptions = {}): Promise<void> {
     const wrong = misfit(options, { drain: "boolean", timeoutMs: "number" });
     if (wrong) throw refusal(wrong);
     const { drain = false, timeoutMs = 10_000 } = options;
@@ -319,17 +316,24 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   readonly #host = {
     error: (code: string, message: string, retryable: boolean, retryAfterMs?: number) => new HubError(code, message, retryable, retryAfterMs),
     emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
-    context: (...fields: [number, number, number, number, string | undefined, boolean]) => new Context(this.#call, ...fields),
+    context: (open: number, attempt: number, maxAttempts: number, ackDeadlineMs: number, lease: string | undefined, redelivered: boolean): t.DeliveryContext => {
+      // Nothing is delivered without the module, and after its end nothing is open.
+      const signal = (): AbortSignal => (this.#raw?.signal(open) as AbortSignal | undefined) ?? AbortSignal.abort();
+      const extend = (ms: number): Promise<void> => this.#call((raw) => raw.extend(open, ms));
+      return { attempt, maxAttempts, ackDeadlineMs, lease: lease ?? null, redelivered, extend, get signal() { return signal(); } };
+    },
+    delivery: (open: number, event: HubEvent<never>, ctx: t.DeliveryContext): t.Delivery<never> => ({
+      event, ctx, ack: () => this.#call((raw) => raw.ack(open)), nack: (options) => this.#call((raw) => raw.nack(open, options)),
+    }),
     attend: (open: number, answer: unknown) =>
       void new Promise((resolve) => resolve(answer)).then(
         () => this.#raw?.handled(open, false, undefined),
         (error: unknown) => this.#raw?.handled(open, true, error),
       ),
-    delivery: (open: number, event: HubEvent<never>, ctx: DeliveryContext) => new Taken(this.#call, open, event, ctx),
     broken: (message: string) => this.#broken(message),
   };
 
-  #enter(change: StateChange): void {
+  #enter(change: t.StateChange): void {
     this.#state = change.state;
     if (change.state === "closed") this.#end(change.error);
     this.#emit("state", change);
@@ -361,52 +365,8 @@ export class BaseClient<M extends Topics = Topics> implements AsyncDisposable {
   };
 }
 
-class Context implements DeliveryContext {
-  readonly #call: Call;
-  readonly #open: number;
-  readonly lease: string | null;
-
-  constructor(
-    call: Call, open: number, readonly attempt: number, readonly maxAttempts: number, readonly ackDeadlineMs: number,
-    lease: string | undefined, readonly redelivered: boolean,
-  ) {
-    this.#call = call;
-    this.#open = open;
-    this.lease = lease ?? null;
-  }
-
-  get signal(): AbortSignal {
-    let signal: AbortSignal | undefined;
-    // Runs at once: there is no delivery without the module.
-    this.#call(async (raw) => (signal = raw.signal(this.#open) as AbortSignal | undefined)).catch(() => undefined);
-    return signal ?? AbortSignal.abort();
-  }
-
-  extend(ms: number): Promise<void> {
-    return this.#call((raw) => raw.extend(this.#open, ms));
-  }
-}
-
-class Taken<T> implements Delivery<T> {
-  readonly #call: Call;
-  readonly #open: number;
-
-  constructor(call: Call, open: number, readonly event: HubEvent<T>, readonly ctx: DeliveryContext) {
-    this.#call = call;
-    this.#open = open;
-  }
-
-  ack(): Promise<void> {
-    return this.#call((raw) => raw.ack(this.#open));
-  }
-
-  nack(options?: NackOptions): Promise<void> {
-    return this.#call((raw) => raw.nack(this.#open, options));
-  }
-}
-
 /** A subscription as an iterator. */
-class Queue<T, O extends Abortable> implements Stream<T> {
+class Queue<T, O extends Abortable> implements t.Stream<T> {
   readonly #call: Call;
   readonly #queue: Promise<PromQueue>;
 

@@ -3,7 +3,7 @@
 import { BaseClient } from "./client.js";
 import { HubError } from "./error.js";
 import { loader, type ModuleSource } from "./load.js";
-import type { ClientOptions, TokenSource, Topics } from "./types.js";
+import type { Topics } from "./types.js";
 
 export * from "./exports.js";
 export type { ModuleSource } from "./load.js";
@@ -22,7 +22,6 @@ const load = loader(() => {
 
 /** The client. One instance, one connection, any number of subscriptions. */
 export class PromClient<M extends Topics = Topics> extends BaseClient<M> {
-  constructor(url: string, token: TokenSource, options?: ClientOptions) {
-    super({ load }, url, token, options);
-  }
+  /** @internal */
+  static override environment = { load };
 }

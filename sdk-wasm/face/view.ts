@@ -3,8 +3,8 @@
 import { HubError } from "./error.js";
 import type { HubEvent, View, WatchOptions } from "./types.js";
 
-export class LiveView<T> implements View<T> {
-  readonly #events = new Map<string, HubEvent<T>>();
+/** The types show it as a map that is only read: what is written to it the next event undoes. */
+export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
   readonly #guarded: (call: () => unknown) => void;
   readonly #listeners = new Set<() => void>();
   #snapshot: [string, HubEvent<T>][] | undefined;
@@ -19,6 +19,7 @@ export class LiveView<T> implements View<T> {
   readonly first: Promise<void>;
 
   constructor(readonly topic: string, guarded: (call: () => unknown) => void) {
+    super();
     this.#guarded = guarded;
     this.first = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
@@ -33,8 +34,8 @@ export class LiveView<T> implements View<T> {
     const key = this.topic.includes("*") ? `${event.topic}::${event.key}` : event.key;
     this.#seen?.add(key);
     // After a reconnect most of the snapshot is known already.
-    if (this.#events.get(key)?.id === event.id) return;
-    this.#events.set(key, event);
+    if (this.get(key)?.id === event.id) return;
+    this.set(key, event);
     this.#tell(event);
   }
 
@@ -42,8 +43,8 @@ export class LiveView<T> implements View<T> {
   live(): void {
     const seen = this.#seen;
     this.#seen = undefined;
-    if (seen && seen.size < this.#events.size) {
-      for (const key of this.#events.keys()) if (!seen.has(key)) this.#events.delete(key);
+    if (seen && seen.size < this.size) {
+      for (const key of this.keys()) if (!seen.has(key)) this.delete(key);
     }
     this.#settle?.resolve();
     this.#tell(undefined);
@@ -72,7 +73,7 @@ export class LiveView<T> implements View<T> {
   }
 
   getSnapshot(): readonly (readonly [string, HubEvent<T>])[] {
-    return (this.#snapshot ??= [...this.#events]);
+    return (this.#snapshot ??= [...this]);
   }
 
   close(): Promise<void> {
@@ -82,25 +83,4 @@ export class LiveView<T> implements View<T> {
   [Symbol.asyncDispose](): Promise<void> {
     return this.end();
   }
-
-  get size(): number {
-    return this.#events.size;
-  }
-
-  get(key: string): HubEvent<T> | undefined {
-    return this.#events.get(key);
-  }
-
-  has(key: string): boolean {
-    return this.#events.has(key);
-  }
-
-  forEach(callback: (value: HubEvent<T>, key: string, map: ReadonlyMap<string, HubEvent<T>>) => void, thisArg?: unknown): void {
-    this.#events.forEach((value, key) => callback.call(thisArg, value, key, this));
-  }
-
-  entries = (): MapIterator<[string, HubEvent<T>]> => this.#events.entries();
-  keys = (): MapIterator<string> => this.#events.keys();
-  values = (): MapIterator<HubEvent<T>> => this.#events.values();
-  [Symbol.iterator] = this.entries;
 }

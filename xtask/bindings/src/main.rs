@@ -16,8 +16,8 @@ fn main() -> Result<()> {
         // The face finds the module, as it also must for bundlers and Node; `new URL` here would fetch it twice.
         .omit_default_module_path(true)
         .out_name(name)
-        .remove_name_section(std::env::var("KEEP").is_err())
-        .remove_producers_section(true).keep_debug(std::env::var("KEEP").is_ok())
+        .remove_name_section(true)
+        .remove_producers_section(true)
         .generate(folder)
         .context("the bindings generator failed")
 }

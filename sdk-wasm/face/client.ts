@@ -49,7 +49,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   /** Resolves when the client has ended, with the error if there was one. */
   readonly closed = new Promise<HubError | undefined>((resolve) => (this.#end = resolve));
 
-  /** @internal */
+  /** @throws TypeError for a URL that is not `ws:` or `wss:`, a token that is neither string nor function, and unknown options. */
   constructor(url: string, token: t.TokenSource, options: t.ClientOptions = {}) {
     if (typeof url !== "string") throw new TypeError("url must be a string");
     const { protocol, href } = new URL(url);

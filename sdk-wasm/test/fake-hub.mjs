@@ -6,9 +6,20 @@
 import { once } from "node:events";
 import { WebSocketServer } from "ws";
 
+/** The largest message a hub reads, in bytes: once logged in, and before. */
+const MESSAGE_BYTES = 1024 * 1024;
+const AUTH_BYTES = 16 * 1024;
+
+/** Deadline of every wait, in ms: far beyond what is waited for. */
+const PATIENCE = Number(process.env.TEST_PATIENCE ?? 60_000);
+
 export class FakeHub {
   /** Every frame of every client, in order. */
   frames = [];
+  /** The frames of every message that came, in order: lists of one unless `batch` is agreed. */
+  messages = [];
+  /** Whether it agrees to several frames in one message. */
+  batch = true;
   /** Called with each frame first; what it returns is taken as handled. */
   intercept = () => false;
   /** Tokens that AUTH refuses, and why. */
@@ -60,11 +71,17 @@ export class FakeHub {
 
   /** Resolves as soon as `condition` holds; it is looked at after every frame and every connection. */
   until(condition) {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
+      const over = setTimeout(() => {
+        this.#changed.delete(check);
+        const last = this.frames.slice(-20).map((frame) => JSON.stringify(frame).slice(0, 200));
+        reject(new Error(`waited ${PATIENCE} ms for ${condition}; the last frames: ${last.join(" ")}`));
+      }, PATIENCE);
       const check = () => {
         const found = condition(this);
         if (!found) return;
         this.#changed.delete(check);
+        clearTimeout(over);
         resolve(found);
       };
       this.#changed.add(check);
@@ -77,11 +94,35 @@ export class FakeHub {
   }
 
   #connection(socket) {
-    const client = { socket, ready: false, subscriptions: new Map(), live: 0, send: (frame) => socket.send(JSON.stringify(frame)) };
+    const client = { socket, ready: false, batch: false, subscriptions: new Map(), live: 0 };
+    let leaving = [];
+    client.send = (frame) => {
+      if (!client.batch) return socket.send(JSON.stringify(frame));
+      // What is sent in one wake-up leaves as one message.
+      if (leaving.push(JSON.stringify(frame)) > 1) return;
+      queueMicrotask(() => {
+        socket.send(leaving.join("\n"));
+        leaving = [];
+      });
+    };
     socket.on("message", (data) => {
-      const frame = JSON.parse(data.toString());
-      this.frames.push(frame);
-      if (!this.intercept(frame, client)) this.answer(frame, client);
+      if (data.length > (client.ready ? MESSAGE_BYTES : AUTH_BYTES)) return socket.close(1009, "frame too large");
+      const text = data.toString();
+      const lines = client.batch ? text.split("\n").filter((line) => line !== "") : [text];
+      const message = [];
+      this.messages.push(message);
+      for (const line of lines) {
+        let frame;
+        try {
+          frame = JSON.parse(line);
+        } catch {
+          client.send({ op: "ERR", code: "bad_json", msg: "Invalid JSON" });
+          continue;
+        }
+        message.push(frame);
+        this.frames.push(frame);
+        if (!this.intercept(frame, client)) this.answer(frame, client);
+      }
       this.#changes();
     });
     socket.on("close", () => {
@@ -102,7 +143,10 @@ export class FakeHub {
       const code = this.refused.get(frame.token);
       if (code) return err(code);
       client.ready = true;
-      return ok({ expires_in_ms: this.expiresInMs });
+      const batch = this.batch && frame.batch === true;
+      ok({ expires_in_ms: this.expiresInMs, ...(batch && { batch }) });
+      client.batch = batch;
+      return;
     }
     if (!client.ready) return err("unauthorized", "Call AUTH first.");
     const name = `${frame.topic}::${frame.group}`;
@@ -111,7 +155,7 @@ export class FakeHub {
       case "PUBLISH":
         return ok(this.publish(frame.topic, frame.payload, frame.opts));
       case "SUBSCRIBE":
-        return this.#subscribe(frame, client, ok);
+        return this.#subscribe(frame, client, ok, err);
       case "UNSUBSCRIBE":
         if (!subscription) return err("not_subscribed");
         client.subscriptions.delete(name);
@@ -142,7 +186,8 @@ export class FakeHub {
     return { id, seq: event.seq };
   }
 
-  #subscribe(frame, client, ok) {
+  #subscribe(frame, client, ok, err) {
+    if (client.subscriptions.has(`${frame.topic}::${frame.group}`)) return err("already_subscribed");
     const group = frame.group ?? `$live-${++client.live}`;
     const ephemeral = frame.group === undefined;
     const name = ephemeral ? `${Math.random()}` : `${frame.topic}::${group}`;

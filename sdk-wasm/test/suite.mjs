@@ -5,6 +5,10 @@
 
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
+import { inspect } from "node:util";
+
+/** Deadline of every wait, in ms: far beyond what is waited for. */
+const PATIENCE = Number(process.env.TEST_PATIENCE ?? 60_000);
 
 /** Collects calls and lets a test wait for them. */
 export function recorder() {
@@ -16,11 +20,16 @@ export function recorder() {
   };
   /** Resolves when so many calls were recorded, or when `condition` holds. */
   record.until = (condition) =>
-    new Promise((resolve) => {
+    new Promise((resolve, reject) => {
+      const over = setTimeout(() => {
+        waiting.delete(check);
+        reject(new Error(`waited ${PATIENCE} ms for ${condition}; there were ${calls.length} calls, the last ${inspect(calls.slice(-5))}`));
+      }, PATIENCE);
       const check = () => {
         const met = typeof condition === "number" ? calls.length >= condition : condition(calls);
         if (!met) return;
         waiting.delete(check);
+        clearTimeout(over);
         resolve(calls);
       };
       waiting.add(check);

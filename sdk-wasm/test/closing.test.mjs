@@ -10,7 +10,7 @@ import { PATIENCE, code, fast, turn, within } from "./helpers.mjs";
 import { Proxy } from "./proxy.mjs";
 import { recorder } from "./suite.mjs";
 
-describe("closing", { timeout: 3 * PATIENCE }, () => {
+describe("closing", { timeout: 40 * PATIENCE }, () => {
   let hub;
   const clients = [];
   const client = (options = fast) => {

@@ -52,7 +52,7 @@ const thrown = () => {
   };
 };
 
-describe("a handler", { timeout: 3 * PATIENCE }, () => {
+describe("a handler", { timeout: 40 * PATIENCE }, () => {
   let hub;
   let c;
   const others = [];

@@ -77,7 +77,7 @@ describe("listeners", () => {
   });
 });
 
-describe("at the call", { timeout: 2 * PATIENCE }, () => {
+describe("at the call", { timeout: 20 * PATIENCE }, () => {
   let hub;
   let c;
   const others = [];

@@ -343,7 +343,8 @@ pub(crate) fn reason_of(thrown: &JsValue) -> String {
             return text;
         }
     }
-    spoken(thrown).unwrap_or_else(|| "something was thrown that has no text".to_owned())
+    let text = spoken(thrown).filter(|text| !text.is_empty());
+    text.unwrap_or_else(|| "something was thrown that has no text".to_owned())
 }
 
 /// A value as `String()` says it, unless that throws.

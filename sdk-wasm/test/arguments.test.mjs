@@ -135,7 +135,7 @@ const methods = {
   close: { call: (c, args) => c.close(...args), args: { options: {} }, wrong: { options: notOptions }, options: { timeoutMs: notNumbers, drain: notFlags } },
 };
 
-describe("an argument of a wrong type is refused by name, and nothing else happens", { timeout: 10 * PATIENCE }, () => {
+describe("an argument of a wrong type is refused by name, and nothing else happens", { timeout: 60 * PATIENCE }, () => {
   let hub;
   let c;
   beforeEach(async () => {
@@ -200,7 +200,7 @@ describe("an argument of a wrong type is refused by name, and nothing else happe
   });
 });
 
-describe("what a delivery is settled with", { timeout: 10 * PATIENCE }, () => {
+describe("what a delivery is settled with", { timeout: 60 * PATIENCE }, () => {
   let hub;
   let c;
   let delivery;
@@ -239,7 +239,7 @@ describe("what a delivery is settled with", { timeout: 10 * PATIENCE }, () => {
   });
 });
 
-describe("objects of a special kind", { timeout: 10 * PATIENCE }, () => {
+describe("objects of a special kind", { timeout: 60 * PATIENCE }, () => {
   let hub;
   let c;
   beforeEach(async () => {

@@ -186,11 +186,6 @@ export class FakeHub {
     return { id, seq: event.seq };
   }
 
-  /** Somebody else settles what waits in the groups of a topic. */
-  settleAll(topic) {
-    for (const state of this.#groups.values()) if (state.topic === topic) state.waiting.length = 0;
-  }
-
   #subscribe(frame, client, ok, err) {
     if (client.subscriptions.has(`${frame.topic}::${frame.group}`)) return err("already_subscribed");
     const group = frame.group ?? `$live-${++client.live}`;

@@ -1,265 +1,181 @@
-// What is there beside publish and subscribe: the past, live events, several at once, signals, disposal, waiting for states.
+// What comes beside publish and subscribe: history and export, live, several publishes at once, flush, signals, disposal,
+// ready/closed/once/log, the view as an external store.
 
 import assert from "node:assert/strict";
-import { after, afterEach, before, beforeEach, describe, it } from "node:test";
+import { after, before, describe, it } from "node:test";
 
-import { HubError, PromClient } from "@prom-hub/sdk";
+import { PromClient } from "@prom-hub/sdk";
 
-import { FakeHub } from "./fake-hub.mjs";
-import { PATIENCE, code, fast, realHub, turn, within } from "./helpers.mjs";
+import { PATIENCE, code, realHub, refused, within } from "./helpers.mjs";
 import { newTopic, recorder } from "./suite.mjs";
 
-describe("on a hub", { timeout: 3 * PATIENCE }, () => {
+describe("on a real hub", { timeout: 5 * PATIENCE }, () => {
   let hub;
   let c;
   const others = [];
-  const client = (options, token = "t") => {
-    const made = new PromClient(hub.url, token, options);
+  const client = (options) => {
+    const made = new PromClient(hub.url, hub.token, options);
     others.push(made);
     return made;
   };
-  beforeEach(async () => {
-    hub = await FakeHub.start();
-    c = client(fast);
-  });
-  afterEach(async () => {
-    await Promise.all(others.splice(0).map((one) => one.close()));
-    await hub.stop();
-  });
-
-  it("live events come in order to a handler, without a group, until it is closed", async () => {
-    const got = recorder();
-    const live = await c.live("a", (event) => got(event.payload));
-    assert.equal(live.topic, "a");
-    for (const n of [1, 2, 3]) hub.publish("a", n);
-    await got.until(3);
-    await live.close();
-    await live.close();
-    hub.publish("a", 4);
-    await c.publish("b", 1);
-    assert.deepEqual(got.calls.flat(), [1, 2, 3]);
-    assert.equal(hub.of("SUBSCRIBE")[0].group, undefined);
-    assert.equal(hub.of("ACK").length, 0);
-  });
-
-  it("live events can be taken from an iterator, which is left by break", async () => {
-    await c.connect();
-    const seen = [];
-    const events = c.live("a");
-    await hub.until(() => hub.of("SUBSCRIBE").length === 1);
-    for (const n of [1, 2, 3]) hub.publish("a", n);
-    for await (const event of events) {
-      seen.push(event.payload);
-      if (seen.length === 2) break;
-    }
-    assert.deepEqual(seen, [1, 2]);
-    assert.deepEqual(await events.next(), { value: undefined, done: true });
-    await hub.until(() => hub.of("UNSUBSCRIBE").length === 1);
-  });
-
-  it("publishMany keeps the order, answers all, and rejects with the first error", async () => {
-    const answers = await c.publishMany([{ topic: "a", payload: 1 }, { topic: "b", payload: 2, options: { key: "k" } }, { topic: "a", payload: 3 }]);
-    assert.deepEqual(answers.map(({ seq }) => seq), [1, 1, 2]);
-    assert.equal(hub.of("PUBLISH")[1].opts.key, "k");
-    await assert.rejects(c.publishMany([{ topic: "a", payload: 4 }, { topic: "a..b", payload: 5 }]), code("bad_topic"));
-    assert.deepEqual(await c.publishMany([]), []);
-  });
-
-  it("flush waits for what was called before it, and for nothing else", async () => {
-    await c.connect();
-    const held = [];
-    hub.intercept = (frame, from) => frame.op === "PUBLISH" && held.push(() => hub.answer(frame, from)) > 0;
-    const first = c.publish("a", 1);
-    const flushed = recorder();
-    const flush = c.flush().then(flushed);
-    void c.publish("a", 2).catch(() => undefined);
-    await hub.until(() => held.length === 2);
-    assert.equal(flushed.calls.length, 0);
-    held[0]();
-    await within("the flush", flush);
-    await first;
-    await assert.rejects(c.flush({ timeoutMs: 5 }), code("timeout"));
-    await assert.rejects(c.flush({ signal: AbortSignal.timeout(5) }), { name: "TimeoutError" });
-  });
-
-  it("a turn's publishes leave as one message where the hub agrees, and each alone where it does not", async () => {
-    await c.connect();
-    await Promise.all([1, 2, 3].map((n) => c.publish("a", n)));
-    assert.deepEqual(hub.messages.at(-1).map(({ op }) => op), ["PUBLISH", "PUBLISH", "PUBLISH"]);
-    await c.subscribe("a", "g", () => {}, { from: "earliest" });
-    await hub.until(() => hub.of("ACK").length === 3);
-    assert.deepEqual(hub.messages.at(-1).map(({ op }) => op), ["ACK", "ACK", "ACK"]);
-    const large = "x".repeat(40_000);
-    await Promise.all([large, large, large].map((text) => c.publish("a", text)));
-    assert.ok(hub.messages.every((message) => JSON.stringify(message).length < 70_000));
-
-    const plain = client({ batch: false });
-    await Promise.all([1, 2].map((n) => plain.publish("p", n)));
-    assert.equal(hub.messages.filter((message) => message.some(({ topic }) => topic === "p")).length, 2);
-    hub.batch = false;
-    const old = client();
-    await Promise.all([1, 2].map((n) => old.publish("o", n)));
-    assert.equal(hub.messages.filter((message) => message.some(({ topic }) => topic === "o")).length, 2);
-  });
-
-  it("a signal ends a wait, a subscription, an iterator and a view", async () => {
-    const reason = new Error("enough");
-    const abort = () => {
-      const controller = new AbortController();
-      return { signal: controller.signal, abort: () => controller.abort(reason) };
-    };
-    const same = (error) => error === reason;
-    await assert.rejects(c.publish("a", 1, { signal: AbortSignal.abort(reason) }), same);
-    assert.equal(hub.of("PUBLISH").length, 0);
-    hub.intercept = ({ op }) => op === "PUBLISH";
-    const one = abort();
-    const waiting = c.publish("a", 1, { signal: one.signal });
-    await hub.until(() => hub.of("PUBLISH").length === 1);
-    one.abort();
-    await assert.rejects(waiting, same);
-
-    const two = abort();
-    await c.subscribe("a", "g", () => {}, { signal: two.signal });
-    const iterator = c.events("a", "h", { signal: two.signal });
-    const next = iterator.next();
-    const live = c.live("a", { signal: two.signal }).next();
-    await c.watch("a", { signal: two.signal });
-    await c.live("a", () => {}, { signal: two.signal });
-    two.abort();
-    assert.deepEqual([(await next).done, (await live).done], [true, true]);
-    await hub.until(() => hub.of("UNSUBSCRIBE").length === 5);
-
-    // One that comes while the hub has not answered takes back what is confirmed later.
-    const three = abort();
-    const held = [];
-    hub.intercept = (frame, from) => frame.op === "SUBSCRIBE" && held.push(() => hub.answer(frame, from)) > 0;
-    const late = c.subscribe("late", "g", () => {}, { signal: three.signal });
-    await hub.until(() => held.length === 1);
-    three.abort();
-    await assert.rejects(late, same);
-    held[0]();
-    await hub.until(() => hub.of("UNSUBSCRIBE").some(({ topic }) => topic === "late"));
-  });
-
-  it("client, iterator, view and subscription can be disposed of", { skip: !Symbol.asyncDispose }, async () => {
-    const view = await c.watch("a");
-    const live = await c.live("a", () => {});
-    const iterator = c.events("a", "g");
-    await hub.until(() => hub.of("SUBSCRIBE").length === 3);
-    for (const one of [view, live, iterator]) await one[Symbol.asyncDispose]();
-    await hub.until(() => hub.of("UNSUBSCRIBE").length === 3);
-    const published = c.publish("a", 1);
-    await c[Symbol.asyncDispose]();
-    assert.equal((await published).seq, 1);
-    assert.equal(c.state, "closed");
-  });
-
-  it("ready waits for a connection, closed for the end, once for the next event", async () => {
-    const state = c.once("state");
-    await within("ready", c.ready());
-    assert.equal((await state).state, "connecting");
-    await c.ready();
-    hub.cut();
-    await c.once("state");
-    await within("ready again", c.ready());
-    await c.close();
-    assert.equal(await c.closed, undefined);
-    await assert.rejects(c.ready(), code("closed"));
-
-    hub.refused.set("bad", "jwt_invalid");
-    const refused = client(fast, "bad");
-    await assert.rejects(refused.ready(), code("jwt_invalid"));
-    assert.equal((await refused.closed).code, "jwt_invalid");
-    const unused = client();
-    await unused.close();
-    assert.equal(await unused.closed, undefined);
-  });
-
-  it("a log has a line for each frame and state, and no token", async () => {
-    const lines = [];
-    const one = client({ log: (line) => lines.push(line) }, "secret-token");
-    await one.publish("a", 1);
-    await one.close();
-    assert.ok(lines.some((line) => line.startsWith("> {\"op\":\"PUBLISH\"")) && lines.some((line) => line.startsWith("< {\"op\":\"OK\"")) && lines.includes("-- ready"), lines.join("\n"));
-    assert.ok(!lines.some((line) => line.includes("secret")));
-    const failing = client({ log: () => { throw new Error("no"); } });
-    await failing.publish("a", 1);
-  });
-
-  it("a view is an external store: its snapshot is the same until something changes", async () => {
-    hub.publish("a", 1, { key: "x" });
-    const view = await c.watch("a");
-    const first = view.getSnapshot();
-    assert.equal(view.getSnapshot(), first);
-    assert.deepEqual(first.map(([key, { payload }]) => [key, payload]), [["x", 1]]);
-    const changes = recorder();
-    const off = view.subscribe(changes);
-    hub.publish("a", 2, { key: "y" });
-    await changes.until(1);
-    assert.notEqual(view.getSnapshot(), first);
-    assert.equal(view.getSnapshot().length, 2);
-    off();
-    hub.publish("a", 3, { key: "y" });
-    await c.publish("b", 1);
-    assert.equal(changes.calls.length, 1);
-    const seen = [];
-    view.forEach((event, key, map) => seen.push([key, event.payload, map === view]));
-    assert.deepEqual(seen, [["x", 1, true], ["y", 3, true]]);
-  });
-});
-
-describe("the past, on a real hub", { timeout: 3 * PATIENCE }, () => {
-  let hub;
-  let c;
   before(async () => {
     hub = await realHub();
-    c = new PromClient(hub.url, hub.token);
+    c = client();
   });
   after(async () => {
-    await c?.close();
+    await Promise.all(others.map((made) => made.close()));
     await hub?.stop();
   });
-  const all = async (events) => {
-    const payloads = [];
-    for await (const event of events) payloads.push(event.payload);
-    return payloads;
-  };
-
-  it("is read page by page and as one stream, from anywhere, as far as is wanted", async () => {
+  const filled = async (count) => {
     const topic = newTopic();
-    const count = 2_345;
-    const published = await Promise.all(Array.from({ length: count }, (_, n) => c.publish(topic, n, { key: `k${n}` })));
-    const numbers = Array.from({ length: count }, (_, n) => n);
-    for (const read of ["history", "export"]) {
-      assert.deepEqual(await all(c[read](topic)), numbers, read);
-      assert.deepEqual(await all(c[read](topic, { from: "afterSeq", afterSeq: 2_340 })), numbers.slice(2_340), read);
-      assert.deepEqual(await all(c[read](topic, { from: "afterId", afterId: published[9].id, limit: 3 })), [10, 11, 12], read);
-      assert.deepEqual(await all(c[read](topic, { from: "latest" })), [], read);
-      assert.deepEqual(await all(c[read](topic, { limit: 0 })), [], read);
-      assert.equal((await all(c[read](topic, { limit: 1_001 }))).length, 1_001, read);
-      for await (const event of c[read](topic)) {
-        assert.deepEqual([event.seq, event.key, event.topic], [1, "k0", topic]);
-        break;
-      }
-      assert.deepEqual(await all(c[read](newTopic())), [], read);
-    }
+    await Promise.all(Array.from({ length: count }, (_, n) => c.publish(topic, n, { id: `${topic}-${n}`, key: `k${n % 2}` })));
+    return topic;
+  };
+  const payloads = async (events, count = Infinity) => {
+    const list = [];
+    for await (const { payload } of events) if (list.push(payload) === count) break;
+    return list;
+  };
+  const numbers = (from, to) => Array.from({ length: to - from }, (_, n) => from + n);
+
+  for (const name of ["history", "export"]) {
+    it(`${name}: all of a topic, over pages, from any position`, async () => {
+      const topic = await filled(2_300);
+      const read = (options) => within(name, payloads(c[name](topic, options)));
+      assert.deepEqual(await read(), numbers(0, 2_300));
+      assert.deepEqual(await read({ from: "afterSeq", afterSeq: 2_290 }), numbers(2_290, 2_300));
+      assert.deepEqual(await read({ from: "afterId", afterId: `${topic}-2297` }), [2_298, 2_299]);
+      assert.deepEqual(await read({ limit: 1_500 }), numbers(0, 1_500));
+      assert.deepEqual(await read({ from: "afterSeq", afterSeq: 0, limit: 1 }), [0]);
+      assert.deepEqual(await within("the start", payloads(c[name](topic), 3)), [0, 1, 2], "it can be left");
+      const { value } = await c[name](topic).next();
+      assert.deepEqual([value.topic, value.seq, value.id, value.key], [topic, 1, `${topic}-0`, "k0"]);
+    });
+
+    it(`${name}: what is refused, and a signal`, async () => {
+      await refused("a pattern", () => c[name]("a.*").next(), "bad_topic");
+      await refused("a position", () => c[name](newTopic(), { from: "afterId", afterId: "nowhere" }).next(), "position_gone");
+      const topic = await filled(10);
+      const reason = new Error("enough");
+      await assert.rejects(within("aborted", c[name](topic, { signal: AbortSignal.abort(reason) }).next()), reason);
+      assert.deepEqual(await payloads(c[name](newTopic())), []);
+    });
+  }
+
+  it("live: a handler gets what follows, in order, until it is closed", async () => {
+    const topic = newTopic();
+    const got = recorder();
+    const subscription = await c.live(topic, (event) => got(event.payload));
+    assert.equal(subscription.topic, topic);
+    await Promise.all(numbers(0, 100).map((n) => c.publish(topic, n)));
+    assert.deepEqual((await got.until(100)).flat(), numbers(0, 100));
+    await subscription.close();
+    await c.publish(topic, 100);
+    assert.equal(got.calls.length, 100);
+    const again = recorder();
+    const second = await c.live(topic, (event) => again(event.payload), { from: "earliest", filter: { keys: ["none"] } });
+    await second.close();
+    assert.equal(again.calls.length, 0);
   });
 
-  it("is refused as everything else, with the hub's code", async () => {
-    for (const read of ["history", "export"]) {
-      const one = (topic, options) => all(c[read](topic, options));
-      await assert.rejects(one("a..b"), code("bad_topic"), read);
-      await assert.rejects(one("a.*"), (error) => error instanceof HubError, read);
-      await assert.rejects(one("a", { from: "afterId", afterId: "nowhere" }), code("position_gone"), read);
-      await assert.rejects(one("a", { signal: AbortSignal.abort(new Error("enough")) }), /enough/, read);
-      const other = new PromClient(hub.url, "nonsense");
-      await assert.rejects(all(other[read]("a")), code("jwt_invalid"), read);
-      await other.close();
-      const nowhere = new PromClient("ws://127.0.0.1:9/", hub.token);
-      await assert.rejects(all(nowhere[read]("a")), code("connection_lost"), read);
-      await nowhere.close();
-    }
-    await turn();
-    assert.equal((await c.publish(newTopic(), 1)).seq, 1);
+  it("live: an iterator from a position, twice beside itself", async () => {
+    const topic = await filled(5);
+    const read = () => payloads(c.live(topic, { from: "afterSeq", afterSeq: 2 }), 3);
+    assert.deepEqual(await within("both", Promise.all([read(), read()])), [[2, 3, 4], [2, 3, 4]]);
+  });
+
+  it("publishMany: answers in order, and the first error", async () => {
+    const topic = newTopic();
+    const answers = await c.publishMany(numbers(0, 500).map((n) => ({ topic, payload: n, options: { id: `${topic}-${n}` } })));
+    assert.deepEqual(answers.map(({ seq }) => seq), numbers(1, 501));
+    assert.deepEqual(await c.publishMany([]), []);
+    await assert.rejects(c.publishMany([{ topic, payload: 1 }, { topic: "$audit", payload: 1 }]), code("forbidden"));
+  });
+
+  it("flush: what was called before it has its answer", async () => {
+    const own = client();
+    const topic = newTopic();
+    let answered = 0;
+    for (let n = 0; n < 200; n++) void own.publish(topic, n).then(() => answered++);
+    await within("the flush", own.flush());
+    assert.equal(answered, 200);
+    await own.flush({ timeoutMs: 1_000 });
+  });
+
+  it("signals: a call given up rejects with the reason, and the client goes on", async () => {
+    const reason = new Error("changed my mind");
+    const aborted = AbortSignal.abort(reason);
+    const calls = [(signal) => c.publish(newTopic(), 1, { signal }), (signal) => c.subscribe(newTopic(), "g", () => {}, { signal }), (signal) => c.watch(newTopic(), { signal }), (signal) => c.live(newTopic(), () => {}, { signal }), (signal) => c.flush({ signal })];
+    for (const call of calls) await assert.rejects(within(String(call), call(aborted)), reason);
+    const topic = newTopic();
+    const controller = new AbortController();
+    const got = recorder();
+    await c.subscribe(topic, "g", (event) => got(event.payload), { signal: controller.signal, from: "earliest" });
+    await c.publish(topic, 1);
+    await got.until(1);
+    controller.abort();
+    await assert.rejects(c.unsubscribe(topic, "g"), code("not_subscribed"));
+    assert.equal(c.state, "ready");
+  });
+
+  it("disposal: client, iterator, view and subscription", { skip: Symbol.asyncDispose === undefined }, async () => {
+    const own = client();
+    const topic = await filled(1);
+    const view = await own.watch(topic);
+    const live = await own.live(topic, () => {});
+    const events = own.events(topic, "g", { from: "earliest" });
+    await events.next();
+    for (const each of [view, live, events]) await within("disposal", each[Symbol.asyncDispose]());
+    assert.equal((await events.next()).done, true);
+    const published = own.publish(topic, 1);
+    await own[Symbol.asyncDispose]();
+    assert.ok((await published).seq > 0, "the client drains");
+    assert.equal(own.state, "closed");
+  });
+
+  it("ready, closed and once", async () => {
+    const own = client();
+    const state = own.once("state");
+    assert.ok(own.closed instanceof Promise);
+    await Promise.all([own.connect(), within("ready", own.ready())]);
+    assert.equal((await state).state, "connecting");
+    await own.close();
+    assert.equal(await own.closed, undefined);
+    await assert.rejects(own.ready(), code("closed"));
+    const refusedOne = new PromClient(hub.url, "nonsense");
+    others.push(refusedOne);
+    await assert.rejects(refusedOne.connect(), code("jwt_invalid"));
+    assert.equal((await within("closed", refusedOne.closed)).code, "jwt_invalid");
+  });
+
+  it("log: lines of text, never the token", async () => {
+    const lines = [];
+    const own = client({ log: (line) => lines.push(line) });
+    await own.publish(newTopic(), 1);
+    assert.ok(lines.length > 2 && lines.every((line) => typeof line === "string"));
+    assert.ok(lines.some((line) => line.includes("PUBLISH")));
+    assert.ok(!lines.some((line) => line.includes(hub.token)));
+  });
+
+  it("a view is an external store", async () => {
+    const topic = await filled(2);
+    const view = await c.watch(topic);
+    const first = view.getSnapshot();
+    assert.deepEqual(first.map(([key, { payload }]) => [key, payload]), [["k0", 0], ["k1", 1]]);
+    assert.equal(view.getSnapshot(), first, "the same until something changes");
+    const told = recorder();
+    const off = view.subscribe(() => told());
+    await c.publish(topic, 7, { key: "k1" });
+    await told.until(1);
+    assert.notEqual(view.getSnapshot(), first);
+    assert.equal(view.getSnapshot().find(([key]) => key === "k1")[1].payload, 7);
+    off();
+    const calls = told.calls.length;
+    const changed = recorder();
+    view.subscribe(() => changed());
+    await c.publish(topic, 8, { key: "k1" });
+    await changed.until(1);
+    assert.equal(told.calls.length, calls);
+    await view.close();
   });
 });

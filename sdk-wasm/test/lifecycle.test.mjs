@@ -1,161 +1,127 @@
-// Beginning and end: calls in one turn, draining, limits of time, dead paths, and what is told where nobody listens.
+// Beginning and end: of handlers whose group is left, of whatever takes a signal, of the module itself; and the past.
 
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, describe, it } from "node:test";
+import { after, afterEach, before, beforeEach, describe, it } from "node:test";
 
 import { HubError, PromClient } from "@prom-hub/sdk";
 
 import { FakeHub } from "./fake-hub.mjs";
-import { PATIENCE, code, fast, goesOn, turn, within } from "./helpers.mjs";
-import { Proxy as Path } from "./proxy.mjs";
-import { recorder } from "./suite.mjs";
+import { PATIENCE, code, fast, goesOn, realHub, turn, within } from "./helpers.mjs";
+import { newTopic, recorder } from "./suite.mjs";
+
+const boom = () => {
+  throw new Error("boom");
+};
 
 describe("a client", { timeout: 3 * PATIENCE }, () => {
   let hub;
   let c;
   const others = [];
-  const client = (options, url = hub.url) => {
-    const made = new PromClient(url, "t", options);
+  const client = (options) => {
+    const made = new PromClient(hub.url, "t", options);
     others.push(made);
     return made;
   };
+  /** Something that is finished by hand. */
+  const gate = () => {
+    let open;
+    const opened = new Promise((resolve) => (open = resolve));
+    return { open, opened };
+  };
   beforeEach(async () => {
     hub = await FakeHub.start();
-    c = new PromClient(hub.url, "t", fast);
+    c = client(fast);
+    await c.connect();
   });
   afterEach(async () => {
-    await Promise.all([c, ...others.splice(0)].map((one) => one?.close()));
+    await Promise.all(others.splice(0).map((one) => one.close()));
     await hub.stop();
   });
 
-  it("drains: handlers that run publish, and what was called just before is there", async () => {
-    let finish;
-    const started = recorder();
-    await c.subscribe("in", "g", async (event) => {
-      started();
-      await new Promise((resolve) => (finish = resolve));
-      await c.publish("out", event.payload);
+  it("acknowledges once, whatever a handler returns", async () => {
+    const twice = { then: (resolve, reject) => { resolve(1); reject(new Error("too late")); resolve(2); } };
+    const values = [undefined, null, 0, "", {}, [], Symbol("s"), 1n, new Proxy({}, {}), () => 1, Promise.resolve(Symbol("s")), twice, { then: 7 }, Object.create(null)];
+    for (const [n, value] of values.entries()) {
+      await c.subscribe(`t${n}`, "g", () => value, { from: "earliest" });
+      hub.publish(`t${n}`, 1);
+      await hub.until(() => hub.of("ACK").length === n + 1);
+    }
+    await goesOn("answers", c, hub);
+    assert.deepEqual([hub.of("ACK").length, hub.of("NACK").length], [values.length, 0]);
+  });
+
+  it("takes what a live handler or a listener throws for an error event, and no more", async () => {
+    const errors = recorder();
+    c.on("error", (error) => errors(error.code));
+    c.on("state", boom);
+    c.on("error", boom);
+    await c.live("a", boom);
+    await c.live("a", async () => boom());
+    await c.watch("a", { onChange: boom });
+    hub.publish("a", 1, { key: "k" });
+    await errors.until(4);
+    assert.ok(errors.calls.every(([name]) => name === "listener_failed"), String(errors.calls));
+    await goesOn("listeners", c, hub);
+  });
+
+  it("lets a handler finish whose group is left, and a new member of the name waits for it", async () => {
+    const { open, opened } = gate();
+    const got = recorder();
+    await c.subscribe("a", "g", async (event) => {
+      got("first", event.payload);
+      await opened;
     });
-    await c.publish("in", 7);
-    await started.until(1);
-    const before = c.publish("out", "before");
-    const closing = c.close({ drain: true });
-    await before;
-    finish();
-    await within("the drain", closing);
-    assert.deepEqual(hub.of("PUBLISH").filter(({ topic }) => topic === "out").map(({ payload }) => payload), ["before", 7]);
-    assert.deepEqual([hub.of("ACK").length, hub.of("NACK").length], [1, 0]);
-    assert.equal(c.state, "closed");
-    await assert.rejects(c.publish("out", "after"), code("closed"));
+    hub.publish("a", 1);
+    await got.until(1);
+    await c.unsubscribe("a", "g");
+    const again = c.subscribe("a", "g", (event) => got("second", event.payload));
+    hub.publish("a", 2);
+    await turn();
+    assert.equal(hub.of("SUBSCRIBE").length, 1);
+    open();
+    await within("the new member", again);
+    await got.until(2);
+    assert.deepEqual(got.calls, [["first", 1], ["second", 2]]);
+    assert.equal(hub.of("NACK").length, 0);
   });
 
-  it("drains what was called before its module was there", async () => {
-    const published = c.publish("a", 1);
-    await within("the drain", c.close({ drain: true }));
-    assert.equal((await published).seq, 1);
-  });
-
-  it("drains with any limit: one that no timer takes is a long one", async () => {
-    for (const timeoutMs of [2 ** 31, 30 * 86_400_000, Number.MAX_VALUE, Infinity]) {
-      const one = client();
-      let finish;
-      const got = recorder();
-      await one.subscribe("a", `g${timeoutMs}`, async () => {
-        got();
-        await new Promise((resolve) => (finish = resolve));
-      });
-      await one.publish("a", 1);
-      await got.until(1);
-      const acks = hub.of("ACK").length;
-      const closing = one.close({ drain: true, timeoutMs });
-      await hub.until(() => hub.of("PAUSE").length > 0);
-      await turn();
-      assert.notEqual(one.state, "closed", String(timeoutMs));
-      finish();
-      await within("the drain", closing);
-      assert.equal(hub.of("ACK").length, acks + 1);
-      hub.frames.length = 0;
-    }
-    for (const timeoutMs of [0, -1, -Infinity]) {
-      const one = client();
-      await one.subscribe("b", `g${timeoutMs}`, () => new Promise(() => {}));
-      await one.publish("b", 1);
-      await within(`a drain of ${timeoutMs} ms`, one.close({ drain: true, timeoutMs }));
-    }
-  });
-
-  it("takes any limit of time elsewhere too", async () => {
-    await c.connect();
-    for (const timeoutMs of [2 ** 31, Infinity]) assert.ok((await c.publish("a", 1, { timeoutMs })).seq > 0);
-    for (const timeoutMs of [0, -5, -Infinity]) {
-      hub.intercept = ({ op }) => op === "PUBLISH";
-      await assert.rejects(within("the limit", c.publish("a", 1, { timeoutMs })), code("timeout"));
-      hub.intercept = () => false;
-    }
-    const patient = client({ timeoutMs: Infinity, reconnectMinMs: 1, reconnectMaxMs: Infinity });
-    await patient.connect();
-    await goesOn("limits", c, { logins: 1 });
-  });
-
-  it("may subscribe, unsubscribe and subscribe in one turn, as React's strict mode does", async () => {
-    for (let n = 0; n < 4; n++) {
-      const topic = `a${n}`;
-      const got = recorder();
-      const first = c.subscribe(topic, "g", () => got("first")).catch((error) => error.code);
-      const left = c.unsubscribe(topic, "g");
-      const second = c.subscribe(topic, "g", (event) => got(event.payload));
-      await within("all", Promise.all([first, left, second]));
-      await c.publish(topic, n);
-      await got.until(1);
-      assert.deepEqual(got.calls, [[n]]);
-    }
-    const [a, b] = [await c.watch("w"), await c.watch("w")];
-    const closing = a.close();
-    const again = await c.watch("w");
-    await closing;
-    hub.publish("w", 1, { key: "k" });
-    await goesOn("turns", c, hub);
-    assert.deepEqual([a.size, b.size, again.size], [0, 1, 1]);
-  });
-
-  it("finds a dead path while a publish waits, and sends it again with its id", async () => {
-    const path = await Path.start(hub.port);
-    const one = client({ ...fast }, path.url);
-    await one.connect();
-    path.blackhole();
-    const states = recorder();
-    one.on("state", ({ state }) => states(state));
-    const published = one.publish("a", 1);
-    await states.until((calls) => calls.some(([state]) => state === "ready"));
-    assert.equal((await within("the publish", published)).seq, 1);
-    assert.deepEqual([...new Set(hub.of("PUBLISH").map(({ opts }) => opts.id))].length, 1);
-    await path.stop();
-  });
-
-  it("gives errors whose stack holds the caller's line", async () => {
-    await c.connect();
-    hub.intercept = (frame, { send }) => {
-      if (frame.op !== "PUBLISH" && frame.op !== "SUBSCRIBE") return false;
-      send({ op: "ERR", code: "forbidden", msg: "m", corr: frame.corr });
-      return true;
+  it("ends by a signal a wait, a subscription, an iterator and a view", async () => {
+    const reason = new Error("enough");
+    const abort = () => {
+      const controller = new AbortController();
+      return { signal: controller.signal, abort: () => controller.abort(reason) };
     };
-    for (const call of [async () => { await c.publish("a", 1); }, async () => { await c.subscribe("a", "g", () => {}); }, async () => { await c.publish("a", 1n); }, async () => { await c.publish(7, 1); }]) {
-      const error = await call().catch((thrown) => thrown);
-      assert.ok(error instanceof HubError);
-      assert.match(error.stack, /lifecycle\.test\.mjs/, call.toString());
-    }
-  });
+    const same = (error) => error === reason;
+    await assert.rejects(c.publish("a", 1, { signal: AbortSignal.abort(reason) }), same);
+    assert.equal(hub.of("PUBLISH").length, 0);
+    hub.intercept = ({ op }) => op === "PUBLISH";
+    const one = abort();
+    const waiting = c.publish("a", 1, { signal: one.signal });
+    await hub.until(() => hub.of("PUBLISH").length === 1);
+    one.abort();
+    await assert.rejects(waiting, same);
 
-  it("tells an error that nobody listens to once, on the console", async (t) => {
-    const told = t.mock.method(console, "error", () => {});
-    let connection;
-    hub.intercept = (_, client) => void (connection = client);
-    await c.connect();
-    await c.publish("a", 1);
-    for (let n = 0; n < 3; n++) connection.send({ op: "ERR", code: "store_unavailable", msg: `m${n}` });
-    await c.publish("a", 2);
-    assert.equal(told.mock.callCount(), 1);
-    assert.ok(told.mock.calls[0].arguments.some((argument) => argument instanceof HubError && argument.message === "m0"));
+    const two = abort();
+    await c.subscribe("a", "g", () => {}, { signal: two.signal });
+    const iterator = c.events("a", "h", { signal: two.signal });
+    const next = iterator.next();
+    const live = c.live("a", { signal: two.signal }).next();
+    await c.watch("a", { signal: two.signal });
+    await c.live("a", () => {}, { signal: two.signal });
+    two.abort();
+    assert.deepEqual([(await next).done, (await live).done], [true, true]);
+    await hub.until(() => hub.of("UNSUBSCRIBE").length === 5);
+
+    // One that comes while the hub has not answered takes back what is confirmed later.
+    const three = abort();
+    const held = [];
+    hub.intercept = (frame, from) => frame.op === "SUBSCRIBE" && held.push(() => hub.answer(frame, from)) > 0;
+    const late = c.subscribe("late", "g", () => {}, { signal: three.signal });
+    await hub.until(() => held.length === 1);
+    three.abort();
+    await assert.rejects(late, same);
+    held[0]();
+    await hub.until(() => hub.of("UNSUBSCRIBE").some(({ topic }) => topic === "late"));
   });
 
   it("settles everything when its module fails, and the next client works", async (t) => {
@@ -188,5 +154,61 @@ describe("a client", { timeout: 3 * PATIENCE }, () => {
     hub.intercept = () => false;
     const next = client();
     assert.ok((await within("the next client", next.publish("b", 1))).seq > 0);
+  });
+});
+
+describe("the past, on a real hub", { timeout: 3 * PATIENCE }, () => {
+  let hub;
+  let c;
+  before(async () => {
+    hub = await realHub();
+    c = new PromClient(hub.url, hub.token);
+  });
+  after(async () => {
+    await c?.close();
+    await hub?.stop();
+  });
+  const all = async (events) => {
+    const payloads = [];
+    for await (const event of events) payloads.push(event.payload);
+    return payloads;
+  };
+
+  it("is read page by page and as one stream, from anywhere, as far as is wanted", async () => {
+    const topic = newTopic();
+    const count = 2_345;
+    const published = await Promise.all(Array.from({ length: count }, (_, n) => c.publish(topic, n, { key: `k${n}` })));
+    const numbers = Array.from({ length: count }, (_, n) => n);
+    for (const read of ["history", "export"]) {
+      assert.deepEqual(await all(c[read](topic)), numbers, read);
+      assert.deepEqual(await all(c[read](topic, { from: "afterSeq", afterSeq: 2_340 })), numbers.slice(2_340), read);
+      assert.deepEqual(await all(c[read](topic, { from: "afterId", afterId: published[9].id, limit: 3 })), [10, 11, 12], read);
+      assert.deepEqual(await all(c[read](topic, { from: "latest" })), [], read);
+      assert.deepEqual(await all(c[read](topic, { limit: 0 })), [], read);
+      assert.equal((await all(c[read](topic, { limit: 1_001 }))).length, 1_001, read);
+      for await (const event of c[read](topic)) {
+        assert.deepEqual([event.seq, event.key, event.topic], [1, "k0", topic]);
+        break;
+      }
+      assert.deepEqual(await all(c[read](newTopic())), [], read);
+    }
+  });
+
+  it("is refused as everything else, with the hub's code", async () => {
+    for (const read of ["history", "export"]) {
+      const one = (topic, options) => all(c[read](topic, options));
+      await assert.rejects(one("a..b"), code("bad_topic"), read);
+      await assert.rejects(one("a.*"), (error) => error instanceof HubError, read);
+      await assert.rejects(one("a", { from: "afterId", afterId: "nowhere" }), code("position_gone"), read);
+      await assert.rejects(one("a", { signal: AbortSignal.abort(new Error("enough")) }), /enough/, read);
+      const other = new PromClient(hub.url, "nonsense");
+      await assert.rejects(all(other[read]("a")), code("jwt_invalid"), read);
+      await other.close();
+      const nowhere = new PromClient("ws://127.0.0.1:9/", hub.token);
+      await assert.rejects(all(nowhere[read]("a")), code("connection_lost"), read);
+      await nowhere.close();
+    }
+    await turn();
+    assert.equal((await c.publish(newTopic(), 1)).seq, 1);
   });
 });

@@ -54,15 +54,15 @@ describe("the constructor", { timeout: PATIENCE }, () => {
     assert.equal(new PromClient(url, "t", undefined).state, "idle");
   });
 
-  it("keeps the options of the call, whatever happens to the object afterwards", async () => {
+  it("keeps the options of the call, whatever happens to the object afterwards", async (t) => {
     const hub = await FakeHub.start();
+    t.after(() => hub.stop());
     const options = { ...fast, timeoutMs: PATIENCE };
     const c = new PromClient(hub.url, "t", options);
+    t.after(() => c.close());
     options.timeoutMs = 1;
     options.WebSocket = class {};
     await c.connect();
-    await c.close();
-    await hub.stop();
   });
 });
 
@@ -77,7 +77,7 @@ describe("listeners", () => {
   });
 });
 
-describe("at the call", { timeout: 2 * PATIENCE }, () => {
+describe("at the call", { timeout: 20 * PATIENCE }, () => {
   let hub;
   let c;
   const others = [];

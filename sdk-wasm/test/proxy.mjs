@@ -1,40 +1,46 @@
-/** A path between a client and a hub that can be cut, delayed, split into pieces, and made to swallow everything. */
+/** A TCP proxy between a client and a hub that cuts, delays, splits and swallows. */
 
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 
 export class Proxy {
-  /** Wait of every piece, in ms. */
+  /** How long every piece is kept back, in ms. */
   delayMs = 0;
-  /** Largest piece that is passed on at once, in bytes. */
+  /** The largest piece that goes on at once, in bytes. */
   pieceBytes = Infinity;
-  connections = 0;
+  /** Connections it took. */
+  accepted = 0;
   #server;
-  #target;
   #pairs = new Set();
 
-  /** Listens on a free port; what comes goes to `target`, a port on this machine. */
-  static async start(target) {
+  static async start(port, host = "127.0.0.1") {
     const proxy = new Proxy();
-    proxy.#target = target;
-    proxy.#server = createServer((client) => proxy.#pair(client));
+    proxy.#server = createServer((client) => proxy.#pair(client, connect(port, host)));
     proxy.#server.listen(0, "127.0.0.1");
     await once(proxy.#server, "listening");
     return proxy;
   }
 
-  get url() {
-    return `ws://127.0.0.1:${this.#server.address().port}/`;
+  get port() {
+    return this.#server.address().port;
   }
 
-  /** Cuts every connection without a word. */
+  get url() {
+    return `ws://127.0.0.1:${this.port}/ws`;
+  }
+
+  get connections() {
+    return this.#pairs.size;
+  }
+
+  /** Ends every connection without a word, also in the middle of a frame. */
   cut() {
     for (const pair of this.#pairs) pair.end();
   }
 
-  /** From now on the connections of this moment swallow everything; new ones are as before. */
-  blackhole() {
-    for (const pair of this.#pairs) pair.swallows = true;
+  /** From now on nothing passes on the connections there are, nor is their end told; new ones work. */
+  blackHole() {
+    for (const pair of this.#pairs) pair.dead = true;
   }
 
   async stop() {
@@ -44,31 +50,43 @@ export class Proxy {
     await closed;
   }
 
-  #pair(client) {
-    this.connections++;
-    const hub = connect(this.#target, "127.0.0.1");
-    const pair = { swallows: false, end: () => (client.destroy(), hub.destroy()) };
+  #pair(client, hub) {
+    this.accepted++;
+    const timers = new Set();
+    const pair = {
+      dead: false,
+      end: () => {
+        for (const timer of timers) clearTimeout(timer);
+        this.#pairs.delete(pair);
+        client.destroy();
+        hub.destroy();
+      },
+    };
     this.#pairs.add(pair);
     for (const [from, to] of [[client, hub], [hub, client]]) {
-      let turn = Promise.resolve();
-      from.on("data", (data) => {
-        // In order, however long each piece takes.
-        turn = turn.then(() => this.#pass(pair, data, to));
-      });
-      from.on("error", () => pair.end());
-      from.on("close", () => {
-        this.#pairs.delete(pair);
-        if (!pair.swallows) pair.end();
-        else to.destroy();
+      from.setNoDelay(true);
+      from.on("error", () => {});
+      from.on("close", () => pair.dead || pair.end());
+      from.on("data", (bytes) => {
+        if (pair.dead) return;
+        for (let at = 0; at < bytes.length; at += this.pieceBytes) {
+          this.#pass(to, bytes.subarray(at, at + Math.min(this.pieceBytes, bytes.length)), pair, timers);
+        }
+        // What the other side does not take is not read either.
+        if (to.writableLength > 1024 * 1024) {
+          from.pause();
+          to.once("drain", () => from.resume());
+        }
       });
     }
   }
 
-  async #pass(pair, data, to) {
-    for (let at = 0; at < data.length; at += this.pieceBytes) {
-      if (this.delayMs > 0) await new Promise((resolve) => setTimeout(resolve, this.delayMs));
-      if (pair.swallows || to.destroyed) return;
-      to.write(data.subarray(at, Math.min(at + this.pieceBytes, data.length)));
-    }
+  #pass(to, bytes, pair, timers) {
+    if (this.delayMs === 0) return to.write(bytes);
+    const timer = setTimeout(() => {
+      timers.delete(timer);
+      if (!pair.dead) to.write(bytes);
+    }, this.delayMs);
+    timers.add(timer);
   }
 }

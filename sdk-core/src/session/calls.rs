@@ -164,6 +164,7 @@ impl Session {
     }
 
     /// Ends a subscription. Unsettled events go back to the group. While there is no connection the call is done at once.
+    /// What still waited for the subscription is done as well: its caller has ended it.
     pub fn unsubscribe(&mut self, now: u64, subscription: SubscriptionId) -> RequestId {
         let request = self.next_request();
         let Some(subscription) = self.subscriptions.remove(subscription) else {
@@ -172,7 +173,7 @@ impl Session {
         };
         for waiting in [subscription.request, subscription.pause_request].into_iter().flatten() {
             if self.requests.take(waiting).is_some() {
-                self.done(waiting, Err(not_subscribed()));
+                self.done(waiting, Ok(Answer::Done));
             }
         }
         match subscription.standing {

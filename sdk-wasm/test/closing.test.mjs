@@ -54,7 +54,7 @@ describe("closing", { timeout: 40 * PATIENCE }, () => {
 
   it("a drain takes no new work", async () => {
     const c = client();
-    const go = await working(c, 1);
+    const go = await working(c, 1, false);
     const closing = c.close({ drain: true });
     hub.publish("in", 7, { id: "late" });
     await assert.rejects(c.subscribe("in", "other", () => {}), code("closed"));
@@ -181,8 +181,8 @@ describe("closing", { timeout: 40 * PATIENCE }, () => {
 
   it("why there is no connection is told", async () => {
     const { port } = hub;
-    await hub.stop();
     const c = client({ ...fast, timeoutMs: 500 });
+    await hub.stop();
     const states = recorder();
     c.on("state", ({ state, error }) => states(state, error?.message));
     await assert.rejects(c.connect(), (error) => /ECONNREFUSED|lost|refused/.test(error.message));

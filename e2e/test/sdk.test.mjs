@@ -142,6 +142,43 @@ test("a thousand publishes at once all settle, in order", async () => {
   assert.deepEqual(results.map((result) => result.seq), Array.from({ length: 1000 }, (_, i) => i + 1));
 });
 
+test("a drain lets handlers publish, and their events do not come again", async () => {
+  const client = await connected();
+  let go;
+  const gate = new Promise((resolve) => (go = resolve));
+  let started = 0;
+  await client.subscribe("sdk.drain.in", "g", async (event) => {
+    started++;
+    await gate;
+    await client.publish("sdk.drain.out", event.payload);
+  }, { from: "earliest" });
+  for (let n = 0; n < 3; n++) await client.publish("sdk.drain.in", n);
+  await until("three handlers", () => started === 3);
+  const closing = client.close({ drain: true });
+  go();
+  await closing;
+  const headers = { Authorization: `Bearer ${hub.token}` };
+  const replay = await fetch(`http://127.0.0.1:${port}/replay?topic=sdk.drain.out&from=earliest`, { headers });
+  assert.deepEqual((await replay.json()).events.map(({ payload }) => payload).sort(), [0, 1, 2]);
+  const next = await connected();
+  await next.publish("sdk.drain.in", "new");
+  const { value } = await next.events("sdk.drain.in", "g").next();
+  assert.deepEqual([value.event.payload, value.ctx.attempt], ["new", 1]);
+  await value.ack();
+});
+
+test("a wrong argument is refused and nothing else happens", async () => {
+  const client = await connected();
+  const seen = [];
+  await client.subscribe("sdk.wrong", "g", (event) => void seen.push(event.payload));
+  for (const call of [() => client.publish(7, 1), () => client.publish("sdk.wrong", 1, { id: 7 }), () => client.subscribe("sdk.wrong", 7, () => {})]) {
+    await assert.rejects(call(), (error) => error instanceof HubError && error.code === "bad_frame");
+  }
+  await client.publish("sdk.wrong", "goes on");
+  await until("the event", () => seen.length === 1);
+  assert.equal(client.state, "ready");
+});
+
 test("close() settles what is open", async () => {
   const client = new PromClient(`ws://127.0.0.1:${await freePort()}/ws`, hub.token);
   const publishing = client.publish("sdk.closed", 1);

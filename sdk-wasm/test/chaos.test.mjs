@@ -7,7 +7,7 @@ import { after, before, describe, it } from "node:test";
 import { PromClient } from "@prom-hub/sdk";
 
 import { PATIENCE, fast, realHub, within } from "./helpers.mjs";
-import { Proxy } from "./proxy.mjs";
+import { TcpProxy } from "./proxy.mjs";
 import { newTopic, recorder } from "./suite.mjs";
 
 const seed = Number(process.env.CHAOS_SEED ?? Date.now() % 2 ** 31);
@@ -29,7 +29,7 @@ describe(`cuts at random, seed ${seed}`, { timeout: 10 * PATIENCE }, () => {
   const dice = random(seed);
   before(async () => {
     hub = await realHub();
-    proxy = await Proxy.start(hub.port);
+    proxy = await TcpProxy.start(hub.port);
     proxy.pieceBytes = 1_000;
     c = new PromClient(proxy.url, hub.token, { ...fast, timeoutMs: 4 * PATIENCE, maxQueued: 20_000 });
   });

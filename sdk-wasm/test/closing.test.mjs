@@ -7,7 +7,7 @@ import { PromClient } from "@prom-hub/sdk";
 
 import { FakeHub } from "./fake-hub.mjs";
 import { PATIENCE, code, fast, turn, within } from "./helpers.mjs";
-import { Proxy } from "./proxy.mjs";
+import { TcpProxy } from "./proxy.mjs";
 import { recorder } from "./suite.mjs";
 
 describe("closing", { timeout: 40 * PATIENCE }, () => {
@@ -54,7 +54,7 @@ describe("closing", { timeout: 40 * PATIENCE }, () => {
 
   it("a drain takes no new work", async () => {
     const c = client();
-    const go = await working(c, 1);
+    const go = await working(c, 1, false);
     const closing = c.close({ drain: true });
     hub.publish("in", 7, { id: "late" });
     await assert.rejects(c.subscribe("in", "other", () => {}), code("closed"));
@@ -121,7 +121,7 @@ describe("closing", { timeout: 40 * PATIENCE }, () => {
   });
 
   it("a dead path is noticed while a request waits, and the request arrives by another", async () => {
-    const proxy = await Proxy.start(hub.port);
+    const proxy = await TcpProxy.start(hub.port);
     const c = new PromClient(proxy.url, "t", fast);
     clients.push(c);
     try {

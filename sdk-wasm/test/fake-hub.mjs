@@ -25,6 +25,8 @@ export class FakeHub {
   /** Tokens that AUTH refuses, and why. */
   refused = new Map();
   expiresInMs = undefined;
+  /** Messages that were too large; each ended its connection. */
+  tooLarge = 0;
   logins = 0;
   #server;
   #topics = new Map();
@@ -106,7 +108,11 @@ export class FakeHub {
       });
     };
     socket.on("message", (data) => {
-      if (data.length > (client.ready ? MESSAGE_BYTES : AUTH_BYTES)) return socket.close(1009, "frame too large");
+      if (data.length > (client.ready ? MESSAGE_BYTES : AUTH_BYTES)) {
+        this.tooLarge++;
+        socket.close(1009, "frame too large");
+        return this.#changes();
+      }
       const text = data.toString();
       const lines = client.batch ? text.split("\n").filter((line) => line !== "") : [text];
       const message = [];

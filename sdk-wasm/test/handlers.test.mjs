@@ -167,14 +167,16 @@ describe("a handler", { timeout: 40 * PATIENCE }, () => {
     let running = 0;
     let most = 0;
     const finish = [];
+    const started = recorder();
     await c.subscribe("a", "g", async (event) => {
       if (event.id !== "e") return;
       most = Math.max(most, ++running);
+      started();
       await new Promise((resolve) => finish.push(resolve));
       running--;
     });
     hub.publish("a", 1, { id: "e" });
-    await within("the first", hub.until(() => hub.of("SUBSCRIBE").length === 1));
+    await started.until(1);
     for (let cut = 1; cut <= 3; cut++) {
       hub.cut();
       await hub.until(() => hub.of("SUBSCRIBE").length === 1 + cut);

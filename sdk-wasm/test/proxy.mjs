@@ -3,7 +3,7 @@
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 
-export class Proxy {
+export class TcpProxy {
   /** How long every piece is kept back, in ms. */
   delayMs = 0;
   /** The largest piece that goes on at once, in bytes. */
@@ -14,7 +14,7 @@ export class Proxy {
   #pairs = new Set();
 
   static async start(port, host = "127.0.0.1") {
-    const proxy = new Proxy();
+    const proxy = new TcpProxy();
     proxy.#server = createServer((client) => proxy.#pair(client, connect(port, host)));
     proxy.#server.listen(0, "127.0.0.1");
     await once(proxy.#server, "listening");

@@ -14,10 +14,15 @@ const kinds = {
 };
 
 const hub = await FakeHub.start();
+// They stay open until the end, as in a process that serves many.
+const clients = [];
 const kind = process.argv[2];
 for (let n = 0; n < 60; n++) {
   const c = new PromClient(hub.url, "t");
-  await c.connect();
+  clients.push(c);
+  // Only clients that have worked brought Node down.
+  await c.subscribe("works", `g${n}`, () => {});
+  await c.publish("good", n);
   if (kind === "throw") {
     const nacks = hub.of("NACK").length;
     await c.subscribe(`t${n}`, "g", (_, { attempt }) => {
@@ -31,7 +36,8 @@ for (let n = 0; n < 60; n++) {
       (error) => error.code === "bad_frame" || console.log(`call ${n}: ${error.code}`),
     );
   }
+  await new Promise(setImmediate);
   if (c.state !== "ready") console.log(`call ${n} ended the client`);
-  await c.close();
 }
+for (const c of clients) await c.close();
 await hub.stop();

@@ -176,7 +176,7 @@ describe("an argument of a wrong type is refused by name, and nothing else happe
     for (const [option, values] of Object.entries(options)) {
       it(`${name}: options.${option}`, () => {
         // Where a position needs its `from`, that is not what is refused here.
-        const from = { ts: "ts", afterId: "afterId", afterSeq: "afterSeq" }[option];
+        const from = options.from && { ts: "ts", afterId: "afterId", afterSeq: "afterSeq" }[option];
         const message = new RegExp(`options\\.${option}\\b`);
         return tries(`${name} options.${option}`, values(), (value) => call(c, [...Object.values(args).slice(0, -1), { ...(from && { from }), [option]: value }]), message);
       });

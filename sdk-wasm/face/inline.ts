@@ -9,11 +9,11 @@ import type { ClientOptions, TokenSource } from "./types.js";
 
 export * from "./exports.js";
 
-/** The module's bytes in base64; `bundle.mjs` puts them here. */
-declare const MODULE_BASE64: string;
-
 // Decoded when the first client is used, not when a page starts.
-const load = loader(() => Uint8Array.from(atob(MODULE_BASE64), (char) => char.charCodeAt(0)));
+const load = loader(async () => {
+  const { default: base64 } = await import("./module.js");
+  return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+});
 
 /** The client. One instance, one connection, any number of subscriptions. */
 export class PromClient extends BaseClient {

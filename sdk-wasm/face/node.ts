@@ -1,6 +1,5 @@
-/** The SDK for Node: the module is read from beside this file, and engines without a WebSocket get that of `ws`. */
+/** The SDK for Node: the module comes as a script, for servers that are bundled, and engines without a WebSocket get that of `ws`. */
 
-import { readFile } from "node:fs/promises";
 import { WebSocket } from "ws";
 
 import { BaseClient } from "./client.js";
@@ -9,7 +8,7 @@ import type { ClientOptions, TokenSource, WebSocketConstructor } from "./types.j
 
 export * from "./exports.js";
 
-const load = loader(() => readFile(new URL("./prom_sdk_bg.wasm", import.meta.url)));
+const load = loader(async () => Buffer.from((await import("./module.js")).default, "base64"));
 
 /** The client. One instance, one connection, any number of subscriptions. */
 export class PromClient extends BaseClient {

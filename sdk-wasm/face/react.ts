@@ -5,7 +5,7 @@
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 
 import type { HubError } from "./error.js";
-import type { EventFilter, HubEvent, SubscribeOptions, View } from "./types.js";
+import type { EventFilter, HubEvent, View } from "./types.js";
 
 /** The newest event of each key, in the order the keys came; the same array until something changes. */
 export type Entries<T> = readonly (readonly [key: string, event: HubEvent<T>])[];
@@ -17,16 +17,18 @@ export interface WatchedView<T> extends View<T> {
 }
 
 /** Where a subscription of a hook starts, and what it lets through. */
-export type LiveHookOptions = Pick<SubscribeOptions, "from" | "ts" | "afterId" | "afterSeq" | "filter">;
+export type LiveHookOptions = {
+  readonly from?: "latest" | "earliest" | "ts" | "afterId" | "afterSeq";
+  readonly ts?: number; readonly afterId?: string; readonly afterSeq?: number; readonly filter?: EventFilter;
+};
 
 type Listener<T> = (event: HubEvent<T>) => void;
 type Closable = { close(): Promise<unknown> };
-type Signal = { signal: AbortSignal };
 
 /** What the hooks ask of a client; every `PromClient` has it. */
 export interface HookClient {
-  watch<T>(topic: string, options: { filter?: EventFilter } & Signal): Promise<WatchedView<T>>;
-  live<T>(topic: string, handler: Listener<T>, options: LiveHookOptions & Signal): Promise<Closable>;
+  watch(topic: string, options: { filter?: EventFilter; signal: AbortSignal }): Promise<WatchedView<unknown>>;
+  live(topic: string, handler: Listener<unknown>, options: LiveHookOptions & { signal: AbortSignal }): Promise<Closable>;
 }
 
 /** `ready`: the first snapshot is complete, or the subscription stands. `error`: why it could not be opened. */
@@ -41,8 +43,9 @@ const NONE: Entries<never> = [];
 export function useWatch<T>(client: HookClient | undefined, topic: string, options: { filter?: EventFilter } = {}): Watched<T> {
   // A literal is another object at each render: what it says counts.
   const text = JSON.stringify(options);
-  const open = useCallback((signal: AbortSignal) => client?.watch<T>(topic, { ...JSON.parse(text), signal }), [client, topic, text]);
-  const { value: view, ready, error } = useOpened(open);
+  const open = useCallback((signal: AbortSignal) => client?.watch(topic, { ...JSON.parse(text), signal }), [client, topic, text]);
+  const { value, ready, error } = useOpened(open);
+  const view = value as WatchedView<T> | undefined;
   const subscribe = useCallback((listener: () => void) => view?.subscribe(listener) ?? (() => undefined), [view]);
   const entries = useSyncExternalStore(subscribe, () => view?.getSnapshot() ?? NONE, () => NONE);
   return { entries, view, ready, error };
@@ -54,7 +57,7 @@ export function useSubscription<T>(client: HookClient | undefined, topic: string
   useEffect(() => void (newest.current = handler));
   const text = JSON.stringify(options);
   const open = useCallback(
-    (signal: AbortSignal) => client?.live<T>(topic, (event) => newest.current(event), { ...JSON.parse(text), signal }),
+    (signal: AbortSignal) => client?.live(topic, (event) => newest.current(event as HubEvent<T>), { ...JSON.parse(text), signal }),
     [client, topic, text],
   );
   const { ready, error } = useOpened(open);

@@ -17,10 +17,10 @@ export interface WatchedView<T> extends View<T> {
 }
 
 /** Where a subscription of a hook starts, and what it lets through. */
-export type LiveHookOptions = {
-  readonly from?: "latest" | "earliest" | "ts" | "afterId" | "afterSeq";
-  readonly ts?: number; readonly afterId?: string; readonly afterSeq?: number; readonly filter?: EventFilter;
-};
+export type LiveHookOptions = { readonly filter?: EventFilter } & (
+  | { readonly from?: "latest" | "earliest" } | { readonly from: "ts"; readonly ts: number }
+  | { readonly from: "afterId"; readonly afterId: string } | { readonly from: "afterSeq"; readonly afterSeq: number }
+);
 
 type Listener<T> = (event: HubEvent<T>) => void;
 type Closable = { close(): Promise<unknown> };

@@ -52,7 +52,7 @@ function lint(tarball) {
     consumers: {
       publint: (app) => app.tool(["publint", "run", tarball, "--strict"]),
       // Module resolution of Node 10 knows no `exports`; TypeScript 7 has dropped it.
-      attw: (app) => app.npx(attw),
+      attw: (app) => app.tool(attw),
     },
   };
 }

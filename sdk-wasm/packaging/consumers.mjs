@@ -13,7 +13,21 @@ const STRICT_CSP = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; wo
 const WORKER_PLACES = ["worker", "shared"];
 
 export function apps({ tarball }) {
-  return [node(), lint(tarball), types("TypeScript 7", TYPESCRIPT, true), staticPages(), esbuild(), vite("8.4.0")].concat([
+  return [
+    node(),
+    lint(tarball),
+    types("TypeScript 7", TYPESCRIPT, true),
+    staticPages("static files", "index.js", (page) => ({
+      "script type=module": page("page"),
+      "strict CSP": page("page", STRICT_CSP),
+      Worker: page("worker"),
+      SharedWorker: page("shared"),
+    })),
+    staticPages("one static file", "single/inline.js", (page) => ({
+      "script type=module, one file": page("page", STRICT_CSP),
+    })),
+    esbuild(),
+    vite("8.4.0"),
     types("TypeScript 5", { ...TYPESCRIPT, typescript: "5.9.3" }, false),
     vite("7.3.8"),
     vite("6.4.6"),
@@ -27,7 +41,7 @@ export function apps({ tarball }) {
     react("19.3.1"),
     react("18.3.1"),
     workers(),
-  ]);
+  ];
 }
 
 function node() {
@@ -101,23 +115,18 @@ async function importFrom(app, specifier) {
   }
 }
 
-function staticPages() {
+function staticPages(name, entry, consumers) {
   const page = (place, csp) => (app) => open(app, app.cwd, place, csp && `${csp}; connect-src 'self' ${new URL(app.parameters().hub).origin}`);
   return {
-    name: "static files",
+    name,
     fixtures: ["web"],
     packages: {},
     quick: true,
     async prepare(app) {
       await cp(join(app.cwd, "node_modules/@prom-hub/sdk/dist"), join(app.cwd, "sdk"), { recursive: true });
-      await importFrom(app, "./sdk/index.js");
+      await importFrom(app, `./sdk/${entry}`);
     },
-    consumers: {
-      "script type=module": page("page"),
-      "strict CSP": page("page", STRICT_CSP),
-      Worker: page("worker"),
-      SharedWorker: page("shared"),
-    },
+    consumers: consumers(page),
   };
 }
 
@@ -236,11 +245,11 @@ function next() {
     packages: NEXT,
     consumers: {
       async "Next build"(app) {
-        await app.tool(["next", "build"], { seconds: 300 });
+        await app.tool(["next", "build"]);
         await withServer(app, (port) => ["next", "start", "-p", String(port)], (url) => both(app, url));
       },
       async "Next build --webpack"(app) {
-        await app.tool(["next", "build", "--webpack"], { seconds: 300 });
+        await app.tool(["next", "build", "--webpack"]);
         await withServer(app, (port) => ["next", "start", "-p", String(port)], (url) => both(app, url));
       },
       "Next dev": (app) => withServer(app, (port) => ["next", "dev", "-p", String(port)], (url) => both(app, url)),

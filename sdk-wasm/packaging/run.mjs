@@ -39,7 +39,7 @@ async function install({ name, fixtures, packages, type = "module" }, tarball) {
   const { code } = type === "module" ? { code: scenario } : await transform(scenario, { format: "cjs" });
   await writeFile(join(cwd, "scenario.js"), code);
   const args = ["install", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
-  await run("npm", args, { cwd, seconds: 300 });
+  await run("npm", args, { cwd });
   return cwd;
 }
 

@@ -47,7 +47,7 @@ export function start(command, args, { cwd, env = {} }) {
 }
 
 /** Runs a program to its end and gives what it printed; fails with it when the program fails or takes too long. */
-export async function run(command, args, { seconds = 120, ...options }) {
+export async function run(command, args, { seconds = 300, ...options }) {
   const program = start(command, args, options);
   let late = false;
   const timer = setTimeout(() => {
@@ -77,7 +77,7 @@ export async function freePort() {
 }
 
 /** Waits until `condition` gives something; `what` says in the error what was waited for. */
-export async function until(what, condition, seconds = 60) {
+export async function until(what, condition, seconds = 120) {
   const end = Date.now() + seconds * 1000;
   for (;;) {
     const value = await condition();

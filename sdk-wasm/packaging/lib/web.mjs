@@ -7,7 +7,8 @@ import { extname, join, normalize } from "node:path";
 import { chromium } from "playwright-core";
 
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
-const PATIENCE = 60_000;
+/** Deadline of every wait in a page: far beyond what is waited for. */
+const PATIENCE = 120_000;
 
 /** Serves a folder; `csp` is the Content-Security-Policy of all it sends. */
 export async function serve(root, csp) {

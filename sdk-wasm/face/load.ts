@@ -4,7 +4,9 @@ import { HubError } from "./error.js";
 import init from "./prom_sdk.js";
 
 /** What the module can be made of. */
-export type ModuleSource = BufferSource | WebAssembly.Module | Response | URL;
+export type ModuleSource = ArrayBuffer | ArrayBufferView | CompiledModule | Response | URL;
+/** `WebAssembly.Module`, where the compiler knows it: a project without the library `dom` does not. */
+type CompiledModule = typeof globalThis extends { WebAssembly: { Module: new (...args: never[]) => infer M } } ? M : never;
 
 /** A function that loads the module from what `source` gives, on its first call and again after a failure. */
 export function loader(source: () => ModuleSource | Promise<ModuleSource>): () => Promise<unknown> {
@@ -25,8 +27,10 @@ async function start(source: () => ModuleSource | Promise<ModuleSource>): Promis
   if (module instanceof URL) module = await fetch(module);
   if (typeof Response !== "undefined" && module instanceof Response) {
     if (!module.ok) throw new Error(`HTTP ${module.status} for ${module.url}`);
+    const type = module.headers.get("Content-Type");
+    if (type?.startsWith("text/html")) throw new Error(`HTML came for ${module.url}: put the file there, or import "@prom-hub/sdk/inline"`);
     // A server that does not know the type of `.wasm` is no reason to fail, nor to warn the page's visitors.
-    if (module.headers.get("Content-Type") !== "application/wasm") module = await module.arrayBuffer();
+    if (type !== "application/wasm") module = await module.arrayBuffer();
   }
   return init({ module_or_path: module });
 }

@@ -1,6 +1,5 @@
-/** The SDK for Node: the module is read from beside this file, and engines without a WebSocket get that of `ws`. */
+/** The SDK for Node: the module comes as a script, for servers that are bundled, and engines without a WebSocket get that of `ws`. */
 
-import { readFile } from "node:fs/promises";
 import { WebSocket } from "ws";
 
 import { BaseClient } from "./client.js";
@@ -13,7 +12,7 @@ export * from "./exports.js";
 export class PromClient<M extends Topics = Topics> extends BaseClient<M> {
   /** @internal */
   static override environment = {
-    load: loader(() => readFile(new URL("./prom_sdk_bg.wasm", import.meta.url))),
+    load: loader(async () => Buffer.from((await import("./module.js")).default, "base64")),
     get WebSocket(): WebSocketConstructor {
       return (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket ?? (WebSocket as unknown as WebSocketConstructor);
     },

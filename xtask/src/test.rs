@@ -33,16 +33,18 @@ pub(crate) enum Group {
     Mongodb,
     Demo,
     Sdk,
+    /// The packed package as its users take it in: bundlers, compilers, pages. The quick ones.
+    Packaging,
     E2e,
 }
 
 impl Group {
-    const ALL: [Self; 5] = [Self::Rust, Self::Mongodb, Self::Demo, Self::Sdk, Self::E2e];
+    const ALL: [Self; 6] = [Self::Rust, Self::Mongodb, Self::Demo, Self::Sdk, Self::Packaging, Self::E2e];
 
     /// Those named, in their own order; all when none is named.
     pub(crate) fn choose(names: &[String]) -> Result<Vec<Self>> {
         if let Some(unknown) = names.iter().find(|name| !Self::ALL.iter().any(|group| group.name() == name.as_str())) {
-            bail!("there is no test group `{unknown}`; there are: rust, mongodb, demo, sdk, e2e");
+            bail!("there is no test group `{unknown}`; there are: rust, mongodb, demo, sdk, packaging, e2e");
         }
         let chosen = |group: &Self| names.is_empty() || names.iter().any(|name| name == group.name());
         Ok(Self::ALL.into_iter().filter(chosen).collect())
@@ -54,6 +56,7 @@ impl Group {
             Self::Mongodb => "mongodb",
             Self::Demo => "demo",
             Self::Sdk => "sdk",
+            Self::Packaging => "packaging",
             Self::E2e => "e2e",
         }
     }
@@ -64,6 +67,7 @@ impl Group {
             // Its tests import what knows neither the SDK nor a hub.
             Self::Demo => Needs { packages: true, ..Needs::default() },
             Self::Sdk => Needs { sdk: true, hub: true, ..Needs::default() },
+            Self::Packaging => Needs { sdk: true, hub: true, chromium: true, ..Needs::default() },
             Self::E2e => Needs { page: true, hub: true, mongod: true, chromium: true, ..Needs::default() },
         }
     }
@@ -80,6 +84,7 @@ impl Group {
             }
             Self::Demo => npm(&["test", "-w", "web-demo"]),
             Self::Sdk => npm(&["test", "-w", "sdk-wasm"]),
+            Self::Packaging => npm(&["run", "packaging", "-w", "sdk-wasm", "--", "--quick"]),
             Self::E2e => npm(&["test", "-w", "e2e"]),
         };
         let needs = self.needs();
@@ -263,7 +268,7 @@ mod tests {
 
     #[test]
     fn runs_all_groups_unless_told() {
-        assert_eq!(choose(&[]).unwrap(), ["rust", "mongodb", "demo", "sdk", "e2e"]);
+        assert_eq!(choose(&[]).unwrap(), ["rust", "mongodb", "demo", "sdk", "packaging", "e2e"]);
     }
 
     #[test]

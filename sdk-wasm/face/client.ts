@@ -16,6 +16,8 @@ export interface Environment {
 
 type Use<R, O = undefined> = (raw: PromShell, options: O) => Promise<R>;
 type Call = <R>(use: Use<R>) => Promise<R>;
+/** The payload that the caller names, or else the one of the topic map. */
+type As<T, M, K extends string> = [T] extends [never] ? PayloadOf<M, K> : T;
 type Listener<K extends keyof ClientEvents> = (event: ClientEvents[K]) => void;
 
 const OPTIONS: Required<{ [K in keyof t.ClientOptions]: string }> = {
@@ -107,7 +109,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   }
 
   /** One member of `group` gets each event. Resolves when the hub has confirmed the subscription. */
-  async subscribe<K extends string>(topic: K, group: string, handler: t.Handler<PayloadOf<M, K>>, options?: t.SubscribeOptions): Promise<void> {
+  async subscribe<T = never, K extends string = string>(topic: K, group: string, handler: t.Handler<As<T, M, K>>, options?: t.SubscribeOptions): Promise<void> {
     await this.#subscribe((raw, options) => raw.subscribe(topic, group, handler, options, undefined), options);
   }
 
@@ -116,20 +118,20 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
    * silent, the event is kept with its lease and the store is asked again; when the client drains, or the subscription ends,
    * it has one more second, and then the event goes back to the group.
    */
-  async subscribeExactlyOnce<K extends string>(
-    topic: K, group: string, store: t.DedupeStore, handler: t.Handler<PayloadOf<M, K>>, options?: t.ExactlyOnceOptions,
+  async subscribeExactlyOnce<T = never, K extends string = string>(
+    topic: K, group: string, store: t.DedupeStore, handler: t.Handler<As<T, M, K>>, options?: t.ExactlyOnceOptions,
   ): Promise<void> {
     await this.#subscribe((raw, options) => raw.subscribe(topic, group, handler, options, store ?? null), options);
   }
 
   /** A subscription whose deliveries are settled by hand. */
-  events<K extends string>(topic: K, group: string, options?: t.SubscribeOptions): t.Stream<t.Delivery<PayloadOf<M, K>>> {
+  events<T = never, K extends string = string>(topic: K, group: string, options?: t.SubscribeOptions): t.Stream<t.Delivery<As<T, M, K>>> {
     return new Queue(this.#call, (raw, options) => raw.queue(topic, group ?? null, options), options);
   }
 
   /** Events of a topic or pattern from now on, without a group: in order, and nothing is stored for it. */
-  live<K extends string>(topic: K, handler: (event: HubEvent<PayloadOf<M, K>>) => unknown, options?: t.LiveOptions): Promise<t.Subscription>;
-  live<K extends string>(topic: K, options?: t.LiveOptions): t.Stream<HubEvent<PayloadOf<M, K>>>;
+  live<T = never, K extends string = string>(topic: K, handler: (event: HubEvent<As<T, M, K>>) => unknown, options?: t.LiveOptions): Promise<t.Subscription>;
+  live<T = never, K extends string = string>(topic: K, options?: t.LiveOptions): t.Stream<HubEvent<As<T, M, K>>>;
   live(topic: string, handler?: unknown, options?: t.LiveOptions): any {
     if (handler === undefined || (typeof handler === "object" && handler !== null && !isList(handler))) {
       return new Queue(this.#call, (raw, options) => raw.queue(topic, undefined, options), handler as t.LiveOptions);
@@ -142,10 +144,9 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
 
   /** A live map of the newest event of each key. */
   async watch<T = never, K extends string = string>(
-    topic: K, options?: t.WatchOptions<[T] extends [never] ? PayloadOf<M, K> : T>,
-  ): Promise<t.View<[T] extends [never] ? PayloadOf<M, K> : T>> {
-    type T1 = [T] extends [never] ? PayloadOf<M, K> : T;
-    const view = new LiveView<T1>(topic, this.#guarded);
+    topic: K, options?: t.WatchOptions<As<T, M, K>>,
+  ): Promise<t.View<As<T, M, K>>> {
+    const view = new LiveView<As<T, M, K>>(topic, this.#guarded);
     await this.#subscribe(async (raw, options) => {
       try {
         view.onChange = options?.onChange;
@@ -161,8 +162,8 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   }
 
   /** The past of a topic, page by page. */
-  async *history<K extends string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
-    type Page = { events: HubEvent<PayloadOf<M, K>>[]; next: number | null };
+  async *history<T = never, K extends string = string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<As<T, M, K>>, undefined> {
+    type Page = { events: HubEvent<As<T, M, K>>[]; next: number | null };
     let after: number | null | undefined;
     let given = 0;
     do {
@@ -173,12 +174,12 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   }
 
   /** The past of a topic as one stream, which takes no memory on either side. */
-  async *export<K extends string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<PayloadOf<M, K>>, undefined> {
+  async *export<T = never, K extends string = string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<As<T, M, K>>, undefined> {
     const stream = await this.#call((raw, options) => raw.export(topic, options, options?.signal) as Promise<PromExport>, options);
     let left = options?.limit ?? Infinity;
     try {
       while (left > 0) {
-        const events = await this.#call(() => stream.next() as Promise<HubEvent<PayloadOf<M, K>>[] | undefined>);
+        const events = await this.#call(() => stream.next() as Promise<HubEvent<As<T, M, K>>[] | undefined>);
         if (!events) return;
         for (const event of events) if (left-- > 0) yield event;
       }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::{HeaderMap, header};
 use prom_protocol::limits;
 use prom_store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -76,4 +77,17 @@ pub(crate) struct Node {
     pub(crate) ending: CancellationToken,
     /// How many connections there are now.
     pub(crate) connections: AtomicUsize,
+}
+
+impl Node {
+    /// Whether pages of `origin` may talk to the hub: any, those of the list, and those of the hub's own address.
+    pub(crate) fn admits(&self, origin: &str, headers: &HeaderMap) -> bool {
+        self.origins.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == origin)) || is_own(origin, headers)
+    }
+}
+
+/// Whether a page of this hub's own is connecting: its origin is where it connects to.
+fn is_own(origin: &str, headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.is_some() && origin.split_once("://").map(|(_, authority)| authority) == host
 }

@@ -86,9 +86,14 @@ impl Client {
     }
 
     async fn receive(&mut self) -> Value {
+        serde_json::from_str(&self.next_message().await).expect("JSON")
+    }
+
+    /// The next message as it comes, one frame or several.
+    pub async fn next_message(&mut self) -> String {
         loop {
             match tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("a frame in time") {
-                Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).expect("JSON"),
+                Some(Ok(Message::Text(text))) => return text.as_str().to_owned(),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 other => panic!("a text frame expected, got {other:?}"),
             }

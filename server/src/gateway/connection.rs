@@ -1,4 +1,4 @@
-//! One connection: reads frames, keeps answers in order, writes all that a wake-up produced at once.
+//! One connection: keeps answers in order, writes all that a wake-up produced at once.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::{
     FutureExt, StreamExt,
@@ -18,12 +18,11 @@ use futures_util::{
 use prom_delivery::{Delivery, Found, MemberId, Nack};
 use prom_protocol::{
     ClientFrame, CloseCode, ErrorCode, Op, Refusal, ServerFrame, Text,
-    client::{self, BadRequest},
+    client::BadRequest,
     server::{OkFrame, encode_event_context},
 };
 use prom_store::{StoreError, wall_clock};
 use tokio::{sync::mpsc, time::Instant};
-use tungstenite::error::CapacityError;
 
 use super::{
     out::Out,
@@ -41,7 +40,7 @@ use crate::{
 };
 
 /// Most frames and messages handled between two writes.
-const BURST: usize = 512;
+pub(super) const BURST: usize = 512;
 /// Bytes waiting to be written beyond which the connection reads neither its socket nor the log.
 const OUT_HIGH: usize = 1024 * 1024;
 /// How long the hub waits for a connection's publishes when it shuts down, and then for its peer to take what is left.
@@ -50,7 +49,7 @@ const ENDING: Duration = Duration::from_secs(3);
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Why a connection ends.
-enum End {
+pub(super) enum End {
     /// With this close frame.
     Close(CloseCode),
     /// The peer has sent one.
@@ -71,6 +70,7 @@ pub(super) async fn run(node: Arc<Node>, socket: WebSocket) {
         answers: Arc::new(handle.clone()),
         handle,
         out: Out::new(sink),
+        unread: None,
         publishes: Publishes::new(Arc::clone(&node.metrics)),
         room: None,
         subscriptions: Subscriptions::default(),
@@ -110,7 +110,9 @@ pub(super) struct Connection {
     /// The same, as the writer knows it.
     answers: Arc<dyn Answer>,
     pub(super) out: Out<SplitSink<WebSocket, Message>>,
-    publishes: Publishes,
+    /// A message of several frames that was not handled to its end, and where its rest begins.
+    pub(super) unread: Option<(Utf8Bytes, usize)>,
+    pub(super) publishes: Publishes,
     /// Waits for room at the writer, for the batch that is held back. It keeps its place in the line from one wake-up to
     /// the next.
     room: Option<BoxFuture<'static, Room>>,
@@ -120,7 +122,7 @@ pub(super) struct Connection {
     /// Ephemeral subscriptions that may have something to send or to read.
     pub(super) waiting_live: VecDeque<MemberId>,
     /// When the peer was last heard.
-    heard: Instant,
+    pub(super) heard: Instant,
 }
 
 impl Connection {
@@ -153,11 +155,21 @@ impl Connection {
             let auth_deadline = self.session.deadline;
             let stuck = self.out.progress() + self.node.limits.write_timeout;
             let writing = !self.out.is_idle();
+            let unread = self.unread.is_some();
+            if reading && unread {
+                // They are at hand, without a wait that gives other tasks their turn.
+                tokio::task::yield_now().await;
+            }
             // In no order: a client that never stops sending must not keep its events, or its token's end, from it.
             tokio::select! {
                 () = ending.cancelled(), if ended_at.is_none() => ended_at = Some(Instant::now()),
-                frame = stream.next(), if reading => {
-                    if let ControlFlow::Break(end) = self.read_burst(frame, stream).await {
+                frame = stream.next(), if reading && !unread => {
+                    if let ControlFlow::Break(end) = self.read_burst(Some(frame), stream).await {
+                        return end;
+                    }
+                }
+                () = std::future::ready(()), if reading && unread => {
+                    if let ControlFlow::Break(end) = self.read_burst(None, stream).await {
                         return end;
                     }
                 }
@@ -215,58 +227,7 @@ impl Connection {
         self.heard.elapsed() > 3 * self.node.limits.ping_every
     }
 
-    /// Handles what is readable now, then hands over what it came to: one message per subscription, one to the writer.
-    async fn read_burst(
-        &mut self,
-        first: Option<Result<Message, axum::Error>>,
-        stream: &mut SplitStream<WebSocket>,
-    ) -> ControlFlow<End> {
-        let mut next = Some(first);
-        let mut budget = BURST;
-        let mut end = ControlFlow::Continue(());
-        while let Some(frame) = next {
-            self.heard = Instant::now();
-            end = self.frame(frame).await;
-            budget -= 1;
-            if end.is_break() || budget == 0 || !self.publishes.have_room() {
-                break;
-            }
-            next = stream.next().now_or_never();
-        }
-        self.flush_settlements().await;
-        self.flush_publishes();
-        end
-    }
-
-    async fn frame(&mut self, frame: Option<Result<Message, axum::Error>>) -> ControlFlow<End> {
-        match frame {
-            Some(Ok(Message::Text(text))) => {
-                if self.session.policy().is_none() && text.len() > self.node.limits.frame_bytes_before_auth {
-                    return ControlFlow::Break(End::Close(CloseCode::TooLarge));
-                }
-                match client::parse(&text) {
-                    Ok(request) => return self.request(request.corr, request.frame).await,
-                    Err(bad) => self.bad_request(&bad),
-                }
-            }
-            Some(Ok(Message::Binary(_))) => {
-                self.error(ErrorCode::BadFrame, "binary frames are not spoken here, send text", None);
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(Message::Close(_))) => return ControlFlow::Break(End::Closed),
-            None => return ControlFlow::Break(End::Gone),
-            Some(Err(error)) => {
-                return ControlFlow::Break(if is_too_large(error) {
-                    End::Close(CloseCode::TooLarge)
-                } else {
-                    End::Gone
-                });
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn bad_request(&mut self, bad: &BadRequest<'_>) {
+    pub(super) fn bad_request(&mut self, bad: &BadRequest<'_>) {
         let corr = bad.corr.as_ref();
         if bad.op.is_some_and(|op| !op.open_to_all()) && self.session.policy().is_none() {
             self.error(ErrorCode::Unauthorized, "Call AUTH first.", corr);
@@ -279,11 +240,11 @@ impl Connection {
         }
     }
 
-    async fn request(&mut self, corr: Option<Text<'_>>, frame: ClientFrame<'_>) -> ControlFlow<End> {
+    pub(super) async fn request(&mut self, corr: Option<Text<'_>>, frame: ClientFrame<'_>) -> ControlFlow<End> {
         let corr = corr.as_ref();
         let Some(policy) = self.session.policy() else {
             match frame {
-                ClientFrame::Auth { token, .. } => return self.auth(&token, corr).await,
+                ClientFrame::Auth { token, batch } => return self.auth(&token, batch, corr).await,
                 ClientFrame::Ping => self.send(&ServerFrame::Pong { corr: corr.cloned() }),
                 _ => self.error(ErrorCode::Unauthorized, "Call AUTH first.", corr),
             }
@@ -308,17 +269,20 @@ impl Connection {
             ClientFrame::Unsubscribe(target) => self.unsubscribe(&target, corr).await,
             ClientFrame::Pause(target) => self.pause(&target, true, corr).await,
             ClientFrame::Resume(target) => self.pause(&target, false, corr).await,
-            ClientFrame::Auth { token, .. } => return self.auth(&token, corr).await,
+            ClientFrame::Auth { token, batch } => return self.auth(&token, batch, corr).await,
             ClientFrame::Ping => self.send(&ServerFrame::Pong { corr: corr.cloned() }),
             _ => self.error(ErrorCode::BadFrame, "op is not known", corr),
         }
         ControlFlow::Continue(())
     }
 
-    async fn auth(&mut self, token: &str, corr: Option<&Text<'_>>) -> ControlFlow<End> {
+    async fn auth(&mut self, token: &str, batch: bool, corr: Option<&Text<'_>>) -> ControlFlow<End> {
         match self.session.authenticate(&self.node.verifier, token) {
             Outcome::Accepted(expires_in_ms) => {
-                self.send(&ServerFrame::Ok(OkFrame { corr: corr.cloned(), expires_in_ms, ..OkFrame::default() }));
+                let corr = corr.cloned();
+                self.send(&ServerFrame::Ok(OkFrame { corr, expires_in_ms, batch, ..OkFrame::default() }));
+                // From here on, both ways: the client knows when it reads the OK.
+                self.out.set_batching(batch);
                 self.revoke().await;
             }
             Outcome::Refused(error) => {
@@ -344,7 +308,7 @@ impl Connection {
         }
     }
 
-    fn flush_publishes(&mut self) {
+    pub(super) fn flush_publishes(&mut self) {
         if self.publishes.held_back.is_none()
             && let Some(write) = self.publishes.take_batch(&self.answers)
             && let Err(write) = self.node.writer.try_send(write)
@@ -468,10 +432,4 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// Whether a frame or message was longer than a connection takes.
-fn is_too_large(error: axum::Error) -> bool {
-    let error = error.into_inner().downcast::<tungstenite::Error>();
-    error.is_ok_and(|error| matches!(*error, tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })))
 }

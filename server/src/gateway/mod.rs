@@ -18,6 +18,7 @@ mod feed;
 mod live;
 mod out;
 mod publish;
+mod read;
 mod session;
 mod subscribe;
 mod subscriptions;
@@ -59,9 +60,8 @@ pub(crate) fn accept(node: Arc<Node>, headers: &HeaderMap, upgrade: WebSocketUpg
 /// Why a connection must not be taken, if so.
 fn refusal(node: &Node, headers: &HeaderMap) -> Option<CloseCode> {
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
-    if let (Some(allowed), Some(origin)) = (&node.origins, origin)
-        && !allowed.iter().any(|own| own == origin)
-        && !is_own(origin, headers)
+    if let Some(origin) = origin
+        && !node.admits(origin, headers)
     {
         tracing::warn!(origin, "connection refused: origin not on the list");
         return Some(CloseCode::Origin);
@@ -73,11 +73,6 @@ fn refusal(node: &Node, headers: &HeaderMap) -> Option<CloseCode> {
     node.ending.is_cancelled().then_some(CloseCode::Shutdown)
 }
 
-/// Whether a page of this hub's own is connecting: its origin is where it connects to.
-fn is_own(origin: &str, headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    host.is_some() && origin.split_once("://").map(|(_, authority)| authority) == host
-}
 
 async fn close(socket: &mut WebSocket, code: CloseCode) {
     let frame = CloseFrame { code: code.code(), reason: code.reason().into() };

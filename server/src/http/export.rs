@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, Version},
+    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version},
 };
 use bytes::Bytes;
 use prom_protocol::{ErrorCode, StartFrom, Topic, limits};
@@ -20,6 +20,11 @@ use crate::{
     node::Node,
     web::{Failure, JSON, Params, answer},
 };
+
+/// Header: the seq that the export ends at.
+pub(super) const END: HeaderName = HeaderName::from_static("prom-end");
+/// Header: first and last seq of what was gone before it began.
+pub(super) const GAP: HeaderName = HeaderName::from_static("prom-gap");
 
 /// Most events of one read.
 const PAGE: usize = 512;
@@ -71,11 +76,11 @@ pub(super) async fn export(
     });
     let content_type = if ndjson { HeaderValue::from_static("application/x-ndjson") } else { JSON };
     let mut response = answer(StatusCode::OK, content_type, Body::from_stream(chunks));
-    response.headers_mut().insert("prom-end", HeaderValue::from(start.last));
+    response.headers_mut().insert(END, HeaderValue::from(start.last));
     if let Some((from, to)) = start.gap()
         && let Ok(gap) = HeaderValue::try_from(format!("{from}-{to}"))
     {
-        response.headers_mut().insert("prom-gap", gap);
+        response.headers_mut().insert(GAP, gap);
     }
     Ok(response)
 }

@@ -12,20 +12,23 @@ mod position;
 mod publish;
 mod replay;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
     routing::{get, post},
 };
 use prom_protocol::{ErrorCode, Topic};
 use tokio::sync::Semaphore;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{auth::Access, node::Node, web::Failure};
 
 /// Publishes whose body is read or that wait for their commit; more than these wait for their turn.
 const PUBLISHES: usize = 256;
+/// For so long a browser need not ask again whether it may.
+const PREFLIGHT: Duration = Duration::from_secs(600);
 
 /// What the requests share.
 #[derive(Debug)]
@@ -39,12 +42,30 @@ struct Http {
 pub(crate) fn router(node: Arc<Node>) -> Router {
     let exports = Arc::new(Semaphore::new(node.limits.exports));
     let http = Arc::new(Http { node, exports, publishes: Semaphore::new(PUBLISHES) });
-    Router::new()
-        .route("/publish/{topic}", post(publish::publish))
+    let reads = Router::new()
         .route("/replay", get(replay::replay))
         .route("/export", get(export::export))
         .method_not_allowed_fallback(async || Failure::method())
+        .layer(cors(&http.node));
+    Router::new()
+        .route("/publish/{topic}", post(publish::publish))
+        .method_not_allowed_fallback(async || Failure::method())
+        .merge(reads)
         .with_state(http)
+}
+
+/// Lets pages read what they may ask for by WebSocket: the origins are the same.
+fn cors(node: &Arc<Node>) -> CorsLayer {
+    let node = Arc::clone(node);
+    let admits = move |origin: &HeaderValue, request: &Parts| {
+        origin.to_str().is_ok_and(|origin| node.admits(origin, &request.headers))
+    };
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(admits))
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers([header::AUTHORIZATION])
+        .expose_headers([export::END, export::GAP, header::RETRY_AFTER])
+        .max_age(PREFLIGHT)
 }
 
 impl Http {

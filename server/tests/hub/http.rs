@@ -405,3 +405,47 @@ async fn a_full_store_asks_to_come_again() {
     assert!(metrics.text().contains("publish_refused_total{code=\"store_unavailable\"} 1\n"));
     hub.shutdown().await;
 }
+
+#[tokio::test]
+async fn pages_of_allowed_origins_may_read_and_others_learn_nothing() {
+    let mut config = config();
+    config.origins = Some(vec!["https://app.example.com".into()]);
+    let hub = Hub::start(config).await.unwrap();
+    fill(&hub, "a", 2).await;
+    let bearer = format!("Bearer {}", all());
+    let own = format!("http://{}", hub.address());
+    let host = hub.address().to_string();
+    for path in ["/replay?topic=a", "/export?topic=a&ndjson=1", "/replay?topic=a..b"] {
+        for (origin, token, allowed) in [
+            ("https://app.example.com", bearer.as_str(), true),
+            ("https://app.example.com", "Bearer nonsense", true),
+            (own.as_str(), bearer.as_str(), true),
+            ("https://evil.example.com", bearer.as_str(), false),
+            ("null", bearer.as_str(), false),
+        ] {
+            let headers = [("Host", host.as_str()), ("Origin", origin), ("Authorization", token)];
+            let answer = raw(hub.address(), &request("GET", path, &headers, b"")).await;
+            assert_eq!(answer.header("access-control-allow-origin"), allowed.then_some(origin), "{path} {origin} {token}");
+            assert!(answer.header("vary").is_some_and(|vary| vary.to_ascii_lowercase().contains("origin")), "{path}");
+            assert_eq!(answer.header("access-control-allow-credentials"), None);
+
+            let asked = [
+                ("Host", host.as_str()),
+                ("Origin", origin),
+                ("Access-Control-Request-Method", "GET"),
+                ("Access-Control-Request-Headers", "authorization"),
+            ];
+            let preflight = raw(hub.address(), &request("OPTIONS", path, &asked, b"")).await;
+            assert_eq!(preflight.status, 200);
+            assert_eq!(preflight.header("access-control-allow-origin"), allowed.then_some(origin), "{path} {origin}");
+            assert_eq!(preflight.header("access-control-allow-headers"), Some("authorization"));
+            assert_eq!(preflight.header("access-control-max-age"), Some("600"));
+        }
+    }
+    let plain = get(&hub, "/replay?topic=a", &all()).await;
+    assert_eq!((plain.status, plain.header("access-control-allow-origin")), (200, None), "not a page");
+    let headers = [("Origin", "https://app.example.com"), ("Authorization", bearer.as_str())];
+    let publish = raw(hub.address(), &request("POST", "/publish/a", &headers, b"1")).await;
+    assert_eq!(publish.header("access-control-allow-origin"), None, "publishing is not for pages of others");
+    hub.shutdown().await;
+}

@@ -4,6 +4,7 @@
 //! a MongoDB replica set.
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
+mod batch;
 mod embedded;
 mod hostile;
 mod http;

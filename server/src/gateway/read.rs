@@ -1,0 +1,112 @@
+//! What a connection reads: messages, each one frame or, where that was agreed, several.
+
+use std::ops::ControlFlow;
+
+use axum::extract::ws::{Message, WebSocket};
+use futures_util::{FutureExt, StreamExt, stream::SplitStream};
+use prom_protocol::{CloseCode, ErrorCode, client, frames};
+use tokio::time::Instant;
+use tungstenite::error::CapacityError;
+
+use super::connection::{BURST, Connection, End};
+
+/// What a socket gave; none when it has ended.
+type Read = Option<Result<Message, axum::Error>>;
+
+impl Connection {
+    /// Handles the rest of a message that has one, or else what was read and what is readable now. Then hands over what it
+    /// came to: one message per subscription, one to the writer.
+    pub(super) async fn read_burst(
+        &mut self,
+        first: Option<Read>,
+        stream: &mut SplitStream<WebSocket>,
+    ) -> ControlFlow<End> {
+        let mut budget = BURST;
+        let mut next = first;
+        let end = loop {
+            self.heard = Instant::now();
+            let handled = match next {
+                Some(read) => self.read(read, &mut budget).await,
+                None => self.lines(&mut budget).await,
+            };
+            if handled.is_break() || budget == 0 || self.unread.is_some() || !self.publishes.have_room() {
+                break handled;
+            }
+            next = stream.next().now_or_never();
+            if next.is_none() {
+                break handled;
+            }
+        };
+        self.flush_settlements().await;
+        self.flush_publishes();
+        end
+    }
+
+    async fn read(&mut self, read: Read, budget: &mut usize) -> ControlFlow<End> {
+        *budget -= 1;
+        match read {
+            Some(Ok(Message::Text(text))) if self.out.is_batching() => {
+                // The message counted for one; a message without a frame must not count for none.
+                *budget += 1;
+                self.unread = Some((text, 0));
+                return self.lines(budget).await;
+            }
+            Some(Ok(Message::Text(text))) => {
+                if self.session.policy().is_none() && text.len() > self.node.limits.frame_bytes_before_auth {
+                    return ControlFlow::Break(End::Close(CloseCode::TooLarge));
+                }
+                return self.frame(&text).await;
+            }
+            Some(Ok(Message::Binary(_))) => {
+                self.error(ErrorCode::BadFrame, "binary frames are not spoken here, send text", None);
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(Message::Close(_))) => return ControlFlow::Break(End::Closed),
+            None => return ControlFlow::Break(End::Gone),
+            Some(Err(error)) => {
+                return ControlFlow::Break(if is_too_large(error) {
+                    End::Close(CloseCode::TooLarge)
+                } else {
+                    End::Gone
+                });
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Handles frames of a message until it or the budget is at its end, or there is no room for more publishes.
+    async fn lines(&mut self, budget: &mut usize) -> ControlFlow<End> {
+        let Some((message, from)) = self.unread.take() else { return ControlFlow::Continue(()) };
+        let mut lines = frames(&message[from..]);
+        loop {
+            let rest = message.len() - lines.rest().len();
+            if *budget == 0 || !self.publishes.have_room() {
+                if !lines.rest().is_empty() {
+                    self.unread = Some((message, rest));
+                }
+                return ControlFlow::Continue(());
+            }
+            *budget -= 1;
+            match lines.next() {
+                Some(line) => self.frame(line).await?,
+                None => return ControlFlow::Continue(()),
+            }
+        }
+    }
+
+    async fn frame(&mut self, text: &str) -> ControlFlow<End> {
+        match client::parse(text) {
+            Ok(request) => self.request(request.corr, request.frame).await,
+            Err(bad) => {
+                self.bad_request(&bad);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+}
+
+/// Whether a frame or message was longer than a connection takes.
+fn is_too_large(error: axum::Error) -> bool {
+    let error = error.into_inner().downcast::<tungstenite::Error>();
+    error.is_ok_and(|error| matches!(*error, tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })))
+}

@@ -24,8 +24,8 @@ use crate::workspace::{Workspace, cargo};
 pub(crate) const STEPS: usize = setup::STEPS + 5;
 pub(crate) const DIST: &str = "sdk-wasm/dist";
 
-/// What a page downloads of the default entry before its first event: minified, as a bundler does it, and gzipped. A page
-/// on a slow phone link (1.6 Mbit/s) has this in half a second. Raise it only with a reason in the commit.
+/// What a page downloads of the default entry before its first event, minified as its bundler does and gzipped. A page on a slow phone link (1.6 Mbit/s) has this in half
+/// a second. Raise it only with a reason in the commit.
 const SIZE_LIMIT: usize = 90_000;
 
 const OUT_NAME: &str = "prom_sdk";

@@ -41,6 +41,7 @@ export function apps({ tarball }) {
     react("19.3.1"),
     react("18.3.1"),
     workers(),
+    otherRuntimes(),
   ];
 }
 
@@ -53,6 +54,23 @@ function node() {
     packages: {},
     quick: true,
     consumers: { "Node import": script("import.mjs"), "Node require": script("require.cjs") },
+  };
+}
+
+/** As the packages of npm name their programs: without scripts at installation, which put them in place. */
+function otherRuntimes() {
+  const { platform, arch } = process;
+  const bun = `@oven/bun-${platform}-${arch === "arm64" ? "aarch64" : arch}`;
+  const deno = `@deno/${platform}-${arch}${platform === "linux" ? "-glibc" : ""}`;
+  const script = (program, args) => (app) => app.program(program, ["run", ...args, "import.mjs", JSON.stringify(app.parameters())]);
+  return {
+    name: "other runtimes",
+    fixtures: ["node"],
+    packages: { [bun]: "1.4.5", [deno]: "2.9.6" },
+    consumers: {
+      Bun: script(`${bun}/bin/bun`, []),
+      Deno: script(`${deno}/deno`, ["-A"]),
+    },
   };
 }
 

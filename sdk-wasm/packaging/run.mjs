@@ -23,7 +23,7 @@ const words = process.argv.slice(2).filter((word) => !word.startsWith("--"));
 const quick = process.argv.includes("--quick");
 
 async function pack() {
-  const into = await folder("tarball");
+  const into = folder("tarball");
   const printed = await run("npm", ["pack", "--json", "--pack-destination", into], { cwd: join(here, "..") });
   const names = printed.match(/[\w.-]+\.tgz/g);
   return join(into, names.at(-1));
@@ -31,7 +31,7 @@ async function pack() {
 
 /** The clean folder of an app, with all it needs installed. */
 async function install({ name, fixtures, packages, type = "module" }, tarball) {
-  const cwd = await folder(name.replace(/\W+/g, "-"));
+  const cwd = folder(name.replace(/\W+/g, "-"));
   const dependencies = { "@prom-hub/sdk": `file:${tarball}`, ...packages };
   await writeFile(join(cwd, "package.json"), JSON.stringify({ name: "app", private: true, type, dependencies }));
   for (const fixture of fixtures) await cp(join(here, "fixtures", fixture), cwd, { recursive: true });
@@ -72,6 +72,7 @@ async function runApp(app, tarball, hub) {
     const path = (tool) => join(cwd, "node_modules/.bin", tool);
     context = {
       cwd,
+      program: (name, args) => run(join(cwd, "node_modules", name), args, { cwd }),
       node: (args) => run("node", args, { cwd }),
       tool: ([tool, ...args], options) => run(path(tool), args, { cwd, ...options }),
       start: ([tool, ...args]) => start(path(tool), args, { cwd }),
@@ -104,7 +105,9 @@ async function end(code) {
   process.exit(code);
 }
 
-for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => void end(1));
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => void end(1));
+// Nobody reads on (`| head`): without this the hub and the folders would stay.
+process.stdout.once("error", () => void end(1)).on("error", () => undefined);
 setTimeout(() => {
   console.log(`not done after ${LIMIT_MINUTES} minutes`);
   void end(1);

@@ -36,7 +36,7 @@ const HELP: &str = "\
 Usage: npm start [-- FLAGS]     build what has changed, then run the hub: prom dev FLAGS
                                 (--mongo: on a MongoDB server of its own, which is fetched if there is none;
                                 --release: the hub that `npm run build` makes, for measuring)
-       npm test [-- GROUPS]     build, then run the tests: all, or some of rust mongodb demo sdk e2e
+       npm test [-- GROUPS]     build, then run the tests: all, or some of rust mongodb demo sdk packaging e2e
        npm run build            the SDK's module, the demo page and target/release/prom
        npm run lint             formatting, circles and long files, clippy, docs, dependencies, types
        npm run setup            prepare this machine: wasm target and npm packages

@@ -34,8 +34,8 @@ const MODULE: &str = "prom_sdk_bg.wasm";
 const BINDINGS: [&str; 4] = ["prom_sdk.js", "prom_sdk.d.ts", MODULE, "prom_sdk_bg.wasm.d.ts"];
 /// In `dist`, so that moving files out of it is a rename; never published half-made.
 const STAGING: &str = ".new";
-/// Of the folders that `bundle.mjs` makes, the files that are made last in each.
-const BUNDLES: [&str; 2] = ["single/inline.js", "cjs/package.json"];
+/// The file that `bundle.mjs` makes beside the others, and of the folders it makes the files that are made last.
+const BUNDLES: [&str; 3] = ["module.js", "single/inline.js", "cjs/package.json"];
 /// Among xtask's own files: the scripts of the default entry as a page loads them.
 const MEASURED: &str = "sdk-default.min.js";
 
@@ -133,9 +133,10 @@ fn bundles(ws: &Workspace, log: &mut Log) -> Result<Outcome> {
     let dist = ws.path(DIST);
     let script = ws.path("sdk-wasm/bundle.mjs");
     let measured = ws.state().join(MEASURED);
-    let mut inputs = Inputs::new(ws.root()).file(&script)?.file(&ws.path("package-lock.json"))?;
-    // Only what the other steps made: the bundles are in folders of their own.
-    for path in list(&dist)?.iter().filter(|path| path.is_file()) {
+    let mut inputs = Inputs::new(ws.root()).file(&script)?.file(&ws.path("sdk-wasm/utf8.mjs"))?;
+    inputs = inputs.file(&ws.path("package-lock.json"))?;
+    // Only what the other steps made: of its own, all but one file is in folders.
+    for path in list(&dist)?.iter().filter(|path| path.is_file() && !path.ends_with(BUNDLES[0])) {
         inputs = inputs.file(path)?;
     }
     let stamp = Stamp::new(&ws.state(), "bundles", &inputs);

@@ -9,7 +9,7 @@ const root = fileURLToPath(new URL("../../../", import.meta.url));
 
 export async function startHub() {
   const program = resolve(root, process.env.PROM_BIN ?? "target/debug/prom");
-  const cwd = await folder("hub");
+  const cwd = folder("hub");
   const args = ["dev", "--port", "0", "--ops-port", "0", "--data", join(cwd, "data"), "--no-heartbeat"];
   const hub = start(program, args, { cwd });
   let ended;

@@ -1,13 +1,16 @@
 // Programs and folders of one run: each program has a deadline, and all that is started or made here is ended and removed.
 
 import { spawn } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtempSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const running = new Set();
 const folders = new Set();
+/** From the clean-up on nothing more is started or made. */
+let over = false;
 
 /** What `npm run` sets for its own script, and would steer the npm that runs in a consumer's folder. */
 const OF_NPM_RUN = /^(npm_(config_(workspaces?|local_prefix|prefix)|package_|lifecycle_)|INIT_CWD$|NODE_ENV$|NODE_OPTIONS$)/i;
@@ -19,6 +22,7 @@ function environment(more) {
 
 /** Starts a program with its own process group. `printed()` is all it has written so far; `stop` ends the group. */
 export function start(command, args, { cwd, env = {} }) {
+  if (over) throw new Error("the run is over");
   const child = spawn(command, args, { cwd, env: environment(env), detached: true, stdio: ["ignore", "pipe", "pipe"] });
   let text = "";
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (more) => (text += more));
@@ -62,8 +66,9 @@ export async function run(command, args, { seconds = 300, ...options }) {
   return program.printed();
 }
 
-export async function folder(name) {
-  const path = await mkdtemp(join(tmpdir(), `prom-packaging-${name}-`));
+export function folder(name) {
+  if (over) throw new Error("the run is over");
+  const path = mkdtempSync(join(tmpdir(), `prom-packaging-${name}-`));
   folders.add(path);
   return path;
 }
@@ -88,6 +93,7 @@ export async function until(what, condition, seconds = 120) {
 }
 
 export async function cleanUp() {
+  over = true;
   await Promise.all([...running].map((stop) => stop()));
   await Promise.all([...folders].map((path) => rm(path, { recursive: true, force: true, maxRetries: 5 })));
 }

@@ -1,8 +1,8 @@
 //! The client: the handle programs hold.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use prom_protocol::RawValue;
+use prom_protocol::{RawValue, single_line};
 use prom_sdk_core::State;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, LiveBuilder, PublishOptions, Publishing, Received,
+    BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, LiveBuilder, PublishOptions, Published, Publishing, Received,
     SubscribeBuilder, Watch,
     command::{Command, Inner},
 };
@@ -86,7 +86,7 @@ impl Client {
         ClientBuilder::new(url)
     }
 
-    /// Publishes an event and resolves when the hub has committed it.
+    /// Publishes an event, from the moment of the call, and resolves when the hub has committed it.
     ///
     /// Without a connection it waits for one, as long as the request timeout allows. It is sent again with the same id on
     /// every connection until it is answered, so it is committed once.
@@ -117,12 +117,59 @@ impl Client {
         Publishing::new(&self.0, topic, to_json(payload), Some(options))
     }
 
-    /// The same with a payload that is JSON already.
+    /// The same with a payload that is JSON already. White space between its tokens may be lost.
     ///
     /// # Errors
     /// As [`Self::publish`].
     pub fn publish_raw(&self, topic: &str, payload: &RawValue, options: PublishOptions) -> Publishing {
-        Publishing::new(&self.0, topic, Ok(payload.to_owned()), Some(options))
+        Publishing::new(&self.0, topic, one_line(payload), Some(options))
+    }
+
+    /// Publishes several events of one topic in their order; resolves with their answers. They are committed one by one.
+    ///
+    /// # Errors
+    /// The first error, as [`Self::publish`]; the others may have been committed.
+    pub async fn publish_many<T: Serialize>(
+        &self,
+        topic: &str,
+        payloads: impl IntoIterator<Item = T>,
+    ) -> Result<Vec<Published>, Error> {
+        let under_way: Vec<Publishing> = payloads.into_iter().map(|payload| self.publish(topic, &payload)).collect();
+        let mut answers = Vec::with_capacity(under_way.len());
+        for publishing in under_way {
+            answers.push(publishing.await?);
+        }
+        Ok(answers)
+    }
+
+    /// Resolves when every publish and every acknowledgement that waits for an answer, made before this, has it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Timeout`], [`crate::ErrorKind::Closed`].
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.0.ask(Command::Flush).await
+    }
+
+    /// Resolves as soon as there is a connection, however long it takes.
+    ///
+    /// # Errors
+    /// Why the client has ended.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let mut status = self.state();
+        let ended = |status: &Status| status.state == State::Ready || status.state == State::Closed;
+        match status.wait_for(ended).await {
+            Ok(status) if status.state == State::Ready => Ok(()),
+            _ => Err(self.0.ended()),
+        }
+    }
+
+    /// Resolves when the client has ended, with the error if there was one.
+    pub async fn closed(&self) -> Option<Error> {
+        let mut status = self.state();
+        match status.wait_for(|status| status.state == State::Closed).await {
+            Ok(status) => status.error.clone(),
+            Err(_) => None,
+        }
     }
 
     /// Joins a durable group: set options, then await it for a stream of deliveries. `topic` may be a pattern.
@@ -196,10 +243,11 @@ impl Client {
         LiveBuilder::new(&self.0, topic.into())
     }
 
-    /// Keeps the newest event of each key of `topic`: resolves when all of them are there, and follows their changes.
+    /// Keeps the newest event of each key of `topic`, which may be a pattern: then of each `<topic>::<key>`. Resolves when
+    /// all of them are there, and follows their changes.
     ///
     /// # Errors
-    /// As awaiting [`Self::live`]; [`crate::ErrorKind::Invalid`] for a pattern, whose topics may use the same keys.
+    /// As awaiting [`Self::live`].
     pub async fn watch<T>(&self, topic: impl Into<String>) -> Result<Watch<T>, Error>
     where
         T: DeserializeOwned + Send + Sync + 'static,
@@ -245,5 +293,21 @@ impl Client {
 }
 
 fn to_json<T: Serialize + ?Sized>(payload: &T) -> Result<Box<RawValue>, Error> {
-    serde_json::value::to_raw_value(payload).map_err(|error| Error::payload("the payload does not become JSON", error))
+    let not_json = |error| Error::payload("the payload does not become JSON", error);
+    let json = serde_json::value::to_raw_value(payload).map_err(not_json)?;
+    // What is no finite number became a null.
+    if json.get().contains("null") {
+        crate::finite::check(payload)?;
+    }
+    one_line(&json)
+}
+
+/// The same JSON without line breaks: a frame is one line.
+fn one_line(json: &RawValue) -> Result<Box<RawValue>, Error> {
+    match single_line(json.get()) {
+        Cow::Borrowed(_) => Ok(json.to_owned()),
+        Cow::Owned(text) => {
+            RawValue::from_string(text).map_err(|error| Error::payload("the payload does not become JSON", error))
+        }
+    }
 }

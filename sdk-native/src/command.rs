@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Unsubscribe(SubscriptionId, Reply<()>),
     Pause(SubscriptionId, bool, Reply<()>),
     Settle(SettleCommand),
+    /// Tell when what was published and settled before is answered.
+    Flush(Reply<()>),
     /// Close now.
     Close,
     /// Take nothing new, let what runs come to its end, then close; close at the given time at the latest.

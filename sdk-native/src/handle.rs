@@ -1,6 +1,11 @@
 //! Handlers: a function called for each delivery.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
@@ -55,13 +60,13 @@ pub struct Handling {
 
 impl Handling {
     /// Calls `job` for each delivery; what fails in it is the reason of a NACK.
-    pub(crate) fn start<J, Fut>(subscription: Subscription, job: J) -> Self
+    pub(crate) fn start<J, Fut>(subscription: Subscription, limit: Option<Duration>, job: J) -> Self
     where
         J: Fn(Event, Context, Stopping) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), String>> + Send + 'static,
     {
         let (stop, stopped) = mpsc::channel(1);
-        Self { task: tokio::spawn(work(subscription, job, stopped)), stop }
+        Self { task: tokio::spawn(work(subscription, job, stopped, limit)), stop }
     }
 
     /// Takes nothing new, waits for the handlers that run, then leaves the group.
@@ -85,7 +90,12 @@ impl Drop for Handling {
     }
 }
 
-async fn work<J, Fut>(mut subscription: Subscription, job: J, mut stopped: mpsc::Receiver<()>) -> Option<Error>
+async fn work<J, Fut>(
+    mut subscription: Subscription,
+    job: J,
+    mut stopped: mpsc::Receiver<()>,
+    limit: Option<Duration>,
+) -> Option<Error>
 where
     J: Fn(Event, Context, Stopping) -> Fut,
     Fut: Future<Output = Result<(), String>> + Send + 'static,
@@ -93,15 +103,25 @@ where
     let (lease, most) = (subscription.lease(), subscription.max_in_flight());
     let (tell_stopping, stopping) = watch::channel(false);
     let mut running = JoinSet::new();
+    let mut tickets: HashMap<Box<str>, Tickets> = HashMap::new();
     loop {
         tokio::select! {
             delivery = subscription.next(), if running.len() < most => match delivery {
                 Some(delivery) => {
                     let left = delivery.time_left();
                     let (event, context, ticket) = delivery.into_parts();
-                    let id = event.id.as_str().into();
+                    let id: Box<str> = event.id.as_str().into();
+                    // The hub gives an event again whose handler still runs here, after a lost connection or a lease that
+                    // ran out. It is not handled beside itself: what becomes of the first settles this one.
+                    let ticket = match tickets.get(&id) {
+                        Some(own) => own.adopt(ticket),
+                        None => Some(ticket),
+                    };
+                    let Some(ticket) = ticket else { continue };
+                    let own = Tickets::new(ticket);
+                    tickets.insert(id.clone(), own.clone());
                     let run = job(event, context, Stopping(stopping.clone()));
-                    running.spawn(one(run, id, context, ticket, left, lease));
+                    running.spawn(one(run, id, context, own, left, lease, limit));
                 }
                 None => break,
             },
@@ -110,7 +130,13 @@ where
                 let _ = subscription.pause().await;
                 break;
             }
-            Some(_) = running.join_next() => {}
+            Some(ended) = running.join_next() => {
+                if let Ok((id, own)) = ended
+                    && tickets.get(&id).is_some_and(|other| Arc::ptr_eq(&other.0, &own.0))
+                {
+                    tickets.remove(&id);
+                }
+            }
         }
     }
     let _ = tell_stopping.send(true);
@@ -121,24 +147,57 @@ where
     error
 }
 
-/// Runs the job of one delivery, keeps its lease, and settles it.
+/// The newest delivery of an event that is being handled; none once it is being settled.
+#[derive(Clone)]
+struct Tickets(Arc<Mutex<Option<Arc<Ticket>>>>);
+
+impl Tickets {
+    fn new(ticket: Ticket) -> Self {
+        Self(Arc::new(Mutex::new(Some(Arc::new(ticket)))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Ticket>>> {
+        // Nothing is left half done by a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a newer delivery; gives it back if the handler has come to its end.
+    fn adopt(&self, ticket: Ticket) -> Option<Ticket> {
+        let mut newest = self.lock();
+        if newest.is_none() {
+            return Some(ticket);
+        }
+        *newest = Some(Arc::new(ticket));
+        None
+    }
+}
+
+/// Runs the job of one delivery, keeps its lease, and settles it. Gives back whose it was.
 async fn one(
     run: impl Future<Output = Result<(), String>>,
     id: Box<str>,
     context: Context,
-    ticket: Ticket,
+    tickets: Tickets,
     left: Option<Duration>,
     lease: Duration,
-) {
+    limit: Option<Duration>,
+) -> (Box<str>, Tickets) {
     let mut run = std::pin::pin!(AssertUnwindSafe(run).catch_unwind());
     let mut extend_at = Instant::now() + left.unwrap_or(lease) / 2;
+    let over_at = limit.and_then(|limit| Instant::now().checked_add(limit));
     let result = loop {
         tokio::select! {
             biased;
             result = &mut run => break result,
+            () = sleep_until(over_at) => {
+                break Ok(Err(format!("the handler took longer than {} ms", limit.unwrap_or_default().as_millis())));
+            }
             () = tokio::time::sleep_until(extend_at), if left.is_some() => {
                 // What comes of it shows when the delivery is settled.
-                let _ = ticket.settle_quietly(id.clone(), Settle::Extend(lease)).await;
+                let newest = tickets.lock().clone();
+                if let Some(ticket) = newest {
+                    let _ = ticket.settle_quietly(id.clone(), Settle::Extend(lease)).await;
+                }
                 extend_at = Instant::now() + lease / 2;
             }
         }
@@ -151,7 +210,18 @@ async fn one(
     if let Settle::Nack { reason: Some(reason), .. } = &settle {
         tracing::warn!(event = &*id, reason, attempt = context.attempt, "a handler failed");
     }
-    let _ = ticket.settle_quietly(id, settle).await;
+    let newest = tickets.lock().take();
+    if let Some(ticket) = newest {
+        let _ = ticket.settle_quietly(id.clone(), settle).await;
+    }
+    (id, tickets)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Reads the payload and calls the handler.

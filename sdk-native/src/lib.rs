@@ -37,6 +37,7 @@ mod delivery;
 mod error;
 mod event;
 mod feed;
+mod finite;
 mod handle;
 mod live;
 mod owner;

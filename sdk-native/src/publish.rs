@@ -115,35 +115,24 @@ impl PublishOptions {
 
 /// A publish under way: resolves when the hub has committed the event.
 ///
-/// It takes its place in the order when it is first polled, so many can be under way at once, for instance with
-/// `futures_util::future::join_all` or `buffered`; what is waiting goes out in one write. It borrows nothing and may be
-/// spawned. Dropping it takes back what was not sent yet; what was sent may still be committed.
-#[must_use = "nothing is published before this is awaited"]
+/// It takes its place in the order when it is made, not when it is awaited, so many can be under way at once, for instance
+/// with `futures_util::future::join_all`; what is waiting goes out in one write. It borrows nothing and may be spawned.
+/// Dropping it takes back what was not sent yet; what was sent may still be committed.
+#[must_use = "dropping it takes back what was not sent yet"]
 #[derive(Debug)]
 pub struct Publishing(State);
 
 enum State {
     Refused(Option<Error>),
-    Fresh(Option<Fresh>),
     Waiting(oneshot::Receiver<Answer>, Arc<Inner>),
 }
 
 type Answer = Result<Published, Error>;
 
-struct Fresh {
-    inner: Arc<Inner>,
-    topic: Box<str>,
-    payload: Box<RawValue>,
-    id: Option<Box<str>>,
-    options: Box<str>,
-    timeout: Duration,
-}
-
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Refused(_) => "Refused",
-            Self::Fresh(_) => "Fresh",
             Self::Waiting(..) => "Waiting",
         })
     }
@@ -156,13 +145,8 @@ impl Publishing {
         payload: Result<Box<RawValue>, Error>,
         options: Option<PublishOptions>,
     ) -> Self {
-        let fresh = || {
-            let timeout = options.as_ref().and_then(|options| options.timeout).unwrap_or(inner.request_timeout);
-            let (id, options) = options.map_or_else(|| Ok((None, Box::default())), PublishOptions::split)?;
-            Ok(Fresh { inner: Arc::clone(inner), topic: topic.into(), payload: payload?, id, options, timeout })
-        };
-        Self(match fresh() {
-            Ok(fresh) => State::Fresh(Some(fresh)),
+        Self(match send(inner, topic, payload, options) {
+            Ok(answer) => State::Waiting(answer, Arc::clone(inner)),
             Err(error) => State::Refused(Some(error)),
         })
     }
@@ -172,31 +156,32 @@ impl Future for Publishing {
     type Output = Result<Published, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let next = match &mut self.0 {
-                State::Refused(error) => return Poll::Ready(Err(error.take().unwrap_or_else(Error::closed))),
-                State::Fresh(fresh) => match fresh.take() {
-                    Some(fresh) => fresh.send(),
-                    None => return Poll::Ready(Err(Error::closed())),
-                },
-                State::Waiting(answer, inner) => {
-                    let answer = std::task::ready!(Pin::new(answer).poll(cx));
-                    return Poll::Ready(answer.unwrap_or_else(|_| Err(inner.ended())));
-                }
-            };
-            self.0 = next;
+        match &mut self.0 {
+            State::Refused(error) => Poll::Ready(Err(error.take().unwrap_or_else(Error::closed))),
+            State::Waiting(answer, inner) => {
+                let answer = std::task::ready!(Pin::new(answer).poll(cx));
+                Poll::Ready(answer.unwrap_or_else(|_| Err(inner.ended())))
+            }
         }
     }
 }
 
-impl Fresh {
-    fn send(self) -> State {
-        let Self { inner, topic, payload, id, options, timeout } = self;
-        let deadline = Instant::now().checked_add(timeout);
-        let (reply, answer) = oneshot::channel();
-        match inner.publishes.send(PublishCommand { topic, payload, id, options, deadline, reply }) {
-            Ok(()) => State::Waiting(answer, inner),
-            Err(_) => State::Refused(Some(inner.ended())),
-        }
-    }
+/// Hands the publish to the owner. The channel is not bounded: each belongs to a future that somebody holds.
+fn send(
+    inner: &Inner,
+    topic: &str,
+    payload: Result<Box<RawValue>, Error>,
+    options: Option<PublishOptions>,
+) -> Result<oneshot::Receiver<Answer>, Error> {
+    let timeout = options.as_ref().and_then(|options| options.timeout).unwrap_or(inner.request_timeout);
+    let (id, options) = options.map_or_else(|| Ok((None, Box::default())), PublishOptions::split)?;
+    let (topic, payload) = (topic.into(), payload?);
+    // Time that no clock can tell is no limit.
+    let deadline = Instant::now().checked_add(timeout);
+    let (reply, answer) = oneshot::channel();
+    inner
+        .publishes
+        .send(PublishCommand { topic, payload, id, options, deadline, reply })
+        .map_err(|_| inner.ended())?;
+    Ok(answer)
 }

@@ -32,11 +32,12 @@ pub struct SubscribeBuilder {
     group: String,
     options: SubscribeOptions,
     timeout: Option<Duration>,
+    handler_timeout: Option<Duration>,
 }
 
 impl SubscribeBuilder {
     pub(crate) fn new(inner: &Arc<Inner>, topic: String, group: String) -> Self {
-        Self { inner: Arc::clone(inner), topic, group, options: SubscribeOptions::default(), timeout: None }
+        Self { inner: Arc::clone(inner), topic, group, options: SubscribeOptions::default(), timeout: None, handler_timeout: None }
     }
 
     /// All options at once, as the protocol has them.
@@ -100,6 +101,12 @@ impl SubscribeBuilder {
         self
     }
 
+    /// A handler that takes longer is cancelled, and its event given back. Default: no limit.
+    pub fn handler_timeout(mut self, limit: Duration) -> Self {
+        self.handler_timeout = Some(limit);
+        self
+    }
+
     /// Subscribes and calls `handler` for each delivery, in a task each, as many at once as `max_in_flight` says.
     ///
     /// `Ok` acknowledges. `Err`, a panic, and a payload that is no `T` give the event back with the reason: it is delivered
@@ -136,7 +143,8 @@ impl SubscribeBuilder {
     {
         let handler = Arc::new(handler);
         let job = move |event, context, stopping| call(Arc::clone(&handler), event, context, stopping);
-        Ok(Handling::start(self.open().await?, job))
+        let limit = self.handler_timeout;
+        Ok(Handling::start(self.open().await?, limit, job))
     }
 
     /// As [`Self::handle`], and an event that `store` has a mark of is acknowledged without calling `handler`. What that
@@ -166,7 +174,8 @@ impl SubscribeBuilder {
             let run = call(Arc::clone(&handler), event, context, stopping.clone());
             async move { once.run(&id, stopping, run).await }
         };
-        Ok(Handling::start(self.open().await?, job))
+        let limit = self.handler_timeout;
+        Ok(Handling::start(self.open().await?, limit, job))
     }
 
     /// Refuses a subscription without acknowledgements: what settles an event before it is handled can promise nothing.
@@ -187,7 +196,7 @@ impl SubscribeBuilder {
     }
 
     async fn open(self) -> Result<Subscription, Error> {
-        let Self { inner, topic, group, options, timeout } = self;
+        let Self { inner, topic, group, options, timeout, .. } = self;
         let json = to_json(&options)?;
         let (lease, most) = (Duration::from_millis(options.ack_timeout_ms), options.max_in_flight as usize);
         let credit = (options.ack == AckMode::Explicit).then_some(options.max_in_flight);

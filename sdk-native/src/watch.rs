@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::Stream;
-use prom_protocol::{StartFrom, Topic};
+use prom_protocol::StartFrom;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
@@ -46,7 +46,7 @@ impl<T> Change<T> {
     }
 }
 
-/// The newest event of each key of a topic; made by [`crate::Client::watch`].
+/// The newest event of each key of a topic, or, for a pattern, of each `<topic>::<key>`; made by [`crate::Client::watch`].
 ///
 /// It is kept up to date whether or not somebody looks, also over reconnects. As a stream it yields which keys have changed
 /// since the watch was made; changes of one key that were not taken yet become one, so a slow reader is behind by at most
@@ -74,6 +74,8 @@ pub struct Watch<T> {
 
 struct View<T> {
     entries: HashMap<Arc<str>, Entry<T>>,
+    /// Keys of different topics are kept apart.
+    pattern: bool,
     /// Keys that changed since the stream last yielded them, in order, each once.
     changed: VecDeque<Arc<str>>,
     is_changed: HashSet<Arc<str>>,
@@ -101,10 +103,11 @@ fn lock<T>(view: &Mutex<View<T>>) -> MutexGuard<'_, View<T>> {
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Watch<T> {
     pub(crate) async fn start(inner: &Arc<Inner>, topic: String) -> Result<Self, Error> {
-        Topic::new(&topic)?;
+        let pattern = topic.contains('*');
         let mut live = LiveBuilder::new(inner, topic).from(StartFrom::Snapshot).await?;
         let mut view = View {
             entries: HashMap::new(),
+            pattern,
             changed: VecDeque::new(),
             is_changed: HashSet::new(),
             reader: None,
@@ -197,6 +200,8 @@ impl<T: DeserializeOwned> View<T> {
     fn take(&mut self, connection: u32, item: LiveItem) {
         let LiveItem::Event(event) = item else { return };
         let Some(key) = event.key.as_deref() else { return };
+        let of_topic = self.pattern.then(|| [event.topic.as_ref(), "::", key].concat());
+        let key = of_topic.as_deref().unwrap_or(key);
         if let Some(entry) = self.entries.get_mut(key)
             && entry.latest.event.id == event.id
         {

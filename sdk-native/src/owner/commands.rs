@@ -58,6 +58,11 @@ impl Owner {
             Command::Settle(command) => self.settle(now, command),
             Command::Close => self.session.close(),
             Command::Drain(until) => self.drain(now, until),
+            Command::Flush(reply) => {
+                // Commands are looked at before publishes: those that were made before this one are taken now.
+                self.take_publishes();
+                self.flushes.push(reply);
+            }
         }
     }
 
@@ -107,18 +112,26 @@ impl Owner {
         }
     }
 
+    fn take_publishes(&mut self) {
+        self.backlog.extend(std::iter::from_fn(|| self.publishes.try_recv().ok()));
+    }
+
+    /// Gives the session all publishes that there are, room or not: there will not be many more.
+    pub(super) fn admit_all(&mut self, now: u64) {
+        self.take_publishes();
+        let (unix_ms, instant) = (unix_ms(), Instant::now());
+        while let Some(command) = self.backlog.pop() {
+            self.publish(now, instant, unix_ms, command);
+        }
+    }
+
     pub(super) fn drain(&mut self, now: u64, until: Instant) {
         let earliest = self.drain_until.map_or(until, |earlier| earlier.min(until));
         if self.drain_until.replace(earliest).is_some() {
             return;
         }
         // What was published before the drain is part of it.
-        self.publishes.close();
-        let (unix_ms, instant) = (unix_ms(), Instant::now());
-        self.backlog.extend(std::iter::from_fn(|| self.publishes.try_recv().ok()));
-        while let Some(command) = self.backlog.pop() {
-            self.publish(now, instant, unix_ms, command);
-        }
+        self.admit_all(now);
         self.session.drain();
         self.shared.draining.store(true, Ordering::SeqCst);
         self.members.end(&Error::closed());

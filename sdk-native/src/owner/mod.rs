@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use prom_protocol::frames;
 use prom_sdk_core::{Answer, Config, Output, Session, State, SubscriptionId};
 use tokio::{
     sync::mpsc,
@@ -91,6 +92,8 @@ pub(crate) struct Owner {
     waiting: HashMap<u64, Waiting>,
     members: Members,
     backlog: Backlog,
+    /// They wait for the backlog to be given to the session.
+    flushes: Vec<Reply<()>>,
     /// Publishes without an answer, and their bytes.
     queued: usize,
     queued_bytes: usize,
@@ -136,6 +139,7 @@ impl Owner {
             waiting: HashMap::new(),
             members: Members::default(),
             backlog: Backlog::default(),
+            flushes: Vec::new(),
             queued: 0,
             queued_bytes: 0,
             max_queued,
@@ -218,8 +222,8 @@ impl Owner {
             turn.abandoned = taken == 0;
             ready = true;
         }
-        // A drain has taken them all and closed the channel.
-        if self.drain_until.is_none() {
+        // The end of a drain has taken them all and closed the channel.
+        if !self.publishes.is_closed() {
             ready |= self.publishes.poll_recv_many(cx, &mut turn.publishes, PER_TURN).is_ready();
         }
         if self.sleep.as_mut().poll(cx).is_ready() {
@@ -264,7 +268,10 @@ impl Owner {
         self.backlog.extend(publishes.drain(..));
         self.admit(now);
         if let Some(until) = self.drain_until {
+            // What is held may still publish.
             if self.shared.held() == 0 && self.commands.is_empty() {
+                self.publishes.close();
+                self.admit_all(now);
                 self.session.close_when_settled();
             }
             if until <= Instant::now() {
@@ -276,6 +283,13 @@ impl Owner {
             self.session.close();
             self.perform();
         }
+        if self.backlog.is_empty() {
+            for reply in std::mem::take(&mut self.flushes) {
+                let request = self.session.flush(now, None);
+                self.waiting.insert(request.0, Waiting::Done(reply));
+            }
+            self.perform();
+        }
         (self.turn.commands, self.turn.publishes) = (commands, publishes);
     }
 
@@ -284,12 +298,14 @@ impl Owner {
             self.session.heard(now);
         }
         let arrived = Instant::now();
-        for text in inbox.frames.drain(..) {
+        let messages = std::mem::take(&mut inbox.messages);
+        // Where several frames in a message were not agreed, a message is a frame: what it holds is not ours to judge.
+        for text in messages.iter().flat_map(|message| frames(message)) {
             // An earlier frame may have ended the socket, and with it all it said.
             if !matches!(self.link, Link::Open(_)) {
                 break;
             }
-            if let Some(delivery) = self.session.frame(now, &text) {
+            if let Some(delivery) = self.session.frame(now, text) {
                 let context = delivery.context;
                 let lease: Option<Box<str>> = context.lease.map(|lease| lease.as_str().into());
                 let deadline = arrived.checked_add(Duration::from_millis(context.ack_deadline_ms));
@@ -311,7 +327,6 @@ impl Owner {
             self.session.lost(now, end.code, &end.reason);
             self.perform();
         }
-        self.turn.inbox.frames = inbox.frames;
     }
 
     fn push(&mut self, now: u64, id: SubscriptionId, item: Item) {
@@ -359,7 +374,7 @@ impl Owner {
                 Output::Open => self.link = Link::Opening(self.transport.open()),
                 Output::Send(frame) => {
                     if let Link::Open(socket) = &mut self.link {
-                        socket.send(&frame);
+                        socket.send(&frame, self.session.batching());
                     }
                 }
                 Output::Shut { code, reason } => {

@@ -21,8 +21,10 @@ use crate::Error;
 
 /// Largest frame a hub may send: an event of 1 MiB and its envelope, with room to spare.
 const FRAME_BYTES: usize = 4 * 1024 * 1024;
-/// Most frames of one turn, so that sending is never starved by receiving.
-const FRAMES_PER_TURN: usize = 1024;
+/// Most messages of one turn, so that sending is never starved by receiving.
+const MESSAGES_PER_TURN: usize = 1024;
+/// A message of several frames that is sent is no longer than this; a longer frame goes alone.
+const MESSAGE_BYTES: usize = 64 * 1024;
 /// How long a close may take.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -129,7 +131,7 @@ impl End {
 /// What one turn read from the socket.
 #[derive(Default)]
 pub(super) struct Inbox {
-    pub(super) frames: Vec<Utf8Bytes>,
+    pub(super) messages: Vec<Utf8Bytes>,
     /// A ping, a pong, or a frame that is no text.
     pub(super) sign_of_life: bool,
     pub(super) end: Option<End>,
@@ -137,20 +139,27 @@ pub(super) struct Inbox {
 
 impl Inbox {
     fn is_empty(&self) -> bool {
-        self.frames.is_empty() && !self.sign_of_life && self.end.is_none()
+        self.messages.is_empty() && !self.sign_of_life && self.end.is_none()
     }
 }
 
-/// An open socket and the frames that wait to be sent on it.
+/// An open socket and the messages that wait to be sent on it.
 pub(super) struct Socket {
     ws: Ws,
-    out: VecDeque<Utf8Bytes>,
+    out: VecDeque<String>,
     unflushed: bool,
 }
 
 impl Socket {
-    pub(super) fn send(&mut self, frame: &str) {
-        self.out.push_back(frame.into());
+    /// Sends a frame; `batching`: together with those that wait already.
+    pub(super) fn send(&mut self, frame: &str, batching: bool) {
+        match self.out.back_mut() {
+            Some(message) if batching && message.len() + 1 + frame.len() <= MESSAGE_BYTES => {
+                message.push('\n');
+                message.push_str(frame);
+            }
+            _ => self.out.push_back(frame.to_owned()),
+        }
     }
 
     /// Sends what it can and receives what is there; ready when there is something to look at.
@@ -159,10 +168,10 @@ impl Socket {
             inbox.end = Some(End::of(&error));
             return Poll::Ready(());
         }
-        while inbox.frames.len() < FRAMES_PER_TURN && inbox.end.is_none() {
+        while inbox.messages.len() < MESSAGES_PER_TURN && inbox.end.is_none() {
             match Pin::new(&mut self.ws).poll_next(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Some(Ok(Message::Text(text)))) => inbox.frames.push(text),
+                Poll::Ready(Some(Ok(Message::Text(text)))) => inbox.messages.push(text),
                 Poll::Ready(Some(Ok(Message::Close(frame)))) => {
                     inbox.end = Some(match frame {
                         Some(frame) => End { code: Some(frame.code.into()), reason: frame.reason.to_string() },
@@ -183,7 +192,7 @@ impl Socket {
         while !self.out.is_empty() {
             std::task::ready!(ws.as_mut().poll_ready(cx))?;
             if let Some(frame) = self.out.pop_front() {
-                ws.as_mut().start_send(Message::Text(frame))?;
+                ws.as_mut().start_send(Message::Text(frame.into()))?;
                 self.unflushed = true;
             }
         }
@@ -198,7 +207,7 @@ impl Socket {
     pub(super) async fn close(mut self, code: u16, reason: &'static str) {
         let goodbye = async {
             while let Some(frame) = self.out.pop_front() {
-                self.ws.feed(Message::Text(frame)).await?;
+                self.ws.feed(Message::Text(frame.into())).await?;
             }
             self.ws.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).await?;
             while std::future::poll_fn(|cx| Pin::new(&mut self.ws).poll_next(cx)).await.is_some_and(|next| next.is_ok())

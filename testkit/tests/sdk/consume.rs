@@ -10,8 +10,9 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::join_all};
+use prom_hub::Hub;
 use prom_sdk::{Client, ClientEvent, ErrorKind, Filter, PublishOptions, Received, StartFrom, Subscription};
-use prom_testkit::{Relay, hub, in_time, token_for, until, url};
+use prom_testkit::{Relay, config, hub, in_time, token_for, until, url};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -398,4 +399,78 @@ async fn a_subscription_outlives_its_connection() {
     }
     let mut rest = deliveries.take(1);
     assert!(rest.next().now_or_never().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_not_handled_beside_itself_and_its_end_settles_the_newest_delivery() {
+    let hub = telling_hub().await;
+    let relay = Relay::start(hub.address()).await;
+    let client = builder(relay.url()).connect().await.unwrap();
+    let direct = crate::client(&hub).await;
+    let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let handling = {
+        let (gate, begun) = (Arc::clone(&gate), Arc::clone(&begun));
+        let handler = move |received: Received<u32>| {
+            let (gate, begun) = (Arc::clone(&gate), Arc::clone(&begun));
+            async move {
+                if received.payload == 0 {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    gate.acquire().await?.forget();
+                }
+                Ok::<_, prom_sdk::BoxError>(())
+            }
+        };
+        client.subscribe("a", "g").handle(handler).await.unwrap()
+    };
+    publish(&direct, "a", [0]).await;
+    until("the handler to begin", async || begun.load(Ordering::SeqCst) == 1).await;
+    for round in 1..4 {
+        in_time(relay.cut()).await;
+        // What comes behind it says that it has come again.
+        publish(&direct, "a", [round]).await;
+        until("the others to be settled", async || lag(&hub, "a", "g").await == 1).await;
+    }
+    assert_eq!(begun.load(Ordering::SeqCst), 1, "it was handled beside itself");
+    gate.add_permits(1);
+    until("it to be settled", async || lag(&hub, "a", "g").await == 0).await;
+    assert_eq!(begun.load(Ordering::SeqCst), 1);
+    in_time(handling.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_takes_too_long_is_cancelled_and_its_event_given_back() {
+    let hub = telling_hub().await;
+    let client = client(&hub).await;
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let handling = {
+        let attempts = Arc::clone(&attempts);
+        let handler = move |received: Received<u32>| {
+            let attempts = Arc::clone(&attempts);
+            async move {
+                attempts.fetch_add(1, Ordering::SeqCst);
+                if received.context.attempt == 1 {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, prom_sdk::BoxError>(())
+            }
+        };
+        client.subscribe("a", "g").handler_timeout(Duration::from_millis(30)).handle(handler).await.unwrap()
+    };
+    publish(&client, "a", [1]).await;
+    until("the second attempt", async || attempts.load(Ordering::SeqCst) == 2).await;
+    until("it to be settled", async || lag(&hub, "a", "g").await == 0).await;
+    in_time(handling.stop()).await;
+}
+
+/// A hub that tells of its groups.
+async fn telling_hub() -> Hub {
+    let mut config = config();
+    config.ops_port = Some(0);
+    Hub::start(config).await.expect("the hub starts")
+}
+
+/// Events that the group has not settled, as the hub tells.
+async fn lag(hub: &Hub, topic: &str, group: &str) -> u64 {
+    let path = format!("/lag?topic={topic}&group={group}");
+    prom_testkit::http::ops(hub, &path).await.json()["lagEvents"].as_u64().unwrap_or(u64::MAX)
 }

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use prom_sdk::{Error, ErrorKind, Received, StartFrom, State};
+use futures_util::FutureExt;
+use prom_sdk::{Client, Error, ErrorKind, LiveItem, Received, StartFrom, State};
 use prom_testkit::{DEADLINE, Relay, hub, hub_at, in_time, token, token_for, until, url};
 use tokio::{net::TcpListener, sync::Semaphore};
 
@@ -183,12 +184,14 @@ async fn a_drain_lets_everything_come_to_its_end() {
     // What comes before the end and is let go is left to others.
     while in_time(stream.next()).await.is_some() {}
     drop(stream);
-    assert_eq!(kind(in_time(client.publish("c", &1)).await), ErrorKind::Closed);
+    in_time(client.publish("c", &2)).await.expect("what runs may publish");
+    assert_eq!(kind(in_time(async { client.subscribe("c", "g").await }).await), ErrorKind::Closed);
     gate.add_permits(100);
     until("five events to be handled", async || done.load(Ordering::SeqCst) == 5).await;
     assert!(!draining.is_finished(), "one delivery is held");
     in_time(held.ack()).await.unwrap();
     in_time(draining).await.unwrap().unwrap();
+    assert_eq!(kind(in_time(client.publish("c", &3)).await), ErrorKind::Closed);
     in_time(handling.finished()).await;
     assert_eq!(done.load(Ordering::SeqCst), 5, "what had not begun was left to others");
 
@@ -198,6 +201,81 @@ async fn a_drain_lets_everything_come_to_its_end() {
         assert_eq!(delivery.payload::<u32>().unwrap(), expected, "what was before it is settled");
         drop(delivery);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_flushes_what_its_handlers_publish_and_what_was_published_before() {
+    let hub = hub().await;
+    let (client, other) = (client(&hub).await, client(&hub).await);
+    let gate = Arc::new(Semaphore::new(0));
+    let handling = {
+        let (gate, publisher) = (Arc::clone(&gate), client.clone());
+        let handler = move |received: Received<u32>| {
+            let (gate, publisher) = (Arc::clone(&gate), publisher.clone());
+            async move {
+                gate.acquire().await?.forget();
+                publisher.publish("out", &received.payload).await?;
+                Ok::<_, prom_sdk::BoxError>(())
+            }
+        };
+        client.subscribe("in", "g").from(StartFrom::Earliest).handle(handler).await.unwrap()
+    };
+    for n in 0..3 {
+        client.publish("in", &n).await.unwrap();
+    }
+    until("the handlers to run", async || gate.available_permits() == 0 && other.publish("probe", &1).await.is_ok()).await;
+    // Neither is awaited before the drain begins.
+    let spawned = tokio::spawn(client.publish("out", &7));
+    let made = client.publish("out", &8);
+    let draining = tokio::spawn({
+        let client = client.clone();
+        async move { client.close_drained(DEADLINE).await }
+    });
+    gate.add_permits(100);
+    in_time(draining).await.unwrap().unwrap();
+    in_time(spawned).await.unwrap().unwrap();
+    in_time(made).await.unwrap();
+    in_time(handling.finished()).await;
+    let mut out = other.live("out").from(StartFrom::Earliest).await.unwrap();
+    let mut published = Vec::new();
+    while published.len() < 5 {
+        if let Some(LiveItem::Event(event)) = in_time(out.next()).await {
+            published.push(event.payload::<u32>().unwrap());
+        }
+    }
+    published.sort_unstable();
+    assert_eq!(published, [0, 1, 2, 7, 8]);
+    let mut rest = other.subscribe("in", "g").await.unwrap();
+    other.publish("in", &9).await.unwrap();
+    assert_eq!(in_time(rest.next()).await.unwrap().payload::<u32>().unwrap(), 9, "the others were acknowledged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flush_ready_and_closed_tell_when_it_is_so() {
+    let hub = hub().await;
+    let lazy = builder(url(&hub)).connect_lazily().unwrap();
+    in_time(lazy.ready()).await.unwrap();
+    let publishing: Vec<_> = (0..500).map(|n| lazy.publish("a", &n)).collect();
+    in_time(lazy.flush()).await.unwrap();
+    for (n, publishing) in (1..).zip(publishing) {
+        // Without tokio's budget, which has a task yield after so many answers.
+        let answer = tokio::task::unconstrained(publishing).now_or_never().expect("answered");
+        assert_eq!(answer.unwrap().seq, n);
+    }
+    let many = in_time(lazy.publish_many("b", ["x", "y", "z"])).await.unwrap();
+    assert_eq!(many.iter().map(|published| published.seq).collect::<Vec<_>>(), [1, 2, 3]);
+    let closed = tokio::spawn({
+        let client = lazy.clone();
+        async move { client.closed().await }
+    });
+    lazy.close().await;
+    assert!(in_time(closed).await.unwrap().is_none());
+    assert_eq!(kind(in_time(lazy.ready()).await), ErrorKind::Closed);
+    assert_eq!(kind(in_time(lazy.flush()).await), ErrorKind::Closed);
+
+    let refused = Client::builder(url(&hub)).token("nonsense").connect_lazily().unwrap();
+    assert_eq!(kind(in_time(refused.ready()).await), ErrorKind::Unauthorized);
+    assert_eq!(in_time(refused.closed()).await.unwrap().kind(), ErrorKind::Unauthorized);
 }
 
 #[tokio::test(flavor = "multi_thread")]

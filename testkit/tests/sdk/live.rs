@@ -204,9 +204,16 @@ async fn after_a_reconnect_only_what_changed_meanwhile_is_a_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_one_topic_can_be_watched() {
+async fn a_watched_pattern_keeps_the_keys_of_its_topics_apart() {
     let hub = hub().await;
     let client = client(&hub).await;
-    assert_eq!(client.watch::<u32>("s.*").await.unwrap_err().kind(), ErrorKind::Invalid);
+    set(&client, "s.a", "k", 1).await;
+    set(&client, "s.b", "k", 2).await;
+    let mut watch = in_time(client.watch::<u32>("s.*")).await.unwrap();
+    let value = |watch: &prom_sdk::Watch<u32>, key: &str| watch.get(key).and_then(|latest| latest.value.as_ref().ok().copied());
+    assert_eq!((watch.len(), value(&watch, "s.a::k"), value(&watch, "s.b::k")), (2, Some(1), Some(2)));
+    set(&client, "s.c", "k", 3).await;
+    assert_eq!(&*in_time(watch.next()).await.unwrap().key, "s.c::k");
+    assert_eq!(client.watch::<u32>("s..x").await.unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(client.live("s..x").await.unwrap_err().kind(), ErrorKind::Invalid);
 }

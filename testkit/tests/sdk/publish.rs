@@ -1,6 +1,6 @@
 //! Publishing against a real hub.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt, future::join_all, stream};
 use prom_sdk::{Client, ErrorKind, PublishOptions, RawValue, StartFrom, State};
@@ -166,4 +166,41 @@ async fn a_client_that_cannot_be_is_refused() {
     }
     let error = Client::builder("ws://127.0.0.1:1/ws").connect().await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Unauthorized, "no_token"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_json_cannot_hold_is_refused_by_its_path() {
+    let hub = hub().await;
+    let client = client(&hub).await;
+    for payload in [json!({"ok": [1, null]}), json!(null)] {
+        in_time(client.publish("a", &payload)).await.unwrap();
+    }
+    let wrong = HashMap::from([("readings", vec![Some(1.0), Some(f64::NAN)])]);
+    let error = in_time(client.publish("a", &wrong)).await.unwrap_err();
+    assert_eq!(error.code(), "bad_payload");
+    assert!(error.to_string().contains("payload.readings[1] is NaN"), "{error}");
+    assert_eq!(in_time(client.publish("a", &f32::INFINITY)).await.unwrap_err().code(), "bad_payload");
+    assert_eq!(in_time(client.publish("a", &1)).await.unwrap().seq, 3, "nothing of them was stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_starts_when_it_is_called() {
+    let hub = hub().await;
+    let client = client(&hub).await;
+    let first = client.publish("a", &1);
+    let second = in_time(client.publish("a", &2)).await.unwrap();
+    assert_eq!((second.seq, in_time(first).await.unwrap().seq), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_of_several_lines_is_one_frame_all_the_same() {
+    let hub = hub().await;
+    let client = client(&hub).await;
+    let raw = RawValue::from_string("{\n  \"a\": [\r\n1, 2]\n}".to_owned()).unwrap();
+    let one = client.publish_raw("a", &raw, PublishOptions::new());
+    let two = client.publish("a", &2);
+    assert_eq!((in_time(one).await.unwrap().seq, in_time(two).await.unwrap().seq), (1, 2));
+    let mut events = client.subscribe("a", "g").from(StartFrom::Earliest).await.unwrap();
+    let payload: serde_json::Value = in_time(events.next()).await.unwrap().payload().unwrap();
+    assert_eq!(payload, json!({"a": [1, 2]}));
 }

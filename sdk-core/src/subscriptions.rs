@@ -132,8 +132,9 @@ impl Subscriptions {
 
     /// One that is to be sent now.
     pub(crate) fn next_wanted(&self, now: u64) -> Option<SubscriptionId> {
-        let wanted =
-            |s: &&Subscription| matches!(s.standing, Standing::Wanted { not_before } if not_before <= now) && !self.held(s);
+        let wanted = |s: &&Subscription| {
+            matches!(s.standing, Standing::Wanted { not_before } if not_before <= now) && !self.held(s)
+        };
         self.all.iter().find(wanted).map(|s| s.id)
     }
 

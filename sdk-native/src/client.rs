@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, LiveBuilder, PublishOptions, Published, Publishing, Received,
-    SubscribeBuilder, Watch,
+    BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, LiveBuilder, PublishOptions, Published, Publishing,
+    Received, SubscribeBuilder, Watch,
     command::{Command, Inner},
 };
 

@@ -157,13 +157,7 @@ impl<'a> ser::Serializer for Walk<'a> {
         self.serialize_seq(None)
     }
 
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Parts<'a>, Found> {
+    fn serialize_tuple_variant(self, _: &'static str, _: u32, _: &'static str, _: usize) -> Result<Parts<'a>, Found> {
         self.serialize_seq(None)
     }
 
@@ -175,13 +169,7 @@ impl<'a> ser::Serializer for Walk<'a> {
         self.serialize_seq(None)
     }
 
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Parts<'a>, Found> {
+    fn serialize_struct_variant(self, _: &'static str, _: u32, _: &'static str, _: usize) -> Result<Parts<'a>, Found> {
         self.serialize_seq(None)
     }
 }

@@ -179,9 +179,6 @@ fn send(
     // Time that no clock can tell is no limit.
     let deadline = Instant::now().checked_add(timeout);
     let (reply, answer) = oneshot::channel();
-    inner
-        .publishes
-        .send(PublishCommand { topic, payload, id, options, deadline, reply })
-        .map_err(|_| inner.ended())?;
+    inner.publishes.send(PublishCommand { topic, payload, id, options, deadline, reply }).map_err(|_| inner.ended())?;
     Ok(answer)
 }

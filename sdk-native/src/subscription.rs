@@ -37,7 +37,14 @@ pub struct SubscribeBuilder {
 
 impl SubscribeBuilder {
     pub(crate) fn new(inner: &Arc<Inner>, topic: String, group: String) -> Self {
-        Self { inner: Arc::clone(inner), topic, group, options: SubscribeOptions::default(), timeout: None, handler_timeout: None }
+        Self {
+            inner: Arc::clone(inner),
+            topic,
+            group,
+            options: SubscribeOptions::default(),
+            timeout: None,
+            handler_timeout: None,
+        }
     }
 
     /// All options at once, as the protocol has them.

@@ -18,8 +18,8 @@ pub(crate) fn refused(parts: &[&str]) -> JsValue {
 
 /// What a timer is set to: whole milliseconds that every engine takes.
 pub(crate) fn timer_ms(ms: f64) -> u32 {
-    // Not `clamp`, which formats its bounds in a panic: that formatter is a tenth of the module.
-    ms.ceil().min(TIMER_MAX).max(0.0) as u32
+    // Bounds that are constant: others are formatted in a panic, and that formatter is a tenth of the module.
+    ms.ceil().clamp(0.0, TIMER_MAX) as u32
 }
 
 /// JavaScript's milliseconds; `as` clamps what is negative, too large or not a number.
@@ -90,10 +90,8 @@ const AFTER_ID: Field = wire("afterId", Kind::Text);
 const AFTER_SEQ: Field = wire("afterSeq", Kind::Whole(f64::MAX));
 const TIMEOUT: Field = own("timeoutMs", Kind::Ms(f64::MAX));
 const SIGNAL: Field = own("signal", Kind::Any);
-const FILTER: Field = wire(
-    "filter",
-    Kind::Object(&[wire("keys", Kind::Texts), wire("tags", Kind::Texts), wire("headers", Kind::Map)]),
-);
+const FILTER: Field =
+    wire("filter", Kind::Object(&[wire("keys", Kind::Texts), wire("tags", Kind::Texts), wire("headers", Kind::Map)]));
 
 /// Options of a publish. The id is not the hub's alone: the session repeats it.
 pub(crate) const PUBLISH: &[Field] = &[

@@ -17,7 +17,13 @@ extern "C" {
 
     /// Makes a `HubError`.
     #[wasm_bindgen(method)]
-    pub(crate) fn error(this: &Host, code: &str, message: &str, retryable: bool, retry_after_ms: Option<f64>) -> JsValue;
+    pub(crate) fn error(
+        this: &Host,
+        code: &str,
+        message: &str,
+        retryable: bool,
+        retry_after_ms: Option<f64>,
+    ) -> JsValue;
 
     /// Tells the listeners of `name`.
     #[wasm_bindgen(method)]

@@ -40,7 +40,8 @@ impl Handler {
             function,
             once: once.map(Rc::new),
             lease_ms: args::number(options, "ackTimeoutMs").unwrap_or(LEASE_MS),
-            extends: args::get(options, "autoExtend").is_ok_and(|extends| extends.is_undefined() || extends.is_truthy()),
+            extends: args::get(options, "autoExtend")
+                .is_ok_and(|extends| extends.is_undefined() || extends.is_truthy()),
             timeout_ms: args::number(options, "handlerTimeoutMs").unwrap_or(f64::INFINITY),
         }
     }
@@ -59,7 +60,7 @@ impl Handler {
         let open = shell.open(sink, &arrival);
         sink.running.set(sink.running.get() + 1);
         if sink.leaving.get() {
-            return finish(shell, &open, Err("the subscription is ending".into()));
+            return finish(shell, &open, Err("the subscription is ending"));
         }
         self.keep(shell, &open, arrival.ack_deadline_ms);
         if self.timeout_ms.is_finite() {
@@ -71,12 +72,13 @@ impl Handler {
             let (once, function, shell) = (Rc::clone(once), self.function.clone(), Rc::clone(shell));
             face::spawn(async move {
                 let result = once.run(&arrival.id, &function, &event, &ctx).await;
-                finish(&shell, &open, result.map_err(|thrown| reason_of(&thrown)));
+                let reason = result.err().map(|thrown| reason_of(&thrown));
+                finish(&shell, &open, reason.as_deref().map_or(Ok(()), Err));
             });
             return;
         }
         match self.function.call2(&JsValue::UNDEFINED, &event, &ctx) {
-            Err(thrown) => finish(shell, &open, Err(reason_of(&thrown))),
+            Err(thrown) => finish(shell, &open, Err(&reason_of(&thrown))),
             // Nothing to wait for: what is no object has no `then`.
             Ok(answer) if !answer.is_object() && !answer.is_function() => finish(shell, &open, Ok(())),
             Ok(answer) => shell.host.attend(open.number as f64, &answer),
@@ -116,11 +118,11 @@ impl Handler {
 }
 
 /// A handler has come to its end, or its time is over.
-fn finish(shell: &Rc<Shell>, open: &Rc<Open>, result: Result<(), String>) {
+fn finish(shell: &Rc<Shell>, open: &Rc<Open>, result: Result<(), &str>) {
     if open.ended.replace(true) {
         return;
     }
-    match &result {
+    match result {
         Ok(()) => shell.settle_quietly(open, Settle::Ack),
         Err(reason) => {
             shell.settle_quietly(open, Settle::Nack { reason: Some(reason), delay_ms: None, dead: false });
@@ -133,7 +135,8 @@ impl Shell {
     /// What a handler answered has settled, as an error if `thrown` is given.
     pub(crate) fn handled(self: &Rc<Self>, open: f64, thrown: Option<&JsValue>) {
         if let Some(open) = self.find_open(open) {
-            finish(self, &open, thrown.map_or(Ok(()), |thrown| Err(reason_of(thrown))));
+            let reason = thrown.map(reason_of);
+            finish(self, &open, reason.as_deref().map_or(Ok(()), Err));
         }
     }
 
@@ -159,7 +162,7 @@ impl Shell {
         self.each_handled(|handler, open| {
             if open.over_at.get() <= now {
                 let ms = args::decimal(handler.timeout_ms);
-                finish(self, open, Err(["the handler took longer than ", &ms, " ms"].concat()));
+                finish(self, open, Err(&["the handler took longer than ", &ms, " ms"].concat()));
                 open.tell_abort();
             } else if open.extend_at.get() <= now {
                 handler.extend(self, open);

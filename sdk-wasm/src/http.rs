@@ -44,7 +44,13 @@ pub(crate) fn query(topic: &str, options: &JsValue, after: Option<f64>, more: &s
 }
 
 /// Asks the hub. What it refuses, or what fails on the way, is the error.
-pub(crate) async fn ask(shell: &Shell, topic: &str, path: &str, query: &str, signal: &JsValue) -> Result<Response, Error> {
+pub(crate) async fn ask(
+    shell: &Shell,
+    topic: &str,
+    path: &str,
+    query: &str,
+    signal: &JsValue,
+) -> Result<Response, Error> {
     TopicOrPattern::new(topic)?;
     let token = face::token(&shell.token).await.map_err(|message| Error::of(ErrorCode::NoToken, message))?;
     // `ws://host/path` is `http://host` and `wss:` is `https:`.

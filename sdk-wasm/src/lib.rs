@@ -12,6 +12,7 @@
 
 mod args;
 mod arrival;
+mod deliveries;
 mod face;
 mod guard;
 mod handler;
@@ -115,7 +116,10 @@ impl PromShell {
     pub fn watch(&self, topic: &JsValue, view: &ViewFace, options: &JsValue) -> Promise {
         call(&mut || {
             let mut json = args::options(options, args::WATCH)?;
-            json.replace_range(..json.len().min(1), if json.is_empty() { "{\"from\":\"snapshot\"}" } else { "{\"from\":\"snapshot\"," });
+            json.replace_range(
+                ..json.len().min(1),
+                if json.is_empty() { "{\"from\":\"snapshot\"}" } else { "{\"from\":\"snapshot\"," },
+            );
             self.subscribe_as(topic, None, Kind::View(view.clone()), json)
         })
     }
@@ -186,12 +190,19 @@ impl PromShell {
     }
 
     /// One page of the past: `{events, next}`. `given` events were given already, up to the seq `after`, if it is not the first.
-    pub fn history(&self, topic: &JsValue, options: &JsValue, given: f64, after: Option<f64>, signal: JsValue) -> Promise {
+    pub fn history(
+        &self,
+        topic: &JsValue,
+        options: &JsValue,
+        given: f64,
+        after: Option<f64>,
+        signal: &JsValue,
+    ) -> Promise {
         call(&mut || {
             let topic = text(topic, "topic")?;
             args::options(options, args::HISTORY)?;
             let limit = args::number(options, "limit").unwrap_or(HISTORY_PAGE) - given;
-            let limit = ["&limit=", &args::decimal(limit.min(HISTORY_PAGE).max(1.0))].concat();
+            let limit = ["&limit=", &args::decimal(limit.clamp(1.0, HISTORY_PAGE))].concat();
             let query = http::query(&topic, options, after, &limit);
             let (shell, signal) = (Rc::clone(&self.0), signal.clone());
             Ok(face::promise(async move {
@@ -202,7 +213,7 @@ impl PromShell {
     }
 
     /// Starts an export. Resolves with a [`PromExport`].
-    pub fn export(&self, topic: &JsValue, options: &JsValue, signal: JsValue) -> Promise {
+    pub fn export(&self, topic: &JsValue, options: &JsValue, signal: &JsValue) -> Promise {
         call(&mut || {
             let topic = text(topic, "topic")?;
             args::options(options, args::HISTORY)?;

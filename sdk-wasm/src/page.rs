@@ -1,8 +1,8 @@
 //! What surrounds the client: the clock, randomness, and the page's events, where there is a page.
 
 use js_sys::Reflect;
-use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen::closure::Closure;
+use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use web_sys::{Crypto, EventTarget, Performance};
 
 use std::rc::{Rc, Weak};
@@ -44,7 +44,9 @@ pub(crate) fn hidden() -> bool {
 }
 
 /// The listeners of one client. They end with it.
-pub(crate) struct Page(Vec<(EventTarget, &'static str, Closure<dyn FnMut()>)>);
+pub(crate) struct Page(Vec<Listener>);
+
+type Listener = (EventTarget, &'static str, Closure<dyn FnMut()>);
 
 impl Page {
     /// Listens to what there is: Node has none of these events, a worker only `online`.

@@ -9,12 +9,7 @@ use std::{
 use js_sys::{Function, Object, Promise};
 use wasm_bindgen::JsValue;
 
-use crate::{
-    arrival::Arrival,
-    face,
-    shell::Shell,
-    sink::Sink,
-};
+use crate::{arrival::Arrival, face, shell::Shell, sink::Sink};
 
 /// Where nothing is acknowledged the hub does not wait for us: over so many it is asked to.
 const HIGH_WATER: usize = 1000;

@@ -19,18 +19,18 @@ use futures_channel::oneshot;
 use gloo_timers::callback::Timeout;
 use js_sys::{Function, Promise};
 use prom_protocol::ErrorCode;
-use prom_sdk_core::{Answer, Config, Error, Output, RequestId, Session, Settle, State, SubscriptionId};
+use prom_sdk_core::{Answer, Config, Error, Output, RequestId, Session, State};
 use serde::Serialize;
 use wasm_bindgen::JsValue;
 
 use crate::{
-    arrival::{Arrival, Events, Open},
     args::{reason_of, timer_ms, whole},
+    arrival::{Arrival, Events, Open},
     face::{self, Host},
     guard,
     numbered::Numbered,
     page::{self, Page, now},
-    sink::{Kind, Sink},
+    sink::Sink,
     socket::Socket,
 };
 
@@ -70,7 +70,7 @@ pub(crate) struct Shell {
     pub(crate) sinks: RefCell<Vec<Rc<Sink>>>,
     /// Deliveries that are with a handler, or with whoever took them from an iterator.
     pub(crate) open: RefCell<Numbered<Rc<Open>>>,
-    last_open: Cell<u64>,
+    pub(crate) last_open: Cell<u64>,
     state: Cell<State>,
     pub(crate) socket: RefCell<Option<Socket>>,
     /// Frames of this turn, one a line, and whether a task is there to send them.
@@ -201,7 +201,7 @@ impl Shell {
     }
 
     /// Calls the session; what follows is done by the next [`Self::run`].
-    fn ask(&self, ask: Tell<'_>) {
+    pub(crate) fn ask(&self, ask: Tell<'_>) {
         let mut session = self.session.borrow_mut();
         ask(&mut session, whole(now()));
         self.collect(&mut session);
@@ -235,7 +235,7 @@ impl Shell {
     }
 
     /// As [`Self::promise`]; its success takes delivery `open` out of the open ones.
-    fn settling(self: &Rc<Self>, open: Option<u64>, ask: Ask<'_>) -> Promise {
+    pub(crate) fn settling(self: &Rc<Self>, open: Option<u64>, ask: Ask<'_>) -> Promise {
         let (promise, resolve, reject) = face::deferred();
         self.request(Waiter::Promise { resolve, reject, open }, ask);
         promise
@@ -350,7 +350,8 @@ impl Shell {
                 let Some(sink) = self.remove_sink(subscription) else { return };
                 let error = self.error(&error);
                 self.end_sink(&sink, Some(&error));
-                let revoked = RevokedEvent { topic: &sink.topic, group: sink.group.as_deref().unwrap_or_default(), error };
+                let revoked =
+                    RevokedEvent { topic: &sink.topic, group: sink.group.as_deref().unwrap_or_default(), error };
                 self.host.emit("revoked", &face::value(&revoked));
             }
             Output::Error(error) => self.report(&error),
@@ -514,112 +515,6 @@ impl Shell {
             self.closed.borrow_mut().push(sender);
             let _ = receiver.await;
         }
-    }
-
-    // Deliveries and where they go.
-
-    fn sink(&self, id: SubscriptionId) -> Option<Rc<Sink>> {
-        self.sinks.borrow().iter().find(|sink| sink.id.get() == id).cloned()
-    }
-
-    pub(crate) fn remove_sink(&self, id: SubscriptionId) -> Option<Rc<Sink>> {
-        let mut sinks = self.sinks.borrow_mut();
-        let at = sinks.iter().position(|sink| sink.id.get() == id)?;
-        Some(sinks.remove(at))
-    }
-
-    /// There will be no more for this sink. Its open deliveries are void.
-    pub(crate) fn end_sink(&self, sink: &Rc<Sink>, error: Option<&JsValue>) {
-        let mut ended = Vec::new();
-        self.open.borrow_mut().retain(|open| {
-            let own = Rc::ptr_eq(&open.sink, sink) && open.leased();
-            if own {
-                ended.push(Rc::clone(open));
-            }
-            !own
-        });
-        ended.iter().for_each(|open| open.void());
-        sink.ended(error);
-        self.tell_idle();
-    }
-
-    fn event(self: &Rc<Self>, arrival: Arrival) {
-        let event = arrival.event();
-        if event.is_undefined() {
-            return;
-        }
-        let Some(sink) = self.sink(arrival.subscription) else { return };
-        match &sink.kind {
-            Kind::Handler(handler) => handler.event(self, &sink, arrival, event),
-            Kind::Queue(queue) => queue.event(self, &sink, arrival),
-            Kind::View(view) => view.event(&event),
-            Kind::Live(handler) => {
-                // Called in order; it is not waited for.
-                match handler.call1(&JsValue::UNDEFINED, &event) {
-                    Err(thrown) => self.report_thrown(&thrown),
-                    Ok(answer) if answer.is_object() => {
-                        let shell = Rc::clone(self);
-                        face::spawn(async move {
-                            if let Err(thrown) = face::settled(&answer).await {
-                                shell.report_thrown(&thrown);
-                            }
-                        });
-                    }
-                    Ok(_) => {}
-                }
-            }
-        }
-    }
-
-    /// Keeps a delivery as open, under a number of its own.
-    pub(crate) fn open(&self, sink: &Rc<Sink>, arrival: &Arrival) -> Rc<Open> {
-        let number = self.last_open.get() + 1;
-        self.last_open.set(number);
-        let open = Rc::new(Open::new(number, Rc::clone(sink), arrival));
-        self.open.borrow_mut().push(number, Rc::clone(&open));
-        open
-    }
-
-    pub(crate) fn find_open(&self, number: f64) -> Option<Rc<Open>> {
-        self.open.borrow().get(number as u64).cloned()
-    }
-
-    /// A delivery is settled, or void.
-    pub(crate) fn close_open(&self, number: u64) {
-        let open = self.open.borrow_mut().take(number);
-        if let Some(open) = open {
-            open.sink.running.set(open.sink.running.get().saturating_sub(1));
-            self.tell_idle();
-        }
-    }
-
-    /// Settles a delivery without an answer. What the hub refuses comes as an error.
-    pub(crate) fn settle_quietly(self: &Rc<Self>, open: &Open, settle: Settle<'_>) {
-        let lease = open.lease.borrow();
-        let Some(text) = lease.as_deref() else { return };
-        let delivery = open.reference(text);
-        self.ask(&mut |session, now| {
-            session.settle_quietly(now, delivery, settle);
-        });
-        drop(lease);
-        self.run();
-    }
-
-    /// Settles an open delivery; resolves when the hub has stored it. `ends` says whether it is open no more.
-    pub(crate) fn settle(self: &Rc<Self>, open: f64, ends: bool, settle: Settle<'_>) -> Promise {
-        let Some(open) = self.find_open(open) else {
-            let message = "the delivery is settled already, or its connection or subscription has ended";
-            return self.refuse(&Error::of(ErrorCode::StaleLease, message));
-        };
-        let lease = open.lease.borrow().clone();
-        let Some(lease) = lease else {
-            if ends {
-                self.close_open(open.number);
-            }
-            return Promise::resolve(&JsValue::UNDEFINED);
-        };
-        let delivery = open.reference(&lease);
-        self.settling(ends.then_some(open.number), &mut |session, now| session.settle(now, delivery, settle))
     }
 
     /// One line of the debug log. Tokens are not for it.

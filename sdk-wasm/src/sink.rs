@@ -9,7 +9,12 @@ use prom_sdk_core::{Error, State, SubscriptionId};
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::JsFuture;
 
-use crate::{face::{self, ViewFace}, handler::Handler, queue::Queue, shell::Shell};
+use crate::{
+    face::{self, ViewFace},
+    handler::Handler,
+    queue::Queue,
+    shell::Shell,
+};
 
 /// One subscription of the application.
 pub(crate) struct Sink {
@@ -148,7 +153,8 @@ impl Shell {
     /// The member of a group.
     pub(crate) fn member(&self, topic: &str, group: &str) -> Option<Rc<Sink>> {
         let sinks = self.sinks.borrow();
-        let found = |sink: &&Rc<Sink>| !sink.leaving.get() && sink.topic == topic && sink.group.as_deref() == Some(group);
+        let found =
+            |sink: &&Rc<Sink>| !sink.leaving.get() && sink.topic == topic && sink.group.as_deref() == Some(group);
         sinks.iter().find(found).cloned()
     }
 

@@ -5,11 +5,7 @@
 //! socket can be closed while the stream is being read. The stream is always read to its end, because a socket that is
 //! dropped earlier would still call the listeners that went with it.
 
-use std::{
-    cell::RefCell,
-    pin::Pin,
-    rc::Rc,
-};
+use std::{cell::RefCell, pin::Pin, rc::Rc};
 
 use futures_util::{Sink, StreamExt};
 use gloo_net::websocket::{Message, State, WebSocketError, futures::WebSocket};
@@ -38,7 +34,9 @@ impl Socket {
             Err(thrown) => {
                 let shell = Rc::clone(shell);
                 // Not inside the step that asked for it.
-                face::spawn(async move { shell.tell(&mut |session, now| session.lost(now, None, &reason_of(&thrown))) });
+                face::spawn(
+                    async move { shell.tell(&mut |session, now| session.lost(now, None, &reason_of(&thrown))) },
+                );
             }
         }
     }
@@ -72,7 +70,10 @@ async fn attend(shell: Rc<Shell>, raw: web_sys::WebSocket, connection: u32) {
     };
     let added = raw.add_event_listener_with_callback("error", listener.as_ref().unchecked_ref());
     let (mut code, mut reason) = (None, String::new());
-    match added.map_err(|thrown| reason_of(&thrown)).and_then(|()| WebSocket::try_from(raw).map_err(|error| error.message)) {
+    match added
+        .map_err(|thrown| reason_of(&thrown))
+        .and_then(|()| WebSocket::try_from(raw).map_err(|error| error.message))
+    {
         Err(message) => reason = message,
         Ok(mut socket) => {
             // Ready to send, or it never will be.

@@ -73,7 +73,6 @@ fn refusal(node: &Node, headers: &HeaderMap) -> Option<CloseCode> {
     node.ending.is_cancelled().then_some(CloseCode::Shutdown)
 }
 
-
 async fn close(socket: &mut WebSocket, code: CloseCode) {
     let frame = CloseFrame { code: code.code(), reason: code.reason().into() };
     // The peer may be gone already.

@@ -34,7 +34,16 @@ pub(super) struct Out<S> {
 
 impl<S: Sink<Message, Error = axum::Error> + Unpin> Out<S> {
     pub(super) fn new(sink: S) -> Self {
-        Self { sink, frames: VecDeque::new(), bytes: 0, batching: false, alone: 0, flushed: true, progress: Instant::now(), left: 0 }
+        Self {
+            sink,
+            frames: VecDeque::new(),
+            bytes: 0,
+            batching: false,
+            alone: 0,
+            flushed: true,
+            progress: Instant::now(),
+            left: 0,
+        }
     }
 
     /// Whether the peer takes several frames in one message, and sends them.

@@ -36,7 +36,8 @@ impl Batching {
                 return frame;
             }
             let message = self.client.next_message().await;
-            self.frames.extend(message.split('\n').map(|line| serde_json::from_str::<Value>(line).expect("a frame a line")));
+            self.frames
+                .extend(message.split('\n').map(|line| serde_json::from_str::<Value>(line).expect("a frame a line")));
             self.messages.push((message.len(), self.frames.len()));
         }
     }
@@ -104,7 +105,8 @@ async fn a_message_of_very_many_frames_is_handled_to_its_end_and_holds_up_nobody
     const COUNT: usize = 16_000;
     let hub = hub().await;
     let mut client = Batching::open(&hub).await;
-    let lines: Vec<String> = (0..COUNT).map(|n| format!(r#"{{"op":"PUBLISH","corr":"{n}","topic":"a","payload":0}}"#)).collect();
+    let lines: Vec<String> =
+        (0..COUNT).map(|n| format!(r#"{{"op":"PUBLISH","corr":"{n}","topic":"a","payload":0}}"#)).collect();
     let message = lines.join("\n");
     assert!(message.len() > 700_000 && message.len() <= 1024 * 1024, "{}", message.len());
     client.client.send_text(&message).await;

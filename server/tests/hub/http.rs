@@ -425,7 +425,11 @@ async fn pages_of_allowed_origins_may_read_and_others_learn_nothing() {
         ] {
             let headers = [("Host", host.as_str()), ("Origin", origin), ("Authorization", token)];
             let answer = raw(hub.address(), &request("GET", path, &headers, b"")).await;
-            assert_eq!(answer.header("access-control-allow-origin"), allowed.then_some(origin), "{path} {origin} {token}");
+            assert_eq!(
+                answer.header("access-control-allow-origin"),
+                allowed.then_some(origin),
+                "{path} {origin} {token}"
+            );
             assert!(answer.header("vary").is_some_and(|vary| vary.to_ascii_lowercase().contains("origin")), "{path}");
             assert_eq!(answer.header("access-control-allow-credentials"), None);
 

@@ -223,7 +223,8 @@ async fn a_drain_flushes_what_its_handlers_publish_and_what_was_published_before
     for n in 0..3 {
         client.publish("in", &n).await.unwrap();
     }
-    until("the handlers to run", async || gate.available_permits() == 0 && other.publish("probe", &1).await.is_ok()).await;
+    until("the handlers to run", async || gate.available_permits() == 0 && other.publish("probe", &1).await.is_ok())
+        .await;
     // Neither is awaited before the drain begins.
     let spawned = tokio::spawn(client.publish("out", &7));
     let made = client.publish("out", &8);

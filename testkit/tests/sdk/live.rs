@@ -210,7 +210,8 @@ async fn a_watched_pattern_keeps_the_keys_of_its_topics_apart() {
     set(&client, "s.a", "k", 1).await;
     set(&client, "s.b", "k", 2).await;
     let mut watch = in_time(client.watch::<u32>("s.*")).await.unwrap();
-    let value = |watch: &prom_sdk::Watch<u32>, key: &str| watch.get(key).and_then(|latest| latest.value.as_ref().ok().copied());
+    let value =
+        |watch: &prom_sdk::Watch<u32>, key: &str| watch.get(key).and_then(|latest| latest.value.as_ref().ok().copied());
     assert_eq!((watch.len(), value(&watch, "s.a::k"), value(&watch, "s.b::k")), (2, Some(1), Some(2)));
     set(&client, "s.c", "k", 3).await;
     assert_eq!(&*in_time(watch.next()).await.unwrap().key, "s.c::k");

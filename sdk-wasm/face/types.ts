@@ -5,7 +5,6 @@ import type { HubError } from "./error.js";
 
 /** What a client's topics carry: `new PromClient<{ "orders.paid": Order }>(…)`. Topics that are not named carry anything. */
 export type Topics = object;
-/** The payload of topic `K`. */
 export type PayloadOf<M, K extends string> = K extends keyof M ? M[K] : unknown;
 
 /** What JSON would lose or alter; a publish refuses it. A property may be `undefined`: it counts as absent. */
@@ -32,17 +31,15 @@ export interface HubEvent<T = unknown> {
   readonly key?: string;
   /** The publisher's session or stream id, if it gave one. */
   readonly sid?: string;
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly tags?: readonly string[];
+  readonly headers?: Headers;
+  readonly tags?: Strings;
   /** Id of the event that led to this one. */
   readonly caused_by?: string;
   readonly payload: T;
 }
 
-/** Ends what it was given to: a wait, a subscription, an iterator, a view. */
-export interface Abortable {
-  readonly signal?: AbortSignal | undefined;
-}
+/** The signal ends what it was given to: a wait, a subscription, an iterator, a view. */
+export interface Abortable { readonly signal?: AbortSignal | undefined }
 
 export interface PublishOptions extends Abortable {
   /** Chosen by the publisher so that a repeat is recognised; default: a new UUIDv7, kept over reconnects. */
@@ -51,20 +48,15 @@ export interface PublishOptions extends Abortable {
   readonly ts?: number | undefined;
   readonly key?: string | undefined;
   readonly sid?: string | undefined;
-  readonly headers?: Readonly<Record<string, string>> | undefined;
-  readonly tags?: readonly string[] | undefined;
+  readonly headers?: Headers | undefined;
+  readonly tags?: Strings | undefined;
   readonly caused_by?: string | undefined;
   /** How long to wait for the hub's answer, reconnects included; default 30000. */
   readonly timeoutMs?: number | undefined;
 }
 
-/** The hub's answer to a publish: the event is committed. */
-export interface Published {
-  readonly id: string;
-  readonly seq: number;
-  /** An event with this id was committed before; nothing new was stored. */
-  readonly duplicate: boolean;
-}
+/** The event is committed. `duplicate`: it was before, and nothing new was stored. */
+export interface Published { readonly id: string; readonly seq: number; readonly duplicate: boolean }
 
 /** Where to start. A group starts where it was; this counts only when it has no cursor yet. */
 export type Start =
@@ -73,12 +65,11 @@ export type Start =
   | { readonly from: "afterId"; readonly afterId: string }
   | { readonly from: "afterSeq"; readonly afterSeq: number };
 
+type Strings = readonly string[];
+type Headers = Readonly<Record<string, string>>;
+
 /** An event passes when it has one of `keys`, one of `tags`, and all of `headers`. */
-export interface EventFilter {
-  readonly keys?: readonly string[];
-  readonly tags?: readonly string[];
-  readonly headers?: Readonly<Record<string, string>>;
-}
+export interface EventFilter { readonly keys?: Strings; readonly tags?: Strings; readonly headers?: Headers }
 
 /** Default start: `latest`. */
 export type SubscribeOptions = Start & Abortable & {
@@ -153,13 +144,8 @@ export interface Delivery<T = unknown> {
   nack(options?: NackOptions): Promise<void>;
 }
 
-export interface NackOptions {
-  readonly reason?: string;
-  /** Wait before the next delivery; default: the hub's backoff. */
-  readonly delayMs?: number;
-  /** No further try: straight to the dead letters. */
-  readonly dead?: boolean;
-}
+/** `delayMs`: wait before the next delivery, by default the hub's backoff. `dead`: no further one, straight to the dead letters. */
+export interface NackOptions { readonly reason?: string; readonly delayMs?: number; readonly dead?: boolean }
 
 export type ConnectionState = "idle" | "connecting" | "ready" | "reconnecting" | "closed";
 
@@ -172,22 +158,10 @@ export interface StateChange {
   readonly retryInMs?: number;
 }
 
-/** Events of this subscription were skipped by the hub. */
-export interface Gap {
-  readonly topic: string;
-  readonly group: string;
-  readonly from: number;
-  readonly to: number;
-  readonly reason: string;
-}
-
-/** The hub ended this subscription, for instance because a new token no longer allows it. */
-export interface Revoked {
-  readonly topic: string;
-  /** Empty without a group. */
-  readonly group: string;
-  readonly error: HubError;
-}
+/** Events of a subscription were skipped by the hub, first and last seq. `group` is empty without one. */
+export interface Gap { readonly topic: string; readonly group: string; readonly from: number; readonly to: number; readonly reason: string }
+/** The hub ended a subscription, for instance because a new token no longer allows it. */
+export interface Revoked { readonly topic: string; readonly group: string; readonly error: HubError }
 
 export interface ClientEvents {
   state: StateChange;
@@ -217,15 +191,9 @@ export interface View<T> extends ReadonlyMap<string, HubEvent<T>>, AsyncDisposab
 }
 
 /** What `live` with a handler gives. */
-export interface Subscription extends AsyncDisposable {
-  readonly topic: string;
-  close(): Promise<void>;
-}
-
+export interface Subscription extends AsyncDisposable { readonly topic: string; close(): Promise<void> }
 /** Ends with `break`, `return()`, its signal, or the client. */
-export interface Stream<T> extends AsyncIterableIterator<T, undefined>, AsyncDisposable {
-  [Symbol.asyncIterator](): this;
-}
+export interface Stream<T> extends AsyncIterableIterator<T, undefined>, AsyncDisposable { [Symbol.asyncIterator](): this }
 
 export interface ClientOptions {
   /** How long `connect` and other calls wait; default 30000. */
@@ -254,21 +222,9 @@ export type WebSocketConstructor = new (url: string) => {
   close(code?: number, reason?: string): void;
 };
 
-export interface CloseOptions {
-  /** Finish what was called, and running handlers and what they publish, first; default false. */
-  readonly drain?: boolean;
-  /** At most this long; default 10000. */
-  readonly timeoutMs?: number;
-}
-
-export interface FlushOptions extends Abortable {
-  /** At most this long; default 30000. */
-  readonly timeoutMs?: number;
-}
-
+/** `drain`: finish what was called, and running handlers and what they publish, first, for at most `timeoutMs`, by default 10000. */
+export interface CloseOptions { readonly drain?: boolean; readonly timeoutMs?: number }
+/** It takes at most `timeoutMs`, by default 30000. */
+export interface FlushOptions extends Abortable { readonly timeoutMs?: number }
 /** One event of `publishMany`. */
-export interface Outgoing {
-  readonly topic: string;
-  readonly payload: unknown;
-  readonly options?: PublishOptions;
-}
+export interface Outgoing { readonly topic: string; readonly payload: unknown; readonly options?: PublishOptions }

@@ -1,17 +1,13 @@
-//! A delivery: how it came, and what is known of it while somebody works on it.
+//! A delivery as it came.
 
-use std::{
-    cell::{Cell, OnceCell, RefCell},
-    rc::Rc,
-};
+use std::{cell::OnceCell, rc::Rc};
 
 use js_sys::{Array, JSON};
 use prom_protocol::scan;
-use prom_sdk_core::{Delivery, DeliveryRef, SubscriptionId};
+use prom_sdk_core::{Delivery, SubscriptionId};
 use wasm_bindgen::{JsCast, JsValue};
-use web_sys::AbortController;
 
-use crate::{args::reason_of, face::Host, sink::Sink};
+use crate::{args::reason_of, face::Host};
 
 /// A delivery as it came.
 pub(crate) struct Arrival {
@@ -101,82 +97,5 @@ impl Events {
         // It is parsed once.
         let _ = self.0.set(events);
         broken
-    }
-}
-
-/// A delivery that somebody works on.
-pub(crate) struct Open {
-    pub(crate) number: u64,
-    pub(crate) sink: Rc<Sink>,
-    pub(crate) id: String,
-    pub(crate) connection: Cell<u32>,
-    /// None: there is nothing to settle, or not any more.
-    pub(crate) lease: RefCell<Option<String>>,
-    /// When the lease is to be extended, on the clock of `now`; infinite: it is not.
-    pub(crate) extend_at: Cell<f64>,
-    /// When its handler has had its time; infinite: never.
-    pub(crate) over_at: Cell<f64>,
-    /// The handler has come to its end, or its time is over.
-    pub(crate) ended: Cell<bool>,
-    abort: RefCell<Option<AbortController>>,
-    aborted: Cell<bool>,
-}
-
-impl Open {
-    pub(crate) fn new(number: u64, sink: Rc<Sink>, arrival: &Arrival) -> Self {
-        Self {
-            number,
-            sink,
-            id: arrival.id.clone(),
-            connection: Cell::new(arrival.connection),
-            lease: RefCell::new(arrival.lease.clone()),
-            extend_at: Cell::new(f64::INFINITY),
-            over_at: Cell::new(f64::INFINITY),
-            ended: Cell::new(false),
-            abort: RefCell::default(),
-            aborted: Cell::new(false),
-        }
-    }
-
-    pub(crate) fn leased(&self) -> bool {
-        self.lease.borrow().is_some()
-    }
-
-    pub(crate) fn reference<'a>(&'a self, lease: &'a str) -> DeliveryRef<'a> {
-        DeliveryRef {
-            subscription: self.sink.id.get(),
-            connection: self.connection.get(),
-            id: &self.id,
-            lease: Some(lease),
-        }
-    }
-
-    /// Its lease is void: whoever works on it is told.
-    pub(crate) fn void(&self) {
-        self.lease.replace(None);
-        self.extend_at.set(f64::INFINITY);
-        self.tell_abort();
-    }
-
-    pub(crate) fn tell_abort(&self) {
-        self.aborted.set(true);
-        let abort = self.abort.borrow().clone();
-        if let Some(abort) = abort {
-            abort.abort();
-        }
-    }
-
-    /// Made when it is asked for: most handlers do not look at it.
-    pub(crate) fn signal(&self) -> JsValue {
-        let mut abort = self.abort.borrow_mut();
-        if abort.is_none() {
-            *abort = AbortController::new().ok();
-            if self.aborted.get()
-                && let Some(abort) = &*abort
-            {
-                abort.abort();
-            }
-        }
-        abort.as_ref().map_or(JsValue::UNDEFINED, |abort| abort.signal().into())
     }
 }

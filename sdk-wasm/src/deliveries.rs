@@ -8,10 +8,10 @@ use prom_sdk_core::{Error, Settle, SubscriptionId};
 use wasm_bindgen::JsValue;
 
 use crate::{
-    arrival::{Arrival, Open},
-    face,
+    arrival::Arrival,
+    open::{Keep, Open},
     shell::Shell,
-    sink::{Kind, Sink},
+    sink::Sink,
 };
 
 impl Shell {
@@ -36,7 +36,7 @@ impl Shell {
             !own
         });
         ended.iter().for_each(|open| open.void());
-        sink.ended(error);
+        sink.target.ended(error);
         self.tell_idle();
     }
 
@@ -46,33 +46,15 @@ impl Shell {
             return;
         }
         let Some(sink) = self.sink(arrival.subscription) else { return };
-        match &sink.kind {
-            Kind::Handler(handler) => handler.event(self, &sink, arrival, event),
-            Kind::Queue(queue) => queue.event(self, &sink, arrival),
-            Kind::View(view) => view.event(&event),
-            Kind::Live(handler) => {
-                // Called in order; it is not waited for.
-                match handler.call1(&JsValue::UNDEFINED, &event) {
-                    Err(thrown) => self.report_thrown(&thrown),
-                    Ok(answer) if answer.is_object() => {
-                        let shell = Rc::clone(self);
-                        face::spawn(async move {
-                            if let Err(thrown) = face::settled(&answer).await {
-                                shell.report_thrown(&thrown);
-                            }
-                        });
-                    }
-                    Ok(_) => {}
-                }
-            }
-        }
+        let target = Rc::clone(&sink.target);
+        target.event(&sink, arrival, event);
     }
 
     /// Keeps a delivery as open, under a number of its own.
-    pub(crate) fn open(&self, sink: &Rc<Sink>, arrival: &Arrival) -> Rc<Open> {
+    pub(crate) fn open(&self, sink: &Rc<Sink>, arrival: &Arrival, keep: Option<Keep>) -> Rc<Open> {
         let number = self.last_open.get() + 1;
         self.last_open.set(number);
-        let open = Rc::new(Open::new(number, Rc::clone(sink), arrival));
+        let open = Rc::new(Open::new(number, Rc::clone(sink), arrival, keep));
         self.open.borrow_mut().push(number, Rc::clone(&open));
         open
     }

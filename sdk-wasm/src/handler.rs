@@ -1,6 +1,9 @@
 //! A subscription with a handler: resolves, acknowledged; throws, given back. Its leases are kept while it runs.
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::Cell,
+    rc::{Rc, Weak},
+};
 
 use gloo_timers::callback::Timeout;
 use js_sys::Function;
@@ -9,12 +12,13 @@ use wasm_bindgen::JsValue;
 
 use crate::{
     args::{self, reason_of, timer_ms, whole},
-    arrival::{Arrival, Open},
+    arrival::Arrival,
+    clock::now,
     face,
     once::Once,
-    page::now,
+    open::{Keep, Open},
     shell::Shell,
-    sink::Sink,
+    sink::{Sink, Target},
 };
 
 /// The hub's lease, unless the options say another.
@@ -28,43 +32,34 @@ pub(crate) struct Handler {
     function: Function,
     /// Exactly once: its marks.
     once: Option<Rc<Once>>,
-    lease_ms: f64,
-    extends: bool,
-    timeout_ms: f64,
+    keep: Keep,
+    shell: Weak<Shell>,
 }
 
 impl Handler {
     /// With options that were checked.
-    pub(crate) fn new(function: Function, once: Option<Once>, options: &JsValue) -> Self {
-        Self {
-            function,
-            once: once.map(Rc::new),
+    pub(crate) fn new(shell: &Rc<Shell>, function: Function, once: Option<Once>, options: &JsValue) -> Self {
+        let keep = Keep {
             lease_ms: args::number(options, "ackTimeoutMs").unwrap_or(LEASE_MS),
             extends: args::get(options, "autoExtend")
                 .is_ok_and(|extends| extends.is_undefined() || extends.is_truthy()),
             timeout_ms: args::number(options, "handlerTimeoutMs").unwrap_or(f64::INFINITY),
-        }
+        };
+        Self { function, once: once.map(Rc::new), keep, shell: Rc::downgrade(shell) }
     }
 
-    /// What waits for a store of marks fails soon.
-    pub(crate) fn stop(&self) {
-        if let Some(once) = &self.once {
-            once.stop();
-        }
-    }
-
-    pub(crate) fn event(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival, event: JsValue) {
-        if arrival.lease.is_some() && arrival.attempt > 1 && self.adopt(shell, sink, &arrival) {
+    fn handle(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival, event: JsValue) {
+        if arrival.lease.is_some() && arrival.attempt > 1 && shell.adopt(sink, &arrival) {
             return;
         }
-        let open = shell.open(sink, &arrival);
+        let open = shell.open(sink, &arrival, Some(self.keep));
         sink.running.set(sink.running.get() + 1);
         if sink.leaving.get() {
             return finish(shell, &open, Err("the subscription is ending"));
         }
-        self.keep(shell, &open, arrival.ack_deadline_ms);
-        if self.timeout_ms.is_finite() {
-            open.over_at.set(now() + self.timeout_ms);
+        shell.keep_lease(&open, arrival.ack_deadline_ms);
+        if self.keep.timeout_ms.is_finite() {
+            open.over_at.set(now() + self.keep.timeout_ms);
             shell.look_at_leases(open.over_at.get());
         }
         let ctx = arrival.context(&shell.host, open.number);
@@ -84,36 +79,24 @@ impl Handler {
             Ok(answer) => shell.host.attend(open.number as f64, &answer),
         }
     }
+}
 
-    /// The hub has given an event again whose handler still runs here, after a lost connection or a lease that ran out
-    /// while this process stood still. It is not handled beside itself: what becomes of the first settles the second.
-    fn adopt(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: &Arrival) -> bool {
-        let same = |open: &&Rc<Open>| Rc::ptr_eq(&open.sink, sink) && open.id == arrival.id && !open.ended.get();
-        let Some(open) = shell.open.borrow().iter().find(same).cloned() else { return false };
-        open.connection.set(arrival.connection);
-        open.lease.replace(arrival.lease.clone());
-        self.keep(shell, &open, arrival.ack_deadline_ms);
+impl Target for Handler {
+    fn event(&self, sink: &Rc<Sink>, arrival: Arrival, event: JsValue) {
+        if let Some(shell) = self.shell.upgrade() {
+            self.handle(&shell, sink, arrival, event);
+        }
+    }
+
+    /// What waits for a store of marks fails soon.
+    fn drain(&self) {
+        if let Some(once) = &self.once {
+            once.stop();
+        }
+    }
+
+    fn handles(&self) -> bool {
         true
-    }
-
-    /// Extends the lease of a delivery when half of it has passed, for as long as its handler runs.
-    fn keep(&self, shell: &Rc<Shell>, open: &Rc<Open>, left_ms: f64) {
-        if !self.extends || !open.leased() {
-            return;
-        }
-        if shell.hidden.get() && left_ms < HIDDEN_LEASE_MS {
-            self.extend(shell, open);
-        } else {
-            open.extend_at.set(now() + left_ms / 2.0);
-            shell.look_at_leases(open.extend_at.get());
-        }
-    }
-
-    fn extend(&self, shell: &Rc<Shell>, open: &Rc<Open>) {
-        let ms = if shell.hidden.get() { self.lease_ms.max(HIDDEN_LEASE_MS) } else { self.lease_ms };
-        shell.settle_quietly(open, Settle::Extend(whole(ms)));
-        open.extend_at.set(now() + ms / 2.0);
-        shell.look_at_leases(open.extend_at.get());
     }
 }
 
@@ -132,6 +115,35 @@ fn finish(shell: &Rc<Shell>, open: &Rc<Open>, result: Result<(), &str>) {
 }
 
 impl Shell {
+    /// The hub has given an event again whose handler still runs here, after a lost connection or a lease that ran out
+    /// while this process stood still. It is not handled beside itself: what becomes of the first settles the second.
+    fn adopt(self: &Rc<Self>, sink: &Rc<Sink>, arrival: &Arrival) -> bool {
+        let same = |open: &&Rc<Open>| Rc::ptr_eq(&open.sink, sink) && open.id == arrival.id && !open.ended.get();
+        let Some(open) = self.open.borrow().iter().find(same).cloned() else { return false };
+        open.connection.set(arrival.connection);
+        open.lease.replace(arrival.lease.clone());
+        self.keep_lease(&open, arrival.ack_deadline_ms);
+        true
+    }
+
+    /// Extends the lease of a delivery when half of it has passed, for as long as its handler runs.
+    fn keep_lease(self: &Rc<Self>, open: &Rc<Open>, left_ms: f64) {
+        let Some(keep) = open.keep.filter(|keep| keep.extends && open.leased()) else { return };
+        if self.hidden.get() && left_ms < HIDDEN_LEASE_MS {
+            self.extend_lease(open, keep);
+        } else {
+            open.extend_at.set(now() + left_ms / 2.0);
+            self.look_at_leases(open.extend_at.get());
+        }
+    }
+
+    fn extend_lease(self: &Rc<Self>, open: &Rc<Open>, keep: Keep) {
+        let ms = if self.hidden.get() { keep.lease_ms.max(HIDDEN_LEASE_MS) } else { keep.lease_ms };
+        self.settle_quietly(open, Settle::Extend(whole(ms)));
+        open.extend_at.set(now() + ms / 2.0);
+        self.look_at_leases(open.extend_at.get());
+    }
+
     /// What a handler answered has settled, as an error if `thrown` is given.
     pub(crate) fn handled(self: &Rc<Self>, open: f64, thrown: Option<&JsValue>) {
         if let Some(open) = self.find_open(open) {
@@ -159,13 +171,13 @@ impl Shell {
     /// Extends what is due, and ends what has had its time.
     fn leases_due(self: &Rc<Self>, now: f64) {
         let next = Cell::new(f64::INFINITY);
-        self.each_handled(|handler, open| {
+        self.each_handled(&mut |open, keep| {
             if open.over_at.get() <= now {
-                let ms = args::decimal(handler.timeout_ms);
+                let ms = args::decimal(keep.timeout_ms);
                 finish(self, open, Err(&["the handler took longer than ", &ms, " ms"].concat()));
                 open.tell_abort();
             } else if open.extend_at.get() <= now {
-                handler.extend(self, open);
+                self.extend_lease(open, keep);
             }
             if !open.ended.get() {
                 next.set(next.get().min(open.over_at.get()).min(open.extend_at.get()));
@@ -174,11 +186,11 @@ impl Shell {
         self.look_at_leases(next.get());
     }
 
-    fn each_handled(self: &Rc<Self>, each: impl Fn(&Handler, &Rc<Open>)) {
+    fn each_handled(self: &Rc<Self>, each: &mut dyn FnMut(&Rc<Open>, Keep)) {
         let open: Vec<Rc<Open>> = self.open.borrow().iter().cloned().collect();
         for open in &open {
-            if let crate::sink::Kind::Handler(handler) = &open.sink.kind {
-                each(handler, open);
+            if let Some(keep) = open.keep {
+                each(open, keep);
             }
         }
     }
@@ -187,9 +199,9 @@ impl Shell {
     pub(crate) fn hide(self: &Rc<Self>, hidden: bool) {
         self.hidden.set(hidden);
         if hidden {
-            self.each_handled(|handler, open| {
+            self.each_handled(&mut |open, keep| {
                 if open.extend_at.get().is_finite() {
-                    handler.extend(self, open);
+                    self.extend_lease(open, keep);
                 }
             });
         }
@@ -199,14 +211,14 @@ impl Shell {
     pub(crate) fn leases_lost(&self) {
         let mut void = Vec::new();
         self.open.borrow_mut().retain(|open| {
-            let handled = matches!(open.sink.kind, crate::sink::Kind::Handler(_));
+            let handled = open.keep.is_some();
             if open.leased() {
                 void.push(Rc::clone(open));
             }
             handled || !open.leased()
         });
         for open in void {
-            if !matches!(open.sink.kind, crate::sink::Kind::Handler(_)) {
+            if open.keep.is_none() {
                 open.sink.running.set(open.sink.running.get().saturating_sub(1));
             }
             open.void();

@@ -12,14 +12,18 @@
 
 mod args;
 mod arrival;
+mod clock;
 mod deliveries;
 mod face;
 mod guard;
 mod handler;
 mod http;
+mod members;
 mod numbered;
 mod once;
+mod open;
 mod page;
+mod plain;
 mod queue;
 mod shell;
 mod sink;
@@ -38,9 +42,12 @@ use face::{Host, ViewFace};
 use handler::Handler;
 use http::PromExport;
 use once::Once;
+use page::Page;
+use plain::{Live, View};
 use queue::Queue;
 use shell::Shell;
-use sink::{Kind, Sink};
+use sink::{Sink, Target};
+use socket::Socket;
 
 /// Does what a call asks for, or refuses it.
 fn call(ask: &mut dyn FnMut() -> Result<Promise, JsValue>) -> Promise {
@@ -58,7 +65,10 @@ impl PromShell {
     pub fn new(host: Host, url: String, token: JsValue, socket_class: Function, options: &JsValue) -> Self {
         let log = args::get(options, "log").ok().and_then(|log| log.dyn_into().ok());
         let config = config(options, &token);
-        Self(Shell::new(host, url, token, socket_class, log, config))
+        let shell = Shell::new(host, url, token, socket_class, log, config, Socket::open);
+        *shell.page.borrow_mut() = Some(Box::new(Page::new(&shell)));
+        guard::watch(&shell);
+        Self(shell)
     }
 
     /// Connects; resolves when the connection is ready.
@@ -100,7 +110,7 @@ impl PromShell {
             } else {
                 Some(Once::new(store)?)
             };
-            self.subscribe_as(topic, Some(group), Kind::Handler(Handler::new(handler, once, options)), json)
+            self.subscribe_as(topic, Some(group), Rc::new(Handler::new(&self.0, handler, once, options)), json)
         })
     }
 
@@ -108,7 +118,12 @@ impl PromShell {
     pub fn live(&self, topic: &JsValue, handler: &JsValue, options: &JsValue) -> Promise {
         call(&mut || {
             let handler = function(handler, "handler")?;
-            self.subscribe_as(topic, None, Kind::Live(handler), args::options(options, args::LIVE)?)
+            self.subscribe_as(
+                topic,
+                None,
+                Rc::new(Live { function: handler, shell: Rc::downgrade(&self.0) }),
+                args::options(options, args::LIVE)?,
+            )
         })
     }
 
@@ -120,7 +135,7 @@ impl PromShell {
                 ..json.len().min(1),
                 if json.is_empty() { "{\"from\":\"snapshot\"}" } else { "{\"from\":\"snapshot\"," },
             );
-            self.subscribe_as(topic, None, Kind::View(view.clone()), json)
+            self.subscribe_as(topic, None, Rc::new(View(view.clone())), json)
         })
     }
 
@@ -129,11 +144,13 @@ impl PromShell {
         let plain = group.is_undefined();
         let (fields, group) = if plain { (args::LIVE, None) } else { (args::MEMBER, Some(text(group, "group")?)) };
         let json = args::options(options, fields)?;
-        let sink = Sink::new(text(topic, "topic")?, group, Kind::Queue(Queue::new(plain)));
+        let queue = Rc::new(Queue::new(&self.0, plain));
+        let target: Rc<dyn Target> = Rc::<Queue>::clone(&queue);
+        let sink = Sink::new(text(topic, "topic")?, group, target);
         let joined = self.0.subscribe(Rc::clone(&sink), json);
         // What goes wrong is the iterator's to tell.
         face::spawn(async move { drop(joined.await) });
-        Ok(PromQueue { shell: Rc::clone(&self.0), sink })
+        Ok(PromQueue { shell: Rc::clone(&self.0), sink, queue })
     }
 
     /// Leaves a group.
@@ -212,7 +229,7 @@ impl PromShell {
         })
     }
 
-    /// Starts an export. Resolves with a [`PromExport`].
+    /// Starts an export. Resolves with a `PromExport`.
     pub fn export(&self, topic: &JsValue, options: &JsValue, signal: &JsValue) -> Promise {
         call(&mut || {
             let topic = text(topic, "topic")?;
@@ -236,7 +253,7 @@ impl PromShell {
         }
         shell.tell(&mut |session, _| session.drain());
         let sinks = shell.sinks.borrow().clone();
-        sinks.iter().for_each(|sink| sink.drain());
+        sinks.iter().for_each(|sink| sink.target.drain());
         face::promise(async move {
             let drained = async {
                 shell.until_idle().await;
@@ -255,21 +272,19 @@ impl PromShell {
 pub struct PromQueue {
     shell: Rc<Shell>,
     sink: Rc<Sink>,
+    queue: Rc<Queue>,
 }
 
 #[wasm_bindgen]
 impl PromQueue {
     /// The next: `{value, done}`.
     pub fn next(&self) -> Promise {
-        match &self.sink.kind {
-            Kind::Queue(queue) => queue.next(&self.shell, &self.sink),
-            _ => Promise::resolve(&JsValue::UNDEFINED),
-        }
+        self.queue.next(&self.shell, &self.sink)
     }
 
     /// Takes no more, and ends the subscription.
     pub fn end(&self) -> Promise {
-        self.sink.drain();
+        self.sink.target.drain();
         self.shell.end(self.sink.id.get().0.into())
     }
 }
@@ -279,10 +294,10 @@ impl PromShell {
         &self,
         topic: &JsValue,
         group: Option<String>,
-        kind: Kind,
+        target: Rc<dyn Target>,
         json: String,
     ) -> Result<Promise, JsValue> {
-        let sink = Sink::new(text(topic, "topic")?, group, kind);
+        let sink = Sink::new(text(topic, "topic")?, group, target);
         Ok(face::promise(self.0.subscribe(sink, json)))
     }
 }

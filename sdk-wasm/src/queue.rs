@@ -3,13 +3,18 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    rc::Rc,
+    rc::{Rc, Weak},
 };
 
 use js_sys::{Function, Object, Promise};
 use wasm_bindgen::JsValue;
 
-use crate::{arrival::Arrival, face, shell::Shell, sink::Sink};
+use crate::{
+    arrival::Arrival,
+    face,
+    shell::Shell,
+    sink::{Sink, Target},
+};
 
 /// Where nothing is acknowledged the hub does not wait for us: over so many it is asked to.
 const HIGH_WATER: usize = 1000;
@@ -26,15 +31,16 @@ pub(crate) struct Queue {
     error: RefCell<Option<JsValue>>,
     /// Gives events instead of deliveries.
     plain: bool,
+    shell: Weak<Shell>,
 }
 
 impl Queue {
     /// Of deliveries; `plain`: of events.
-    pub(crate) fn new(plain: bool) -> Self {
-        Self { plain, ..Self::default() }
+    pub(crate) fn new(shell: &Rc<Shell>, plain: bool) -> Self {
+        Self { plain, shell: Rc::downgrade(shell), ..Self::default() }
     }
 
-    pub(crate) fn event(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival) {
+    fn take(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival) {
         if self.ended.get() {
             return;
         }
@@ -80,7 +86,7 @@ impl Queue {
     }
 
     fn delivery(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: &Arrival) -> JsValue {
-        let open = shell.open(sink, arrival);
+        let open = shell.open(sink, arrival, None);
         sink.running.set(sink.running.get() + u32::from(open.leased()));
         let number = open.number as f64;
         let ctx = arrival.context(&shell.host, open.number);
@@ -99,14 +105,14 @@ impl Queue {
     }
 
     /// What was leased comes again on the next connection.
-    pub(crate) fn lost(&self) {
+    fn forget_leased(&self) {
         self.waiting.borrow_mut().retain(|arrival| arrival.lease.is_none());
     }
 
     /// There will be no more; `void` says whether what is leased is void as well.
-    pub(crate) fn end(&self, error: Option<&JsValue>, void: bool) {
+    fn end(&self, error: Option<&JsValue>, void: bool) {
         if void {
-            self.lost();
+            self.forget_leased();
         } else {
             self.waiting.borrow_mut().clear();
         }
@@ -116,6 +122,26 @@ impl Queue {
         if self.waiting.borrow().is_empty() {
             self.finish();
         }
+    }
+}
+
+impl Target for Queue {
+    fn event(&self, sink: &Rc<Sink>, arrival: Arrival, _: JsValue) {
+        if let Some(shell) = self.shell.upgrade() {
+            self.take(&shell, sink, arrival);
+        }
+    }
+
+    fn lost(&self) {
+        self.forget_leased();
+    }
+
+    fn drain(&self) {
+        self.end(None, false);
+    }
+
+    fn ended(&self, error: Option<&JsValue>) {
+        self.end(error, true);
     }
 }
 

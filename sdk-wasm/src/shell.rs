@@ -10,6 +10,7 @@
 //! steps. No cell is borrowed while a function of the application runs.
 
 use std::{
+    any::Any,
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
@@ -25,13 +26,12 @@ use wasm_bindgen::JsValue;
 
 use crate::{
     args::{reason_of, timer_ms, whole},
-    arrival::{Arrival, Events, Open},
+    arrival::{Arrival, Events},
+    clock::{self, now},
     face::{self, Host},
-    guard,
     numbered::Numbered,
-    page::{self, Page, now},
+    open::Open,
     sink::Sink,
-    socket::Socket,
 };
 
 /// A message of several frames is no longer than this; one longer frame goes alone.
@@ -55,6 +55,14 @@ pub(crate) enum Step {
     Event(Arrival),
 }
 
+/// The present socket.
+pub(crate) trait Link {
+    /// Number of the connection that it is for.
+    fn connection(&self) -> u32;
+    fn send(&self, message: &str);
+    fn close(&self, code: u16, reason: &str);
+}
+
 /// One client.
 pub(crate) struct Shell {
     pub(crate) host: Host,
@@ -72,7 +80,9 @@ pub(crate) struct Shell {
     pub(crate) open: RefCell<Numbered<Rc<Open>>>,
     pub(crate) last_open: Cell<u64>,
     state: Cell<State>,
-    pub(crate) socket: RefCell<Option<Socket>>,
+    pub(crate) link: RefCell<Option<Box<dyn Link>>>,
+    /// Opens the next socket, and makes it the link.
+    connect: fn(&Rc<Shell>),
     /// Frames of this turn, one a line, and whether a task is there to send them.
     outgoing: RefCell<String>,
     flushing: Cell<bool>,
@@ -81,7 +91,8 @@ pub(crate) struct Shell {
     pub(crate) lease_timer: RefCell<Option<Timeout>>,
     pub(crate) lease_timer_at: Cell<f64>,
     pub(crate) hidden: Cell<bool>,
-    page: RefCell<Option<Page>>,
+    /// Listeners of the page; they end with it.
+    pub(crate) page: RefCell<Option<Box<dyn Any>>>,
     /// They are told when work has come to its end.
     idle: RefCell<Vec<oneshot::Sender<()>>>,
     /// They are told when the client is closed.
@@ -131,14 +142,15 @@ impl Shell {
         socket_class: Function,
         log: Option<Function>,
         config: Config,
+        connect: fn(&Rc<Self>),
     ) -> Rc<Self> {
-        let shell = Rc::new(Self {
+        Rc::new(Self {
             host,
             url,
             socket_class,
             token,
             log,
-            session: RefCell::new(Session::new(config, page::seed())),
+            session: RefCell::new(Session::new(config, clock::seed())),
             steps: RefCell::default(),
             stepping: Cell::new(false),
             waiters: RefCell::new(Numbered::new()),
@@ -146,22 +158,20 @@ impl Shell {
             open: RefCell::new(Numbered::new()),
             last_open: Cell::new(0),
             state: Cell::new(State::Idle),
-            socket: RefCell::default(),
+            link: RefCell::default(),
+            connect,
             outgoing: RefCell::default(),
             flushing: Cell::new(false),
             timer: RefCell::default(),
             timer_at: Cell::new(f64::INFINITY),
             lease_timer: RefCell::default(),
             lease_timer_at: Cell::new(f64::INFINITY),
-            hidden: Cell::new(page::hidden()),
+            hidden: Cell::new(clock::hidden()),
             page: RefCell::default(),
             idle: RefCell::default(),
             closed: RefCell::default(),
             failed: Cell::new(false),
-        });
-        *shell.page.borrow_mut() = Some(Page::new(&shell));
-        guard::watch(&shell);
-        shell
+        })
     }
 
     /// Whether the module has failed under this client.
@@ -176,7 +186,7 @@ impl Shell {
             drop(timer.try_borrow_mut().ok().and_then(|mut timer| timer.take()));
         }
         drop(self.page.try_borrow_mut().ok().and_then(|mut page| page.take()));
-        if let Some(socket) = self.socket.try_borrow_mut().ok().and_then(|mut socket| socket.take()) {
+        if let Some(socket) = self.link.try_borrow_mut().ok().and_then(|mut link| link.take()) {
             socket.close(1000, "the client failed");
         }
         self.host.broken(message);
@@ -308,11 +318,11 @@ impl Shell {
 
     fn output(self: &Rc<Self>, output: Output) {
         match output {
-            Output::Open => Socket::open(self),
+            Output::Open => (self.connect)(self),
             Output::Send(frame) => self.send(&frame),
             Output::Shut { code, reason } => {
                 self.flush_now();
-                let socket = self.socket.borrow_mut().take();
+                let socket = self.link.borrow_mut().take();
                 if let Some(socket) = socket {
                     socket.close(code, reason);
                 }
@@ -336,7 +346,7 @@ impl Shell {
             Output::Done { request, result } => self.done(request, result),
             Output::Live { subscription } => {
                 if let Some(sink) = self.sink(subscription) {
-                    sink.live();
+                    sink.target.live();
                 }
             }
             Output::Gap { subscription, topic, from, to, reason } => {
@@ -390,7 +400,7 @@ impl Shell {
         let sinks = self.sinks.borrow().clone();
         if previous == State::Ready {
             self.leases_lost();
-            sinks.iter().for_each(|sink| sink.lost());
+            sinks.iter().for_each(|sink| sink.target.lost());
             self.tell_idle();
         }
         if state == State::Closed {
@@ -451,7 +461,7 @@ impl Shell {
     }
 
     fn transmit(&self, message: &str) {
-        if let Some(socket) = &*self.socket.borrow() {
+        if let Some(socket) = &*self.link.borrow() {
             socket.send(message);
         }
     }

@@ -2,202 +2,58 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use futures_channel::oneshot;
-use js_sys::{Function, Promise};
-use prom_protocol::ErrorCode;
-use prom_sdk_core::{Error, State, SubscriptionId};
+use prom_sdk_core::SubscriptionId;
 use wasm_bindgen::JsValue;
-use wasm_bindgen_futures::JsFuture;
 
-use crate::{
-    face::{self, ViewFace},
-    handler::Handler,
-    queue::Queue,
-    shell::Shell,
-};
+use crate::arrival::Arrival;
 
 /// One subscription of the application.
 pub(crate) struct Sink {
     pub(crate) id: Cell<SubscriptionId>,
     pub(crate) topic: String,
     pub(crate) group: Option<String>,
-    pub(crate) kind: Kind,
+    pub(crate) target: Rc<dyn Target>,
     /// Handlers at work and deliveries that are taken but not settled: what a drain waits for.
     pub(crate) running: Cell<u32>,
     /// It was unsubscribed and waits for its handlers to finish.
     pub(crate) leaving: Cell<bool>,
 }
 
-/// What becomes of a delivery.
-pub(crate) enum Kind {
-    /// A handler whose end settles it.
-    Handler(Handler),
-    /// A function that is told.
-    Live(Function),
-    /// An iterator.
-    Queue(Queue),
-    /// A live map.
-    View(ViewFace),
+/// What becomes of the deliveries: a handler, an iterator, a live map, a function that is told.
+pub(crate) trait Target {
+    /// One has come; `event` is what JavaScript has of it.
+    fn event(&self, sink: &Rc<Sink>, arrival: Arrival, event: JsValue);
+
+    /// The snapshot is complete.
+    fn live(&self) {}
+
+    /// The connection is gone, and with it all leases.
+    fn lost(&self) {}
+
+    /// The client drains: take no more work.
+    fn drain(&self) {}
+
+    /// There will be no more, because of the error, if there is one.
+    fn ended(&self, error: Option<&JsValue>) {
+        let _ = error;
+        self.drain();
+    }
+
+    /// Whether it runs handlers that finish before a group is left.
+    fn handles(&self) -> bool {
+        false
+    }
 }
 
 impl Sink {
-    pub(crate) fn new(topic: String, group: Option<String>, kind: Kind) -> Rc<Self> {
+    pub(crate) fn new(topic: String, group: Option<String>, target: Rc<dyn Target>) -> Rc<Self> {
         Rc::new(Self {
             id: Cell::new(SubscriptionId(0)),
             topic,
             group,
-            kind,
+            target,
             running: Cell::new(0),
             leaving: Cell::new(false),
         })
-    }
-
-    pub(crate) fn live(&self) {
-        if let Kind::View(view) = &self.kind {
-            view.live();
-        }
-    }
-
-    /// The connection is gone, and with it all leases.
-    pub(crate) fn lost(&self) {
-        match &self.kind {
-            Kind::Queue(queue) => queue.lost(),
-            Kind::View(view) => view.lost(),
-            Kind::Handler(_) | Kind::Live(_) => {}
-        }
-    }
-
-    /// The client drains: take no more work.
-    pub(crate) fn drain(&self) {
-        match &self.kind {
-            Kind::Queue(queue) => queue.end(None, false),
-            Kind::Handler(handler) => handler.stop(),
-            Kind::View(_) | Kind::Live(_) => {}
-        }
-    }
-
-    /// There will be no more.
-    pub(crate) fn ended(&self, error: Option<&JsValue>) {
-        match &self.kind {
-            Kind::Queue(queue) => queue.end(error, true),
-            Kind::View(view) => view.ended(error.unwrap_or(&JsValue::UNDEFINED)),
-            Kind::Handler(handler) => handler.stop(),
-            Kind::Live(_) => {}
-        }
-    }
-}
-
-impl Shell {
-    /// Sends the SUBSCRIBE of a sink, at once; the receiver is told what became of it.
-    pub(crate) fn join(self: &Rc<Self>, sink: &Rc<Sink>, options: &str) -> oneshot::Receiver<Result<(), Error>> {
-        let topic = sink.topic.as_str();
-        let group = sink.group.as_deref();
-        self.wait(&mut |session, now| {
-            let (id, request) = session.subscribe(now, topic, group, options, None);
-            sink.id.set(id);
-            self.sinks.borrow_mut().push(Rc::clone(sink));
-            request
-        })
-    }
-
-    /// Subscribes, at once; what is awaited is the number of the subscription.
-    pub(crate) fn subscribe(
-        self: &Rc<Self>,
-        sink: Rc<Sink>,
-        options: String,
-    ) -> impl Future<Output = Result<JsValue, JsValue>> + 'static {
-        let joined = self.leaving(&sink).is_none().then(|| self.join(&sink, &options));
-        let shell = Rc::clone(self);
-        async move {
-            let joined = match joined {
-                Some(joined) => joined,
-                None => {
-                    // Its group is left as soon as the handlers that still run have acknowledged.
-                    while let Some(leaving) = shell.leaving(&sink) {
-                        shell.until_left(&leaving).await;
-                    }
-                    shell.join(&sink, &options)
-                }
-            };
-            match joined.await.unwrap_or_else(|_| Err(Error::closed())) {
-                Ok(()) => Ok(JsValue::from_f64(sink.id.get().0.into())),
-                Err(error) => {
-                    let error = shell.error(&error);
-                    if shell.remove_sink(sink.id.get()).is_some() {
-                        shell.end_sink(&sink, Some(&error));
-                    }
-                    Err(error)
-                }
-            }
-        }
-    }
-
-    fn leaving(&self, sink: &Sink) -> Option<Rc<Sink>> {
-        let sinks = self.sinks.borrow();
-        let same = |other: &&Rc<Sink>| other.leaving.get() && other.topic == sink.topic && other.group == sink.group;
-        sinks.iter().find(same).filter(|_| sink.group.is_some()).cloned()
-    }
-
-    /// Waits until a sink that leaves has left.
-    async fn until_left(self: &Rc<Self>, sink: &Rc<Sink>) {
-        while self.sinks.borrow().iter().any(|other| Rc::ptr_eq(other, sink)) {
-            self.until_told().await;
-        }
-    }
-
-    /// The subscription of that number.
-    pub(crate) fn sink_of(&self, id: f64) -> Option<Rc<Sink>> {
-        self.sinks.borrow().iter().find(|sink| f64::from(sink.id.get().0) == id).cloned()
-    }
-
-    /// The member of a group.
-    pub(crate) fn member(&self, topic: &str, group: &str) -> Option<Rc<Sink>> {
-        let sinks = self.sinks.borrow();
-        let found =
-            |sink: &&Rc<Sink>| !sink.leaving.get() && sink.topic == topic && sink.group.as_deref() == Some(group);
-        sinks.iter().find(found).cloned()
-    }
-
-    /// Ends a subscription by its number. One that has ended already is fine.
-    pub(crate) fn end(self: &Rc<Self>, id: f64) -> Promise {
-        match self.sink_of(id) {
-            Some(sink) => self.unsubscribe(Some(sink)),
-            None => Promise::resolve(&JsValue::UNDEFINED),
-        }
-    }
-
-    /// Ends a subscription. Handlers that run may finish and acknowledge first: then the promise resolves when no new
-    /// event will come, and the group is left after the last of them.
-    pub(crate) fn unsubscribe(self: &Rc<Self>, sink: Option<Rc<Sink>>) -> Promise {
-        let Some(sink) = sink.filter(|sink| !sink.leaving.get()) else {
-            return self.refuse(&Error::of(ErrorCode::NotSubscribed, "this client has no such subscription"));
-        };
-        let id = sink.id.get();
-        if sink.running.get() == 0 || !matches!(sink.kind, Kind::Handler(_)) {
-            return self.leave(&sink);
-        }
-        sink.leaving.set(true);
-        sink.drain();
-        let shell = Rc::clone(self);
-        face::spawn(async move {
-            while sink.running.get() > 0 && shell.state() == State::Ready {
-                shell.until_told().await;
-            }
-            // It may have ended otherwise meanwhile.
-            if shell.sink_of(id.0.into()).is_some()
-                && let Err(error) = JsFuture::from(shell.leave(&sink)).await
-            {
-                shell.host.emit("error", &error);
-            }
-        });
-        self.promise(&mut |session, now| session.pause(now, id, true))
-    }
-
-    fn leave(self: &Rc<Self>, sink: &Rc<Sink>) -> Promise {
-        let id = sink.id.get();
-        self.remove_sink(id);
-        let promise = self.promise(&mut |session, now| session.unsubscribe(now, id));
-        self.end_sink(sink, None);
-        promise
     }
 }

@@ -12,7 +12,11 @@ use gloo_net::websocket::{Message, State, WebSocketError, futures::WebSocket};
 use js_sys::{Array, Reflect};
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 
-use crate::{args::reason_of, face, shell::Shell};
+use crate::{
+    args::reason_of,
+    face,
+    shell::{Link, Shell},
+};
 
 /// The present socket of a client.
 pub(crate) struct Socket {
@@ -21,14 +25,14 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Opens the next socket. Any earlier one is not heard any more.
+    /// Opens the next socket of a client. Any earlier one is not heard any more.
     pub(crate) fn open(shell: &Rc<Shell>) {
         let connection = shell.connection();
         shell.forget_outgoing();
         match Reflect::construct(&shell.socket_class, &Array::of1(&JsValue::from_str(&shell.url))) {
             Ok(raw) => {
                 let raw: web_sys::WebSocket = raw.unchecked_into();
-                shell.socket.replace(Some(Self { raw: raw.clone(), connection }));
+                shell.link.replace(Some(Box::new(Self { raw: raw.clone(), connection })));
                 face::spawn(attend(Rc::clone(shell), raw, connection));
             }
             Err(thrown) => {
@@ -40,13 +44,19 @@ impl Socket {
             }
         }
     }
+}
 
-    pub(crate) fn send(&self, message: &str) {
+impl Link for Socket {
+    fn connection(&self) -> u32 {
+        self.connection
+    }
+
+    fn send(&self, message: &str) {
         // One that is closing takes nothing more; its end is heard by the stream, and the session sends again what must be.
         let _ = self.raw.send_with_str(message);
     }
 
-    pub(crate) fn close(&self, code: u16, reason: &str) {
+    fn close(&self, code: u16, reason: &str) {
         // It was not open yet, or is closed already.
         let _ = self.raw.close_with_code_and_reason(code, reason);
     }
@@ -54,7 +64,7 @@ impl Socket {
 
 /// Whether the client still listens to the socket of that connection.
 fn heard(shell: &Shell, connection: u32) -> bool {
-    !shell.failed() && shell.socket.borrow().as_ref().is_some_and(|socket| socket.connection == connection)
+    !shell.failed() && shell.link.borrow().as_ref().is_some_and(|link| link.connection() == connection)
 }
 
 async fn attend(shell: Rc<Shell>, raw: web_sys::WebSocket, connection: u32) {
@@ -97,7 +107,7 @@ async fn attend(shell: Rc<Shell>, raw: web_sys::WebSocket, connection: u32) {
         }
     }
     if heard(&shell, connection) {
-        shell.socket.take();
+        shell.link.take();
         if reason.is_empty() {
             reason = problem.take();
         }

@@ -27,6 +27,8 @@ pub struct Target {
     pub connect: Duration,
     /// A measurement fails when the hub sends nothing for this long. Default: 30 s.
     pub stall: Duration,
+    /// Ask for several frames in one message; a hub that does not agree is an error. Default: no.
+    pub(crate) batch: bool,
 }
 
 impl Target {
@@ -38,7 +40,13 @@ impl Target {
             mongo_url: None,
             connect: Duration::from_secs(10),
             stall: Duration::from_secs(30),
+            batch: false,
         }
+    }
+
+    /// The same hub, with several frames in one message or not.
+    pub(crate) fn batching(&self, batch: bool) -> Self {
+        Self { batch, ..self.clone() }
     }
 
     fn uri(&self) -> Result<Uri, Error> {
@@ -99,7 +107,11 @@ impl Connection {
         // The hub sends nothing before the first request, so tungstenite's buffer, which is dropped here, is empty.
         let mut connection = Self { stream: socket.into_inner(), rest: Vec::new() };
         let token = serde_json::Value::from(target.token.as_str());
-        connection.ask("AUTH", &format!(r#""op":"AUTH","token":{token}"#), target.stall)?;
+        let batch = if target.batch { r#","batch":true"# } else { "" };
+        let agreed = connection.request("AUTH", &format!(r#""op":"AUTH","token":{token}{batch}"#), target.stall)?;
+        if agreed != target.batch {
+            return Err(failed(&"the hub does not take several frames in one message"));
+        }
         Ok(connection)
     }
 
@@ -110,6 +122,11 @@ impl Connection {
 
     /// Sends a request and waits for its OK. `fields` is the text of its fields, `op` included and `corr` not.
     pub(crate) fn ask(&mut self, what: &str, fields: &str, patience: Duration) -> Result<(), Error> {
+        self.request(what, fields, patience).map(drop)
+    }
+
+    /// The same; returns whether the OK agrees to several frames in one message.
+    fn request(&mut self, what: &str, fields: &str, patience: Duration) -> Result<bool, Error> {
         let mut out = Vec::new();
         frame::text(&mut out, &[br#"{"corr":""#, CORR, b"\",", fields.as_bytes(), b"}"]);
         self.stream.write_all(&out).map_err(Error::Broken)?;
@@ -122,10 +139,18 @@ impl Connection {
                     Frame::Close(code, reason) => return Err(closed(code, reason)),
                     Frame::Ping(_) | Frame::Pong => b"{}",
                 };
-                let answer = scan::answer(text).map_err(|_| malformed(text))?;
+                let line =
+                    scan::lines(text).find(|line| scan::answer(line).is_ok_and(|answer| answer.corr == Some(CORR)));
+                let line = line.unwrap_or(b"{}");
+                let answer = scan::answer(line).map_err(|_| malformed(text))?;
                 if answer.corr == Some(CORR) {
-                    let result = if answer.op == b"OK" { Ok(()) } else { Err(refused(what, &answer)) };
-                    self.rest.drain(at..at + len);
+                    let result = if answer.op == b"OK" { Ok(answer.batch) } else { Err(refused(what, &answer)) };
+                    // Events that a SUBSCRIBE brings may stand in the same message, behind its OK.
+                    let mut rest = Vec::new();
+                    for other in scan::lines(text).filter(|other| *other != line) {
+                        frame::unmasked(&mut rest, other);
+                    }
+                    self.rest.splice(at..at + len, rest);
                     return result;
                 }
                 at += len;

@@ -212,9 +212,10 @@ pub(crate) fn run(target: &Target, options: &DeliverOptions, pids: Pids) -> Resu
         options.in_flight
     );
     let mut delivering = Delivering::new(&topics, options);
+    let target = &target.batching(options.batch);
     let mut connections = Connection::open_many(target, 1)?;
     if !options.live {
-        let mut drive = Drive::new(connections, target.stall)?;
+        let mut drive = Drive::new(connections, target)?;
         drive.run(&mut delivering)?;
         connections = drive.into_connections()?;
     }
@@ -225,7 +226,7 @@ pub(crate) fn run(target: &Target, options: &DeliverOptions, pids: Pids) -> Resu
     for member in &mut connections[1..] {
         member.ask("SUBSCRIBE", &subscribe, target.stall)?;
     }
-    let mut drive = Drive::new(connections, target.stall)?;
+    let mut drive = Drive::new(connections, target)?;
     let ran = drive.run(&mut delivering);
     let mut row = meter.stop(delivering.received);
     match ran {
@@ -249,7 +250,7 @@ pub(crate) fn run(target: &Target, options: &DeliverOptions, pids: Pids) -> Resu
     connections.extend(Connection::open_many(target, 1)?);
     delivering.try_settled(1);
     connections[1].ask("SUBSCRIBE", &subscribe, target.stall)?;
-    let mut drive = Drive::new(connections, target.stall)?;
+    let mut drive = Drive::new(connections, target)?;
     drive.run(&mut delivering)?;
     drive.drain(&mut delivering)?;
     (row.findings, row.redelivered) = delivering.finish();

@@ -9,7 +9,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 
 use crate::{
-    Error,
+    Error, Target,
     connection::{Connection, closed, hung_up, malformed, refuse, would_block},
     frame::{self, Frame},
     scan::{self, Answer},
@@ -38,6 +38,8 @@ struct Link {
     rest: Vec<u8>,
     out: Vec<u8>,
     written: usize,
+    /// So much of `out` is as it leaves; behind it are frames to be joined, where that was agreed.
+    joined: usize,
     readable: bool,
     writable: bool,
     /// The hub has closed its side: no more will come.
@@ -50,10 +52,13 @@ pub(crate) struct Drive {
     links: Vec<Link>,
     chunk: Vec<u8>,
     stall: Duration,
+    batch: bool,
 }
 
 impl Drive {
-    pub(crate) fn new(connections: Vec<Connection>, stall: Duration) -> Result<Self, Error> {
+    /// For connections to `target`.
+    pub(crate) fn new(connections: Vec<Connection>, target: &Target) -> Result<Self, Error> {
+        let (stall, batch) = (target.stall, target.batch);
         let failed = |error| Error::System("cannot wait for sockets", error);
         let poll = Poll::new().map_err(failed)?;
         let mut links = Vec::with_capacity(connections.len());
@@ -65,9 +70,9 @@ impl Drive {
                 .map_err(failed)?;
             let out = Vec::with_capacity(WRITE + WRITE / 4);
             // Taken for ready until a call says otherwise: the poll reports nothing that happened before registration.
-            links.push(Link { stream, rest, out, written: 0, readable: true, writable: true, ended: false });
+            links.push(Link { stream, rest, out, written: 0, joined: 0, readable: true, writable: true, ended: false });
         }
-        Ok(Self { poll, events: Events::with_capacity(1024), links, chunk: vec![0; READ], stall })
+        Ok(Self { poll, events: Events::with_capacity(1024), links, chunk: vec![0; READ], stall, batch })
     }
 
     /// Runs until the scenario is done.
@@ -83,6 +88,10 @@ impl Drive {
             }
             for (number, link) in self.links.iter_mut().enumerate() {
                 let more = link.out.len() < WRITE && scenario.produce(number, &mut link.out);
+                if self.batch {
+                    frame::join(&mut link.out, link.joined);
+                }
+                link.joined = link.out.len();
                 link.write()?;
                 again |= more && link.writable;
             }
@@ -159,8 +168,10 @@ impl Drive {
         while let Some((frame, len)) = frame::parse(&bytes[at..]).map_err(|nonsense| refuse(&nonsense))? {
             match frame {
                 Frame::Text(text) => {
-                    let answer = scan::answer(text).map_err(|_| malformed(text))?;
-                    scenario.answer(number, &answer, &mut link.out)?;
+                    for line in scan::lines(text) {
+                        let answer = scan::answer(line).map_err(|_| malformed(line))?;
+                        scenario.answer(number, &answer, &mut link.out)?;
+                    }
                     moved = true;
                 }
                 Frame::Ping(payload) => frame::pong(&mut link.out, payload),
@@ -188,7 +199,7 @@ impl Link {
         }
         if self.written == self.out.len() {
             self.out.clear();
-            self.written = 0;
+            (self.written, self.joined) = (0, 0);
         }
         Ok(())
     }

@@ -36,6 +36,55 @@ pub(crate) fn text(out: &mut Vec<u8>, parts: &[&[u8]]) {
     }
 }
 
+/// Appends a text frame as a hub sends it.
+pub(crate) fn unmasked(out: &mut Vec<u8>, payload: &[u8]) {
+    let at = out.len();
+    head(out, TEXT, payload.len());
+    out.truncate(out.len() - MASK.len());
+    out[at + 1] &= !MASKED;
+    out.extend_from_slice(payload);
+}
+
+/// Puts the texts of the frames behind `from`, which were built here, into as few frames as the protocol wants: a text a
+/// line, up to 64 KiB.
+pub(crate) fn join(out: &mut Vec<u8>, from: usize) {
+    const MESSAGE_BYTES: usize = 64 * 1024;
+    let tail = out.split_off(from);
+    let mut message: Vec<u8> = Vec::new();
+    let mut at = 0;
+    while let Some((first, payload, end)) = own(&tail[at..]) {
+        let full = message.len() + 1 + payload.len() > MESSAGE_BYTES;
+        if !message.is_empty() && (full || first != TEXT) {
+            text(out, &[&message]);
+            message.clear();
+        }
+        if first == TEXT {
+            if !message.is_empty() {
+                message.push(b'\n');
+            }
+            message.extend_from_slice(payload);
+        } else {
+            out.extend_from_slice(&tail[at..at + end]);
+        }
+        at += end;
+    }
+    if !message.is_empty() {
+        text(out, &[&message]);
+    }
+}
+
+/// The first of the frames that were built here: its first byte, its payload and its length.
+fn own(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
+    let [first, second, rest @ ..] = bytes else { return None };
+    let (start, len) = match (second & !MASKED, rest) {
+        (126, [a, b, ..]) => (4, usize::from(u16::from_be_bytes([*a, *b]))),
+        (127, [a, b, c, d, e, f, g, h, ..]) => (10, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]) as usize),
+        (len, _) => (2, usize::from(len)),
+    };
+    let start = start + MASK.len();
+    Some((*first, bytes.get(start..start + len)?, start + len))
+}
+
 /// Appends the answer to a ping.
 pub(crate) fn pong(out: &mut Vec<u8>, payload: &[u8]) {
     head(out, PONG, payload.len());
@@ -113,6 +162,34 @@ mod tests {
             text(&mut out, &[&each.as_bytes()[..each.len() / 2], &each.as_bytes()[each.len() / 2..]]);
         }
         assert_eq!(read_by_a_hub(out), texts);
+    }
+
+    #[test]
+    fn frames_that_are_joined_are_lines_of_one() {
+        let mut out = b"kept".to_vec();
+        let large = "z".repeat(70_000);
+        for each in ["a", "bc", &large, "d", &"e".repeat(200)] {
+            text(&mut out, &[each.as_bytes()]);
+        }
+        pong(&mut out, b"p");
+        text(&mut out, &[b"f"]);
+        join(&mut out, 4);
+        assert_eq!(&out[..4], b"kept");
+        let expected = ["a\nbc".to_owned(), large, format!("d\n{}", "e".repeat(200))];
+        let read = read_by_a_hub(out.split_off(4));
+        assert_eq!(read[..3], expected);
+        assert_eq!((read.len(), read[4].as_str()), (5, "f"), "the pong is between them");
+        let mut many = Vec::new();
+        (0..5_000).for_each(|_| text(&mut many, &[&[b'x'; 99]]));
+        join(&mut many, 0);
+        assert!(read_by_a_hub(many).iter().all(|message| message.len() <= 64 * 1024));
+    }
+
+    #[test]
+    fn what_is_built_as_a_hub_sends_it_is_read_as_that() {
+        let mut out = Vec::new();
+        unmasked(&mut out, &[b'y'; 300]);
+        assert_eq!(parse(&out), Ok(Some((Frame::Text(&[b'y'; 300]), out.len()))));
     }
 
     #[test]

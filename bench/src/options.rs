@@ -30,6 +30,8 @@ pub struct PublishOptions {
     pub duration: Duration,
     /// Whether each publish carries an id, as the SDKs' do; default no.
     pub ids: bool,
+    /// Whether several frames go in one message, both ways, where the hub agrees; default no.
+    pub batch: bool,
 }
 
 impl Default for PublishOptions {
@@ -42,6 +44,7 @@ impl Default for PublishOptions {
             count: None,
             duration: Duration::from_secs(5),
             ids: false,
+            batch: false,
         }
     }
 }
@@ -64,11 +67,22 @@ pub struct DeliverOptions {
     pub live: bool,
     /// Publishes in flight; default 1000.
     pub window: usize,
+    /// Whether several frames go in one message, both ways, where the hub agrees; default no.
+    pub batch: bool,
 }
 
 impl Default for DeliverOptions {
     fn default() -> Self {
-        Self { count: 200_000, members: 1, in_flight: 1000, payload: 256, topics: 1, live: false, window: 1000 }
+        Self {
+            count: 200_000,
+            members: 1,
+            in_flight: 1000,
+            payload: 256,
+            topics: 1,
+            live: false,
+            window: 1000,
+            batch: false,
+        }
     }
 }
 
@@ -179,15 +193,17 @@ impl Scenario {
     /// Its options, as the table for people shows them.
     pub fn title(&self) -> String {
         match self {
-            Self::Publish(PublishOptions { connections, window, payload, topics, ids, .. }) => {
+            Self::Publish(PublishOptions { connections, window, payload, topics, ids, batch, .. }) => {
                 let topics = if *topics > 1 { format!(", {topics} topics") } else { String::new() };
                 let ids = if *ids { ", ids" } else { "" };
-                format!("{connections} x {window} in flight, {payload} B{topics}{ids}")
+                let batch = batched(*batch);
+                format!("{connections} x {window} in flight, {payload} B{topics}{ids}{batch}")
             }
-            Self::Deliver(DeliverOptions { count, members, in_flight, payload, topics, live, .. }) => {
+            Self::Deliver(DeliverOptions { count, members, in_flight, payload, topics, live, batch, .. }) => {
                 let topics = if *topics > 1 { format!(", {topics} topics") } else { String::new() };
                 let live = if *live { ", live" } else { "" };
-                format!("{count} to {members} x {in_flight} in flight, {payload} B{topics}{live}")
+                let batch = batched(*batch);
+                format!("{count} to {members} x {in_flight} in flight, {payload} B{topics}{live}{batch}")
             }
             Self::Latency(LatencyOptions { rate, payload, .. }) => format!("{rate}/s, {payload} B"),
             Self::Idle(IdleOptions { connections }) => format!("{connections} connections"),
@@ -288,6 +304,10 @@ fn within<T: PartialOrd + Display>(name: &'static str, value: T, limits: RangeIn
 
 fn refuse(name: &'static str, limit: impl Into<String>, value: impl Display) -> Result<(), Error> {
     Err(Error::Option { name, limit: limit.into(), value: value.to_string() })
+}
+
+fn batched(batch: bool) -> &'static str {
+    if batch { ", several frames in a message" } else { "" }
 }
 
 fn millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

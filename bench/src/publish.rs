@@ -100,8 +100,9 @@ impl Scenario for Publishing {
 /// Runs the measurement.
 pub(crate) fn run(target: &Target, options: &PublishOptions, pids: Pids) -> Result<Row, Error> {
     let topics = Topics::new(options.topics, options.payload, options.ids);
+    let target = &target.batching(options.batch);
     let connections = Connection::open_many(target, options.connections)?;
-    let mut drive = Drive::new(connections, target.stall)?;
+    let mut drive = Drive::new(connections, target)?;
     let meter = Meter::start(pids);
     let budget = match options.count {
         Some(count) => Budget::count(count),

@@ -19,6 +19,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) seq: u64,
     /// OK: the event was committed before.
     pub(crate) duplicate: bool,
+    /// OK: several frames may go in one message from here on.
+    pub(crate) batch: bool,
     /// ERR: the error's code.
     pub(crate) code: &'a [u8],
     /// ERR: the reason, for people.
@@ -47,6 +49,21 @@ pub(crate) struct Malformed;
 
 type Scanned<T> = Result<T, Malformed>;
 
+/// The frames of a message: a line each, where there are several.
+pub(crate) fn lines(message: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(message);
+    std::iter::from_fn(move || {
+        let message = rest.take()?;
+        match memchr::memchr(b'\n', message) {
+            Some(end) => {
+                rest = Some(&message[end + 1..]);
+                Some(&message[..end])
+            }
+            None => Some(message),
+        }
+    })
+}
+
 /// Reads one text frame.
 pub(crate) fn answer(text: &[u8]) -> Scanned<Answer<'_>> {
     let mut scan = Scanner { bytes: text, at: 0 };
@@ -57,6 +74,7 @@ pub(crate) fn answer(text: &[u8]) -> Scanned<Answer<'_>> {
             b"corr" => answer.corr = Some(scan.string()?),
             b"seq" => answer.seq = scan.number()?,
             b"duplicate" => answer.duplicate = scan.skip()? == b"true",
+            b"batch" => answer.batch = scan.skip()? == b"true",
             b"code" => answer.code = scan.string()?,
             b"msg" => answer.msg = scan.string()?,
             b"event" => answer.event = Some(event(&mut scan)?),

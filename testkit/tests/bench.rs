@@ -36,6 +36,18 @@ async fn publishes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_same_goes_with_several_frames_in_a_message() {
+    let publish = PublishOptions { count: Some(5_000), connections: 2, batch: true, ..PublishOptions::default() };
+    assert_eq!(run(Scenario::Publish(publish)).await.events, 5_000);
+    for live in [false, true] {
+        let deliver = DeliverOptions { count: 3_000, members: 2, live, batch: true, ..DeliverOptions::default() };
+        assert_eq!(run(Scenario::Deliver(deliver)).await.events, 3_000);
+    }
+    let large = PublishOptions { count: Some(20), payload: 300_000, batch: true, ..PublishOptions::default() };
+    assert_eq!(run(Scenario::Publish(large)).await.events, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn publishes_for_a_while() {
     let options = PublishOptions { duration: Duration::from_secs(1), connections: 2, ..PublishOptions::default() };
     let row = run(Scenario::Publish(options)).await;

@@ -97,6 +97,9 @@ struct Publish {
     /// Give each publish an id, as the SDKs do.
     #[arg(long)]
     ids: bool,
+    /// Several frames in one message, both ways, as the SDKs do.
+    #[arg(long)]
+    batch: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -122,6 +125,9 @@ struct Deliver {
     /// Publishes in flight, 1 to 100000.
     #[arg(long, default_value_t = DeliverOptions::default().window)]
     window: usize,
+    /// Several frames in one message, both ways, as the SDKs do.
+    #[arg(long)]
+    batch: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -185,12 +191,12 @@ impl What {
 
     fn scenarios(self) -> Vec<Scenario> {
         match self {
-            Self::Publish(Publish { connections, window, payload, topics, count, duration, ids }) => {
-                let options = PublishOptions { connections, window, payload, topics, count, duration, ids };
+            Self::Publish(Publish { connections, window, payload, topics, count, duration, ids, batch }) => {
+                let options = PublishOptions { connections, window, payload, topics, count, duration, ids, batch };
                 vec![Scenario::Publish(options)]
             }
-            Self::Deliver(Deliver { count, members, in_flight, payload, topics, live, window }) => {
-                let options = DeliverOptions { count, members, in_flight, payload, topics, live, window };
+            Self::Deliver(Deliver { count, members, in_flight, payload, topics, live, window, batch }) => {
+                let options = DeliverOptions { count, members, in_flight, payload, topics, live, window, batch };
                 vec![Scenario::Deliver(options)]
             }
             Self::Latency(Latency { rate, duration, payload }) => {

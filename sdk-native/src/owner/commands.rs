@@ -59,9 +59,11 @@ impl Owner {
             Command::Close => self.session.close(),
             Command::Drain(until) => self.drain(now, until),
             Command::Flush(reply) => {
-                // Commands are looked at before publishes: those that were made before this one are taken now.
-                self.take_publishes();
-                self.flushes.push(reply);
+                // Commands are looked at before publishes: those that were made before this one are given to the session
+                // now, room or not, and all of them are waited for.
+                self.admit_all(now);
+                let request = self.session.flush(now, None);
+                self.waiting.insert(request.0, Waiting::Done(reply));
             }
         }
     }

@@ -92,8 +92,6 @@ pub(crate) struct Owner {
     waiting: HashMap<u64, Waiting>,
     members: Members,
     backlog: Backlog,
-    /// They wait for the backlog to be given to the session.
-    flushes: Vec<Reply<()>>,
     /// Publishes without an answer, and their bytes.
     queued: usize,
     queued_bytes: usize,
@@ -139,7 +137,6 @@ impl Owner {
             waiting: HashMap::new(),
             members: Members::default(),
             backlog: Backlog::default(),
-            flushes: Vec::new(),
             queued: 0,
             queued_bytes: 0,
             max_queued,
@@ -256,6 +253,8 @@ impl Owner {
         if poked {
             self.look_after_members(now);
         }
+        // Before the commands: a flush is for what was published before it.
+        self.backlog.extend(publishes.drain(..));
         for command in commands.drain(..) {
             self.command(now, command);
             self.perform();
@@ -265,7 +264,6 @@ impl Owner {
             self.perform();
             self.backlog.expire(Instant::now());
         }
-        self.backlog.extend(publishes.drain(..));
         self.admit(now);
         if let Some(until) = self.drain_until {
             // What is held may still publish.
@@ -281,13 +279,6 @@ impl Owner {
         }
         if abandoned {
             self.session.close();
-            self.perform();
-        }
-        if self.backlog.is_empty() {
-            for reply in std::mem::take(&mut self.flushes) {
-                let request = self.session.flush(now, None);
-                self.waiting.insert(request.0, Waiting::Done(reply));
-            }
             self.perform();
         }
         (self.turn.commands, self.turn.publishes) = (commands, publishes);

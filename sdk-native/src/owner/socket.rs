@@ -153,13 +153,7 @@ pub(super) struct Socket {
 impl Socket {
     /// Sends a frame; `batching`: together with those that wait already.
     pub(super) fn send(&mut self, frame: &str, batching: bool) {
-        match self.out.back_mut() {
-            Some(message) if batching && message.len() + 1 + frame.len() <= MESSAGE_BYTES => {
-                message.push('\n');
-                message.push_str(frame);
-            }
-            _ => self.out.push_back(frame.to_owned()),
-        }
+        queue(&mut self.out, frame, batching);
     }
 
     /// Sends what it can and receives what is there; ready when there is something to look at.
@@ -218,5 +212,39 @@ impl Socket {
         if let Ok(Err(error)) = tokio::time::timeout(CLOSING, goodbye).await {
             tracing::trace!(%error, "the socket did not close cleanly");
         }
+    }
+}
+
+/// Adds a frame to the messages that wait: to the last of them, where several may go in one and there is room.
+fn queue(messages: &mut VecDeque<String>, frame: &str, batching: bool) {
+    match messages.back_mut() {
+        Some(message) if batching && message.len() + 1 + frame.len() <= MESSAGE_BYTES => {
+            message.push('\n');
+            message.push_str(frame);
+        }
+        _ => messages.push_back(frame.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_wait_together_leave_in_one_message_up_to_its_limit() {
+        let mut messages = VecDeque::new();
+        let large = "x".repeat(MESSAGE_BYTES);
+        for frame in ["a", "b", &large, "c", &large[..MESSAGE_BYTES - 2], "d"] {
+            queue(&mut messages, frame, true);
+        }
+        let lengths: Vec<usize> = messages.iter().map(String::len).collect();
+        assert_eq!(lengths, [3, MESSAGE_BYTES, MESSAGE_BYTES, 1], "full to the last byte, and no further");
+        assert_eq!(messages[0], "a\nb");
+
+        let mut messages = VecDeque::new();
+        for frame in ["a", "b"] {
+            queue(&mut messages, frame, false);
+        }
+        assert_eq!(messages, ["a", "b"]);
     }
 }

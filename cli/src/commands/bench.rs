@@ -241,13 +241,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let scenarios = what.scenarios();
     scenarios.iter().try_for_each(Scenario::check)?;
+    let interrupted = super::interruption()?;
     // Dropped at an interruption, and with it the hub it may have started.
     let report = tokio::select! {
         report = measure(&hubs, scenarios, times) => report?,
-        interrupted = super::interrupted() => {
-            interrupted?;
-            bail!("interrupted");
-        }
+        () = interrupted => bail!("interrupted"),
     };
     print(&report, json.as_deref())?;
     if !report.is_good() {

@@ -40,7 +40,16 @@ const OWN_TTL: Duration = Duration::from_secs(3600);
 pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     args.listen.mongo_url = args.listen.mongo_url.filter(|url| !url.is_empty());
     let secret = secret::load_or_make(&args.listen.data)?;
-    let mongo = if args.mongo { Some(OwnMongo::start(&args.listen).await?) } else { None };
+    let mut interrupted = super::interruption()?;
+    let mongo = if args.mongo {
+        tokio::select! {
+            mongo = OwnMongo::start(&args.listen) => Some(mongo?),
+            // Dropped while it starts, it ends what it has started.
+            () = &mut interrupted => return Ok(()),
+        }
+    } else {
+        None
+    };
     let kept = match (&mongo, args.listen.memory_mb, &args.listen.mongo_url) {
         (Some(_), ..) => format!("Events are kept in {}.", own_mongo::folder(&args.listen.data).display()),
         (None, Some(_), _) => "Events are kept in memory and are gone when it stops.".to_owned(),
@@ -55,7 +64,10 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     }
     let auth = Auth::Hs256 { secret: secret.clone(), previous: None, audience: None, issuer: None };
     super::raise_open_files();
-    let hub = Hub::start(args.listen.config(auth)?).await?;
+    let hub = tokio::select! {
+        hub = Hub::start(args.listen.config(auth)?) => hub?,
+        () = &mut interrupted => return end(mongo).await,
+    };
     let address = hub.address();
     let ops = hub.ops_address().map(|ops| format!("\n  For operators   http://{ops}/groups")).unwrap_or_default();
     let server = mongo.as_ref().map(|mongo| format!("\n  MongoDB         {}", mongo.url())).unwrap_or_default();
@@ -89,11 +101,17 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     };
     let result = tokio::select! {
         result = beating => result,
-        interrupted = super::interrupted() => interrupted.map_err(Into::into),
+        () = interrupted => Ok(()),
     };
     hub.shutdown().await;
-    if let Some(mongo) = mongo {
-        mongo.shutdown().await?;
-    }
+    end(mongo).await?;
     result
+}
+
+/// Ends the MongoDB of this hub, if it has one, in good order.
+async fn end(mongo: Option<OwnMongo>) -> anyhow::Result<()> {
+    match mongo {
+        Some(mongo) => mongo.shutdown().await,
+        None => Ok(()),
+    }
 }

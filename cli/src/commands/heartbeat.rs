@@ -39,7 +39,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     Output::new(false).note(&format!("publishing to {}; stop with Ctrl+C", args.connection.url));
     tokio::select! {
         result = beat(&client, &args.which) => result,
-        interrupted = super::interrupted() => Ok(interrupted?),
+        () = super::interruption()? => Ok(()),
     }
 }
 

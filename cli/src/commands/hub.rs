@@ -18,8 +18,13 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     super::raise_open_files();
-    let hub = Hub::start(args.listen.config(args.tokens.auth()?)?).await?;
-    super::interrupted().await?;
+    let config = args.listen.config(args.tokens.auth()?)?;
+    let mut interrupted = super::interruption()?;
+    let hub = tokio::select! {
+        hub = Hub::start(config) => hub?,
+        () = &mut interrupted => return Ok(()),
+    };
+    interrupted.await;
     hub.shutdown().await;
     Ok(())
 }

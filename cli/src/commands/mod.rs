@@ -12,18 +12,22 @@ pub(crate) mod subscribe;
 pub(crate) mod token;
 pub(crate) mod watch;
 
-/// Resolves on Ctrl+C or SIGTERM.
-pub(crate) async fn interrupted() -> std::io::Result<()> {
+/// Listens for Ctrl+C and SIGTERM from this call on; the future ends at the first of them. To be called before anything
+/// is started that an interruption has to end: until then a signal ends this process on the spot.
+pub(crate) fn interruption() -> std::io::Result<impl Future<Output = ()> + Unpin> {
     #[cfg(unix)]
-    {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let (mut interrupt, mut terminate) = {
+        use tokio::signal::unix::{SignalKind, signal};
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    #[cfg(windows)]
+    let (mut interrupt, mut terminate) = (tokio::signal::windows::ctrl_c()?, tokio::signal::windows::ctrl_close()?);
+    Ok(Box::pin(async move {
         tokio::select! {
-            result = tokio::signal::ctrl_c() => result,
-            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+    }))
 }
 
 /// Raises the number of files this process may have open to what it is allowed: each connection is one, and each 64 MiB

@@ -72,7 +72,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     output.note(&format!("subscribed to {} on {}; stop with Ctrl+C", args.topic, args.connection.url));
     let result = tokio::select! {
         result = receive(&client, &args, &output) => result,
-        interrupted = super::interrupted() => Ok(interrupted?),
+        () = super::interruption()? => Ok(()),
     };
     client.close().await;
     result

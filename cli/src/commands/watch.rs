@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let result = tokio::select! {
         result = follow => result,
-        interrupted = super::interrupted() => Ok(interrupted?),
+        () = super::interruption()? => Ok(()),
     };
     client.close().await;
     result

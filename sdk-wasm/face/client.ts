@@ -2,7 +2,7 @@
 
 import { HubError } from "./error.js";
 import { payloadText } from "./json.js";
-import { PromShell, type PromExport, type PromQueue } from "./prom_sdk.js";
+import { PromShell, type PromPast, type PromQueue } from "./prom_sdk.js";
 import type * as t from "./types.js";
 import type { Abortable, ClientEvents, HubEvent, PayloadOf } from "./types.js";
 import { LiveView } from "./view.js";
@@ -14,8 +14,10 @@ export interface Environment {
   readonly WebSocket?: t.WebSocketConstructor | undefined;
 }
 
-type Use<R, O = undefined> = (raw: PromShell, options: O) => Promise<R>;
-type Call = <R>(use: Use<R>) => Promise<R>;
+/** Asks the module for something, under the number of the call. It gives what is wrong with the arguments, or else nothing. */
+type Use<O = undefined> = (raw: PromShell, call: number, options: O) => unknown;
+type Call = <R>(use: Use) => Promise<R>;
+interface Open { resolve(value: unknown): void; reject(error: unknown): void }
 /** The payload that the caller names, or else the one of the topic map. */
 type As<T, M, K extends string> = [T] extends [never] ? PayloadOf<M, K> : T;
 type Listener<K extends keyof ClientEvents> = (event: ClientEvents[K]) => void;
@@ -40,9 +42,10 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   #raw: PromShell | undefined;
   #loading: Promise<void> | undefined;
   /** Calls that wait for the module, in their order. */
-  #early: ((raw: PromShell | undefined, error?: unknown) => void)[] = [];
-  /** Ends of the open calls, for the case that the module ends by a fault of its own. */
-  readonly #pending = new Set<(error: unknown) => void>();
+  #early: (() => void)[] = [];
+  /** Calls under way, by their numbers. */
+  readonly #open = new Map<number, Open>();
+  #calls = 0;
   /** Why there will be no module any more. */
   #over: HubError | undefined;
   #closing: Promise<void> | undefined;
@@ -71,16 +74,12 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
 
   /** Connects, as every other call does; resolves when there is a connection. */
   connect(): Promise<void> {
-    return this.#call((raw) => raw.connect());
+    return this.#call((raw, call) => raw.connect(call));
   }
 
   /** Resolves as soon as there is a connection, however long it takes; rejects when the client is closed. */
-  async ready(): Promise<void> {
-    if (this.#state === "idle") this.connect().catch(() => undefined);
-    while (this.#state !== "ready") {
-      if (this.#state === "closed") throw (await this.closed) ?? closed();
-      await Promise.race([this.once("state"), this.closed]);
-    }
+  ready(): Promise<void> {
+    return this.#call((raw, call) => raw.ready(call));
   }
 
   /** Publishes, from the moment of the call; resolves when the event is committed. */
@@ -91,7 +90,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   async #publish(topic: string, payload: unknown, options: t.PublishOptions | undefined): Promise<t.Published> {
     // Taken down before anything is waited for: the caller may change it meanwhile.
     const text = payloadText(payload);
-    return this.#call((raw, options) => raw.publish(topic, text, options) as Promise<t.Published>, options);
+    return await this.#call((raw, call, options) => raw.publish(call, topic, text, options), options);
   }
 
   /** Publishes all of them in their order, and resolves with their answers. Rejects with the first error; the others may be committed. */
@@ -100,17 +99,17 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     for (let i = 0; i < events.length; i++) {
       if (typeof events[i] !== "object" || events[i] === null) throw refusal(`events[${i}] must be an object`);
     }
-    return Promise.all(events.map(({ topic, payload, options }: t.Outgoing) => this.#publish(topic, payload, options)));
+    return await Promise.all(events.map(({ topic, payload, options }: t.Outgoing) => this.#publish(topic, payload, options)));
   }
 
   /** Resolves when every publish and settle that was called before has its answer. */
   flush(options?: t.FlushOptions): Promise<void> {
-    return this.#call((raw, options) => raw.flush(options), options);
+    return this.#call((raw, call, options) => raw.flush(call, options), options);
   }
 
   /** One member of `group` gets each event. Resolves when the hub has confirmed the subscription. */
   async subscribe<T = never, K extends string = string>(topic: K, group: string, handler: t.Handler<As<T, M, K>>, options?: t.SubscribeOptions): Promise<void> {
-    await this.#subscribe((raw, options) => raw.subscribe(topic, group, handler, options, undefined), options);
+    await this.#subscribe((raw, call, options) => raw.subscribe(call, topic, group, handler, options, undefined), options);
   }
 
   /**
@@ -121,12 +120,12 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   async subscribeExactlyOnce<T = never, K extends string = string>(
     topic: K, group: string, store: t.DedupeStore, handler: t.Handler<As<T, M, K>>, options?: t.ExactlyOnceOptions,
   ): Promise<void> {
-    await this.#subscribe((raw, options) => raw.subscribe(topic, group, handler, options, store ?? null), options);
+    await this.#subscribe((raw, call, options) => raw.subscribe(call, topic, group, handler, options, store ?? null), options);
   }
 
   /** A subscription whose deliveries are settled by hand. */
   events<T = never, K extends string = string>(topic: K, group: string, options?: t.SubscribeOptions): t.Stream<t.Delivery<As<T, M, K>>> {
-    return new Queue(this.#call, (raw, options) => raw.queue(topic, group ?? null, options), options);
+    return new Queue(this.#call, (raw, call, options) => raw.queue(call, topic, group ?? null, options), options);
   }
 
   /** Events of a topic or pattern from now on, without a group: in order, and nothing is stored for it. */
@@ -134,9 +133,9 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   live<T = never, K extends string = string>(topic: K, options?: t.LiveOptions): t.Stream<HubEvent<As<T, M, K>>>;
   live(topic: string, handler?: unknown, options?: t.LiveOptions): any {
     if (handler === undefined || (typeof handler === "object" && handler !== null && !isList(handler))) {
-      return new Queue(this.#call, (raw, options) => raw.queue(topic, undefined, options), handler as t.LiveOptions);
+      return new Queue(this.#call, (raw, call, options) => raw.queue(call, topic, undefined, options), handler as t.LiveOptions);
     }
-    return this.#subscribe((raw, options) => raw.live(topic, handler, options), options).then((id) => {
+    return this.#subscribe((raw, call, options) => raw.live(call, topic, handler, options), options).then((id) => {
       const close = (): Promise<void> => this.#leave(id);
       return { topic, close, [Symbol.asyncDispose]: close };
     });
@@ -147,50 +146,41 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     topic: K, options?: t.WatchOptions<As<T, M, K>>,
   ): Promise<t.View<As<T, M, K>>> {
     const view = new LiveView<As<T, M, K>>(topic, this.#guarded);
-    await this.#subscribe(async (raw, options) => {
-      try {
-        view.onChange = options?.onChange;
-      } catch {
-        // The module finds the same, and refuses it.
-      }
-      const id = (await raw.watch(topic, view, options)) as number;
-      view.end = () => this.#leave(id);
-      await view.first;
-      return id;
+    const id = await this.#subscribe((raw, call, options) => {
+      const refused: unknown = raw.watch(call, topic, view, options);
+      view.onChange = refused === undefined ? options?.onChange : undefined;
+      return refused;
     }, options);
+    view.end = () => this.#leave(id);
     return view;
   }
 
   /** The past of a topic, page by page. */
-  async *history<T = never, K extends string = string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<As<T, M, K>>, undefined> {
-    type Page = { events: HubEvent<As<T, M, K>>[]; next: number | null };
-    let after: number | null | undefined;
-    let given = 0;
-    do {
-      const page: Page = await this.#call((raw, options) => raw.history(topic, options, given, after, options?.signal) as Promise<Page>, options);
-      for (const event of page.events) if (given++ < (options?.limit ?? Infinity)) yield event;
-      after = page.next;
-    } while (after !== null && given < (options?.limit ?? Infinity));
+  history<T = never, K extends string = string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<As<T, M, K>>, undefined> {
+    return this.#past(false, topic, options);
   }
 
   /** The past of a topic as one stream, which takes no memory on either side. */
-  async *export<T = never, K extends string = string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<As<T, M, K>>, undefined> {
-    const stream = await this.#call((raw, options) => raw.export(topic, options, options?.signal) as Promise<PromExport>, options);
-    let left = options?.limit ?? Infinity;
+  export<T = never, K extends string = string>(topic: K, options?: t.HistoryOptions): AsyncGenerator<HubEvent<As<T, M, K>>, undefined> {
+    return this.#past(true, topic, options);
+  }
+
+  async *#past<T>(stream: boolean, topic: string, options: t.HistoryOptions | undefined): AsyncGenerator<HubEvent<T>, undefined> {
+    const past = await this.#call<PromPast, t.HistoryOptions>((raw, call, options) => raw.past(call, stream, topic, options), options);
     try {
-      while (left > 0) {
-        const events = await this.#call(() => stream.next() as Promise<HubEvent<As<T, M, K>>[] | undefined>);
+      for (;;) {
+        const events = await this.#call<HubEvent<T>[] | undefined>((_, call) => past.next(call));
         if (!events) return;
-        for (const event of events) if (left-- > 0) yield event;
+        yield* events;
       }
     } finally {
-      stream.cancel();
+      past.cancel();
     }
   }
 
   /** Leaves a group. Handlers that run finish and acknowledge; no new one starts. */
   unsubscribe(topic: string, group: string): Promise<void> {
-    return this.#call((raw) => raw.unsubscribe(topic, group));
+    return this.#call((raw, call) => raw.unsubscribe(call, topic, group));
   }
 
   /** Calls `listener` for each event of that name; returns what ends it. */
@@ -225,7 +215,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   }
 
   async #close(drain: boolean, timeoutMs: number): Promise<void> {
-    if (this.#raw || (drain && this.#early.length > 0)) return this.#start((raw) => raw.close(drain, timeoutMs), undefined);
+    if (this.#raw || (drain && this.#early.length > 0)) return this.#call((raw, call) => raw.close(call, drain, timeoutMs));
     this.#finish(closed(), undefined);
   }
 
@@ -233,38 +223,40 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   #finish(over: HubError, error: HubError | undefined): void {
     this.#over ??= over;
     this.#raw = undefined;
-    for (const run of this.#early.splice(0)) run(undefined, over);
-    for (const reject of [...this.#pending]) reject(over);
+    this.#refuse(over);
     if (this.#state !== "closed") this.#enter({ state: "closed", previous: this.#state, ...(error && { error }) });
   }
 
-  async #subscribe<O extends Abortable>(use: Use<unknown, O | undefined>, options: O | undefined): Promise<number> {
-    const end = (id: unknown): void => void this.#leave(id as number).catch(() => undefined);
-    const id = (await this.#call(use, options, end)) as number;
+  /** Refuses every call under way. */
+  #refuse(error: unknown): void {
+    this.#early = [];
+    for (const call of [...this.#open.keys()]) this.#settle(call, false, error);
+  }
+
+  async #subscribe<O extends Abortable>(use: Use<O | undefined>, options: O | undefined): Promise<number> {
+    const end = (id: number): void => void this.#leave(id).catch(() => undefined);
+    const id = await this.#call(use, options, end);
     options?.signal?.addEventListener("abort", () => end(id), { once: true });
     return id;
   }
 
   #leave(id: number): Promise<void> {
-    return this.#call((raw) => raw.end(id));
+    return this.#call((raw, call) => raw.end(call, id));
   }
 
   /** A call that settles whatever happens, with an error that knows where it was made. `undo` takes back what came after an abort. */
-  readonly #call = async <R, O extends Abortable | undefined = undefined>(use: Use<R, O | undefined>, given?: O, undo?: (value: R) => void): Promise<R> => {
+  readonly #call = async <R, O extends Abortable = Abortable>(use: Use<O | undefined>, given?: O, undo?: (value: R) => void): Promise<R> => {
     try {
       const signal = signalOf(given);
-      signal?.throwIfAborted();
       // What waits for the module is as it was at the call.
       const options = this.#raw ? given : kept(given);
       return await new Promise<R>((resolve, reject) => {
-        const settled = (): boolean => {
-          signal?.removeEventListener("abort", abort);
-          return this.#pending.delete(reject);
-        };
-        const abort = (): void => void (settled(), reject(signal?.reason));
-        this.#pending.add(reject);
-        signal?.addEventListener("abort", abort);
-        this.#start(use, options).then((value) => (settled() ? resolve(value) : undo?.(value)), (error: unknown) => (settled(), reject(error)));
+        const call = ++this.#calls;
+        this.#open.set(call, signal ? abortable(signal, resolve, reject, undo) : { resolve: resolve as Open["resolve"], reject });
+        const run = (): void => this.#run(call, use, options);
+        if (this.#raw || this.#over) return run();
+        this.#early.push(run);
+        this.#loading ??= this.#load();
       });
     } catch (error) {
       // What the module says of an argument. Made here, the stack of an error holds the caller instead of what heard the answer.
@@ -273,23 +265,22 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     }
   };
 
-  #start<R, O>(use: Use<R, O | undefined>, options: O | undefined): Promise<R> {
-    return new Promise((resolve, reject) => {
-      const run = (raw: PromShell | undefined, error?: unknown): void => {
-        if (!raw) return reject(error);
-        try {
-          resolve(use(raw, options));
-        } catch (thrown) {
-          if (typeof thrown === "string") return reject(thrown);
-          // The module refuses by promises: what else it throws is a fault of its own.
-          this.#broken(thrown instanceof Error ? thrown.message : String(thrown));
-          reject(this.#over);
-        }
-      };
-      if (this.#raw || this.#over) return run(this.#raw, this.#over);
-      this.#early.push(run);
-      this.#loading ??= this.#load();
-    });
+  #run<O>(call: number, use: Use<O>, options: O): void {
+    if (!this.#raw) return this.#settle(call, false, this.#over);
+    try {
+      const refused = use(this.#raw, call, options);
+      if (refused !== undefined) this.#settle(call, false, refused);
+    } catch (thrown) {
+      // The module refuses by what it gives: what it throws is a fault of its own.
+      this.#broken(thrown instanceof Error ? thrown.message : String(thrown));
+    }
+  }
+
+  #settle(call: number, ok: boolean, value: unknown): void {
+    const open = this.#open.get(call);
+    this.#open.delete(call);
+    if (ok) open?.resolve(value);
+    else open?.reject(value);
   }
 
   async #load(): Promise<void> {
@@ -298,11 +289,10 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
       if (this.#over) return;
       const WebSocket = this.#options.WebSocket ?? this.#environment.WebSocket ?? (globalThis as { WebSocket?: unknown }).WebSocket;
       if (!WebSocket) throw new HubError("load_failed", "this engine has no WebSocket; give one in the options", false);
-      const raw = new PromShell(this.#host, this.#url, this.#token, WebSocket as () => void, this.#options);
-      this.#raw = raw;
-      for (const run of this.#early.splice(0)) run(raw);
+      this.#raw = new PromShell(this.#host, this.#url, this.#token, WebSocket as () => void, this.#options);
+      for (const run of this.#early.splice(0)) run();
     } catch (error) {
-      for (const run of this.#early.splice(0)) run(undefined, error);
+      this.#refuse(error);
     } finally {
       this.#loading = undefined;
     }
@@ -317,20 +307,28 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   readonly #host = {
     error: (code: string, message: string, retryable: boolean, retryAfterMs?: number) => new HubError(code, message, retryable, retryAfterMs),
     emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
+    settle: (call: number, ok: boolean, value: unknown) => this.#settle(call, ok, value),
+    published: (call: number, id: string, seq: number, duplicate: boolean) => this.#settle(call, true, { id, seq, duplicate }),
     context: (open: number, attempt: number, maxAttempts: number, ackDeadlineMs: number, lease: string | undefined, redelivered: boolean): t.DeliveryContext => {
       // Nothing is delivered without the module, and after its end nothing is open.
       const signal = (): AbortSignal => (this.#raw?.signal(open) as AbortSignal | undefined) ?? AbortSignal.abort();
-      const extend = (ms: number): Promise<void> => this.#call((raw) => raw.extend(open, ms));
+      const extend = (ms: number): Promise<void> => this.#call((raw, call) => raw.extend(call, open, ms));
       return { attempt, maxAttempts, ackDeadlineMs, lease: lease ?? null, redelivered, extend, get signal() { return signal(); } };
     },
+    deliver: (handler: t.Handler, event: HubEvent, open: number, ...ctx: [number, number, number, string | undefined, boolean]): boolean => {
+      try {
+        const answer = handler(event, this.#host.context(open, ...ctx));
+        // Nothing to wait for: what is no object has no `then`.
+        if ((typeof answer !== "object" || answer === null) && typeof answer !== "function") return true;
+        new Promise((resolve) => resolve(answer)).then(() => this.#raw?.handled(open, false, undefined), (error: unknown) => this.#raw?.handled(open, true, error));
+      } catch (error) {
+        this.#raw?.handled(open, true, error);
+      }
+      return false;
+    },
     delivery: (open: number, event: HubEvent<never>, ctx: t.DeliveryContext): t.Delivery<never> => ({
-      event, ctx, ack: () => this.#call((raw) => raw.ack(open)), nack: (options) => this.#call((raw) => raw.nack(open, options)),
+      event, ctx, ack: () => this.#call((raw, call) => raw.ack(call, open)), nack: (options) => this.#call((raw, call) => raw.nack(call, open, options)),
     }),
-    attend: (open: number, answer: unknown) =>
-      void new Promise((resolve) => resolve(answer)).then(
-        () => this.#raw?.handled(open, false, undefined),
-        (error: unknown) => this.#raw?.handled(open, true, error),
-      ),
     broken: (message: string) => this.#broken(message),
   };
 
@@ -354,14 +352,8 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     try {
       call();
     } catch (error) {
-      let message = "a listener failed";
-      try {
-        message += `: ${error instanceof Error ? error.message : String(error)}`;
-      } catch {
-        // It has no text.
-      }
       if (last) console.error("Prom Hub:", error);
-      else this.#emit("error", new HubError("listener_failed", message, false));
+      else this.#raw?.thrown(error);
     }
   };
 }
@@ -371,19 +363,25 @@ class Queue<T, O extends Abortable> implements t.Stream<T> {
   readonly #call: Call;
   readonly #queue: Promise<PromQueue>;
 
-  constructor(call: <R>(use: Use<R, O | undefined>, options?: O, undo?: (value: R) => void) => Promise<R>, open: (raw: PromShell, options: O | undefined) => PromQueue, options: O | undefined) {
+  constructor(call: <R>(use: Use<O | undefined>, options?: O, undo?: (value: R) => void) => Promise<R>, open: Use<O | undefined>, options: O | undefined) {
     this.#call = call as Call;
-    this.#queue = call(async (raw, options) => open(raw, options), options, (queue) => void queue.end());
+    this.#queue = call(open, options, (queue) => void this.#end(queue));
     this.#queue.then(() => options?.signal?.addEventListener("abort", () => void this.return(), { once: true }), () => undefined);
   }
 
-  next(): Promise<IteratorResult<T, undefined>> {
-    return this.#call(async () => (await this.#queue).next());
+  async next(): Promise<IteratorResult<T, undefined>> {
+    const queue = await this.#queue;
+    const value = await this.#call<T | undefined>((_, call) => queue.next(call));
+    return value === undefined ? { value: undefined, done: true } : { value, done: false };
   }
 
   async return(): Promise<IteratorResult<T, undefined>> {
-    await this.#queue.then((queue) => this.#call(() => queue.end())).catch(() => undefined);
+    await this.#queue.then((queue) => this.#end(queue)).catch(() => undefined);
     return { value: undefined, done: true };
+  }
+
+  #end(queue: PromQueue): Promise<void> {
+    return this.#call((_, call) => queue.end(call));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -397,6 +395,7 @@ class Queue<T, O extends Abortable> implements t.Stream<T> {
 
 /** The signal in the options, if there is one and it is one. */
 function signalOf(options: Abortable | undefined): AbortSignal | undefined {
+  if (options === undefined) return undefined;
   let signal: AbortSignal | undefined;
   try {
     signal = options?.signal;
@@ -404,7 +403,17 @@ function signalOf(options: Abortable | undefined): AbortSignal | undefined {
     throw refusal("options must be an object that can be read");
   }
   if (signal !== undefined && typeof signal?.throwIfAborted !== "function") throw refusal("options.signal must be an AbortSignal");
+  signal?.throwIfAborted();
   return signal;
+}
+
+/** A call that its signal ends. What comes of it later is taken back. */
+function abortable<R>(signal: AbortSignal, resolve: (value: R) => void, reject: (error: unknown) => void, undo: ((value: R) => void) | undefined): Open {
+  let late = false;
+  const abort = (): void => ((late = true), reject(signal.reason));
+  const off = (): void => signal.removeEventListener("abort", abort);
+  signal.addEventListener("abort", abort, { once: true });
+  return { resolve: (value) => (off(), late ? undo?.(value as R) : resolve(value as R)), reject: (error) => (off(), reject(error)) };
 }
 
 /** A revoked proxy throws whatever it is asked. */

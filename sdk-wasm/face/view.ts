@@ -1,6 +1,5 @@
 /** A live map of the newest event of each key. */
 
-import { HubError } from "./error.js";
 import type { HubEvent, View, WatchOptions } from "./types.js";
 
 /** The types show it as a map that is only read: what is written to it the next event undoes. */
@@ -10,22 +9,13 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
   #snapshot: [string, HubEvent<T>][] | undefined;
   /** Keys of the snapshot that is being read; none once it is complete. */
   #seen: Set<string> | undefined = new Set();
-  #settle: { resolve(): void; reject(error: HubError): void } | undefined;
   /** @internal */
   onChange: WatchOptions<T>["onChange"];
   /** @internal Ends the subscription. */
   end: () => Promise<void> = () => Promise.resolve();
-  /** @internal Settled when the first snapshot is complete, or there will be none. */
-  readonly first: Promise<void>;
-
   constructor(readonly topic: string, guarded: (call: () => unknown) => void) {
     super();
     this.#guarded = guarded;
-    this.first = new Promise((resolve, reject) => {
-      this.#settle = { resolve, reject };
-    });
-    // Whether anybody waits for it depends on how far `watch` came.
-    this.first.catch(() => undefined);
   }
 
   /** @internal */
@@ -46,18 +36,12 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
     if (seen && seen.size < this.size) {
       for (const key of this.keys()) if (!seen.has(key)) this.delete(key);
     }
-    this.#settle?.resolve();
     this.#tell(undefined);
   }
 
   /** @internal */
   lost(): void {
     this.#seen = new Set();
-  }
-
-  /** @internal */
-  ended(error?: HubError): void {
-    this.#settle?.reject(error ?? new HubError("closed", "the watch was closed", false));
   }
 
   #tell(event: HubEvent<T> | undefined): void {

@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, rc::Rc};
 
-use js_sys::{Array, JSON};
+use js_sys::{Array, Function, JSON};
 use prom_protocol::scan;
 use prom_sdk_core::{Delivery, SubscriptionId};
 use wasm_bindgen::{JsCast, JsValue};
@@ -50,6 +50,13 @@ impl Arrival {
     pub(crate) fn context(&self, host: &Host, open: u64) -> JsValue {
         let lease = self.lease.as_deref();
         host.context(open as f64, self.attempt, self.max_attempts, self.ack_deadline_ms, lease, self.redelivered)
+    }
+
+    /// Calls a handler with it, as delivery `open`; false: the handler has not come to its end.
+    pub(crate) fn deliver(&self, host: &Host, handler: &Function, event: &JsValue, open: u64) -> bool {
+        let lease = self.lease.as_deref();
+        let (attempt, most, left) = (self.attempt, self.max_attempts, self.ack_deadline_ms);
+        host.deliver(handler, event, open as f64, attempt, most, left, lease, self.redelivered)
     }
 
     /// The event; undefined if it is not JSON.

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use js_sys::Promise;
 use prom_protocol::ErrorCode;
 use prom_sdk_core::{Error, Settle, SubscriptionId};
 use wasm_bindgen::JsValue;
@@ -10,7 +9,7 @@ use wasm_bindgen::JsValue;
 use crate::{
     arrival::Arrival,
     open::{Keep, Open},
-    shell::Shell,
+    shell::{Shell, Waiter},
     sink::Sink,
 };
 
@@ -84,20 +83,21 @@ impl Shell {
         self.run();
     }
 
-    /// Settles an open delivery; resolves when the hub has stored it. `ends` says whether it is open no more.
-    pub(crate) fn settle(self: &Rc<Self>, open: f64, ends: bool, settle: Settle<'_>) -> Promise {
+    /// Settles an open delivery; the call ends when the hub has stored it. `ends` says whether it is open no more.
+    pub(crate) fn settle(self: &Rc<Self>, call: f64, open: f64, ends: bool, settle: Settle<'_>) {
         let Some(open) = self.find_open(open) else {
             let message = "the delivery is settled already, or its connection or subscription has ended";
-            return self.refuse(&Error::of(ErrorCode::StaleLease, message));
+            return self.settle_call(call, Err(Error::of(ErrorCode::StaleLease, message)));
         };
         let lease = open.lease.borrow().clone();
         let Some(lease) = lease else {
             if ends {
                 self.close_open(open.number);
             }
-            return Promise::resolve(&JsValue::UNDEFINED);
+            return self.settle_call(call, Ok(JsValue::UNDEFINED));
         };
         let delivery = open.reference(&lease);
-        self.settling(ends.then_some(open.number), &mut |session, now| session.settle(now, delivery, settle))
+        let waiter = Waiter::Call { call, open: ends.then_some(open.number) };
+        self.request(waiter, &mut |session, now| session.settle(now, delivery, settle));
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use js_sys::{Function, Promise, Reflect};
 use serde::Serialize;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
-use wasm_bindgen_futures::{JsFuture, future_to_promise, spawn_local};
+use wasm_bindgen_futures::{JsFuture, spawn_local};
 
 use crate::args::reason_of;
 
@@ -25,11 +25,19 @@ extern "C" {
         retry_after_ms: Option<f64>,
     ) -> JsValue;
 
+    /// Ends call number `call`: with its result, or what is wrong, which is a string where an argument is.
+    #[wasm_bindgen(method)]
+    pub(crate) fn settle(this: &Host, call: f64, ok: bool, value: &JsValue);
+
+    /// Ends a publish.
+    #[wasm_bindgen(method)]
+    pub(crate) fn published(this: &Host, call: f64, id: &str, seq: f64, duplicate: bool);
+
     /// Tells the listeners of `name`.
     #[wasm_bindgen(method)]
     pub(crate) fn emit(this: &Host, name: &str, event: &JsValue);
 
-    /// Makes the context of delivery `open`. All at once: this is done for every event.
+    /// Makes the context of delivery `open`.
     #[wasm_bindgen(method)]
     pub(crate) fn context(
         this: &Host,
@@ -41,9 +49,20 @@ extern "C" {
         redelivered: bool,
     ) -> JsValue;
 
-    /// Tells [`crate::PromShell::handled`] what the answer of a handler settles as, whatever it is.
+    /// Calls a handler with the event and its context. All at once: this is done for every event. False: it has not come to
+    /// its end, and [`crate::PromShell::handled`] will be told of it.
     #[wasm_bindgen(method)]
-    pub(crate) fn attend(this: &Host, open: f64, answer: &JsValue);
+    pub(crate) fn deliver(
+        this: &Host,
+        handler: &Function,
+        event: &JsValue,
+        open: f64,
+        attempt: u32,
+        max_attempts: u32,
+        ack_deadline_ms: f64,
+        lease: Option<&str>,
+        redelivered: bool,
+    ) -> bool;
 
     /// Makes the delivery that an iterator gives.
     #[wasm_bindgen(method)]
@@ -68,10 +87,6 @@ extern "C" {
     /// The connection is gone; a new snapshot follows.
     #[wasm_bindgen(method)]
     pub(crate) fn lost(this: &ViewFace);
-
-    /// There will be no more, because of the error, if there is one.
-    #[wasm_bindgen(method)]
-    pub(crate) fn ended(this: &ViewFace, error: &JsValue);
 }
 
 /// A value as JavaScript has it. The types here hold nothing that it cannot take.
@@ -85,20 +100,10 @@ pub(crate) fn set(object: &JsValue, name: &str, value: &JsValue) {
     let _ = Reflect::set(object, &JsValue::from_str(name), value);
 }
 
-/// A promise and what settles it. These functions throw nothing.
-pub(crate) fn deferred() -> (Promise, Function, Function) {
-    let mut functions = None;
-    let promise = Promise::new(&mut |resolve, reject| functions = Some((resolve, reject)));
-    // The engine calls it before it returns the promise.
-    let (resolve, reject) = functions.unwrap_or_default();
-    (promise, resolve, reject)
-}
-
 /// What `value` settles as, if it is a promise or anything else with a `then`. Whatever it is, this throws nothing.
 pub(crate) async fn settled(value: &JsValue) -> Result<JsValue, JsValue> {
-    let (promise, resolve, _) = deferred();
     // Also where the `then` of the value throws: the promise is rejected.
-    let _ = resolve.call1(&JsValue::UNDEFINED, value);
+    let promise = Promise::new(&mut |resolve, _| drop(resolve.call1(&JsValue::UNDEFINED, value)));
     JsFuture::from(promise).await
 }
 
@@ -121,10 +126,4 @@ pub(crate) async fn token(source: &JsValue) -> Result<String, String> {
 pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
     let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(task);
     spawn_local(task);
-}
-
-/// The promise of a task.
-pub(crate) fn promise(task: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
-    let task: Pin<Box<dyn Future<Output = Result<JsValue, JsValue>>>> = Box::pin(task);
-    future_to_promise(task)
 }

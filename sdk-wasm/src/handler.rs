@@ -62,8 +62,8 @@ impl Handler {
             open.over_at.set(now() + self.keep.timeout_ms);
             shell.look_at_leases(open.over_at.get());
         }
-        let ctx = arrival.context(&shell.host, open.number);
         if let Some(once) = &self.once {
+            let ctx = arrival.context(&shell.host, open.number);
             let (once, function, shell) = (Rc::clone(once), self.function.clone(), Rc::clone(shell));
             face::spawn(async move {
                 let result = once.run(&arrival.id, &function, &event, &ctx).await;
@@ -72,11 +72,8 @@ impl Handler {
             });
             return;
         }
-        match self.function.call2(&JsValue::UNDEFINED, &event, &ctx) {
-            Err(thrown) => finish(shell, &open, Err(&reason_of(&thrown))),
-            // Nothing to wait for: what is no object has no `then`.
-            Ok(answer) if !answer.is_object() && !answer.is_function() => finish(shell, &open, Ok(())),
-            Ok(answer) => shell.host.attend(open.number as f64, &answer),
+        if arrival.deliver(&shell.host, &self.function, &event, open.number) {
+            finish(shell, &open, Ok(()));
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The past of a topic, over HTTP: pages of `/replay`, the stream of `/export`.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use gloo_net::http::{RequestBuilder, Response};
-use js_sys::{JSON, Promise, Uint8Array, encode_uri_component};
+use js_sys::{Array, JSON, Uint8Array, encode_uri_component};
 use prom_protocol::{ErrorCode, TopicOrPattern};
 use prom_sdk_core::Error;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
@@ -16,63 +19,166 @@ use crate::{
     shell::Shell,
 };
 
-/// What a request asks for beside its path: the topic, where to start, and `more`, which is a parameter as well.
-pub(crate) fn query(topic: &str, options: &JsValue, after: Option<f64>, more: &str) -> String {
-    let mut query = String::from("?topic=");
-    let mut put = |name: &str, value: &str| {
-        query.push_str(name);
-        query.push_str(&String::from(encode_uri_component(value)));
-    };
-    put("", topic);
-    match after {
-        Some(after) => put("&from=afterSeq&afterSeq=", &decimal(after)),
-        None => {
-            for (name, parameter) in [("from", "&from="), ("afterId", "&afterId=")] {
-                if let Some(value) = args::string(options, name) {
-                    put(parameter, &value);
-                }
-            }
-            for (name, parameter) in [("ts", "&ts="), ("afterSeq", "&afterSeq=")] {
-                if let Some(value) = args::number(options, name) {
-                    put(parameter, &decimal(value));
-                }
-            }
+/// Events of one page, as many as the hub gives.
+const PAGE: f64 = 1000.0;
+
+/// The past of a topic, under way.
+#[wasm_bindgen]
+pub struct PromPast(Rc<Past>);
+
+struct Past {
+    shell: Rc<Shell>,
+    topic: String,
+    /// Where to start, as parameters of the query.
+    start: RefCell<String>,
+    signal: JsValue,
+    /// Events that may still be given.
+    left: Cell<f64>,
+    /// One stream instead of pages; there is a reader once it has begun.
+    stream: bool,
+    reader: RefCell<Option<ReadableStreamDefaultReader>>,
+    /// Bytes of the stream after its last whole line.
+    rest: RefCell<Vec<u8>>,
+    /// There is nothing after what was given.
+    complete: Cell<bool>,
+}
+
+impl PromPast {
+    /// With options that were checked.
+    pub(crate) fn new(shell: &Rc<Shell>, stream: bool, topic: String, options: &JsValue) -> Self {
+        Self(Rc::new(Past {
+            shell: Rc::clone(shell),
+            topic,
+            start: RefCell::new(start(options)),
+            signal: get(options, "signal").unwrap_or_default(),
+            left: Cell::new(args::number(options, "limit").unwrap_or(f64::INFINITY)),
+            stream,
+            reader: RefCell::default(),
+            rest: RefCell::default(),
+            complete: Cell::new(false),
+        }))
+    }
+}
+
+#[wasm_bindgen]
+impl PromPast {
+    /// Settled with the next events, at least one; with `undefined` when there are no more. A stream that was cut:
+    /// `connection_lost`.
+    pub fn next(&self, call: f64) {
+        let past = Rc::clone(&self.0);
+        face::spawn(async move {
+            let events = past.next().await;
+            past.shell.settle_call(call, events.map(|events| events.map_or(JsValue::UNDEFINED, JsValue::from)));
+        });
+    }
+
+    /// Takes no more.
+    pub fn cancel(&self) {
+        if let Some(reader) = self.0.reader.take() {
+            // Whether the hub hears of it or not, nothing more is read.
+            drop(reader.cancel());
         }
     }
-    query.push_str(more);
+}
+
+impl Past {
+    async fn next(&self) -> Result<Option<Array>, Error> {
+        while self.left.get() > 0.0 && !self.complete.get() {
+            let events = if self.stream { self.chunk().await? } else { self.page().await? };
+            if events.length() > 0 {
+                let left = self.left.get();
+                self.left.set(left - f64::from(events.length()));
+                let whole = f64::from(events.length()) <= left;
+                return Ok(Some(if whole { events } else { events.slice(0, left as u32) }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn page(&self) -> Result<Array, Error> {
+        let limit = ["&limit=", &decimal(self.left.get().min(PAGE))].concat();
+        let query = [self.start.borrow().as_str(), &limit].concat();
+        let page = body(&self.ask("/replay", &query).await?).await?;
+        match args::number(&page, "next") {
+            Some(next) => drop(self.start.replace(["&from=afterSeq&afterSeq=", &decimal(next)].concat())),
+            None => self.complete.set(true),
+        }
+        Ok(get(&page, "events").unwrap_or_default().dyn_into().unwrap_or_default())
+    }
+
+    async fn chunk(&self) -> Result<Array, Error> {
+        let begun = self.reader.borrow().clone();
+        let reader = match begun {
+            Some(reader) => reader,
+            None => {
+                let query = [self.start.borrow().as_str(), "&ndjson=1"].concat();
+                let body = self.ask("/export", &query).await?.body();
+                let body = body.ok_or_else(|| Error::lost("the hub's answer has no body", true))?;
+                let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+                self.reader.replace(Some(reader.clone()));
+                reader
+            }
+        };
+        let read = JsFuture::from(reader.read()).await.map_err(|thrown| lost(&thrown))?;
+        let done = get(&read, "done").is_ok_and(|done| done.is_truthy());
+        if done && !self.rest.borrow().is_empty() {
+            return Err(Error::lost("the export was cut; go on with afterSeq of the last event", true));
+        }
+        self.complete.set(done);
+        if !done {
+            let bytes: Uint8Array = get(&read, "value").unwrap_or_default().unchecked_into();
+            self.rest.borrow_mut().extend(bytes.to_vec());
+        }
+        match lines(&mut self.rest.borrow_mut()) {
+            Some(list) => Ok(parsed(&list)?.dyn_into().unwrap_or_default()),
+            None => Ok(Array::new()),
+        }
+    }
+
+    /// Asks the hub. What it refuses, or what fails on the way, is the error.
+    async fn ask(&self, path: &str, query: &str) -> Result<Response, Error> {
+        TopicOrPattern::new(self.topic.as_str())?;
+        let shell = &self.shell;
+        let token = face::token(&shell.token).await.map_err(|message| Error::of(ErrorCode::NoToken, message))?;
+        // `ws://host/path` is `http://host` and `wss:` is `https:`.
+        let host = web_sys::Url::new(&shell.url).map(|url| url.host()).map_err(|thrown| lost(&thrown))?;
+        let scheme = if shell.url.starts_with("wss:") { "https://" } else { "http://" };
+        let topic = String::from(encode_uri_component(&self.topic));
+        let request = RequestBuilder::new(&[scheme, &host, path, "?topic=", &topic, query].concat())
+            .header("Authorization", &["Bearer ", &token].concat())
+            .abort_signal(self.signal.dyn_ref::<AbortSignal>());
+        let response = async { request.build()?.send().await }.await.map_err(failed)?;
+        if response.ok() {
+            return Ok(response);
+        }
+        let body = body(&response).await.unwrap_or(JsValue::NULL);
+        let code =
+            args::string(&body, "code").and_then(|code| ErrorCode::from_wire(&code)).unwrap_or(ErrorCode::Internal);
+        let status = || ["the hub answered with the HTTP status ", &decimal(response.status().into())].concat();
+        Err(Error::of(code, args::string(&body, "msg").unwrap_or_else(status)))
+    }
+}
+
+/// Where to start, as parameters of a query.
+fn start(options: &JsValue) -> String {
+    let mut query = String::new();
+    for name in ["from", "ts", "afterId", "afterSeq"] {
+        let value = args::string(options, name).or_else(|| args::number(options, name).map(decimal));
+        if let Some(value) = value {
+            query.extend(["&", name, "="]);
+            query.push_str(&String::from(encode_uri_component(&value)));
+        }
+    }
     query
 }
 
-/// Asks the hub. What it refuses, or what fails on the way, is the error.
-pub(crate) async fn ask(
-    shell: &Shell,
-    topic: &str,
-    path: &str,
-    query: &str,
-    signal: &JsValue,
-) -> Result<Response, Error> {
-    TopicOrPattern::new(topic)?;
-    let token = face::token(&shell.token).await.map_err(|message| Error::of(ErrorCode::NoToken, message))?;
-    // `ws://host/path` is `http://host` and `wss:` is `https:`.
-    let host = web_sys::Url::new(&shell.url).map(|url| url.host()).map_err(|thrown| lost(&thrown))?;
-    let scheme = if shell.url.starts_with("wss:") { "https://" } else { "http://" };
-    let request = RequestBuilder::new(&[scheme, &host, path, query].concat())
-        .header("Authorization", &["Bearer ", &token].concat())
-        .abort_signal(signal.dyn_ref::<AbortSignal>());
-    let response = async { request.build()?.send().await }.await.map_err(failed)?;
-    if response.ok() {
-        return Ok(response);
-    }
-    let body = body(&response).await.unwrap_or(JsValue::NULL);
-    let code = args::string(&body, "code").and_then(|code| ErrorCode::from_wire(&code)).unwrap_or(ErrorCode::Internal);
-    let status = || ["the hub answered with the HTTP status ", &decimal(response.status().into())].concat();
-    Err(Error::of(code, args::string(&body, "msg").unwrap_or_else(status)))
+/// The body of an answer, which is JSON.
+async fn body(response: &Response) -> Result<JsValue, Error> {
+    parsed(&response.text().await.map_err(failed)?)
 }
 
-/// The body of an answer, which is JSON.
-pub(crate) async fn body(response: &Response) -> Result<JsValue, Error> {
-    let body = response.text().await.map_err(failed)?;
-    JSON::parse(&body).map_err(|thrown| Error::of(ErrorCode::BadJson, reason_of(&thrown)))
+fn parsed(text: &str) -> Result<JsValue, Error> {
+    JSON::parse(text).map_err(|thrown| Error::of(ErrorCode::BadJson, reason_of(&thrown)))
 }
 
 fn failed(error: gloo_net::Error) -> Error {
@@ -84,50 +190,6 @@ fn failed(error: gloo_net::Error) -> Error {
 
 fn lost(thrown: &JsValue) -> Error {
     Error::lost(reason_of(thrown), true)
-}
-
-/// The events of an export under way.
-#[wasm_bindgen]
-pub struct PromExport {
-    shell: Rc<Shell>,
-    reader: ReadableStreamDefaultReader,
-    /// Bytes after the last whole line.
-    rest: Rc<RefCell<Vec<u8>>>,
-}
-
-impl PromExport {
-    pub(crate) fn new(shell: &Rc<Shell>, response: &Response) -> Result<Self, Error> {
-        let body = response.body().ok_or_else(|| Error::lost("the hub's answer has no body", true))?;
-        Ok(Self { shell: Rc::clone(shell), reader: body.get_reader().unchecked_into(), rest: Rc::default() })
-    }
-}
-
-#[wasm_bindgen]
-impl PromExport {
-    /// The next events, at least one; `undefined` when the export is complete. Rejects with `connection_lost` when it was cut.
-    pub fn next(&self) -> Promise {
-        let (shell, reader, rest) = (Rc::clone(&self.shell), self.reader.clone(), Rc::clone(&self.rest));
-        face::promise(async move {
-            loop {
-                let read = JsFuture::from(reader.read()).await.map_err(|thrown| shell.error(&lost(&thrown)))?;
-                if get(&read, "done")?.is_truthy() {
-                    let whole = rest.borrow().is_empty();
-                    let cut = Error::lost("the export was cut; go on with afterSeq of the last event", true);
-                    return if whole { Ok(JsValue::UNDEFINED) } else { Err(shell.error(&cut)) };
-                }
-                rest.borrow_mut().extend(get(&read, "value")?.unchecked_into::<Uint8Array>().to_vec());
-                if let Some(list) = lines(&mut rest.borrow_mut()) {
-                    return JSON::parse(&list);
-                }
-            }
-        })
-    }
-
-    /// Takes no more.
-    pub fn cancel(&self) {
-        // Whether the hub hears of it or not, nothing more is read.
-        drop(self.reader.cancel());
-    }
 }
 
 /// Takes the whole lines out of `bytes`, as a JSON list.

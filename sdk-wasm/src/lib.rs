@@ -33,14 +33,14 @@ use std::rc::Rc;
 
 use futures_util::future::select;
 use gloo_timers::future::TimeoutFuture;
-use js_sys::{Function, Promise};
+use js_sys::Function;
 use prom_sdk_core::{Config, Publish, Session, Settle};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 
 use args::{function, text, timer_ms, whole};
 use face::{Host, ViewFace};
 use handler::Handler;
-use http::PromExport;
+use http::PromPast;
 use once::Once;
 use page::Page;
 use plain::{Live, View};
@@ -49,12 +49,13 @@ use shell::Shell;
 use sink::{Sink, Target};
 use socket::Socket;
 
-/// Does what a call asks for, or refuses it.
-fn call(ask: &mut dyn FnMut() -> Result<Promise, JsValue>) -> Promise {
-    ask().unwrap_or_else(|refused| Promise::reject(&refused))
+/// What the face is told of a call: nothing, because it is under way and will be settled under its number, or what is wrong
+/// with its arguments.
+fn accepted(result: Result<(), JsValue>) -> JsValue {
+    result.err().unwrap_or(JsValue::UNDEFINED)
 }
 
-/// One client. Times are milliseconds; every promise rejects with a `HubError`.
+/// One client. Times are milliseconds. `call` numbers a call of the face: it is settled once, by that number.
 #[wasm_bindgen]
 pub struct PromShell(Rc<Shell>);
 
@@ -71,120 +72,136 @@ impl PromShell {
         Self(shell)
     }
 
-    /// Connects; resolves when the connection is ready.
-    pub fn connect(&self) -> Promise {
-        self.0.promise(&mut Session::connect)
+    /// Connects; settled when the connection is ready, or with a `timeout`.
+    pub fn connect(&self, call: f64) {
+        self.0.answer(call, &mut Session::connect);
     }
 
-    /// Publishes a payload, which is JSON. Resolves with `{id, seq, duplicate}`.
-    pub fn publish(&self, topic: &JsValue, payload: &str, options: &JsValue) -> Promise {
-        call(&mut || {
-            let topic = text(topic, "topic")?;
-            let json = args::options(options, args::PUBLISH)?;
-            let id = args::string(options, "id");
-            let timeout_ms = args::number(options, "timeoutMs").map(whole);
-            let publish = Publish { topic: &topic, payload, id: id.as_deref(), options: &json, timeout_ms };
-            let unix_ms = whole(js_sys::Date::now());
-            Ok(self.0.promise(&mut |session, now| session.publish(now, unix_ms, publish)))
-        })
+    /// Connects; settled when the connection is ready, however long it takes.
+    pub fn ready(&self, call: f64) {
+        self.0.answer(call, &mut Session::ready);
     }
 
-    /// Subscribes with a handler; with a `store` exactly once. Resolves with the subscription's number.
+    /// Publishes a payload, which is JSON.
+    pub fn publish(&self, call: f64, topic: &JsValue, payload: &str, options: &JsValue) -> JsValue {
+        accepted(self.try_publish(call, topic, payload, options))
+    }
+
+    fn try_publish(&self, call: f64, topic: &JsValue, payload: &str, options: &JsValue) -> Result<(), JsValue> {
+        let topic = text(topic, "topic")?;
+        let json = args::options(options, args::PUBLISH)?;
+        let id = args::string(options, "id");
+        let timeout_ms = args::number(options, "timeoutMs").map(whole);
+        let publish = Publish { topic: &topic, payload, id: id.as_deref(), options: &json, timeout_ms };
+        let unix_ms = whole(js_sys::Date::now());
+        self.0.answer(call, &mut |session, now| session.publish(now, unix_ms, publish));
+        Ok(())
+    }
+
+    /// Subscribes with a handler; with a `store` exactly once. Settled with the subscription's number.
     pub fn subscribe(
         &self,
+        call: f64,
         topic: &JsValue,
         group: &JsValue,
         handler: &JsValue,
         options: &JsValue,
         store: &JsValue,
-    ) -> Promise {
-        call(&mut || {
-            let group = text(group, "group")?;
-            let handler = function(handler, "handler")?;
-            let json = args::options(options, args::MEMBER)?;
-            let once = if store.is_undefined() {
-                None
-            } else if args::string(options, "ack").as_deref() == Some("none") {
-                // What is settled before it is handled can promise nothing.
-                return Err(args::refused(&["exactly once needs acknowledgements: options.ack must be explicit"]));
-            } else {
-                Some(Once::new(store)?)
-            };
-            self.subscribe_as(topic, Some(group), Rc::new(Handler::new(&self.0, handler, once, options)), json)
-        })
+    ) -> JsValue {
+        accepted(self.try_subscribe(call, topic, group, handler, options, store))
     }
 
-    /// Subscribes without a group. Resolves with the subscription's number.
-    pub fn live(&self, topic: &JsValue, handler: &JsValue, options: &JsValue) -> Promise {
-        call(&mut || {
-            let handler = function(handler, "handler")?;
-            self.subscribe_as(
-                topic,
-                None,
-                Rc::new(Live { function: handler, shell: Rc::downgrade(&self.0) }),
-                args::options(options, args::LIVE)?,
-            )
-        })
+    fn try_subscribe(
+        &self,
+        call: f64,
+        topic: &JsValue,
+        group: &JsValue,
+        handler: &JsValue,
+        options: &JsValue,
+        store: &JsValue,
+    ) -> Result<(), JsValue> {
+        let group = text(group, "group")?;
+        let handler = function(handler, "handler")?;
+        let json = args::options(options, args::MEMBER)?;
+        let once = if store.is_undefined() {
+            None
+        } else if args::string(options, "ack").as_deref() == Some("none") {
+            // What is settled before it is handled can promise nothing.
+            return Err(args::refused(&["exactly once needs acknowledgements: options.ack must be explicit"]));
+        } else {
+            Some(Once::new(store)?)
+        };
+        let target = Rc::new(Handler::new(&self.0, handler, once, options));
+        self.join(Some(call), topic, Some(group), target, json).map(drop)
     }
 
-    /// Subscribes a live map. Resolves with the subscription's number.
-    pub fn watch(&self, topic: &JsValue, view: &ViewFace, options: &JsValue) -> Promise {
-        call(&mut || {
-            let mut json = args::options(options, args::WATCH)?;
-            json.replace_range(
-                ..json.len().min(1),
-                if json.is_empty() { "{\"from\":\"snapshot\"}" } else { "{\"from\":\"snapshot\"," },
-            );
-            self.subscribe_as(topic, None, Rc::new(View(view.clone())), json)
-        })
+    /// Subscribes without a group. Settled with the subscription's number.
+    pub fn live(&self, call: f64, topic: &JsValue, handler: &JsValue, options: &JsValue) -> JsValue {
+        let joined = args::options(options, args::LIVE).and_then(|json| {
+            let target = Live { function: function(handler, "handler")?, shell: Rc::downgrade(&self.0) };
+            self.join(Some(call), topic, None, Rc::new(target), json).map(drop)
+        });
+        accepted(joined)
     }
 
-    /// Subscribes an iterator: with a group of deliveries, without (`undefined`) of events.
-    pub fn queue(&self, topic: &JsValue, group: &JsValue, options: &JsValue) -> Result<PromQueue, JsValue> {
+    /// Subscribes a live map. Settled with the subscription's number when the first snapshot is complete.
+    pub fn watch(&self, call: f64, topic: &JsValue, view: &ViewFace, options: &JsValue) -> JsValue {
+        let joined = args::options(options, args::WATCH).and_then(|mut json| {
+            let from = if json.is_empty() { "{\"from\":\"snapshot\"}" } else { "{\"from\":\"snapshot\"," };
+            json.replace_range(..json.len().min(1), from);
+            let target = View::new(view, &self.0, call);
+            self.join(None, topic, None, Rc::new(target), json).map(drop)
+        });
+        accepted(joined)
+    }
+
+    /// Subscribes an iterator: with a group of deliveries, without (`undefined`) of events. Settled with a `PromQueue`, at
+    /// once: what goes wrong is the iterator's to tell.
+    pub fn queue(&self, call: f64, topic: &JsValue, group: &JsValue, options: &JsValue) -> JsValue {
+        accepted(self.try_queue(call, topic, group, options))
+    }
+
+    fn try_queue(&self, call: f64, topic: &JsValue, group: &JsValue, options: &JsValue) -> Result<(), JsValue> {
         let plain = group.is_undefined();
         let (fields, group) = if plain { (args::LIVE, None) } else { (args::MEMBER, Some(text(group, "group")?)) };
         let json = args::options(options, fields)?;
         let queue = Rc::new(Queue::new(&self.0, plain));
         let target: Rc<dyn Target> = Rc::<Queue>::clone(&queue);
-        let sink = Sink::new(text(topic, "topic")?, group, target);
-        let joined = self.0.subscribe(Rc::clone(&sink), json);
-        // What goes wrong is the iterator's to tell.
-        face::spawn(async move { drop(joined.await) });
-        Ok(PromQueue { shell: Rc::clone(&self.0), sink, queue })
+        let sink = self.join(None, topic, group, target, json)?;
+        self.0.settle_call(call, Ok(PromQueue { shell: Rc::clone(&self.0), sink, queue }.into()));
+        Ok(())
     }
 
     /// Leaves a group.
-    pub fn unsubscribe(&self, topic: &JsValue, group: &JsValue) -> Promise {
-        call(&mut || Ok(self.0.unsubscribe(self.0.member(&text(topic, "topic")?, &text(group, "group")?))))
+    pub fn unsubscribe(&self, call: f64, topic: &JsValue, group: &JsValue) -> JsValue {
+        let names = text(topic, "topic").and_then(|topic| Ok((topic, text(group, "group")?)));
+        accepted(names.map(|(topic, group)| self.0.unsubscribe(call, self.0.member(&topic, &group))))
     }
 
     /// Ends a subscription by its number. One that has ended already is fine.
-    pub fn end(&self, subscription: f64) -> Promise {
-        self.0.end(subscription)
+    pub fn end(&self, call: f64, subscription: f64) {
+        self.0.end(call, subscription);
     }
 
     /// Acknowledges an open delivery.
-    pub fn ack(&self, open: f64) -> Promise {
-        self.0.settle(open, true, Settle::Ack)
+    pub fn ack(&self, call: f64, open: f64) {
+        self.0.settle(call, open, true, Settle::Ack);
     }
 
     /// Gives an open delivery back.
-    pub fn nack(&self, open: f64, options: &JsValue) -> Promise {
-        call(&mut || {
-            args::options(options, args::NACK)?;
+    pub fn nack(&self, call: f64, open: f64, options: &JsValue) -> JsValue {
+        accepted(args::options(options, args::NACK).map(|_| {
             let reason = args::string(options, "reason");
             let delay_ms = args::number(options, "delayMs").map(whole);
-            let dead = args::get(options, "dead")?.is_truthy();
-            Ok(self.0.settle(open, true, Settle::Nack { reason: reason.as_deref(), delay_ms, dead }))
-        })
+            let dead = args::get(options, "dead").is_ok_and(|dead| dead.is_truthy());
+            self.0.settle(call, open, true, Settle::Nack { reason: reason.as_deref(), delay_ms, dead });
+        }))
     }
 
     /// Extends the lease of an open delivery to `ms` from now.
-    pub fn extend(&self, open: f64, ms: &JsValue) -> Promise {
-        match ms.as_f64().filter(|ms| !ms.is_nan()) {
-            Some(ms) => self.0.settle(open, false, Settle::Extend(whole(ms))),
-            None => Promise::reject(&args::refused(&["ms must be a number"])),
-        }
+    pub fn extend(&self, call: f64, open: f64, ms: &JsValue) -> JsValue {
+        let ms = ms.as_f64().filter(|ms| !ms.is_nan()).ok_or_else(|| args::refused(&["ms must be a number"]));
+        accepted(ms.map(|ms| self.0.settle(call, open, false, Settle::Extend(whole(ms)))))
     }
 
     /// What a handler answered has settled.
@@ -197,64 +214,40 @@ impl PromShell {
         self.0.find_open(open).map_or(JsValue::UNDEFINED, |open| open.signal())
     }
 
-    /// Resolves when every publish and settle that was called before has its answer.
-    pub fn flush(&self, options: &JsValue) -> Promise {
-        call(&mut || {
-            args::options(options, args::FLUSH)?;
+    /// What a function of the application threw where nobody waits for it: the listeners of errors are told.
+    pub fn thrown(&self, thrown: &JsValue) {
+        self.0.report_thrown(thrown);
+    }
+
+    /// Settled when every publish and settle that was called before has its answer.
+    pub fn flush(&self, call: f64, options: &JsValue) -> JsValue {
+        accepted(args::options(options, args::FLUSH).map(|_| {
             let timeout_ms = args::number(options, "timeoutMs").map(whole);
-            Ok(self.0.promise(&mut |session, now| session.flush(now, timeout_ms)))
-        })
+            self.0.answer(call, &mut |session, now| session.flush(now, timeout_ms));
+        }))
     }
 
-    /// One page of the past: `{events, next}`. `given` events were given already, up to the seq `after`, if it is not the first.
-    pub fn history(
-        &self,
-        topic: &JsValue,
-        options: &JsValue,
-        given: f64,
-        after: Option<f64>,
-        signal: &JsValue,
-    ) -> Promise {
-        call(&mut || {
-            let topic = text(topic, "topic")?;
+    /// The past of a topic: by pages, or as one `stream`. Settled with a `PromPast`, at once.
+    pub fn past(&self, call: f64, stream: bool, topic: &JsValue, options: &JsValue) -> JsValue {
+        accepted(text(topic, "topic").and_then(|topic| {
             args::options(options, args::HISTORY)?;
-            let limit = args::number(options, "limit").unwrap_or(HISTORY_PAGE) - given;
-            let limit = ["&limit=", &args::decimal(limit.clamp(1.0, HISTORY_PAGE))].concat();
-            let query = http::query(&topic, options, after, &limit);
-            let (shell, signal) = (Rc::clone(&self.0), signal.clone());
-            Ok(face::promise(async move {
-                let page = async { http::body(&http::ask(&shell, &topic, "/replay", &query, &signal).await?).await };
-                page.await.map_err(|error| shell.error(&error))
-            }))
-        })
-    }
-
-    /// Starts an export. Resolves with a `PromExport`.
-    pub fn export(&self, topic: &JsValue, options: &JsValue, signal: &JsValue) -> Promise {
-        call(&mut || {
-            let topic = text(topic, "topic")?;
-            args::options(options, args::HISTORY)?;
-            let query = http::query(&topic, options, None, "&ndjson=1");
-            let (shell, signal) = (Rc::clone(&self.0), signal.clone());
-            Ok(face::promise(async move {
-                let response = http::ask(&shell, &topic, "/export", &query, &signal).await;
-                let export = response.and_then(|response| PromExport::new(&shell, &response));
-                export.map(JsValue::from).map_err(|error| shell.error(&error))
-            }))
-        })
+            let past = PromPast::new(&self.0, stream, topic, options);
+            self.0.settle_call(call, Ok(past.into()));
+            Ok(())
+        }))
     }
 
     /// Closes; with `drain` what runs and what was called comes to its end first, for at most `timeout_ms`.
-    pub fn close(&self, drain: bool, timeout_ms: f64) -> Promise {
+    pub fn close(&self, call: f64, drain: bool, timeout_ms: f64) {
         let shell = Rc::clone(&self.0);
         if !drain {
             shell.tell(&mut |session, _| session.close());
-            return Promise::resolve(&JsValue::UNDEFINED);
+            return shell.settle_call(call, Ok(JsValue::UNDEFINED));
         }
         shell.tell(&mut |session, _| session.drain());
         let sinks = shell.sinks.borrow().clone();
         sinks.iter().for_each(|sink| sink.target.drain());
-        face::promise(async move {
+        face::spawn(async move {
             let drained = async {
                 shell.until_idle().await;
                 shell.tell(&mut |session, _| session.close_when_settled());
@@ -262,8 +255,29 @@ impl PromShell {
             };
             select(Box::pin(drained), TimeoutFuture::new(timer_ms(timeout_ms))).await;
             shell.tell(&mut |session, _| session.close());
-            Ok(JsValue::UNDEFINED)
-        })
+            shell.settle_call(call, Ok(JsValue::UNDEFINED));
+        });
+    }
+
+    /// Subscribes a target; `call` is settled with the number of the subscription.
+    fn join(
+        &self,
+        call: Option<f64>,
+        topic: &JsValue,
+        group: Option<String>,
+        target: Rc<dyn Target>,
+        json: String,
+    ) -> Result<Rc<Sink>, JsValue> {
+        let sink = Sink::new(text(topic, "topic")?, group, target);
+        let joined = self.0.subscribe(Rc::clone(&sink), json);
+        let shell = Rc::clone(&self.0);
+        face::spawn(async move {
+            let joined = joined.await;
+            if let Some(call) = call {
+                shell.settle_call(call, joined);
+            }
+        });
+        Ok(sink)
     }
 }
 
@@ -277,33 +291,17 @@ pub struct PromQueue {
 
 #[wasm_bindgen]
 impl PromQueue {
-    /// The next: `{value, done}`.
-    pub fn next(&self) -> Promise {
-        self.queue.next(&self.shell, &self.sink)
+    /// Settled with the next event or delivery; with `undefined` at the end.
+    pub fn next(&self, call: f64) {
+        self.queue.next(call, &self.shell, &self.sink);
     }
 
     /// Takes no more, and ends the subscription.
-    pub fn end(&self) -> Promise {
+    pub fn end(&self, call: f64) {
         self.sink.target.drain();
-        self.shell.end(self.sink.id.get().0.into())
+        self.shell.end(call, self.sink.id.get().0.into());
     }
 }
-
-impl PromShell {
-    fn subscribe_as(
-        &self,
-        topic: &JsValue,
-        group: Option<String>,
-        target: Rc<dyn Target>,
-        json: String,
-    ) -> Result<Promise, JsValue> {
-        let sink = Sink::new(text(topic, "topic")?, group, target);
-        Ok(face::promise(self.0.subscribe(sink, json)))
-    }
-}
-
-/// Events of one page of the past, as many as the hub gives.
-const HISTORY_PAGE: f64 = 1000.0;
 
 /// The face has checked the options.
 fn config(options: &JsValue, token: &JsValue) -> Config {

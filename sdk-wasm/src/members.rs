@@ -3,13 +3,15 @@
 use std::rc::Rc;
 
 use futures_channel::oneshot;
-use js_sys::Promise;
 use prom_protocol::ErrorCode;
 use prom_sdk_core::{Error, State};
 use wasm_bindgen::JsValue;
-use wasm_bindgen_futures::JsFuture;
 
-use crate::{face, shell::Shell, sink::Sink};
+use crate::{
+    face,
+    shell::{Shell, Waiter},
+    sink::Sink,
+};
 
 impl Shell {
     /// Sends the SUBSCRIBE of a sink, at once; the receiver is told what became of it.
@@ -29,7 +31,7 @@ impl Shell {
         self: &Rc<Self>,
         sink: Rc<Sink>,
         options: String,
-    ) -> impl Future<Output = Result<JsValue, JsValue>> + 'static {
+    ) -> impl Future<Output = Result<JsValue, Error>> + 'static {
         let joined = self.leaving(&sink).is_none().then(|| self.join(&sink, &options));
         let shell = Rc::clone(self);
         async move {
@@ -46,9 +48,8 @@ impl Shell {
             match joined.await.unwrap_or_else(|_| Err(Error::closed())) {
                 Ok(()) => Ok(JsValue::from_f64(sink.id.get().0.into())),
                 Err(error) => {
-                    let error = shell.error(&error);
                     if shell.remove_sink(sink.id.get()).is_some() {
-                        shell.end_sink(&sink, Some(&error));
+                        shell.end_sink(&sink, Some(&shell.error(&error)));
                     }
                     Err(error)
                 }
@@ -83,22 +84,23 @@ impl Shell {
     }
 
     /// Ends a subscription by its number. One that has ended already is fine.
-    pub(crate) fn end(self: &Rc<Self>, id: f64) -> Promise {
+    pub(crate) fn end(self: &Rc<Self>, call: f64, id: f64) {
         match self.sink_of(id) {
-            Some(sink) => self.unsubscribe(Some(sink)),
-            None => Promise::resolve(&JsValue::UNDEFINED),
+            Some(sink) => self.unsubscribe(call, Some(sink)),
+            None => self.settle_call(call, Ok(JsValue::UNDEFINED)),
         }
     }
 
-    /// Ends a subscription. Handlers that run may finish and acknowledge first: then the promise resolves when no new
-    /// event will come, and the group is left after the last of them.
-    pub(crate) fn unsubscribe(self: &Rc<Self>, sink: Option<Rc<Sink>>) -> Promise {
+    /// Ends a subscription. Handlers that run may finish and acknowledge first: then the call ends when no new event will
+    /// come, and the group is left after the last of them.
+    pub(crate) fn unsubscribe(self: &Rc<Self>, call: f64, sink: Option<Rc<Sink>>) {
         let Some(sink) = sink.filter(|sink| !sink.leaving.get()) else {
-            return self.refuse(&Error::of(ErrorCode::NotSubscribed, "this client has no such subscription"));
+            let error = Error::of(ErrorCode::NotSubscribed, "this client has no such subscription");
+            return self.settle_call(call, Err(error));
         };
         let id = sink.id.get();
         if sink.running.get() == 0 || !sink.target.handles() {
-            return self.leave(&sink);
+            return self.leave(Waiter::Call { call, open: None }, &sink);
         }
         sink.leaving.set(true);
         sink.target.drain();
@@ -108,20 +110,22 @@ impl Shell {
                 shell.until_told().await;
             }
             // It may have ended otherwise meanwhile.
-            if shell.sink_of(id.0.into()).is_some()
-                && let Err(error) = JsFuture::from(shell.leave(&sink)).await
-            {
-                shell.host.emit("error", &error);
+            if shell.sink_of(id.0.into()).is_none() {
+                return;
+            }
+            let (sender, left) = oneshot::channel();
+            shell.leave(Waiter::Here(sender), &sink);
+            if let Ok(Err(error)) = left.await {
+                shell.report(&error);
             }
         });
-        self.promise(&mut |session, now| session.pause(now, id, true))
+        self.answer(call, &mut |session, now| session.pause(now, id, true));
     }
 
-    fn leave(self: &Rc<Self>, sink: &Rc<Sink>) -> Promise {
+    fn leave(self: &Rc<Self>, waiter: Waiter, sink: &Rc<Sink>) {
         let id = sink.id.get();
         self.remove_sink(id);
-        let promise = self.promise(&mut |session, now| session.unsubscribe(now, id));
+        self.request(waiter, &mut |session, now| session.unsubscribe(now, id));
         self.end_sink(sink, None);
-        promise
     }
 }

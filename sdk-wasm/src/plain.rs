@@ -1,8 +1,12 @@
 //! Subscriptions without a group: a function that is told, and a live map.
 
-use std::rc::{Rc, Weak};
+use std::{
+    cell::Cell,
+    rc::{Rc, Weak},
+};
 
 use js_sys::Function;
+use prom_sdk_core::{Error, SubscriptionId};
 use wasm_bindgen::JsValue;
 
 use crate::{
@@ -34,22 +38,45 @@ impl Target for Live {
 }
 
 /// A live map.
-pub(crate) struct View(pub(crate) ViewFace);
+pub(crate) struct View {
+    face: ViewFace,
+    shell: Weak<Shell>,
+    /// The call that opened it, until its first snapshot is complete or there will be none.
+    call: Cell<Option<f64>>,
+}
+
+impl View {
+    pub(crate) fn new(face: &ViewFace, shell: &Rc<Shell>, call: f64) -> Self {
+        Self { face: face.clone(), shell: Rc::downgrade(shell), call: Cell::new(Some(call)) }
+    }
+
+    fn settle(&self, ok: bool, value: &JsValue) {
+        if let Some(call) = self.call.take()
+            && let Some(shell) = self.shell.upgrade()
+        {
+            shell.host.settle(call, ok, value);
+        }
+    }
+}
 
 impl Target for View {
     fn event(&self, _: &Rc<Sink>, _: Arrival, event: JsValue) {
-        self.0.event(&event);
+        self.face.event(&event);
     }
 
-    fn live(&self) {
-        self.0.live();
+    fn live(&self, id: SubscriptionId) {
+        self.face.live();
+        self.settle(true, &id.0.into());
     }
 
     fn lost(&self) {
-        self.0.lost();
+        self.face.lost();
     }
 
     fn ended(&self, error: Option<&JsValue>) {
-        self.0.ended(error.unwrap_or(&JsValue::UNDEFINED));
+        if let Some(shell) = self.shell.upgrade() {
+            let closed = || shell.error(&Error::closed());
+            self.settle(false, &error.cloned().unwrap_or_else(closed));
+        }
     }
 }

@@ -6,12 +6,10 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use js_sys::{Function, Object, Promise};
 use wasm_bindgen::JsValue;
 
 use crate::{
     arrival::Arrival,
-    face,
     shell::Shell,
     sink::{Sink, Target},
 };
@@ -24,7 +22,8 @@ const LOW_WATER: usize = 250;
 #[derive(Default)]
 pub(crate) struct Queue {
     waiting: RefCell<VecDeque<Arrival>>,
-    takers: RefCell<VecDeque<(Function, Function)>>,
+    /// Calls of the face.
+    takers: RefCell<VecDeque<f64>>,
     paused: Cell<bool>,
     ended: Cell<bool>,
     /// Why it ended: thrown once, after the last delivery.
@@ -58,12 +57,10 @@ impl Queue {
         drop(shell.wait(&mut |session, now| session.pause(now, subscription, paused)));
     }
 
-    /// The next one, as an iterator gives it.
-    pub(crate) fn next(&self, shell: &Rc<Shell>, sink: &Rc<Sink>) -> Promise {
-        let (promise, resolve, reject) = face::deferred();
-        self.takers.borrow_mut().push_back((resolve, reject));
+    /// Settles a call with the next one; with `undefined` at the end.
+    pub(crate) fn next(&self, call: f64, shell: &Rc<Shell>, sink: &Rc<Sink>) {
+        self.takers.borrow_mut().push_back(call);
         self.serve(shell, sink);
-        promise
     }
 
     /// Gives what is there to those who wait.
@@ -73,15 +70,15 @@ impl Queue {
                 return;
             }
             let Some(arrival) = self.waiting.borrow_mut().pop_front() else { break };
-            let Some((resolve, _)) = self.takers.borrow_mut().pop_front() else { return };
+            let Some(call) = self.takers.borrow_mut().pop_front() else { return };
             if self.waiting.borrow().len() <= LOW_WATER && self.paused.replace(false) {
                 Self::pause(shell, arrival.subscription, false);
             }
             let value = if self.plain { arrival.event() } else { self.delivery(shell, sink, &arrival) };
-            let _ = resolve.call1(&JsValue::UNDEFINED, &result(&value, false));
+            shell.host.settle(call, true, &value);
         }
         if self.ended.get() {
-            self.finish();
+            self.finish(shell);
         }
     }
 
@@ -94,13 +91,13 @@ impl Queue {
     }
 
     /// An error is thrown once; after it the iteration is at its end.
-    fn finish(&self) {
+    fn finish(&self, shell: &Shell) {
         loop {
-            let Some((resolve, reject)) = self.takers.borrow_mut().pop_front() else { return };
-            let _ = match self.error.take() {
-                Some(error) => reject.call1(&JsValue::UNDEFINED, &error),
-                None => resolve.call1(&JsValue::UNDEFINED, &result(&JsValue::UNDEFINED, true)),
-            };
+            let Some(call) = self.takers.borrow_mut().pop_front() else { return };
+            match self.error.take() {
+                Some(error) => shell.host.settle(call, false, &error),
+                None => shell.host.settle(call, true, &JsValue::UNDEFINED),
+            }
         }
     }
 
@@ -119,8 +116,10 @@ impl Queue {
         if !self.ended.replace(true) {
             self.error.replace(error.cloned());
         }
-        if self.waiting.borrow().is_empty() {
-            self.finish();
+        if self.waiting.borrow().is_empty()
+            && let Some(shell) = self.shell.upgrade()
+        {
+            self.finish(&shell);
         }
     }
 }
@@ -143,12 +142,4 @@ impl Target for Queue {
     fn ended(&self, error: Option<&JsValue>) {
         self.end(error, true);
     }
-}
-
-/// The result of an iterator's step.
-fn result(value: &JsValue, done: bool) -> JsValue {
-    let result = JsValue::from(Object::new());
-    face::set(&result, "value", value);
-    face::set(&result, "done", &done.into());
-    result
 }

@@ -18,7 +18,7 @@ use std::{
 
 use futures_channel::oneshot;
 use gloo_timers::callback::Timeout;
-use js_sys::{Function, Promise};
+use js_sys::Function;
 use prom_protocol::ErrorCode;
 use prom_sdk_core::{Answer, Config, Error, Output, RequestId, Session, State};
 use serde::Serialize;
@@ -39,8 +39,8 @@ const MESSAGE_BYTES: usize = 64 * 1024;
 
 /// Who waits for the end of a request.
 pub(crate) enum Waiter {
-    /// A promise; its success takes a delivery out of the open ones, if one is named.
-    Promise { resolve: Function, reject: Function, open: Option<u64> },
+    /// A call of the face, by its number; its success takes a delivery out of the open ones, if one is named.
+    Call { call: f64, open: Option<u64> },
     /// Something here.
     Here(oneshot::Sender<Result<(), Error>>),
 }
@@ -99,13 +99,6 @@ pub(crate) struct Shell {
     closed: RefCell<Vec<oneshot::Sender<()>>>,
     /// The module has failed: nothing is done any more, because what it left half done may be anywhere.
     failed: Cell<bool>,
-}
-
-#[derive(Serialize)]
-struct Published<'a> {
-    id: &'a str,
-    seq: f64,
-    duplicate: bool,
 }
 
 #[derive(Serialize)]
@@ -239,21 +232,17 @@ impl Shell {
         receiver
     }
 
-    /// Makes a request whose end is the promise's.
-    pub(crate) fn promise(self: &Rc<Self>, ask: Ask<'_>) -> Promise {
-        self.settling(None, ask)
+    /// Makes a request that ends a call of the face.
+    pub(crate) fn answer(self: &Rc<Self>, call: f64, ask: Ask<'_>) {
+        self.request(Waiter::Call { call, open: None }, ask);
     }
 
-    /// As [`Self::promise`]; its success takes delivery `open` out of the open ones.
-    pub(crate) fn settling(self: &Rc<Self>, open: Option<u64>, ask: Ask<'_>) -> Promise {
-        let (promise, resolve, reject) = face::deferred();
-        self.request(Waiter::Promise { resolve, reject, open }, ask);
-        promise
-    }
-
-    /// A promise that is rejected.
-    pub(crate) fn refuse(&self, error: &Error) -> Promise {
-        Promise::reject(&self.error(error))
+    /// Ends a call of the face.
+    pub(crate) fn settle_call(&self, call: f64, result: Result<JsValue, Error>) {
+        match result {
+            Ok(value) => self.host.settle(call, true, &value),
+            Err(error) => self.host.settle(call, false, &self.error(&error)),
+        }
     }
 
     /// What JavaScript is told of an error.
@@ -346,7 +335,7 @@ impl Shell {
             Output::Done { request, result } => self.done(request, result),
             Output::Live { subscription } => {
                 if let Some(sink) = self.sink(subscription) {
-                    sink.target.live();
+                    sink.target.live(subscription);
                 }
             }
             Output::Gap { subscription, topic, from, to, reason } => {
@@ -370,28 +359,23 @@ impl Shell {
 
     fn done(&self, request: RequestId, result: Result<Answer, Error>) {
         let Some(waiter) = self.waiters.borrow_mut().take(request.0) else { return };
-        let (resolve, reject) = match waiter {
+        match waiter {
             Waiter::Here(sender) => {
                 // Who does not wait any more need not be told.
                 let _ = sender.send(result.map(|_| ()));
-                return;
             }
-            Waiter::Promise { resolve, reject, open } => {
+            Waiter::Call { call, open } => {
                 if let Some(open) = open.filter(|_| result.is_ok()) {
                     self.close_open(open);
                 }
-                (resolve, reject)
+                match result {
+                    Ok(Answer::Published { id, seq, duplicate }) => {
+                        self.host.published(call, &id, seq as f64, duplicate);
+                    }
+                    result => self.settle_call(call, result.map(|_| JsValue::UNDEFINED)),
+                }
             }
-        };
-        // The functions of a promise throw nothing.
-        let _ = match result {
-            Ok(Answer::Published { id, seq, duplicate }) => {
-                let published = Published { id: &id, seq: seq as f64, duplicate };
-                resolve.call1(&JsValue::UNDEFINED, &face::value(&published))
-            }
-            Ok(Answer::Done) => resolve.call0(&JsValue::UNDEFINED),
-            Err(error) => reject.call1(&JsValue::UNDEFINED, &self.error(&error)),
-        };
+        }
     }
 
     fn enter(self: &Rc<Self>, state: State, error: Option<JsValue>, retry_in_ms: Option<u64>) {

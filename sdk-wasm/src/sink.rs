@@ -25,7 +25,9 @@ pub(crate) trait Target {
     fn event(&self, sink: &Rc<Sink>, arrival: Arrival, event: JsValue);
 
     /// The snapshot is complete.
-    fn live(&self) {}
+    fn live(&self, id: SubscriptionId) {
+        let _ = id;
+    }
 
     /// The connection is gone, and with it all leases.
     fn lost(&self) {}

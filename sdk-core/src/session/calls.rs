@@ -35,12 +35,21 @@ impl Session {
     /// Connects, unless a call before has done so. The call is done when the connection is ready. Failed tries are repeated
     /// until the session is closed, also after this call has timed out.
     pub fn connect(&mut self, now: u64) -> RequestId {
+        self.connect_until(now, self.until(now, None))
+    }
+
+    /// As [`Self::connect`], however long it takes.
+    pub fn ready(&mut self, now: u64) -> RequestId {
+        self.connect_until(now, u64::MAX)
+    }
+
+    fn connect_until(&mut self, now: u64, deadline: u64) -> RequestId {
         let request = self.next_request();
         match self.phase {
             Phase::Ready => self.done(request, Ok(Answer::Done)),
             Phase::Closed => self.refuse_closed(request),
             _ => {
-                self.requests.insert(request, Kind::Connect, self.until(now, None));
+                self.requests.insert(request, Kind::Connect, deadline);
                 self.start(now);
             }
         }

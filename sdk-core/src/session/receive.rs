@@ -80,7 +80,7 @@ impl Session {
         match self.phase {
             Phase::Auth { corr: auth, .. } if auth == corr => {
                 self.batching = self.config.batch && ok.batch();
-                return self.ready(now, ok.expires_in_ms());
+                return self.authenticated(now, ok.expires_in_ms());
             }
             _ if self.tokens.is_renewal(corr) => return self.tokens.accepted(now, ok.expires_in_ms()),
             _ => {}
@@ -105,7 +105,7 @@ impl Session {
         self.send_wanted(now);
     }
 
-    fn ready(&mut self, now: u64, expires_in_ms: Option<u64>) {
+    fn authenticated(&mut self, now: u64, expires_in_ms: Option<u64>) {
         self.phase = Phase::Ready;
         self.backoff.reset();
         self.tokens.accepted(now, expires_in_ms);

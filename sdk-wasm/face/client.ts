@@ -246,21 +246,23 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
 
   /** A call that settles whatever happens, with an error that knows where it was made. `undo` takes back what came after an abort. */
   readonly #call = async <R, O extends Abortable = Abortable>(use: Use<O | undefined>, given?: O, undo?: (value: R) => void): Promise<R> => {
+    const signal = signalOf(given);
+    // What waits for the module is as it was at the call.
+    const options = this.#raw ? given : kept(given);
+    const call = ++this.#calls;
+    const answer = new Promise<R>((resolve, reject) => {
+      this.#open.set(call, signal ? abortable(signal, resolve, reject, undo) : { resolve: resolve as Open["resolve"], reject });
+    });
+    if (this.#raw || this.#over) this.#run(call, use, options);
+    else {
+      this.#early.push(() => this.#run(call, use, options));
+      this.#loading ??= this.#load();
+    }
     try {
-      const signal = signalOf(given);
-      // What waits for the module is as it was at the call.
-      const options = this.#raw ? given : kept(given);
-      return await new Promise<R>((resolve, reject) => {
-        const call = ++this.#calls;
-        this.#open.set(call, signal ? abortable(signal, resolve, reject, undo) : { resolve: resolve as Open["resolve"], reject });
-        const run = (): void => this.#run(call, use, options);
-        if (this.#raw || this.#over) return run();
-        this.#early.push(run);
-        this.#loading ??= this.#load();
-      });
+      return await answer;
     } catch (error) {
-      // What the module says of an argument. Made here, the stack of an error holds the caller instead of what heard the answer.
-      if (typeof error === "string") throw refusal(error);
+      // Made here, the stack of an error holds who awaits the call, instead of what heard the answer.
+      if (typeof error === "string") throw new HubError("bad_frame", error, false);
       throw error instanceof HubError ? new HubError(error.code, error.message, error.retryable, error.retryAfterMs) : error;
     }
   };
@@ -268,8 +270,8 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   #run<O>(call: number, use: Use<O>, options: O): void {
     if (!this.#raw) return this.#settle(call, false, this.#over);
     try {
-      const refused = use(this.#raw, call, options);
-      if (refused !== undefined) this.#settle(call, false, refused);
+      const wrong = use(this.#raw, call, options);
+      if (wrong !== undefined) this.#settle(call, false, wrong);
     } catch (thrown) {
       // The module refuses by what it gives: what it throws is a fault of its own.
       this.#broken(thrown instanceof Error ? thrown.message : String(thrown));

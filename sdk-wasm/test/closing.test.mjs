@@ -148,7 +148,10 @@ describe("closing", { timeout: 40 * PATIENCE }, () => {
     };
     const calls = [() => c.publish("a", 1), () => c.publish("a", 1n), () => c.publish(7, 1), () => c.subscribe("a", "g", () => {}), () => c.watch("a"), () => c.unsubscribe("a", "g"), () => c.events("a", "g").next()];
     for (const call of calls) {
-      const error = await within(String(call), Promise.resolve().then(call)).catch((thrown) => thrown);
+      const awaited = async () => {
+        await call();
+      };
+      const error = await within(String(call), awaited()).catch((thrown) => thrown);
       assert.match(String(error.stack), /closing\.test\.mjs/, String(call));
     }
   });

@@ -1,4 +1,4 @@
-/** The client, apart from how its module is loaded: see `index.ts`, `node.ts` and `slim.ts`. */
+/** The client, apart from how its module is loaded, which the entries say. */
 
 import { HubError } from "./error.js";
 import { payloadText } from "./json.js";
@@ -7,16 +7,17 @@ import type * as t from "./types.js";
 import type { Abortable, ClientEvents, HubEvent, PayloadOf } from "./types.js";
 import { LiveView } from "./view.js";
 
+export type { Topics } from "./types.js";
+
 /** What differs between a page and Node. */
 export interface Environment {
-  /** Loads the module; may be called again after it failed. */
-  load(): Promise<unknown>;
-  readonly WebSocket?: t.WebSocketConstructor | undefined;
+  /** Loads the module; may be called again after it failed. */ load(): Promise<unknown>;
+  /** For engines that have none. */ readonly WebSocket?: t.WebSocketConstructor;
 }
 
 /** Asks the module for something, under the number of the call. It gives what is wrong with the arguments, or else nothing. */
 type Use<O = undefined> = (raw: PromShell, call: number, options: O) => unknown;
-type Call = <R>(use: Use) => Promise<R>;
+type Call = <R, O extends Abortable = Abortable>(use: Use<O | undefined>, options?: O, undo?: (value: R) => unknown) => Promise<R>;
 interface Open { resolve(value: unknown): void; reject(error: unknown): void }
 /** The payload that the caller names, or else the one of the topic map. */
 type As<T, M, K extends string> = [T] extends [never] ? PayloadOf<M, K> : T;
@@ -28,9 +29,8 @@ const OPTIONS: Required<{ [K in keyof t.ClientOptions]: string }> = {
 };
 
 /** The client. One instance, one connection, any number of subscriptions. */
-export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposable {
-  /** @internal */
-  static environment: Environment;
+export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
+  /** @internal */ static environment: Environment;
   readonly #environment: Environment;
   readonly #url: string;
   readonly #token: t.TokenSource;
@@ -41,13 +41,10 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   #state: t.ConnectionState = "idle";
   #raw: PromShell | undefined;
   #loading: Promise<void> | undefined;
-  /** Calls that wait for the module, in their order. */
-  #early: (() => void)[] = [];
-  /** Calls under way, by their numbers. */
-  readonly #open = new Map<number, Open>();
+  /** Calls that wait for the module, in their order. */ #early: (() => void)[] = [];
+  /** Calls under way, by their numbers. */ readonly #open = new Map<number, Open>();
   #calls = 0;
-  /** Why there will be no module any more. */
-  #over: HubError | undefined;
+  /** Why there will be no module any more. */ #over: HubError | undefined;
   #closing: Promise<void> | undefined;
   #told = false;
   #end!: (error: HubError | undefined) => void;
@@ -83,11 +80,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   }
 
   /** Publishes, from the moment of the call; resolves when the event is committed. */
-  publish<K extends string, P extends PayloadOf<M, K>>(topic: K, payload: P & t.Sendable<P>, options?: t.PublishOptions): Promise<t.Published> {
-    return this.#publish(topic, payload, options);
-  }
-
-  async #publish(topic: string, payload: unknown, options: t.PublishOptions | undefined): Promise<t.Published> {
+  async publish<K extends string, P extends PayloadOf<M, K>>(topic: K, payload: P & t.Sendable<P>, options?: t.PublishOptions): Promise<t.Published> {
     // Taken down before anything is waited for: the caller may change it meanwhile.
     const text = payloadText(payload);
     return await this.#call((raw, call, options) => raw.publish(call, topic, text, options), options);
@@ -95,11 +88,10 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
 
   /** Publishes all of them in their order, and resolves with their answers. Rejects with the first error; the others may be committed. */
   async publishMany(events: readonly t.Outgoing[]): Promise<t.Published[]> {
-    if (!isList(events)) throw refusal("events must be a list");
-    for (let i = 0; i < events.length; i++) {
-      if (typeof events[i] !== "object" || events[i] === null) throw refusal(`events[${i}] must be an object`);
-    }
-    return await Promise.all(events.map(({ topic, payload, options }: t.Outgoing) => this.#publish(topic, payload, options)));
+    const list = readable("events must be a list", () => [...events.slice()]);
+    const odd = list.findIndex((event) => typeof event !== "object" || event === null);
+    if (odd >= 0) throw refusal(`events[${odd}] must be an object`);
+    return await Promise.all(list.map(({ topic, payload, options }) => this.publish(topic, payload as never, options)));
   }
 
   /** Resolves when every publish and settle that was called before has its answer. */
@@ -112,11 +104,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     await this.#subscribe((raw, call, options) => raw.subscribe(call, topic, group, handler, options, undefined), options);
   }
 
-  /**
-   * As `subscribe`, and an event that `store` has marked is acknowledged without the handler. While the store rejects or is
-   * silent, the event is kept with its lease and the store is asked again; when the client drains, or the subscription ends,
-   * it has one more second, and then the event goes back to the group.
-   */
+  /** As `subscribe`, and an event that `store` has marked is acknowledged without the handler. See `DedupeStore`. */
   async subscribeExactlyOnce<T = never, K extends string = string>(
     topic: K, group: string, store: t.DedupeStore, handler: t.Handler<As<T, M, K>>, options?: t.ExactlyOnceOptions,
   ): Promise<void> {
@@ -132,7 +120,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   live<T = never, K extends string = string>(topic: K, handler: (event: HubEvent<As<T, M, K>>) => unknown, options?: t.LiveOptions): Promise<t.Subscription>;
   live<T = never, K extends string = string>(topic: K, options?: t.LiveOptions): t.Stream<HubEvent<As<T, M, K>>>;
   live(topic: string, handler?: unknown, options?: t.LiveOptions): any {
-    if (handler === undefined || (typeof handler === "object" && handler !== null && !isList(handler))) {
+    if (handler === undefined || (typeof handler === "object" && handler !== null)) {
       return new Queue(this.#call, (raw, call, options) => raw.queue(call, topic, undefined, options), handler as t.LiveOptions);
     }
     return this.#subscribe((raw, call, options) => raw.live(call, topic, handler, options), options).then((id) => {
@@ -146,11 +134,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     topic: K, options?: t.WatchOptions<As<T, M, K>>,
   ): Promise<t.View<As<T, M, K>>> {
     const view = new LiveView<As<T, M, K>>(topic, this.#guarded);
-    const id = await this.#subscribe((raw, call, options) => {
-      const refused: unknown = raw.watch(call, topic, view, options);
-      view.onChange = refused === undefined ? options?.onChange : undefined;
-      return refused;
-    }, options);
+    const id = await this.#subscribe((raw, call, options) => raw.watch(call, topic, view, options), options);
     view.end = () => this.#leave(id);
     return view;
   }
@@ -206,7 +190,10 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     const wrong = misfit(options, { drain: "boolean", timeoutMs: "number" });
     if (wrong) throw refusal(wrong);
     const { drain = false, timeoutMs = 10_000 } = options;
-    if (!drain || !this.#closing) this.#closing = this.#close(drain, timeoutMs);
+    if (!drain || !this.#closing) {
+      const here = !this.#raw && !(drain && this.#early.length > 0);
+      this.#closing = here ? Promise.resolve(this.#finish(CLOSED)) : this.#call((raw, call) => raw.close(call, drain, timeoutMs));
+    }
     await this.#closing;
   }
 
@@ -214,17 +201,12 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     return this.close({ drain: true });
   }
 
-  async #close(drain: boolean, timeoutMs: number): Promise<void> {
-    if (this.#raw || (drain && this.#early.length > 0)) return this.#call((raw, call) => raw.close(call, drain, timeoutMs));
-    this.#finish(closed(), undefined);
-  }
-
   /** Ends without the module, or after it. */
-  #finish(over: HubError, error: HubError | undefined): void {
+  #finish(over: HubError, fault = false): void {
     this.#over ??= over;
     this.#raw = undefined;
     this.#refuse(over);
-    if (this.#state !== "closed") this.#enter({ state: "closed", previous: this.#state, ...(error && { error }) });
+    if (this.#state !== "closed") this.#enter({ state: "closed", previous: this.#state, ...(fault && { error: over }) });
   }
 
   /** Refuses every call under way. */
@@ -245,7 +227,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   }
 
   /** A call that settles whatever happens, with an error that knows where it was made. `undo` takes back what came after an abort. */
-  readonly #call = async <R, O extends Abortable = Abortable>(use: Use<O | undefined>, given?: O, undo?: (value: R) => void): Promise<R> => {
+  readonly #call: Call = async <R, O extends Abortable>(use: Use<O | undefined>, given?: O, undo?: (value: R) => void): Promise<R> => {
     const signal = signalOf(given);
     // What waits for the module is as it was at the call.
     const options = this.#raw ? given : kept(given);
@@ -262,7 +244,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
       return await answer;
     } catch (error) {
       // Made here, the stack of an error holds who awaits the call, instead of what heard the answer.
-      if (typeof error === "string") throw new HubError("bad_frame", error, false);
+      if (typeof error === "string") throw refusal(error);
       throw error instanceof HubError ? new HubError(error.code, error.message, error.retryable, error.retryAfterMs) : error;
     }
   };
@@ -289,7 +271,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     try {
       await this.#environment.load();
       if (this.#over) return;
-      const WebSocket = this.#options.WebSocket ?? this.#environment.WebSocket ?? (globalThis as { WebSocket?: unknown }).WebSocket;
+      const WebSocket = this.#options.WebSocket ?? (globalThis as { WebSocket?: unknown }).WebSocket ?? this.#environment.WebSocket;
       if (!WebSocket) throw new HubError("load_failed", "this engine has no WebSocket; give one in the options", false);
       this.#raw = new PromShell(this.#host, this.#url, this.#token, WebSocket as () => void, this.#options);
       for (const run of this.#early.splice(0)) run();
@@ -300,26 +282,20 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     }
   }
 
-  #broken(message: string): void {
-    const error = new HubError("internal", `the SDK failed: ${message}`, false);
-    this.#finish(error, error);
-  }
+  readonly #broken = (message: string): void => this.#finish(new HubError("internal", `the SDK failed: ${message}`, false), true);
 
   /** What the module asks of the face. */
   readonly #host = {
-    error: (code: string, message: string, retryable: boolean, retryAfterMs?: number) => new HubError(code, message, retryable, retryAfterMs),
+    error: (...of: ConstructorParameters<typeof HubError>) => new HubError(...of),
     emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
     settle: (call: number, ok: boolean, value: unknown) => this.#settle(call, ok, value),
     published: (call: number, id: string, seq: number, duplicate: boolean) => this.#settle(call, true, { id, seq, duplicate }),
-    context: (open: number, attempt: number, maxAttempts: number, ackDeadlineMs: number, lease: string | undefined, redelivered: boolean): t.DeliveryContext => {
+    context: (open: number, ...of: [number, number, number, string | undefined, boolean]): t.DeliveryContext =>
       // Nothing is delivered without the module, and after its end nothing is open.
-      const signal = (): AbortSignal => (this.#raw?.signal(open) as AbortSignal | undefined) ?? AbortSignal.abort();
-      const extend = (ms: number): Promise<void> => this.#call((raw, call) => raw.extend(call, open, ms));
-      return { attempt, maxAttempts, ackDeadlineMs, lease: lease ?? null, redelivered, extend, get signal() { return signal(); } };
-    },
-    deliver: (handler: t.Handler, event: HubEvent, open: number, ...ctx: [number, number, number, string | undefined, boolean]): boolean => {
+      new Context(() => (this.#raw?.signal(open) as AbortSignal | undefined) ?? AbortSignal.abort(), (ms) => this.#call((raw, call) => raw.extend(call, open, ms)), ...of),
+    deliver: (handler: t.Handler, event: HubEvent, open: number, ...of: [number, number, number, string | undefined, boolean]): boolean => {
       try {
-        const answer = handler(event, this.#host.context(open, ...ctx));
+        const answer = handler(event, this.#host.context(open, ...of));
         // Nothing to wait for: what is no object has no `then`.
         if ((typeof answer !== "object" || answer === null) && typeof answer !== "function") return true;
         new Promise((resolve) => resolve(answer)).then(() => this.#raw?.handled(open, false, undefined), (error: unknown) => this.#raw?.handled(open, true, error));
@@ -331,7 +307,7 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
     delivery: (open: number, event: HubEvent<never>, ctx: t.DeliveryContext): t.Delivery<never> => ({
       event, ctx, ack: () => this.#call((raw, call) => raw.ack(call, open)), nack: (options) => this.#call((raw, call) => raw.nack(call, open, options)),
     }),
-    broken: (message: string) => this.#broken(message),
+    broken: this.#broken,
   };
 
   #enter(change: t.StateChange): void {
@@ -360,14 +336,36 @@ export class BaseClient<M extends t.Topics = t.Topics> implements AsyncDisposabl
   };
 }
 
+/** The client of an entry. */
+export function clientOf(environment: Environment): typeof Client {
+  return class PromClient extends Client { static override environment = environment } as typeof Client;
+}
+
+class Context implements t.DeliveryContext {
+  readonly #signal: () => AbortSignal;
+  readonly lease: string | null;
+
+  constructor(
+    signal: () => AbortSignal, readonly extend: (ms: number) => Promise<void>,
+    readonly attempt: number, readonly maxAttempts: number, readonly ackDeadlineMs: number, lease: string | undefined, readonly redelivered: boolean,
+  ) {
+    this.#signal = signal;
+    this.lease = lease ?? null;
+  }
+
+  get signal(): AbortSignal {
+    return this.#signal();
+  }
+}
+
 /** A subscription as an iterator. */
 class Queue<T, O extends Abortable> implements t.Stream<T> {
   readonly #call: Call;
   readonly #queue: Promise<PromQueue>;
 
-  constructor(call: <R>(use: Use<O | undefined>, options?: O, undo?: (value: R) => void) => Promise<R>, open: Use<O | undefined>, options: O | undefined) {
-    this.#call = call as Call;
-    this.#queue = call(open, options, (queue) => void this.#end(queue));
+  constructor(call: Call, open: Use<O | undefined>, options: O | undefined) {
+    this.#call = call;
+    this.#queue = call<PromQueue, O>(open, options, this.#end);
     this.#queue.then(() => options?.signal?.addEventListener("abort", () => void this.return(), { once: true }), () => undefined);
   }
 
@@ -377,34 +375,31 @@ class Queue<T, O extends Abortable> implements t.Stream<T> {
     return value === undefined ? { value: undefined, done: true } : { value, done: false };
   }
 
-  async return(): Promise<IteratorResult<T, undefined>> {
-    await this.#queue.then((queue) => this.#end(queue)).catch(() => undefined);
+  readonly return = async (): Promise<IteratorResult<T, undefined>> => {
+    await this.#queue.then(this.#end).catch(() => undefined);
     return { value: undefined, done: true };
-  }
+  };
 
-  #end(queue: PromQueue): Promise<void> {
-    return this.#call((_, call) => queue.end(call));
-  }
+  readonly #end = (queue: PromQueue): Promise<void> => this.#call((_, call) => queue.end(call));
+  readonly [Symbol.asyncDispose] = async (): Promise<void> => void (await this.return());
+  readonly [Symbol.asyncIterator] = (): this => this;
+}
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.return();
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
+/** Reads what the caller gave. Whatever it throws, a revoked proxy for instance, is refused with `message`. */
+function readable<R>(message: string, read: () => R): R {
+  try {
+    return read();
+  } catch {
+    throw refusal(message);
   }
 }
 
-/** The signal in the options, if there is one and it is one. */
+const UNREADABLE = "options must be an object that can be read";
+const CLOSED = new HubError("closed", "the client is closed", false);
+
+/** The signal in the options. What is none the module refuses. */
 function signalOf(options: Abortable | undefined): AbortSignal | undefined {
-  if (options === undefined) return undefined;
-  let signal: AbortSignal | undefined;
-  try {
-    signal = options?.signal;
-  } catch {
-    throw refusal("options must be an object that can be read");
-  }
-  if (signal !== undefined && typeof signal?.throwIfAborted !== "function") throw refusal("options.signal must be an AbortSignal");
+  const signal = options && readable(UNREADABLE, () => (typeof options.signal?.throwIfAborted === "function" ? options.signal : undefined));
   signal?.throwIfAborted();
   return signal;
 }
@@ -418,24 +413,13 @@ function abortable<R>(signal: AbortSignal, resolve: (value: R) => void, reject: 
   return { resolve: (value) => (off(), late ? undo?.(value as R) : resolve(value as R)), reject: (error) => (off(), reject(error)) };
 }
 
-/** A revoked proxy throws whatever it is asked. */
-function isList(value: unknown): boolean {
-  try {
-    return Array.isArray(value);
-  } catch {
-    return false;
-  }
-}
-
 /** A copy of plain objects and lists; everything else is as it is. */
 function kept<T>(value: T, depth = 0): T {
-  try {
+  return readable(UNREADABLE, () => {
     if (Array.isArray(value)) return [...(value as unknown[])] as T;
     if (depth > 3 || typeof value !== "object" || value === null || Object.prototype.toString.call(value) !== "[object Object]") return value;
     return Object.fromEntries(Object.entries(value).map(([name, entry]) => [name, kept(entry, depth + 1)])) as T;
-  } catch {
-    throw refusal("options must be an object that can be read");
-  }
+  });
 }
 
 /** What is wrong with options of these types. */
@@ -444,28 +428,15 @@ function misfit(options: unknown, types: Record<string, string>): string | undef
     if (Object.prototype.toString.call(options) !== "[object Object]") return "options must be an object";
     for (const [name, value] of Object.entries(options as object)) {
       const type = Object.hasOwn(types, name) && types[name];
-      if (!type) return `options.${name} is not an option${near(name, Object.keys(types))}`;
+      if (!type) return `options.${name} is not an option; there are ${Object.keys(types).join(", ")}`;
       if (value !== undefined && (typeof value !== type || Number.isNaN(value))) return `options.${name} must be a ${type}`;
     }
   } catch {
-    return "options must be an object that can be read";
+    return UNREADABLE;
   }
   return undefined;
 }
 
-/** Which name was meant: a letter too few or too many, two swapped, another case, the beginning of one. */
-function near(given: string, names: string[]): string {
-  const letters = (text: string): string[] => [...text.toLowerCase()].sort();
-  const apart = (a: string[], b: string[]): number => a.filter((letter) => !b.includes(letter) || b.splice(b.indexOf(letter), 1).length === 0).length + b.length;
-  const lower = given.toLowerCase();
-  const meant = names.find((name) => (lower.length > 2 && name.toLowerCase().startsWith(lower)) || lower.startsWith(name.toLowerCase()) || apart(letters(given), letters(name)) < 2);
-  return meant ? `; did you mean ${meant}?` : "";
-}
-
 function refusal(message: string): HubError {
   return new HubError("bad_frame", message, false);
-}
-
-function closed(): HubError {
-  return new HubError("closed", "the client is closed", false);
 }

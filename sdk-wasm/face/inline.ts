@@ -3,17 +3,13 @@
  * the development servers of bundlers, a page that is one file. `bundle.mjs` makes `dist/single/inline.js` of it.
  */
 
-import { BaseClient } from "./client.js";
+import { clientOf, type Client, type Topics } from "./client.js";
 import { loader } from "./load.js";
-import type { Topics } from "./types.js";
 
 export * from "./exports.js";
 
 // Decoded when the first client is used, not when a page starts.
 const load = loader(async () => Uint8Array.from(atob((await import("./module.js")).default), (char) => char.charCodeAt(0)));
 
-/** The client. One instance, one connection, any number of subscriptions. */
-export class PromClient<M extends Topics = Topics> extends BaseClient<M> {
-  /** @internal */
-  static override environment = { load };
-}
+export const PromClient = clientOf({ load });
+export type PromClient<M extends Topics = Topics> = Client<M>;

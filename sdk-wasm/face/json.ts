@@ -5,55 +5,47 @@ import { HubError } from "./error.js";
  * `undefined` counts as absent, and `toJSON` is respected.
  */
 export function payloadText(payload: unknown): string {
-  let text: string | undefined;
+  const wrong = fault(payload, 0);
+  if (wrong !== undefined) throw new HubError("bad_payload", `payload${wrong}`, false);
   try {
-    check(payload, "payload", 0);
-    text = JSON.stringify(payload);
-  } catch (error) {
-    throw error instanceof HubError ? error : bad("payload cannot be read: it throws");
+    return JSON.stringify(payload);
+  } catch {
+    throw new HubError("bad_payload", "payload cannot be read: it throws", false);
   }
-  if (text === undefined) throw bad("payload is not a JSON value");
-  return text;
 }
 
 /** Far deeper than the hub accepts; ends the walk through a cycle. */
 const DEPTH = 200;
+const DEEP = " nests too deep, or holds itself";
+/** Objects that JSON has a form for. It makes `{}` of all others. */
+const HOLDS = new Set(["[object Object]", "[object String]", "[object Boolean]"]);
 
-function check(value: unknown, path: string, depth: number): void {
-  switch (typeof value) {
-    case "string":
-    case "boolean":
-      return;
-    case "number":
-      if (!Number.isFinite(value)) throw bad(`${path} is ${value}`);
-      return;
-    case "object":
-      break;
-    default:
-      throw bad(`${path} is ${value === undefined ? "undefined" : `a ${typeof value}`}`);
-  }
-  if (value === null) return;
-  if (depth > DEPTH) throw bad("payload nests too deep, or holds itself");
+/** What is wrong, after the path to it. The path is put together on the way back, because nearly nothing has one to tell. */
+function fault(value: unknown, depth: number): string | undefined {
+  if (typeof value === "string" || typeof value === "boolean" || value === null) return undefined;
+  if (typeof value === "number" || value === undefined) return Number.isFinite(value) ? undefined : ` is ${value}`;
+  if (typeof value !== "object") return ` is a ${typeof value}`;
+  if (depth > DEPTH) return DEEP;
   try {
+    let wrong: string | undefined;
     if (Array.isArray(value)) {
-      for (let i = 0; i < value.length; i++) check(value[i], `${path}[${i}]`, depth + 1);
-      return;
+      for (let at = 0; at < value.length; at++) if ((wrong = fault(value[at], depth + 1))) return within(`[${at}]`, wrong);
+      return undefined;
     }
-    if ("toJSON" in value && typeof value.toJSON === "function") return check(value.toJSON(), path, depth + 1);
-    const kind = Object.prototype.toString.call(value).slice(8, -1);
-    if (kind === "Number") return check(Number(value), path, depth);
-    if (!HOLDS.has(kind)) throw bad(`${path} is a ${kind}, which JSON cannot hold`);
-    for (const [name, property] of Object.entries(value)) {
-      if (property !== undefined) check(property, `${path}.${name}`, depth + 1);
+    if ("toJSON" in value && typeof value.toJSON === "function") return fault(value.toJSON(), depth + 1);
+    const kind = Object.prototype.toString.call(value);
+    if (kind === "[object Number]") return fault(Number(value), depth);
+    if (!HOLDS.has(kind)) return ` is a ${kind.slice(8, -1)}, which JSON cannot hold`;
+    for (const name of Object.keys(value)) {
+      const property: unknown = value[name as never];
+      if (property !== undefined && (wrong = fault(property, depth + 1))) return within(`.${name}`, wrong);
     }
-  } catch (error) {
-    throw error instanceof HubError ? error : bad(`${path} cannot be read: it throws`);
+    return undefined;
+  } catch {
+    return " cannot be read: it throws";
   }
 }
 
-/** Objects that JSON has a form for. It makes `{}` of all others. */
-const HOLDS = new Set(["Object", "String", "Boolean"]);
-
-function bad(message: string): HubError {
-  return new HubError("bad_payload", message, false);
+function within(path: string, wrong: string): string {
+  return wrong === DEEP ? wrong : path + wrong;
 }

@@ -5,26 +5,17 @@ export type Action = "publish" | "subscribe" | "*" | "ops:read" | "ops:admin";
 export interface Rule {
   readonly effect: "allow" | "deny";
   readonly action: Action;
-  /** Patterns: a topic whose segments may be `*` (exactly one) or `**` (zero or more). */
-  readonly topics: readonly string[];
-  /** Narrows a subscribe rule to these groups. */
-  readonly groups?: readonly string[];
+  /** Patterns: a topic whose segments may be `*` (exactly one) or `**` (zero or more). */ readonly topics: readonly string[];
+  /** Narrows a subscribe rule to these groups. */ readonly groups?: readonly string[];
 }
 
 /** Rules in order, the first that applies decides, none denies. */
-export interface Policy {
-  readonly rules: readonly Rule[];
-}
+export interface Policy { readonly rules: readonly Rule[] }
 
 /** A rule that allows `action` on `topics`. */
-export function allow(action: Action, ...topics: string[]): Rule {
-  return rule("allow", action, topics);
-}
-
+export const allow = (action: Action, ...topics: string[]): Rule => rule("allow", action, topics);
 /** A rule that denies `action` on `topics`. */
-export function deny(action: Action, ...topics: string[]): Rule {
-  return rule("deny", action, topics);
-}
+export const deny = (action: Action, ...topics: string[]): Rule => rule("deny", action, topics);
 
 function rule(effect: Rule["effect"], action: Action, topics: string[]): Rule {
   const bad = topics.find((topic) => !isPattern(topic));
@@ -39,13 +30,9 @@ function rule(effect: Rule["effect"], action: Action, topics: string[]): Rule {
 export function scopesToPolicy(scopes: string | readonly string[]): Policy {
   const rules: Rule[] = [];
   for (const scope of typeof scopes === "string" ? scopes.split(" ") : scopes) {
-    const colon = scope.indexOf(":");
-    const action = scope.slice(0, Math.max(colon, 0));
-    const rest = scope.slice(colon + 1);
+    const [, action, pattern] = /^(publish|subscribe|\*):(.*)$/s.exec(scope) ?? [];
     if (scope === "ops:read" || scope === "ops:admin") rules.push({ effect: "allow", action: scope, topics: [] });
-    else if ((action === "publish" || action === "subscribe" || action === "*") && isPattern(rest)) {
-      rules.push({ effect: "allow", action, topics: [rest] });
-    }
+    else if (pattern !== undefined && isPattern(pattern)) rules.push({ effect: "allow", action: action as Action, topics: [pattern] });
   }
   return { rules };
 }
@@ -53,9 +40,5 @@ export function scopesToPolicy(scopes: string | readonly string[]): Policy {
 function isPattern(pattern: string): boolean {
   // Up to two leading `dlq` segments, which the hub adds for dead letters, do not count against the limits.
   const counted = pattern.replace(/^(dlq\.){1,2}(?=.)/, "");
-  return (
-    counted.length <= 255 &&
-    counted.split(".").length <= 16 &&
-    /^(\$?[\w-]+|\*\*?)(\.([\w-]+|\*\*?))*$/.test(pattern)
-  );
+  return counted.length <= 255 && counted.split(".").length <= 16 && /^(\$?[\w-]+|\*\*?)(\.([\w-]+|\*\*?))*$/.test(pattern);
 }

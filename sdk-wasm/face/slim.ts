@@ -1,9 +1,8 @@
 /** The SDK for bundlers and strict pages that bring the module themselves: see `setModule`. */
 
-import { BaseClient } from "./client.js";
+import { clientOf, type Client, type Topics } from "./client.js";
 import { HubError } from "./error.js";
 import { loader, type ModuleSource } from "./load.js";
-import type { Topics } from "./types.js";
 
 export * from "./exports.js";
 export type { ModuleSource } from "./load.js";
@@ -15,13 +14,10 @@ export function setModule(source: ModuleSource | Promise<ModuleSource>): void {
   given = source;
 }
 
-const load = loader(() => {
-  if (given === undefined) throw new HubError("load_failed", "call setModule() first", false);
-  return given;
+export const PromClient = clientOf({
+  load: loader(() => {
+    if (given === undefined) throw new HubError("load_failed", "call setModule() first", false);
+    return given;
+  }),
 });
-
-/** The client. One instance, one connection, any number of subscriptions. */
-export class PromClient<M extends Topics = Topics> extends BaseClient<M> {
-  /** @internal */
-  static override environment = { load };
-}
+export type PromClient<M extends Topics = Topics> = Client<M>;

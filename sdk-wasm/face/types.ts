@@ -20,21 +20,15 @@ export type TokenSource = string | (() => string | Promise<string>);
 
 /** An event as the hub stores it. */
 export interface HubEvent<T = unknown> {
-  /** Unique in the hub. */
-  readonly id: string;
-  /** Position in its topic: 1, 2, 3… without gaps. */
-  readonly seq: number;
-  /** When the event was made. */
-  readonly ts: number;
+  /** Unique in the hub. */ readonly id: string;
+  /** Position in its topic: 1, 2, 3… without gaps. */ readonly seq: number;
+  /** When the event was made. */ readonly ts: number;
   readonly topic: string;
-  /** What the event is about; `watch` keeps the newest event of each key. */
-  readonly key?: string;
-  /** The publisher's session or stream id, if it gave one. */
-  readonly sid?: string;
+  /** What the event is about; `watch` keeps the newest event of each key. */ readonly key?: string;
+  /** The publisher's session or stream id, if it gave one. */ readonly sid?: string;
   readonly headers?: Headers;
   readonly tags?: Strings;
-  /** Id of the event that led to this one. */
-  readonly caused_by?: string;
+  /** Id of the event that led to this one. */ readonly caused_by?: string;
   readonly payload: T;
 }
 
@@ -42,17 +36,14 @@ export interface HubEvent<T = unknown> {
 export interface Abortable { readonly signal?: AbortSignal | undefined }
 
 export interface PublishOptions extends Abortable {
-  /** Chosen by the publisher so that a repeat is recognised; default: a new UUIDv7, kept over reconnects. */
-  readonly id?: string | undefined;
-  /** Default: the hub's clock at commit. */
-  readonly ts?: number | undefined;
+  /** Chosen by the publisher so that a repeat is recognised; default: a new UUIDv7, kept over reconnects. */ readonly id?: string | undefined;
+  /** Default: the hub's clock at commit. */ readonly ts?: number | undefined;
   readonly key?: string | undefined;
   readonly sid?: string | undefined;
   readonly headers?: Headers | undefined;
   readonly tags?: Strings | undefined;
   readonly caused_by?: string | undefined;
-  /** How long to wait for the hub's answer, reconnects included; default 30000. */
-  readonly timeoutMs?: number | undefined;
+  /** How long to wait for the hub's answer, reconnects included; default 30000. */ readonly timeoutMs?: number | undefined;
 }
 
 /** The event is committed. `duplicate`: it was before, and nothing new was stored. */
@@ -73,23 +64,15 @@ export interface EventFilter { readonly keys?: Strings; readonly tags?: Strings;
 
 /** Default start: `latest`. */
 export type SubscribeOptions = Start & Abortable & {
-  /** Unsettled events this member may hold; default 100, at most 10000. */
-  readonly maxInFlight?: number;
-  /** Lease on each event; default 30000, at least 1000, at most twelve hours. */
-  readonly ackTimeoutMs?: number;
-  /** Deliveries before an event becomes a dead letter; default 5. */
-  readonly maxAttempts?: number;
-  /** Read-ahead hint. */
-  readonly batchSize?: number;
-  /** `"key"`: at most one unsettled event per key, in order. */
-  readonly ordered?: "key";
-  /** Default `explicit`. `none` settles an event as it is sent. */
-  readonly ack?: "explicit" | "none";
+  /** Unsettled events this member may hold; default 100, at most 10000. */ readonly maxInFlight?: number;
+  /** Lease on each event; default 30000, at least 1000, at most twelve hours. */ readonly ackTimeoutMs?: number;
+  /** Deliveries before an event becomes a dead letter; default 5. */ readonly maxAttempts?: number;
+  /** Read-ahead hint. */ readonly batchSize?: number;
+  /** `"key"`: at most one unsettled event per key, in order. */ readonly ordered?: "key";
+  /** Default `explicit`. `none` settles an event as it is sent. */ readonly ack?: "explicit" | "none";
   readonly filter?: EventFilter;
-  /** Extend the lease while the handler runs; default true. */
-  readonly autoExtend?: boolean;
-  /** A handler that takes longer has failed: its event is given back and `ctx.signal` aborts. Default: no limit. */
-  readonly handlerTimeoutMs?: number;
+  /** Extend the lease while the handler runs; default true. */ readonly autoExtend?: boolean;
+  /** A handler that takes longer has failed: its event is given back and `ctx.signal` aborts. Default: no limit. */ readonly handlerTimeoutMs?: number;
 };
 
 /** Options of `subscribeExactlyOnce`, which acknowledges. */
@@ -111,26 +94,20 @@ export type HistoryOptions = Start & Abortable & { readonly limit?: number };
  * Marks must be kept longer than a group may be behind plus the time its events may come again.
  */
 export interface DedupeStore {
-  /** Whether the event is marked. Rejects, or takes over 10 s: cannot tell now; it is asked again. */
-  seen(id: string): Promise<boolean>;
+  /** Whether the event is marked. Rejects, or takes over 10 s: cannot tell now; it is asked again. */ seen(id: string): Promise<boolean>;
   /** Marks the event; may be called again for the same. Resolves: the mark is there to stay. Rejects, or takes over 10 s: asked again. */
   mark(id: string): Promise<unknown>;
 }
 
 /** One delivery of one event to this member. */
 export interface DeliveryContext {
-  /** How often the event was delivered to the group, from 1. */
-  readonly attempt: number;
+  /** How often the event was delivered to the group, from 1. */ readonly attempt: number;
   readonly maxAttempts: number;
-  /** Time that was left on the lease when the frame was sent. */
-  readonly ackDeadlineMs: number;
-  /** Fencing token of this delivery; `null` where there is nothing to acknowledge. */
-  readonly lease: string | null;
+  /** Time that was left on the lease when the frame was sent. */ readonly ackDeadlineMs: number;
+  /** Fencing token of this delivery; `null` where there is nothing to acknowledge. */ readonly lease: string | null;
   readonly redelivered: boolean;
-  /** Aborts when the lease is lost, the handler's time is over, or the subscription ends. */
-  readonly signal: AbortSignal;
-  /** Extends the lease to `ms` from now. */
-  extend(ms: number): Promise<void>;
+  /** Aborts when the lease is lost, the handler's time is over, or the subscription ends. */ readonly signal: AbortSignal;
+  /** Extends the lease to `ms` from now. */ extend(ms: number): Promise<void>;
 }
 
 /** Resolves: acknowledged. Throws: negatively acknowledged with the error's message. */
@@ -152,10 +129,8 @@ export type ConnectionState = "idle" | "connecting" | "ready" | "reconnecting" |
 export interface StateChange {
   readonly state: ConnectionState;
   readonly previous: ConnectionState;
-  /** Why the connection was lost or closed. */
-  readonly error?: HubError;
-  /** With `reconnecting`: time until the next try. */
-  readonly retryInMs?: number;
+  /** Why the connection was lost or closed. */ readonly error?: HubError;
+  /** With `reconnecting`: time until the next try. */ readonly retryInMs?: number;
 }
 
 /** Events of a subscription were skipped by the hub, first and last seq. `group` is empty without one. */
@@ -167,8 +142,7 @@ export interface ClientEvents {
   state: StateChange;
   gap: Gap;
   revoked: Revoked;
-  /** Errors that belong to no call, for instance of an acknowledgement. One that nobody listens to is told once on the console. */
-  error: HubError;
+  /** Errors that belong to no call, for instance of an acknowledgement. One that nobody listens to is told once on the console. */ error: HubError;
 }
 
 export interface WatchOptions<T> extends Abortable {
@@ -183,10 +157,8 @@ export interface WatchOptions<T> extends Abortable {
  */
 export interface View<T> extends ReadonlyMap<string, HubEvent<T>>, AsyncDisposable {
   readonly topic: string;
-  /** Calls `listener` after each change; returns what ends that. */
-  subscribe(listener: () => void): () => void;
-  /** All entries; the same array until something changes. */
-  getSnapshot(): readonly (readonly [string, HubEvent<T>])[];
+  /** Calls `listener` after each change; returns what ends that. */ subscribe(listener: () => void): () => void;
+  /** All entries; the same array until something changes. */ getSnapshot(): readonly (readonly [string, HubEvent<T>])[];
   close(): Promise<void>;
 }
 
@@ -196,20 +168,14 @@ export interface Subscription extends AsyncDisposable { readonly topic: string; 
 export interface Stream<T> extends AsyncIterableIterator<T, undefined>, AsyncDisposable { [Symbol.asyncIterator](): this }
 
 export interface ClientOptions {
-  /** How long `connect` and other calls wait; default 30000. */
-  readonly timeoutMs?: number;
-  /** Reconnect backoff, full jitter; defaults 250 and 30000. */
-  readonly reconnectMinMs?: number;
+  /** How long `connect` and other calls wait; default 30000. */ readonly timeoutMs?: number;
+  /** Reconnect backoff, full jitter; defaults 250 and 30000. */ readonly reconnectMinMs?: number;
   readonly reconnectMaxMs?: number;
-  /** Publishes kept while away, count and bytes; defaults 10000 and 16 MiB. Beyond that `publish` rejects with `overloaded`. */
-  readonly maxQueued?: number;
+  /** Publishes kept while away, count and bytes; defaults 10000 and 16 MiB. Beyond that `publish` rejects with `overloaded`. */ readonly maxQueued?: number;
   readonly maxQueuedBytes?: number;
-  /** Several frames in one message, where the hub agrees; default true. */
-  readonly batch?: boolean;
-  /** Called with a line for each frame and state. Tokens are not in it. */
-  readonly log?: (line: string) => void;
-  /** A WebSocket constructor, for engines that have none; default `globalThis.WebSocket`, else the package `ws`. */
-  readonly WebSocket?: WebSocketConstructor;
+  /** Several frames in one message, where the hub agrees; default true. */ readonly batch?: boolean;
+  /** Called with a line for each frame and state. Tokens are not in it. */ readonly log?: (line: string) => void;
+  /** A WebSocket constructor, for engines that have none; default `globalThis.WebSocket`, else the package `ws`. */ readonly WebSocket?: WebSocketConstructor;
 }
 
 /** A WebSocket as browsers have it: an `EventTarget` with `send` and `close`. */

@@ -9,10 +9,9 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
   #snapshot: [string, HubEvent<T>][] | undefined;
   /** Keys of the snapshot that is being read; none once it is complete. */
   #seen: Set<string> | undefined = new Set();
-  /** @internal */
-  onChange: WatchOptions<T>["onChange"];
-  /** @internal Ends the subscription. */
-  end: () => Promise<void> = () => Promise.resolve();
+  /** @internal */ onChange: WatchOptions<T>["onChange"];
+  /** @internal Ends the subscription. */ end = (): Promise<void> => Promise.resolve();
+
   constructor(readonly topic: string, guarded: (call: () => unknown) => void) {
     super();
     this.#guarded = guarded;
@@ -33,9 +32,7 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
   live(): void {
     const seen = this.#seen;
     this.#seen = undefined;
-    if (seen && seen.size < this.size) {
-      for (const key of this.keys()) if (!seen.has(key)) this.delete(key);
-    }
+    if (seen && seen.size < this.size) for (const key of this.keys()) if (!seen.has(key)) this.delete(key);
     this.#tell(undefined);
   }
 
@@ -50,21 +47,13 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
     for (const listener of [...this.#listeners]) this.#guarded(listener);
   }
 
-  subscribe(listener: () => void): () => void {
+  readonly subscribe = (listener: () => void): (() => void) => {
     const own = (): void => listener();
     this.#listeners.add(own);
     return () => void this.#listeners.delete(own);
-  }
+  };
 
-  getSnapshot(): readonly (readonly [string, HubEvent<T>])[] {
-    return (this.#snapshot ??= [...this]);
-  }
-
-  close(): Promise<void> {
-    return this.end();
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.end();
-  }
+  readonly getSnapshot = (): readonly (readonly [string, HubEvent<T>])[] => (this.#snapshot ??= [...this]);
+  readonly close = (): Promise<void> => this.end();
+  readonly [Symbol.asyncDispose] = this.close;
 }

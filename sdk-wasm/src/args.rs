@@ -63,8 +63,8 @@ pub(crate) enum Kind {
     Object(&'static [Field]),
     Flag,
     Function,
-    /// The face has looked at it.
-    Any,
+    /// An `AbortSignal`, which the face listens to.
+    Signal,
 }
 
 /// A field of the options.
@@ -89,7 +89,7 @@ const TS: Field = wire("ts", Kind::Whole(f64::MAX));
 const AFTER_ID: Field = wire("afterId", Kind::Text);
 const AFTER_SEQ: Field = wire("afterSeq", Kind::Whole(f64::MAX));
 const TIMEOUT: Field = own("timeoutMs", Kind::Ms(f64::MAX));
-const SIGNAL: Field = own("signal", Kind::Any);
+const SIGNAL: Field = own("signal", Kind::Signal);
 const FILTER: Field =
     wire("filter", Kind::Object(&[wire("keys", Kind::Texts), wire("tags", Kind::Texts), wire("headers", Kind::Map)]));
 
@@ -203,7 +203,10 @@ fn object(json: &mut String, object: &JsValue, name: &str, fields: &[Field]) -> 
             }
             Kind::Flag if value.as_bool().is_none() => return Err(refused(&[full, " must be true or false"])),
             Kind::Function if !value.is_function() => return Err(refused(&[full, " must be a function"])),
-            Kind::Flag | Kind::Function | Kind::Any => {}
+            Kind::Signal if !get(value, "throwIfAborted").is_ok_and(|method| method.is_function()) => {
+                return Err(refused(&[full, " must be an AbortSignal"]));
+            }
+            Kind::Flag | Kind::Function | Kind::Signal => {}
         }
         Ok(())
     })

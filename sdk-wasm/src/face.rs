@@ -76,6 +76,10 @@ extern "C" {
     #[derive(Clone)]
     pub type ViewFace;
 
+    /// What the options of the watch say, `undefined` or a function.
+    #[wasm_bindgen(method, setter = onChange)]
+    pub(crate) fn set_on_change(this: &ViewFace, on_change: &JsValue);
+
     /// The newest event of a key.
     #[wasm_bindgen(method)]
     pub(crate) fn event(this: &ViewFace, event: &JsValue);

@@ -149,6 +149,7 @@ impl PromShell {
         let joined = args::options(options, args::WATCH).and_then(|mut json| {
             let from = if json.is_empty() { "{\"from\":\"snapshot\"}" } else { "{\"from\":\"snapshot\"," };
             json.replace_range(..json.len().min(1), from);
+            view.set_on_change(&args::get(options, "onChange").unwrap_or_default());
             let target = View::new(view, &self.0, call);
             self.join(None, topic, None, Rc::new(target), json).map(drop)
         });

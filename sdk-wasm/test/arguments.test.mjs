@@ -103,13 +103,14 @@ const methods = {
   live: {
     call: (c, args) => c.live(...args),
     args: { topic: "a", handler, options: {} },
-    wrong: { topic: () => undefinedToo(notStrings()), handler: () => [["a number", 7], ["a text", "h"], ["a list", [handler]]], options: notOptions },
+    wrong: { topic: () => undefinedToo(notStrings()), handler: () => [["a number", 7], ["a text", "h"]], options: notOptions },
     options: liveOptions,
   },
   "live without a handler": {
     call: (c, args) => next(c.live(...args)),
     args: { topic: "a", options: {} },
-    wrong: { topic: () => undefinedToo(notStrings()) },
+    // Anything but an object would be a handler.
+    wrong: { topic: () => undefinedToo(notStrings()), options: () => notOptions().filter(([, bad]) => typeof bad === "object" && bad !== null) },
     options: liveOptions,
   },
   history: {

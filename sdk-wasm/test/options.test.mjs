@@ -45,9 +45,8 @@ describe("the constructor", { timeout: PATIENCE }, () => {
       for (const name of ["WebSocket", "log"]) throws(`${name} ${kind}`, () => new PromClient(url, "t", { [name]: bad }), new RegExp(`options\\.${name}`));
     }
     for (const bad of [null, "yes", 1, {}]) throws("batch", () => new PromClient(url, "t", { batch: bad }), /options\.batch/);
-    const near = { timeout: "timeoutMs", timoutMs: "timeoutMs", reconnectMin: "reconnectMinMs", maxQueue: "maxQueued", websocket: "WebSocket", batches: "batch" };
-    for (const [given, meant] of Object.entries(near)) {
-      throws(given, () => new PromClient(url, "t", { [given]: 1 }), new RegExp(`options\\.${given} is not an option; did you mean ${meant}\\?`));
+    for (const given of ["timeout", "timoutMs", "websocket", "batches", "toString"]) {
+      throws(given, () => new PromClient(url, "t", { [given]: 1 }), new RegExp(`options\\.${given} is not an option; there are timeoutMs, .*WebSocket`));
     }
     const absent = Object.fromEntries(["timeoutMs", "reconnectMinMs", "maxQueued", "WebSocket", "batch", "log"].map((name) => [name, undefined]));
     assert.equal(new PromClient(url, "t", absent).state, "idle");
@@ -117,8 +116,6 @@ describe("at the call", { timeout: 20 * PATIENCE }, () => {
       ["history", "limits", "limit"],
       ["export", "form", "from"],
       ["flush", "timeout", "timeoutMs"],
-      ["close", "drian", "drain"],
-      ["close", "timeout", "timeoutMs"],
     ];
     const wrong = [];
     const check = (what, call, message) => refused(what, call, "bad_frame", message).catch((error) => wrong.push(error.message));

@@ -7,8 +7,6 @@ import type * as t from "./types.js";
 import type { Abortable, ClientEvents, HubEvent, PayloadOf } from "./types.js";
 import { LiveView } from "./view.js";
 
-export type { Topics } from "./types.js";
-
 /** What differs between a page and Node. */
 export interface Environment {
   /** Loads the module; may be called again after it failed. */ load(): Promise<unknown>;
@@ -19,6 +17,8 @@ export interface Environment {
 type Use<O = undefined> = (raw: PromShell, call: number, options: O) => unknown;
 type Call = <R, O extends Abortable = Abortable>(use: Use<O | undefined>, options?: O, undo?: (value: R) => unknown) => Promise<R>;
 interface Open { resolve(value: unknown): void; reject(error: unknown): void }
+/** Attempt, most attempts, time left on the lease, lease, whether it was delivered before. */
+type Of = [number, number, number, string | null, boolean];
 /** The payload that the caller names, or else the one of the topic map. */
 type As<T, M, K extends string> = [T] extends [never] ? PayloadOf<M, K> : T;
 type Listener<K extends keyof ClientEvents> = (event: ClientEvents[K]) => void;
@@ -35,12 +35,9 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   readonly #url: string;
   readonly #token: t.TokenSource;
   readonly #options: t.ClientOptions;
-  readonly #listeners: { [K in keyof ClientEvents]: Set<Listener<K>> } = {
-    state: new Set(), gap: new Set(), revoked: new Set(), error: new Set(),
-  };
+  readonly #listeners: { [K in keyof ClientEvents]: Set<Listener<K>> } = { state: new Set(), gap: new Set(), revoked: new Set(), error: new Set() };
   #state: t.ConnectionState = "idle";
   #raw: PromShell | undefined;
-  #loading: Promise<void> | undefined;
   /** Calls that wait for the module, in their order. */ #early: (() => void)[] = [];
   /** Calls under way, by their numbers. */ readonly #open = new Map<number, Open>();
   #calls = 0;
@@ -48,8 +45,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   #closing: Promise<void> | undefined;
   #told = false;
   #end!: (error: HubError | undefined) => void;
-  /** Resolves when the client has ended, with the error if there was one. */
-  readonly closed = new Promise<HubError | undefined>((resolve) => (this.#end = resolve));
+  /** Resolves when the client has ended, with the error if there was one. */ readonly closed = new Promise<HubError | undefined>((resolve) => (this.#end = resolve));
 
   /** @throws TypeError for a URL that is not `ws:` or `wss:`, a token that is neither string nor function, and unknown options. */
   constructor(url: string, token: t.TokenSource, options: t.ClientOptions = {}) {
@@ -59,25 +55,16 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     if (typeof token !== "string" && typeof token !== "function") throw new TypeError("token must be a string or a function");
     const wrong = misfit(options, OPTIONS);
     if (wrong) throw new TypeError(wrong);
-    this.#environment = new.target.environment;
-    this.#url = href;
-    this.#token = token;
-    this.#options = { ...options };
+    [this.#environment, this.#url, this.#token, this.#options] = [new.target.environment, href, token, { ...options }];
   }
 
-  get state(): t.ConnectionState {
-    return this.#state;
-  }
+  get state(): t.ConnectionState { return this.#state; }
 
   /** Connects, as every other call does; resolves when there is a connection. */
-  connect(): Promise<void> {
-    return this.#call((raw, call) => raw.connect(call));
-  }
+  connect(): Promise<void> { return this.#call((raw, call) => raw.connect(call)); }
 
   /** Resolves as soon as there is a connection, however long it takes; rejects when the client is closed. */
-  ready(): Promise<void> {
-    return this.#call((raw, call) => raw.ready(call));
-  }
+  ready(): Promise<void> { return this.#call((raw, call) => raw.ready(call)); }
 
   /** Publishes, from the moment of the call; resolves when the event is committed. */
   async publish<K extends string, P extends PayloadOf<M, K>>(topic: K, payload: P & t.Sendable<P>, options?: t.PublishOptions): Promise<t.Published> {
@@ -95,9 +82,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   }
 
   /** Resolves when every publish and settle that was called before has its answer. */
-  flush(options?: t.FlushOptions): Promise<void> {
-    return this.#call((raw, call, options) => raw.flush(call, options), options);
-  }
+  flush(options?: t.FlushOptions): Promise<void> { return this.#call((raw, call, options) => raw.flush(call, options), options); }
 
   /** One member of `group` gets each event. Resolves when the hub has confirmed the subscription. */
   async subscribe<T = never, K extends string = string>(topic: K, group: string, handler: t.Handler<As<T, M, K>>, options?: t.SubscribeOptions): Promise<void> {
@@ -106,8 +91,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
 
   /** As `subscribe`, and an event that `store` has marked is acknowledged without the handler. See `DedupeStore`. */
   async subscribeExactlyOnce<T = never, K extends string = string>(
-    topic: K, group: string, store: t.DedupeStore, handler: t.Handler<As<T, M, K>>, options?: t.ExactlyOnceOptions,
-  ): Promise<void> {
+    topic: K, group: string, store: t.DedupeStore, handler: t.Handler<As<T, M, K>>, options?: t.ExactlyOnceOptions): Promise<void> {
     await this.#subscribe((raw, call, options) => raw.subscribe(call, topic, group, handler, options, store ?? null), options);
   }
 
@@ -130,9 +114,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   }
 
   /** A live map of the newest event of each key. */
-  async watch<T = never, K extends string = string>(
-    topic: K, options?: t.WatchOptions<As<T, M, K>>,
-  ): Promise<t.View<As<T, M, K>>> {
+  async watch<T = never, K extends string = string>(topic: K, options?: t.WatchOptions<As<T, M, K>>): Promise<t.View<As<T, M, K>>> {
     const view = new LiveView<As<T, M, K>>(topic, this.#guarded);
     const id = await this.#subscribe((raw, call, options) => raw.watch(call, topic, view, options), options);
     view.end = () => this.#leave(id);
@@ -152,20 +134,15 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   async *#past<T>(stream: boolean, topic: string, options: t.HistoryOptions | undefined): AsyncGenerator<HubEvent<T>, undefined> {
     const past = await this.#call<PromPast, t.HistoryOptions>((raw, call, options) => raw.past(call, stream, topic, options), options);
     try {
-      for (;;) {
-        const events = await this.#call<HubEvent<T>[] | undefined>((_, call) => past.next(call));
-        if (!events) return;
-        yield* events;
-      }
+      let events: HubEvent<T>[] | undefined;
+      while ((events = await this.#call<typeof events>((_, call) => past.next(call)))) yield* events;
     } finally {
       past.cancel();
     }
   }
 
   /** Leaves a group. Handlers that run finish and acknowledge; no new one starts. */
-  unsubscribe(topic: string, group: string): Promise<void> {
-    return this.#call((raw, call) => raw.unsubscribe(call, topic, group));
-  }
+  unsubscribe(topic: string, group: string): Promise<void> { return this.#call((raw, call) => raw.unsubscribe(call, topic, group)); }
 
   /** Calls `listener` for each event of that name; returns what ends it. */
   on<K extends keyof ClientEvents>(name: K, listener: Listener<K>): () => void {
@@ -180,9 +157,9 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
 
   /** The next event of that name. */
   once<K extends keyof ClientEvents>(name: K): Promise<ClientEvents[K]> {
-    let settle!: (event: ClientEvents[K]) => void;
-    const off = this.on(name, (event) => (off(), settle(event)));
-    return new Promise((resolve) => (settle = resolve));
+    return new Promise((resolve) => {
+      const off = this.on(name, (event) => (off(), resolve(event)));
+    });
   }
 
   /** Ends the client. With `drain`, what was called and what runs comes to its end first. */
@@ -197,9 +174,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     await this.#closing;
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close({ drain: true });
-  }
+  [Symbol.asyncDispose](): Promise<void> { return this.close({ drain: true }); }
 
   /** Ends without the module, or after it. */
   #finish(over: HubError, fault = false): void {
@@ -222,9 +197,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     return id;
   }
 
-  #leave(id: number): Promise<void> {
-    return this.#call((raw, call) => raw.end(call, id));
-  }
+  #leave(id: number): Promise<void> { return this.#call((raw, call) => raw.end(call, id)); }
 
   /** A call that settles whatever happens, with an error that knows where it was made. `undo` takes back what came after an abort. */
   readonly #call: Call = async <R, O extends Abortable>(use: Use<O | undefined>, given?: O, undo?: (value: R) => void): Promise<R> => {
@@ -236,10 +209,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
       this.#open.set(call, signal ? abortable(signal, resolve, reject, undo) : { resolve: resolve as Open["resolve"], reject });
     });
     if (this.#raw || this.#over) this.#run(call, use, options);
-    else {
-      this.#early.push(() => this.#run(call, use, options));
-      this.#loading ??= this.#load();
-    }
+    else if (this.#early.push(() => this.#run(call, use, options)) === 1) void this.#load();
     try {
       return await answer;
     } catch (error) {
@@ -263,8 +233,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   #settle(call: number, ok: boolean, value: unknown): void {
     const open = this.#open.get(call);
     this.#open.delete(call);
-    if (ok) open?.resolve(value);
-    else open?.reject(value);
+    open?.[ok ? "resolve" : "reject"](value);
   }
 
   async #load(): Promise<void> {
@@ -277,8 +246,6 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
       for (const run of this.#early.splice(0)) run();
     } catch (error) {
       this.#refuse(error);
-    } finally {
-      this.#loading = undefined;
     }
   }
 
@@ -290,10 +257,10 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
     settle: (call: number, ok: boolean, value: unknown) => this.#settle(call, ok, value),
     published: (call: number, id: string, seq: number, duplicate: boolean) => this.#settle(call, true, { id, seq, duplicate }),
-    context: (open: number, ...of: [number, number, number, string | undefined, boolean]): t.DeliveryContext =>
+    context: (open: number, ...of: Of): t.DeliveryContext =>
       // Nothing is delivered without the module, and after its end nothing is open.
       new Context(() => (this.#raw?.signal(open) as AbortSignal | undefined) ?? AbortSignal.abort(), (ms) => this.#call((raw, call) => raw.extend(call, open, ms)), ...of),
-    deliver: (handler: t.Handler, event: HubEvent, open: number, ...of: [number, number, number, string | undefined, boolean]): boolean => {
+    deliver: (handler: t.Handler, event: HubEvent, open: number, ...of: Of): boolean => {
       try {
         const answer = handler(event, this.#host.context(open, ...of));
         // Nothing to wait for: what is no object has no `then`.
@@ -327,9 +294,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
 
   /** A fault of the caller's function does not stop the client: it is an error of its own. */
   readonly #guarded = (call: () => unknown, last = false): void => {
-    try {
-      call();
-    } catch (error) {
+    try { call(); } catch (error) {
       if (last) console.error("Prom Hub:", error);
       else this.#raw?.thrown(error);
     }
@@ -343,19 +308,13 @@ export function clientOf(environment: Environment): typeof Client {
 
 class Context implements t.DeliveryContext {
   readonly #signal: () => AbortSignal;
-  readonly lease: string | null;
 
   constructor(
-    signal: () => AbortSignal, readonly extend: (ms: number) => Promise<void>,
-    readonly attempt: number, readonly maxAttempts: number, readonly ackDeadlineMs: number, lease: string | undefined, readonly redelivered: boolean,
-  ) {
-    this.#signal = signal;
-    this.lease = lease ?? null;
-  }
+    signal: () => AbortSignal, readonly extend: (ms: number) => Promise<void>, readonly attempt: number, readonly maxAttempts: number,
+    readonly ackDeadlineMs: number, readonly lease: string | null, readonly redelivered: boolean,
+  ) { this.#signal = signal; }
 
-  get signal(): AbortSignal {
-    return this.#signal();
-  }
+  get signal(): AbortSignal { return this.#signal(); }
 }
 
 /** A subscription as an iterator. */
@@ -387,11 +346,7 @@ class Queue<T, O extends Abortable> implements t.Stream<T> {
 
 /** Reads what the caller gave. Whatever it throws, a revoked proxy for instance, is refused with `message`. */
 function readable<R>(message: string, read: () => R): R {
-  try {
-    return read();
-  } catch {
-    throw refusal(message);
-  }
+  try { return read(); } catch { throw refusal(message); }
 }
 
 const UNREADABLE = "options must be an object that can be read";

@@ -17,6 +17,7 @@ export function payloadText(payload: unknown): string {
 /** Far deeper than the hub accepts; ends the walk through a cycle. */
 const DEPTH = 200;
 const DEEP = " nests too deep, or holds itself";
+const within = (path: string, wrong: string): string => (wrong === DEEP ? wrong : path + wrong);
 /** Objects that JSON has a form for. It makes `{}` of all others. */
 const HOLDS = new Set(["[object Object]", "[object String]", "[object Boolean]"]);
 
@@ -44,8 +45,4 @@ function fault(value: unknown, depth: number): string | undefined {
   } catch {
     return " cannot be read: it throws";
   }
-}
-
-function within(path: string, wrong: string): string {
-  return wrong === DEEP ? wrong : path + wrong;
 }

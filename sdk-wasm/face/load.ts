@@ -5,24 +5,21 @@ import init from "./prom_sdk.js";
 
 /** What the module can be made of. */
 export type ModuleSource = ArrayBuffer | ArrayBufferView | CompiledModule | Response | URL;
+type Source = () => ModuleSource | Promise<ModuleSource>;
 /** `WebAssembly.Module`, where the compiler knows it: a project without the library `dom` does not. */
 type CompiledModule = typeof globalThis extends { WebAssembly: { Module: new (...args: never[]) => infer M } } ? M : never;
 
 /** A function that loads the module from what `source` gives, on its first call and again after a failure. */
-export function loader(source: () => ModuleSource | Promise<ModuleSource>): () => Promise<unknown> {
+export function loader(source: Source): () => Promise<unknown> {
   let loading: Promise<unknown> | undefined;
-  return () => {
-    loading ??= start(source).catch((error: unknown) => {
-      loading = undefined;
-      if (error instanceof HubError) throw error;
-      const message = error instanceof Error ? error.message : String(error);
-      throw new HubError("load_failed", `the SDK's module could not be loaded: ${message}`, true);
-    });
-    return loading;
-  };
+  return () => (loading ??= start(source).catch((error: unknown) => {
+    loading = undefined;
+    if (error instanceof HubError) throw error;
+    throw new HubError("load_failed", `the SDK's module could not be loaded: ${error instanceof Error ? error.message : String(error)}`, true);
+  }));
 }
 
-async function start(source: () => ModuleSource | Promise<ModuleSource>): Promise<unknown> {
+async function start(source: Source): Promise<unknown> {
   let module = await source();
   if (module instanceof URL) module = await fetch(module);
   if (typeof Response !== "undefined" && module instanceof Response) {

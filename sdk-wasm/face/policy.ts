@@ -3,8 +3,7 @@
 export type Action = "publish" | "subscribe" | "*" | "ops:read" | "ops:admin";
 
 export interface Rule {
-  readonly effect: "allow" | "deny";
-  readonly action: Action;
+  readonly effect: "allow" | "deny"; readonly action: Action;
   /** Patterns: a topic whose segments may be `*` (exactly one) or `**` (zero or more). */ readonly topics: readonly string[];
   /** Narrows a subscribe rule to these groups. */ readonly groups?: readonly string[];
 }

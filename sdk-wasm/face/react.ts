@@ -37,10 +37,8 @@ export function useSubscription<T>(client: Client | undefined, topic: string, ha
   const newest = useRef(handler);
   useEffect(() => void (newest.current = handler));
   const text = JSON.stringify(options);
-  const open = useCallback(
-    (signal: AbortSignal) => client?.live(topic, (event) => newest.current(event as HubEvent<T>), { ...JSON.parse(text), signal }),
-    [client, topic, text],
-  );
+  const listener = useCallback((event: HubEvent) => newest.current(event as HubEvent<T>), []);
+  const open = useCallback((signal: AbortSignal) => client?.live(topic, listener, { ...JSON.parse(text), signal }), [client, topic, text]);
   const { ready, error } = useOpened(open);
   return { ready, error };
 }
@@ -49,20 +47,10 @@ function useOpened<R extends Closable>(open: (signal: AbortSignal) => Promise<R>
   const [state, setState] = useState<{ open: unknown; value?: R; error?: HubError }>();
   useEffect(() => {
     const abort = new AbortController();
-    let close = (): unknown => undefined;
-    open(abort.signal)?.then(
-      (value) => {
-        // Closing what the connection lost already is refused, and is as good.
-        close = () => value.close().catch(() => undefined);
-        if (abort.signal.aborted) close();
-        else setState({ open, value });
-      },
-      (error: HubError) => abort.signal.aborted || setState({ open, error }),
-    );
-    return () => {
-      abort.abort();
-      close();
-    };
+    const opened = open(abort.signal);
+    opened?.then((value) => abort.signal.aborted || setState({ open, value }), (error: HubError) => abort.signal.aborted || setState({ open, error }));
+    // Closing what the connection lost already is refused, and is as good.
+    return () => (abort.abort(), void opened?.then((value) => value.close()).catch(() => undefined));
   }, [open]);
   // What another topic gave is not this one's.
   const now = state?.open === open ? state : undefined;

@@ -1,6 +1,6 @@
 /** The SDK for bundlers and strict pages that bring the module themselves: see `setModule`. */
 
-import { clientOf, type Client, type Topics } from "./client.js";
+import { clientOf, type Client } from "./client.js";
 import { HubError } from "./error.js";
 import { loader, type ModuleSource } from "./load.js";
 
@@ -14,10 +14,5 @@ export function setModule(source: ModuleSource | Promise<ModuleSource>): void {
   given = source;
 }
 
-export const PromClient = clientOf({
-  load: loader(() => {
-    if (given === undefined) throw new HubError("load_failed", "call setModule() first", false);
-    return given;
-  }),
-});
-export type PromClient<M extends Topics = Topics> = Client<M>;
+export const PromClient = clientOf({ load: loader(() => given ?? Promise.reject(new HubError("load_failed", "call setModule() first", false))) });
+export type PromClient<M extends object = object> = Client<M>;

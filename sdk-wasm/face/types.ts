@@ -26,8 +26,7 @@ export interface HubEvent<T = unknown> {
   readonly topic: string;
   /** What the event is about; `watch` keeps the newest event of each key. */ readonly key?: string;
   /** The publisher's session or stream id, if it gave one. */ readonly sid?: string;
-  readonly headers?: Headers;
-  readonly tags?: Strings;
+  readonly headers?: Headers; readonly tags?: Strings;
   /** Id of the event that led to this one. */ readonly caused_by?: string;
   readonly payload: T;
 }
@@ -38,11 +37,8 @@ export interface Abortable { readonly signal?: AbortSignal | undefined }
 export interface PublishOptions extends Abortable {
   /** Chosen by the publisher so that a repeat is recognised; default: a new UUIDv7, kept over reconnects. */ readonly id?: string | undefined;
   /** Default: the hub's clock at commit. */ readonly ts?: number | undefined;
-  readonly key?: string | undefined;
-  readonly sid?: string | undefined;
-  readonly headers?: Headers | undefined;
-  readonly tags?: Strings | undefined;
-  readonly caused_by?: string | undefined;
+  readonly key?: string | undefined; readonly sid?: string | undefined; readonly caused_by?: string | undefined;
+  readonly headers?: Headers | undefined; readonly tags?: Strings | undefined;
   /** How long to wait for the hub's answer, reconnects included; default 30000. */ readonly timeoutMs?: number | undefined;
 }
 
@@ -83,15 +79,11 @@ export type LiveOptions = Start & Abortable & { readonly filter?: EventFilter };
 export type HistoryOptions = Start & Abortable & { readonly limit?: number };
 
 /**
- * Remembers which events one consumer, that is one group on one topic or pattern, has handled. Two consumers need two
- * stores, or ids with the consumer's name before them: what one has marked the other would not handle.
- *
- * The handler is not called again once `mark` has resolved. A crash between the handler's effect and the mark calls it
- * again, so the effect happens at least once; who needs it exactly once makes effect and mark in one transaction of his
- * own and leaves `mark` nothing to do. Within this client an event is handled once at a time. Two processes can have the
- * same event at the same time, when one lost its connection while its handler still runs: then both handlers run.
- *
- * Marks must be kept longer than a group may be behind plus the time its events may come again.
+ * Remembers which events one consumer (one group on one topic or pattern) has handled; another consumer needs another store.
+ * The handler is not called again once `mark` has resolved. A crash between effect and mark calls it again: who needs the
+ * effect exactly once makes both in one transaction and leaves `mark` nothing to do. Marks must be kept longer than a group
+ * may be behind plus the time its events may come again. While the store rejects or is silent, the event is kept with its
+ * lease; when the client drains, or the subscription ends, the store has one more second, then the event is given back.
  */
 export interface DedupeStore {
   /** Whether the event is marked. Rejects, or takes over 10 s: cannot tell now; it is asked again. */ seen(id: string): Promise<boolean>;
@@ -102,10 +94,9 @@ export interface DedupeStore {
 /** One delivery of one event to this member. */
 export interface DeliveryContext {
   /** How often the event was delivered to the group, from 1. */ readonly attempt: number;
-  readonly maxAttempts: number;
+  readonly maxAttempts: number; readonly redelivered: boolean;
   /** Time that was left on the lease when the frame was sent. */ readonly ackDeadlineMs: number;
   /** Fencing token of this delivery; `null` where there is nothing to acknowledge. */ readonly lease: string | null;
-  readonly redelivered: boolean;
   /** Aborts when the lease is lost, the handler's time is over, or the subscription ends. */ readonly signal: AbortSignal;
   /** Extends the lease to `ms` from now. */ extend(ms: number): Promise<void>;
 }
@@ -115,20 +106,16 @@ export type Handler<T = unknown> = (event: HubEvent<T>, ctx: DeliveryContext) =>
 
 /** A delivery taken from `events()`, to be settled by hand. */
 export interface Delivery<T = unknown> {
-  readonly event: HubEvent<T>;
-  readonly ctx: DeliveryContext;
-  ack(): Promise<void>;
-  nack(options?: NackOptions): Promise<void>;
+  readonly event: HubEvent<T>; readonly ctx: DeliveryContext;
+  ack(): Promise<void>; nack(options?: NackOptions): Promise<void>;
 }
 
 /** `delayMs`: wait before the next delivery, by default the hub's backoff. `dead`: no further one, straight to the dead letters. */
 export interface NackOptions { readonly reason?: string; readonly delayMs?: number; readonly dead?: boolean }
-
 export type ConnectionState = "idle" | "connecting" | "ready" | "reconnecting" | "closed";
 
 export interface StateChange {
-  readonly state: ConnectionState;
-  readonly previous: ConnectionState;
+  readonly state: ConnectionState; readonly previous: ConnectionState;
   /** Why the connection was lost or closed. */ readonly error?: HubError;
   /** With `reconnecting`: time until the next try. */ readonly retryInMs?: number;
 }
@@ -139,9 +126,7 @@ export interface Gap { readonly topic: string; readonly group: string; readonly 
 export interface Revoked { readonly topic: string; readonly group: string; readonly error: HubError }
 
 export interface ClientEvents {
-  state: StateChange;
-  gap: Gap;
-  revoked: Revoked;
+  state: StateChange; gap: Gap; revoked: Revoked;
   /** Errors that belong to no call, for instance of an acknowledgement. One that nobody listens to is told once on the console. */ error: HubError;
 }
 
@@ -169,8 +154,7 @@ export interface Stream<T> extends AsyncIterableIterator<T, undefined>, AsyncDis
 
 export interface ClientOptions {
   /** How long `connect` and other calls wait; default 30000. */ readonly timeoutMs?: number;
-  /** Reconnect backoff, full jitter; defaults 250 and 30000. */ readonly reconnectMinMs?: number;
-  readonly reconnectMaxMs?: number;
+  /** Reconnect backoff, full jitter; defaults 250 and 30000. */ readonly reconnectMinMs?: number; readonly reconnectMaxMs?: number;
   /** Publishes kept while away, count and bytes; defaults 10000 and 16 MiB. Beyond that `publish` rejects with `overloaded`. */ readonly maxQueued?: number;
   readonly maxQueuedBytes?: number;
   /** Several frames in one message, where the hub agrees; default true. */ readonly batch?: boolean;
@@ -180,12 +164,10 @@ export interface ClientOptions {
 
 /** A WebSocket as browsers have it: an `EventTarget` with `send` and `close`. */
 export type WebSocketConstructor = new (url: string) => {
-  binaryType: string;
-  readonly readyState: number;
+  binaryType: string; readonly readyState: number;
   addEventListener(name: string, listener: (event: never) => void): void;
   removeEventListener(name: string, listener: (event: never) => void): void;
-  send(data: string): void;
-  close(code?: number, reason?: string): void;
+  send(data: string): void; close(code?: number, reason?: string): void;
 };
 
 /** `drain`: finish what was called, and running handlers and what they publish, first, for at most `timeoutMs`, by default 10000. */

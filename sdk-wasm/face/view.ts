@@ -7,8 +7,7 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
   readonly #guarded: (call: () => unknown) => void;
   readonly #listeners = new Set<() => void>();
   #snapshot: [string, HubEvent<T>][] | undefined;
-  /** Keys of the snapshot that is being read; none once it is complete. */
-  #seen: Set<string> | undefined = new Set();
+  /** Keys of the snapshot that is being read; none once it is complete. */ #seen: Set<string> | undefined = new Set();
   /** @internal */ onChange: WatchOptions<T>["onChange"];
   /** @internal Ends the subscription. */ end = (): Promise<void> => Promise.resolve();
 
@@ -37,9 +36,7 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
   }
 
   /** @internal */
-  lost(): void {
-    this.#seen = new Set();
-  }
+  lost(): void { this.#seen = new Set(); }
 
   #tell(event: HubEvent<T> | undefined): void {
     this.#snapshot = undefined;

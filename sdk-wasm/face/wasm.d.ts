@@ -1,4 +1,1 @@
-declare module "*.wasm" {
-  const module: WebAssembly.Module;
-  export default module;
-}
+declare module "*.wasm" { const module: WebAssembly.Module; export default module }

@@ -48,13 +48,13 @@ impl Arrival {
 
     /// What JavaScript is told of it, as delivery `open`.
     pub(crate) fn context(&self, host: &Host, open: u64) -> JsValue {
-        let lease = self.lease.as_deref();
+        let lease = &self.lease.as_deref().map_or(JsValue::NULL, JsValue::from_str);
         host.context(open as f64, self.attempt, self.max_attempts, self.ack_deadline_ms, lease, self.redelivered)
     }
 
     /// Calls a handler with it, as delivery `open`; false: the handler has not come to its end.
     pub(crate) fn deliver(&self, host: &Host, handler: &Function, event: &JsValue, open: u64) -> bool {
-        let lease = self.lease.as_deref();
+        let lease = &self.lease.as_deref().map_or(JsValue::NULL, JsValue::from_str);
         let (attempt, most, left) = (self.attempt, self.max_attempts, self.ack_deadline_ms);
         host.deliver(handler, event, open as f64, attempt, most, left, lease, self.redelivered)
     }

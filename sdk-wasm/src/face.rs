@@ -45,7 +45,7 @@ extern "C" {
         attempt: u32,
         max_attempts: u32,
         ack_deadline_ms: f64,
-        lease: Option<&str>,
+        lease: &JsValue,
         redelivered: bool,
     ) -> JsValue;
 
@@ -60,7 +60,7 @@ extern "C" {
         attempt: u32,
         max_attempts: u32,
         ack_deadline_ms: f64,
-        lease: Option<&str>,
+        lease: &JsValue,
         redelivered: bool,
     ) -> bool;
 

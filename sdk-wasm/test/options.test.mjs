@@ -70,7 +70,7 @@ describe("listeners", () => {
     const c = new PromClient(url, "t");
     for (const bad of ["States", "", "toString", "constructor", "__proto__", "hasOwnProperty", undefined, null, 7, Symbol("state"), ["state"], {}]) {
       assert.throws(() => c.on(bad, () => {}), TypeError, `on ${String(bad)}`);
-      assert.throws(() => c.once(bad), TypeError, `once ${String(bad)}`);
+      await assert.rejects(c.once(bad), TypeError, `once ${String(bad)}`);
     }
     for (const [kind, bad] of notFunctions()) assert.throws(() => c.on("state", bad), TypeError, kind);
   });

@@ -66,7 +66,7 @@ describe("the constructor", { timeout: PATIENCE }, () => {
 });
 
 describe("listeners", () => {
-  it("are for events there are, and are functions", () => {
+  it("are for events there are, and are functions", async () => {
     const c = new PromClient(url, "t");
     for (const bad of ["States", "", "toString", "constructor", "__proto__", "hasOwnProperty", undefined, null, 7, Symbol("state"), ["state"], {}]) {
       assert.throws(() => c.on(bad, () => {}), TypeError, `on ${String(bad)}`);

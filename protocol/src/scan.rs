@@ -177,7 +177,8 @@ pub fn quote(out: &mut String, text: &str) {
             0..0x20 => b'u',
             _ => continue,
         };
-        out.push_str(&text[plain..at]);
+        // All of these bytes are characters. An index would bring the message of its panic, which prints text: 4 kB of wasm.
+        out.push_str(text.get(plain..at).unwrap_or_default());
         out.push('\\');
         out.push(char::from(short));
         if short == b'u' {
@@ -186,7 +187,7 @@ pub fn quote(out: &mut String, text: &str) {
         }
         plain = at + 1;
     }
-    out.push_str(&text[plain..]);
+    out.push_str(text.get(plain..).unwrap_or_default());
     out.push('"');
 }
 

@@ -515,7 +515,7 @@ impl Shell {
     fn log(&self, what: &str, frame: &str) {
         let Some(log) = &self.log else { return };
         let shown = if frame.starts_with("{\"op\":\"AUTH\"") { "{\"op\":\"AUTH\", …}" } else { frame };
-        let shown = &shown[..shown.floor_char_boundary(500)];
+        let shown = shown.get(..shown.floor_char_boundary(500)).unwrap_or_default();
         // It is for people; one that throws is not worth more.
         let _ = log.call1(&JsValue::UNDEFINED, &JsValue::from_str(&[what, " ", shown].concat()));
     }

@@ -199,7 +199,8 @@ fn lines(bytes: &mut Vec<u8>) -> Option<String> {
     list.extend(bytes.drain(..=end).map(|byte| if byte == b'\n' { b',' } else { byte }));
     let last = list.len() - 1;
     list[last] = b']';
-    Some(String::from_utf8_lossy(&list).into_owned())
+    // The hub writes JSON, which is UTF-8; what is none is refused by its parser.
+    Some(String::from_utf8(list).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -146,9 +146,11 @@ impl PromShell {
 
     /// Subscribes a live map. Settled with the subscription's number when the first snapshot is complete.
     pub fn watch(&self, call: f64, topic: &JsValue, view: &ViewFace, options: &JsValue) -> JsValue {
-        let joined = args::options(options, args::WATCH).and_then(|mut json| {
-            let from = if json.is_empty() { "{\"from\":\"snapshot\"}" } else { "{\"from\":\"snapshot\"," };
-            json.replace_range(..json.len().min(1), from);
+        let joined = args::options(options, args::WATCH).and_then(|more| {
+            let json = match more.strip_prefix('{') {
+                Some(more) => ["{\"from\":\"snapshot\",", more].concat(),
+                None => "{\"from\":\"snapshot\"}".to_owned(),
+            };
             view.set_on_change(&args::get(options, "onChange").unwrap_or_default());
             let target = View::new(view, &self.0, call);
             self.join(None, topic, None, Rc::new(target), json).map(drop)

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, LiveBuilder, PublishOptions, Published, Publishing,
-    Received, SubscribeBuilder, Watch,
+    BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, HistoryBuilder, LiveBuilder, PublishOptions, Published,
+    Publishing, Received, SubscribeBuilder, Watch,
     command::{Command, Inner},
 };
 
@@ -49,8 +49,8 @@ pub enum ClientEvent {
 
 /// A connection to a hub that makes itself again when it is lost. Cheap to clone; all clones share one connection.
 ///
-/// The connection ends with [`Self::close`], or when the last clone is dropped together with the subscriptions, deliveries
-/// and futures made by them. Until then every call is answered: by the hub, by a time limit, or by the end.
+/// The connection ends with [`Self::close`], or when the last clone is dropped together with the subscriptions, deliveries,
+/// histories and futures made by them. Until then every call is answered: by the hub, by a time limit, or by the end.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), prom_sdk::Error> {
@@ -253,6 +253,45 @@ impl Client {
         T: DeserializeOwned + Send + Sync + 'static,
     {
         Watch::start(&self.0, topic.into()).await
+    }
+
+    /// The past of `topic`, page by page over the hub's HTTP: from its first event, unless the builder says otherwise, to
+    /// where the topic ends when it gets there. The HTTP is where the WebSocket is: `http://host:port` for
+    /// `ws://host:port/ws`, `https` for `wss`. Needs a token that may subscribe to the topic without a group.
+    ///
+    /// ```no_run
+    /// # async fn example(client: prom_sdk::Client) -> Result<(), prom_sdk::Error> {
+    /// use prom_sdk::{HistoryItem, StartFrom};
+    ///
+    /// let mut history = client.history::<serde_json::Value>("orders.paid").from(StartFrom::AfterSeq(41)).limit(500).await?;
+    /// while let Some(item) = history.next().await {
+    ///     match item? {
+    ///         HistoryItem::Event(order) => println!("{} {}", order.event.seq, order.payload),
+    ///         HistoryItem::Gap(gap) => println!("{} to {} are no longer retained", gap.from, gap.to),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Awaiting the builder: [`crate::ErrorKind::Invalid`], before anything is sent, for what is no topic or a position out
+    /// of range, [`crate::ErrorKind::Forbidden`], [`crate::ErrorKind::Unauthorized`],
+    /// [`crate::ErrorKind::PositionGone`], [`crate::ErrorKind::Overloaded`] with [`Error::retry_after`],
+    /// [`crate::ErrorKind::ConnectionLost`], [`crate::ErrorKind::Timeout`]. Later: see [`crate::History`].
+    pub fn history<T>(&self, topic: impl Into<String>) -> HistoryBuilder<T> {
+        HistoryBuilder::new(&self.0, topic.into(), false)
+    }
+
+    /// The same as one stream, for all of a large topic: to where the topic ended when it began, which
+    /// [`crate::History::end`] tells. A hub has a limited number of exports under way (32); one more is
+    /// [`crate::ErrorKind::Overloaded`].
+    ///
+    /// # Errors
+    /// As [`Self::history`].
+    pub fn export<T>(&self, topic: impl Into<String>) -> HistoryBuilder<T> {
+        HistoryBuilder::new(&self.0, topic.into(), true)
     }
 
     /// Where the connection stands, now and from now on.

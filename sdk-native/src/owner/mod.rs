@@ -43,7 +43,10 @@ use crate::{
     shared::Shared,
 };
 
-pub(crate) use self::{socket::Transport, tokens::TokenSource};
+pub(crate) use self::{
+    socket::{Host, Transport},
+    tokens::TokenSource,
+};
 
 /// Most commands, and most publishes, of one turn.
 const PER_TURN: usize = 1024;
@@ -453,7 +456,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 }
 
 /// The standard library keys its hash maps by the system's randomness.
-fn seed() -> [u64; 2] {
+pub(crate) fn seed() -> [u64; 2] {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let random = || RandomState::new().build_hasher().finish();
     [random(), random()]

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -35,10 +36,18 @@ pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Socket, String>> + 
 /// Where to connect, and how.
 pub(crate) struct Transport {
     url: String,
-    /// Host and port, for people.
-    host: String,
+    host: Arc<Host>,
+}
+
+/// The hub's host, for whichever protocol.
+pub(crate) struct Host {
+    /// Its name or address, without the brackets of an IPv6 address.
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    /// Host and port as the URL has them.
+    pub(crate) authority: String,
     #[cfg(feature = "tls")]
-    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Transport {
@@ -55,23 +64,23 @@ impl Transport {
             Some("wss") => true,
             _ => return Err(Error::config("the URL must start with ws:// or wss://")),
         };
-        let host = match (uri.host(), uri.port()) {
-            (Some(host), Some(port)) => format!("{host}:{port}"),
-            (host, _) => host.unwrap_or_default().to_owned(),
-        };
+        let host = uri.host().unwrap_or_default();
+        let authority = uri.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         #[cfg(not(feature = "tls"))]
         if secure {
             return Err(Error::config("wss:// needs the feature `tls` of prom-sdk"));
         }
-        Ok(Self {
-            url: url.to_owned(),
-            host,
+        let host = Host {
+            name: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            authority,
             #[cfg(feature = "tls")]
             tls: secure.then(tls_config).transpose()?,
-        })
+        };
+        Ok(Self { url: url.to_owned(), host: Arc::new(host) })
     }
 
-    pub(crate) fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &Arc<Host> {
         &self.host
     }
 
@@ -79,7 +88,7 @@ impl Transport {
         let url = self.url.clone();
         let config = WebSocketConfig::default().max_message_size(Some(FRAME_BYTES)).max_frame_size(Some(FRAME_BYTES));
         #[cfg(feature = "tls")]
-        let connector = self.tls.clone().map(tokio_tungstenite::Connector::Rustls);
+        let connector = self.host.tls.clone().map(tokio_tungstenite::Connector::Rustls);
         Box::pin(async move {
             // Frames are written in batches; waiting to fill a packet would only delay them.
             const NO_DELAY: bool = true;
@@ -97,7 +106,7 @@ impl Transport {
 }
 
 #[cfg(feature = "tls")]
-fn tls_config() -> Result<std::sync::Arc<rustls::ClientConfig>, Error> {
+fn tls_config() -> Result<Arc<rustls::ClientConfig>, Error> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
@@ -109,11 +118,11 @@ fn tls_config() -> Result<std::sync::Arc<rustls::ClientConfig>, Error> {
         });
     }
     // Named, because a program may have other providers, and then there is no default.
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::config("TLS cannot be set up").with_source(error))?;
-    Ok(std::sync::Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// How a socket ended.

@@ -3,6 +3,7 @@
 
 mod consume;
 mod exactly_once;
+mod history;
 mod lifecycle;
 mod live;
 mod publish;

@@ -33,7 +33,7 @@ mod topic;
 
 pub use client::{ClientFrame, Op, Request};
 pub use code::{CloseCode, ErrorCode};
-pub use event::{Event, EventOptions, Headers, encode_event, encode_event_body, encode_event_position};
+pub use event::{Event, EventOptions, Headers, check_id, encode_event, encode_event_body, encode_event_position};
 pub use frames::{Frames, frames};
 pub use options::{AckMode, Filter, Ordering, StartFrom, SubscribeOptions};
 pub use payload::{check_payload, single_line};

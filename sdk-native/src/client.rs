@@ -14,6 +14,7 @@ use crate::{
     BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, HistoryBuilder, LiveBuilder, PublishOptions, Published,
     Publishing, Received, SubscribeBuilder, Watch,
     command::{Command, Inner},
+    handle::within_handler_of,
 };
 
 /// Where the connection stands, and why.
@@ -315,11 +316,17 @@ impl Client {
     /// Comes to an end first: streams end, handlers finish, what was published is answered, deliveries that are held are
     /// settled or dropped. Then closes; after `timeout` at the latest.
     ///
+    /// Called by a handler of this client it does not wait, because that handler would have to finish first: it begins all
+    /// that, and [`Self::closed`] tells the end.
+    ///
     /// # Errors
     /// [`crate::ErrorKind::Timeout`]: it closed before all had come to an end; or why the connection ended for good before.
     pub async fn close_drained(&self, timeout: Duration) -> Result<(), Error> {
         let until = Instant::now().checked_add(timeout).ok_or_else(|| Error::config("the time limit is too long"))?;
         if self.0.commands.send(Command::Drain(until)).await.is_ok() {
+            if within_handler_of(&self.0.shared) {
+                return Ok(());
+            }
             self.0.commands.closed().await;
             let failed = self.0.shared.status.borrow().error.clone();
             if failed.is_none() && Instant::now() >= until {

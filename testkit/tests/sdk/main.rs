@@ -7,6 +7,7 @@ mod history;
 mod lifecycle;
 mod live;
 mod publish;
+mod within;
 
 use std::time::Duration;
 

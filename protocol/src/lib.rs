@@ -44,3 +44,8 @@ pub use serde_json::value::RawValue;
 pub use server::{DeliveryContext, ServerFrame};
 pub use text::Text;
 pub use topic::{Group, NameError, Pattern, Topic, TopicOrPattern};
+
+/// So that the README's code is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -10,8 +10,9 @@ use crate::{
     BoxError, Client, Error,
     command::{Command, Inner},
     http::Http,
-    owner::{Owner, Parts, TokenSource, Transport, millis},
+    owner::{Owner, Parts, Transport, millis},
     shared::Shared,
+    tokens::TokenSource,
 };
 
 /// Where the client gets its token.

@@ -18,10 +18,7 @@ use prom_sdk_core::{Backoff, Config};
 use serde::Deserialize;
 use tokio::{net::TcpStream, task::JoinHandle};
 
-use crate::{
-    Error,
-    owner::{Host, TokenSource},
-};
+use crate::{Error, host::Host, tokens::TokenSource};
 
 /// Longest refusal that is read.
 const REFUSAL_BYTES: usize = 64 * 1024;

@@ -41,12 +41,14 @@ mod feed;
 mod finite;
 mod handle;
 mod history;
+mod host;
 mod http;
 mod live;
 mod owner;
 mod publish;
 mod shared;
 mod subscription;
+mod tokens;
 mod watch;
 
 pub use builder::ClientBuilder;
@@ -67,3 +69,8 @@ pub use prom_sdk_core::State;
 pub use publish::{PublishOptions, Published, Publishing};
 pub use subscription::{SubscribeBuilder, Subscription};
 pub use watch::{Change, Latest, Watch};
+
+/// So that the README's code is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -13,7 +13,6 @@ mod backlog;
 mod commands;
 mod members;
 mod socket;
-mod tokens;
 
 use std::{
     collections::HashMap,
@@ -41,12 +40,10 @@ use crate::{
     command::{Command, PublishCommand, Reply},
     feed::{Feed, Gap, Item, Raw},
     shared::Shared,
-};
-
-pub(crate) use self::{
-    socket::{Host, Transport},
     tokens::TokenSource,
 };
+
+pub(crate) use self::socket::Transport;
 
 /// Most commands, and most publishes, of one turn.
 const PER_TURN: usize = 1024;

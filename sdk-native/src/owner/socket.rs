@@ -18,7 +18,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::Error;
+use crate::{Error, host::Host};
 
 /// Largest frame a hub may send: an event of 1 MiB and its envelope, with room to spare.
 const FRAME_BYTES: usize = 4 * 1024 * 1024;
@@ -39,45 +39,11 @@ pub(crate) struct Transport {
     host: Arc<Host>,
 }
 
-/// The hub's host, for whichever protocol.
-pub(crate) struct Host {
-    /// Its name or address, without the brackets of an IPv6 address.
-    pub(crate) name: String,
-    pub(crate) port: u16,
-    /// Host and port as the URL has them.
-    pub(crate) authority: String,
-    #[cfg(feature = "tls")]
-    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
-}
-
 impl Transport {
     /// # Errors
-    /// [`crate::ErrorKind::Config`]: the URL is none, or there are no certificates to trust.
+    /// See [`Host::of`].
     pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-        let request = url
-            .into_client_request()
-            .map_err(|error| Error::config("the URL is not one of a WebSocket").with_source(error))?;
-        let uri = request.uri();
-        let secure = match uri.scheme_str() {
-            Some("ws") => false,
-            Some("wss") => true,
-            _ => return Err(Error::config("the URL must start with ws:// or wss://")),
-        };
-        let host = uri.host().unwrap_or_default();
-        let authority = uri.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        #[cfg(not(feature = "tls"))]
-        if secure {
-            return Err(Error::config("wss:// needs the feature `tls` of prom-sdk"));
-        }
-        let host = Host {
-            name: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
-            authority,
-            #[cfg(feature = "tls")]
-            tls: secure.then(tls_config).transpose()?,
-        };
-        Ok(Self { url: url.to_owned(), host: Arc::new(host) })
+        Ok(Self { url: url.to_owned(), host: Arc::new(Host::of(url)?) })
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {
@@ -103,26 +69,6 @@ impl Transport {
             }
         })
     }
-}
-
-#[cfg(feature = "tls")]
-fn tls_config() -> Result<Arc<rustls::ClientConfig>, Error> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let error = Error::config("the system has no certificates to trust; install them or set SSL_CERT_FILE");
-        return Err(match found.errors.into_iter().next() {
-            Some(source) => error.with_source(source),
-            None => error,
-        });
-    }
-    // Named, because a program may have other providers, and then there is no default.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::config("TLS cannot be set up").with_source(error))?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// How a socket ended.

@@ -1,4 +1,4 @@
-//! Where the owner gets tokens.
+//! Where a client gets tokens.
 
 use std::{pin::Pin, sync::Arc};
 

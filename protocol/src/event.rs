@@ -5,10 +5,13 @@ use serde_json::value::RawValue;
 
 use crate::{
     Refusal, Text,
-    fields::{Field, TextMap, check_text, raw_fields},
+    fields::{Field, TextMap, check_integer, check_list, check_text, raw_fields},
     limits,
     names::{self, first, joined, key},
 };
+
+/// What headers must be, in words.
+const EACH_ONCE: &str = "an object of strings, each name once";
 
 /// Headers of an event: names and values in the order the publisher wrote them.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -16,7 +19,7 @@ pub struct Headers<'a>(TextMap<'a>);
 
 impl<'a> Headers<'a> {
     /// Names and values, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         self.0.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
@@ -36,12 +39,20 @@ impl<'a> Headers<'a> {
     }
 
     pub(crate) fn from_field(field: Field<'a>, name: &str) -> Result<Self, Refusal> {
-        let headers = Self(field.parse(name, "an object of strings, each name once")?.unwrap_or_default());
-        if headers.0.0.len() > limits::HEADERS {
+        let headers = Self(field.parse(name, EACH_ONCE)?.unwrap_or_default());
+        headers.check(name)?;
+        Ok(headers)
+    }
+
+    /// Checks all but that each name stands there once, which no reader lets pass.
+    fn check(&self, name: &str) -> Result<(), Refusal> {
+        if self.0.0.len() > limits::HEADERS {
             return Err(Refusal::bad_frame(format!("{name} may hold at most {} headers", limits::HEADERS)));
         }
-        for (key, value) in headers.iter() {
-            check_text(&format!("a name in {name}"), key, limits::HEADER_NAME_BYTES)?;
+        for (key, value) in self.iter() {
+            // The words are put together only where they are needed: this is done for every event.
+            check_text(name, key, limits::HEADER_NAME_BYTES)
+                .or_else(|_| check_text(&format!("a name in {name}"), key, limits::HEADER_NAME_BYTES))?;
             if value.len() > limits::HEADER_VALUE_BYTES {
                 return Err(Refusal::bad_frame(format!(
                     "{name}.{key} must be at most {} bytes",
@@ -49,7 +60,7 @@ impl<'a> Headers<'a> {
                 )));
             }
         }
-        Ok(headers)
+        Ok(())
     }
 }
 
@@ -130,9 +141,26 @@ impl<'a> EventOptions<'a> {
     /// # Errors
     /// `bad_frame`, naming the option and the limit.
     pub fn check(&self) -> Result<(), Refusal> {
-        let json = serde_json::to_string(self).map_err(|e| Refusal::bad_frame(e.to_string()))?;
-        let raw: RawOptions<'_> = serde_json::from_str(&json).map_err(|e| Refusal::bad_frame(e.to_string()))?;
-        Self::from_raw(&raw).map(|_: EventOptions<'_>| ())
+        let text = |name: &str, text: &Option<Text<'_>>, max: usize| match text {
+            Some(text) => check_text(name, text, max),
+            None => Ok(()),
+        };
+        self.id.as_ref().map_or(Ok(()), |id| check_id(id))?;
+        if let Some(ts) = self.ts {
+            check_integer("opts.ts", ts, 0..=limits::TS_MAX)?;
+        }
+        text("opts.key", &self.key, limits::KEY_BYTES)?;
+        text("opts.sid", &self.sid, limits::ID_BYTES)?;
+        // Before names are compared: there are few then.
+        self.headers.check("opts.headers")?;
+        let mut names = self.headers.iter().map(|(name, _)| name);
+        while let Some(name) = names.next() {
+            if names.clone().any(|other| other == name) {
+                return Err(Refusal::bad_frame(format!("opts.headers must be {EACH_ONCE}")));
+            }
+        }
+        check_list("opts.tags", &self.tags, limits::TAGS, limits::TAG_BYTES)?;
+        text("opts.caused_by", &self.caused_by, limits::KEY_BYTES)
     }
 
     pub(crate) fn from_field(field: Field<'a>) -> Result<Self, Refusal> {
@@ -168,13 +196,24 @@ impl<'a> EventOptions<'a> {
     }
 }
 
-/// An id chosen by a publisher. Those that start with `$` are the hub's own.
-fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, Refusal> {
-    let id = field.bounded("opts.id", limits::ID_BYTES)?;
-    match &id {
-        Some(id) if id.starts_with('$') => Err(Refusal::bad_frame("opts.id must not start with `$`")),
-        _ => Ok(id),
+/// Checks an id that a publisher chooses. Those that start with `$` are the hub's own.
+///
+/// # Errors
+/// `bad_frame`, naming `opts.id` and the limit.
+pub fn check_id(id: &str) -> Result<(), Refusal> {
+    check_text("opts.id", id, limits::ID_BYTES)?;
+    if id.starts_with('$') {
+        return Err(Refusal::bad_frame("opts.id must not start with `$`"));
     }
+    Ok(())
+}
+
+fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, Refusal> {
+    let id = field.text("opts.id")?;
+    if let Some(id) = &id {
+        check_id(id)?;
+    }
+    Ok(id)
 }
 
 /// An event as stored and sent, parsed. Borrows from its JSON; the payload stays raw.
@@ -314,5 +353,49 @@ mod tests {
         let tags = EventOptions { tags: vec!["t".into(); 33], ..EventOptions::default() };
         assert_eq!(tags.check().unwrap_err().message(), "opts.tags may hold at most 32 strings");
         assert!(EventOptions::default().check().is_ok());
+    }
+
+    #[test]
+    fn what_is_checked_is_what_a_reader_of_the_wire_checks() {
+        let plain = EventOptions::default;
+        let text = |bytes: usize| Some(Text::from("x".repeat(bytes)));
+        let headers = |list: &[(&str, usize)]| {
+            list.iter().map(|(name, value)| (Text::from((*name).to_owned()), Text::from("v".repeat(*value)))).collect()
+        };
+        let names: Vec<String> = (0..33).map(|n| n.to_string()).collect();
+        let many: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 0)).collect();
+        let mut cases = vec![
+            EventOptions { ts: Some(limits::TS_MAX), ..plain() },
+            EventOptions { ts: Some(limits::TS_MAX + 1), ..plain() },
+            EventOptions { id: Some("$own".into()), ..plain() },
+            EventOptions { id: Some("a\nb".into()), ..plain() },
+            EventOptions { tags: vec!["t".into(), "".into()], ..plain() },
+            EventOptions { tags: vec!["t".repeat(65).into()], ..plain() },
+            EventOptions { tags: vec!["\t".into()], ..plain() },
+            EventOptions { tags: vec!["t".into(); 32], ..plain() },
+            EventOptions { headers: headers(&many), ..plain() },
+            EventOptions { headers: headers(&many[..32]), ..plain() },
+        ];
+        cases.extend([0, 1, 128, 129, 512, 513].into_iter().flat_map(|bytes| {
+            [
+                EventOptions { id: text(bytes), ..plain() },
+                EventOptions { key: text(bytes), ..plain() },
+                EventOptions { sid: text(bytes), ..plain() },
+                EventOptions { caused_by: text(bytes), ..plain() },
+            ]
+        }));
+        cases.extend(
+            [&[("", 1)][..], &[("n\u{1}", 1)], &[("n", 1025)], &[("n", 1024)], &[("n", 1), ("m", 1), ("n", 2)]]
+                .map(|list| EventOptions { headers: headers(list), ..plain() }),
+        );
+        let mut refused = 0;
+        for options in cases {
+            let json = serde_json::to_string(&options).unwrap();
+            let raw: RawOptions<'_> = serde_json::from_str(&json).unwrap();
+            let read = EventOptions::from_raw(&raw).map(|_: EventOptions<'_>| ());
+            assert_eq!(options.check(), read, "{json}");
+            refused += usize::from(read.is_err());
+        }
+        assert_eq!(refused, 23);
     }
 }

@@ -114,11 +114,11 @@ impl<'a> Field<'a> {
 
     /// An integer within `range`.
     pub(crate) fn integer(self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, Refusal> {
-        let expected = format_args!("an integer from {} to {}", range.start(), range.end());
-        match self.parse::<u64>(name, expected)? {
-            Some(value) if !range.contains(&value) => Err(Refusal::bad_frame(format!("{name} must be {expected}"))),
-            value => Ok(value),
+        let value = self.parse::<u64>(name, format_args!("an integer from {} to {}", range.start(), range.end()))?;
+        if let Some(value) = value {
+            check_integer(name, value, range)?;
         }
+        Ok(value)
     }
 
     /// `true` or `false`; absent is `false`.
@@ -129,14 +129,29 @@ impl<'a> Field<'a> {
     /// A list of at most `entries` strings of 1 to `bytes` bytes each.
     pub(crate) fn list(self, name: &str, entries: usize, bytes: usize) -> Result<Vec<Text<'a>>, Refusal> {
         let list: Vec<Text<'a>> = self.parse(name, "a list of strings")?.unwrap_or_default();
-        if list.len() > entries {
-            return Err(Refusal::bad_frame(format!("{name} may hold at most {entries} strings")));
-        }
-        for text in &list {
-            check_text(&format!("an entry of {name}"), text, bytes)?;
-        }
+        check_list(name, &list, entries, bytes)?;
         Ok(list)
     }
+}
+
+/// Refuses an integer outside of `range`.
+pub(crate) fn check_integer(name: &str, value: u64, range: std::ops::RangeInclusive<u64>) -> Result<(), Refusal> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(Refusal::bad_frame(format!("{name} must be an integer from {} to {}", range.start(), range.end())))
+}
+
+/// Refuses more than so many entries, and an entry that [`check_text`] refuses.
+pub(crate) fn check_list(name: &str, list: &[Text<'_>], entries: usize, bytes: usize) -> Result<(), Refusal> {
+    if list.len() > entries {
+        return Err(Refusal::bad_frame(format!("{name} may hold at most {entries} strings")));
+    }
+    for text in list {
+        // The words are put together only where they are needed: this is done for every event.
+        check_text(name, text, bytes).or_else(|_| check_text(&format!("an entry of {name}"), text, bytes))?;
+    }
+    Ok(())
 }
 
 /// Refuses an empty string, one over `max` bytes, and control characters, which no store and no log line wants.

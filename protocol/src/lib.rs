@@ -33,7 +33,7 @@ mod topic;
 
 pub use client::{ClientFrame, Op, Request};
 pub use code::{CloseCode, ErrorCode};
-pub use event::{Event, EventOptions, Headers, encode_event, encode_event_body, encode_event_position};
+pub use event::{Event, EventOptions, Headers, check_id, encode_event, encode_event_body, encode_event_position};
 pub use frames::{Frames, frames};
 pub use options::{AckMode, Filter, Ordering, StartFrom, SubscribeOptions};
 pub use payload::{check_payload, single_line};
@@ -44,3 +44,8 @@ pub use serde_json::value::RawValue;
 pub use server::{DeliveryContext, ServerFrame};
 pub use text::Text;
 pub use topic::{Group, NameError, Pattern, Topic, TopicOrPattern};
+
+/// So that the README's code is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -4,7 +4,7 @@ use crate::entropy::Entropy;
 
 /// Full jitter: a random wait between 0 and a bound that doubles.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     min_ms: u64,
     max_ms: u64,
     failures: u32,
@@ -14,11 +14,13 @@ pub(crate) struct Backoff {
 const CROWDED: u32 = 5;
 
 impl Backoff {
-    pub(crate) fn new(min_ms: u64, max_ms: u64) -> Self {
+    /// Bounds of the first and of the longest wait, in milliseconds; at least 1.
+    pub fn new(min_ms: u64, max_ms: u64) -> Self {
         Self { min_ms: min_ms.max(1), max_ms: max_ms.max(min_ms).max(1), failures: 0 }
     }
 
-    pub(crate) fn reset(&mut self) {
+    /// It went well: the next wait is a first one again.
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 
@@ -27,7 +29,7 @@ impl Backoff {
     }
 
     /// The wait in milliseconds, not shorter than `at_least`.
-    pub(crate) fn next(&mut self, entropy: &mut Entropy, at_least: u64) -> u64 {
+    pub fn next(&mut self, entropy: &mut Entropy, at_least: u64) -> u64 {
         let bound = self.min_ms.saturating_mul(1 << self.failures.min(32)).min(self.max_ms);
         self.failures = self.failures.saturating_add(1);
         at_least.saturating_add(entropy.up_to(bound))

@@ -4,10 +4,11 @@ use uuid::Builder;
 
 /// xoroshiro128++: small, fast, and 128 bits of state so that two clients never share their ids.
 #[derive(Debug)]
-pub(crate) struct Entropy([u64; 2]);
+pub struct Entropy([u64; 2]);
 
 impl Entropy {
-    pub(crate) fn new(seed: [u64; 2]) -> Self {
+    /// A generator whose numbers follow from `seed`.
+    pub fn new(seed: [u64; 2]) -> Self {
         // All zeros is the one state the generator never leaves.
         Self(if seed == [0, 0] { [0x9e37_79b9_7f4a_7c15, 1] } else { seed })
     }

@@ -45,7 +45,9 @@ mod session;
 mod subscriptions;
 mod tokens;
 
+pub use backoff::Backoff;
 pub use config::Config;
+pub use entropy::Entropy;
 pub use error::{Error, codes};
 pub use output::{Answer, Delivery, DeliveryRef, Output, RequestId, Settle, State, StateChange, SubscriptionId};
 pub use session::{Publish, Session};

@@ -9,8 +9,10 @@ use tracing::Instrument;
 use crate::{
     BoxError, Client, Error,
     command::{Command, Inner},
-    owner::{Owner, Parts, TokenSource, Transport, millis},
+    http::Http,
+    owner::{Owner, Parts, Transport, millis},
     shared::Shared,
+    tokens::TokenSource,
 };
 
 /// Where the client gets its token.
@@ -141,16 +143,22 @@ impl ClientBuilder {
             Tokens::Provider(provider) => Some(provider),
         };
         let transport = Transport::new(&url)?;
-        let span = tracing::debug_span!("prom_client", hub = transport.host());
+        let span = tracing::debug_span!("prom_client", hub = transport.host().authority);
         let request_timeout = Duration::from_millis(config.request_timeout_ms);
+        let http = Http::new(Arc::clone(transport.host()), &config, tokens.clone());
         // The owner stops taking publishes at the bounds, so that they wait instead of being refused.
         (config.max_queued, config.max_queued_bytes) = (usize::MAX, usize::MAX);
         let (poke, poked) = mpsc::channel(1);
         let shared = Arc::new(Shared::new(poke));
         let (publishes_in, publishes) = mpsc::unbounded_channel();
         let (commands_in, commands) = mpsc::channel(COMMANDS);
-        let inner =
-            Inner { publishes: publishes_in, commands: commands_in, shared: Arc::clone(&shared), request_timeout };
+        let inner = Inner {
+            publishes: publishes_in,
+            commands: commands_in,
+            shared: Arc::clone(&shared),
+            request_timeout,
+            http,
+        };
         let parts =
             Parts { config, transport, tokens, publishes, commands, poked, shared, max_queued, max_queued_bytes };
         tokio::spawn(Owner::new(parts).run().instrument(span));

@@ -11,9 +11,10 @@ use tokio::{
 };
 
 use crate::{
-    BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, LiveBuilder, PublishOptions, Published, Publishing,
-    Received, SubscribeBuilder, Watch,
+    BoxError, ClientBuilder, DedupeStore, Error, Gap, Handling, HistoryBuilder, LiveBuilder, PublishOptions, Published,
+    Publishing, Received, SubscribeBuilder, Watch,
     command::{Command, Inner},
+    handle::within_handler_of,
 };
 
 /// Where the connection stands, and why.
@@ -49,8 +50,8 @@ pub enum ClientEvent {
 
 /// A connection to a hub that makes itself again when it is lost. Cheap to clone; all clones share one connection.
 ///
-/// The connection ends with [`Self::close`], or when the last clone is dropped together with the subscriptions, deliveries
-/// and futures made by them. Until then every call is answered: by the hub, by a time limit, or by the end.
+/// The connection ends with [`Self::close`], or when the last clone is dropped together with the subscriptions, deliveries,
+/// histories and futures made by them. Until then every call is answered: by the hub, by a time limit, or by the end.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), prom_sdk::Error> {
@@ -255,6 +256,45 @@ impl Client {
         Watch::start(&self.0, topic.into()).await
     }
 
+    /// The past of `topic`, page by page over the hub's HTTP: from its first event, unless the builder says otherwise, to
+    /// where the topic ends when it gets there. The HTTP is where the WebSocket is: `http://host:port` for
+    /// `ws://host:port/ws`, `https` for `wss`. Needs a token that may subscribe to the topic without a group.
+    ///
+    /// ```no_run
+    /// # async fn example(client: prom_sdk::Client) -> Result<(), prom_sdk::Error> {
+    /// use prom_sdk::{HistoryItem, StartFrom};
+    ///
+    /// let mut history = client.history::<serde_json::Value>("orders.paid").from(StartFrom::AfterSeq(41)).limit(500).await?;
+    /// while let Some(item) = history.next().await {
+    ///     match item? {
+    ///         HistoryItem::Event(order) => println!("{} {}", order.event.seq, order.payload),
+    ///         HistoryItem::Gap(gap) => println!("{} to {} are no longer retained", gap.from, gap.to),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Awaiting the builder: [`crate::ErrorKind::Invalid`], before anything is sent, for what is no topic or a position out
+    /// of range, [`crate::ErrorKind::Forbidden`], [`crate::ErrorKind::Unauthorized`],
+    /// [`crate::ErrorKind::PositionGone`], [`crate::ErrorKind::Overloaded`] with [`Error::retry_after`],
+    /// [`crate::ErrorKind::ConnectionLost`], [`crate::ErrorKind::Timeout`]. Later: see [`crate::History`].
+    pub fn history<T>(&self, topic: impl Into<String>) -> HistoryBuilder<T> {
+        HistoryBuilder::new(&self.0, topic.into(), false)
+    }
+
+    /// The same as one stream, for all of a large topic: to where the topic ended when it began, which
+    /// [`crate::History::end`] tells. A hub has a limited number of exports under way (32); one more is
+    /// [`crate::ErrorKind::Overloaded`].
+    ///
+    /// # Errors
+    /// As [`Self::history`].
+    pub fn export<T>(&self, topic: impl Into<String>) -> HistoryBuilder<T> {
+        HistoryBuilder::new(&self.0, topic.into(), true)
+    }
+
     /// Where the connection stands, now and from now on.
     pub fn state(&self) -> watch::Receiver<Status> {
         self.0.shared.status.subscribe()
@@ -276,11 +316,17 @@ impl Client {
     /// Comes to an end first: streams end, handlers finish, what was published is answered, deliveries that are held are
     /// settled or dropped. Then closes; after `timeout` at the latest.
     ///
+    /// Called by a handler of this client it does not wait, because that handler would have to finish first: it begins all
+    /// that, and [`Self::closed`] tells the end.
+    ///
     /// # Errors
     /// [`crate::ErrorKind::Timeout`]: it closed before all had come to an end; or why the connection ended for good before.
     pub async fn close_drained(&self, timeout: Duration) -> Result<(), Error> {
         let until = Instant::now().checked_add(timeout).ok_or_else(|| Error::config("the time limit is too long"))?;
         if self.0.commands.send(Command::Drain(until)).await.is_ok() {
+            if within_handler_of(&self.0.shared) {
+                return Ok(());
+            }
             self.0.commands.closed().await;
             let failed = self.0.shared.status.borrow().error.clone();
             if failed.is_none() && Instant::now() >= until {

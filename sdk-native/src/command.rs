@@ -9,7 +9,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{Error, Published, feed::Feed, shared::Shared};
+use crate::{Error, Published, feed::Feed, http::Http, shared::Shared};
 
 /// Where the result of a command goes. The receiver may have been dropped.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -77,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) request_timeout: Duration,
+    pub(crate) http: Http,
 }
 
 impl std::fmt::Debug for Inner {

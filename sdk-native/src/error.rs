@@ -101,6 +101,21 @@ impl Error {
         Self { source: Some(Arc::new(source)), ..Self::own(ErrorKind::Payload, "payload", message) }
     }
 
+    /// An error with one of the protocol's codes.
+    pub(crate) fn of(code: ErrorCode, message: impl Into<String>) -> Self {
+        prom_sdk_core::Error::of(code, message).into()
+    }
+
+    /// An error with a code of a later version of the hub.
+    pub(crate) fn unknown(code: String, message: String) -> Self {
+        Self { code: Cow::Owned(code), ..Self::own(ErrorKind::Other, "", message) }
+    }
+
+    /// The connection ended, or could not be made; it may be tried again.
+    pub(crate) fn lost(message: impl Into<String>) -> Self {
+        prom_sdk_core::Error::lost(message, true).into()
+    }
+
     pub(crate) fn closed() -> Self {
         prom_sdk_core::Error::closed().into()
     }
@@ -110,7 +125,19 @@ impl Error {
     }
 
     pub(crate) fn no_token() -> Self {
-        prom_sdk_core::Error::of(ErrorCode::NoToken, "the client was built without a token").into()
+        Self::of(ErrorCode::NoToken, "the client was built without a token")
+    }
+
+    /// With words before its message.
+    pub(crate) fn about(mut self, what: &str) -> Self {
+        self.message = Cow::Owned([what, &*self.message].concat());
+        self
+    }
+
+    /// With the time that the hub wants to be left alone.
+    pub(crate) fn retry_in(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
     }
 
     pub(crate) fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {

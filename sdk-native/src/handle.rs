@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{BoxError, Context, Error, Event, Subscription, command::Settle, delivery::Ticket};
+use crate::{BoxError, Context, Error, Event, Subscription, command::Settle, delivery::Ticket, shared::Shared};
 
 /// What a handler is given.
 #[derive(Debug)]
@@ -50,12 +50,32 @@ impl Stopping {
     }
 }
 
+tokio::task_local! {
+    static WITHIN: Within;
+}
+
+/// Whose handler a task is.
+#[derive(Clone, Copy)]
+struct Within {
+    /// The task of its [`Handling`].
+    handling: tokio::task::Id,
+    /// Address of what the handles of its client share; it stays there while the handler runs.
+    client: usize,
+}
+
+/// Whether a handler of that client is asking: what waits for all its handlers would wait for the one that waits.
+pub(crate) fn within_handler_of(client: &Arc<Shared>) -> bool {
+    WITHIN.try_with(|within| within.client == Arc::as_ptr(client).addr()).unwrap_or(false)
+}
+
 /// Handlers at work on a subscription. Dropping it leaves the group and cancels the handlers that run.
 #[must_use = "dropping it ends the handling"]
 #[derive(Debug)]
 pub struct Handling {
     task: JoinHandle<Option<Error>>,
     stop: mpsc::Sender<()>,
+    /// It comes to its end by itself.
+    released: bool,
 }
 
 impl Handling {
@@ -66,12 +86,20 @@ impl Handling {
         Fut: Future<Output = Result<(), String>> + Send + 'static,
     {
         let (stop, stopped) = mpsc::channel(1);
-        Self { task: tokio::spawn(work(subscription, job, stopped, limit)), stop }
+        let task = tokio::spawn(work(subscription, job, stopped, limit));
+        Self { task, stop, released: false }
     }
 
     /// Takes nothing new, waits for the handlers that run, then leaves the group.
+    ///
+    /// Called by one of its own handlers it does not wait: that handler is one of those. They finish and acknowledge all the
+    /// same, and the group is left after the last.
     pub async fn stop(mut self) {
         let _ = self.stop.try_send(());
+        if WITHIN.try_with(|within| within.handling == self.task.id()).unwrap_or(false) {
+            self.released = true;
+            return;
+        }
         let _ = (&mut self.task).await;
     }
 
@@ -86,7 +114,9 @@ impl Handling {
 
 impl Drop for Handling {
     fn drop(&mut self) {
-        self.task.abort();
+        if !self.released {
+            self.task.abort();
+        }
     }
 }
 
@@ -101,6 +131,7 @@ where
     Fut: Future<Output = Result<(), String>> + Send + 'static,
 {
     let (lease, most) = (subscription.lease(), subscription.max_in_flight());
+    let within = Within { handling: tokio::task::id(), client: subscription.client().addr() };
     let (tell_stopping, stopping) = watch::channel(false);
     let mut running = JoinSet::new();
     let mut tickets: HashMap<Box<str>, Tickets> = HashMap::new();
@@ -121,7 +152,7 @@ where
                     let own = Tickets::new(ticket);
                     tickets.insert(id.clone(), own.clone());
                     let run = job(event, context, Stopping(stopping.clone()));
-                    running.spawn(one(run, id, context, own, left, lease, limit));
+                    running.spawn(WITHIN.scope(within, one(run, id, context, own, left, lease, limit)));
                 }
                 None => break,
             },

@@ -5,8 +5,9 @@
 //!     │                    │ owner task │
 //!     ├──subscribe──► Subscription ◄────┤     Stream of Delivery: ack, nack, extend, dead
 //!     ├──handle─────► Handling          │     a function called for each delivery, or once for each event
-//!     ├──live───────► Live              │     Stream of events, nothing acknowledged
-//!     └──watch──────► Watch             │     the newest event of each key
+//!     ├──live───────► Live ◄────────────┤     Stream of events, nothing acknowledged
+//!     ├──watch──────► Watch ◄───────────┘     the newest event of each key
+//!     └──history, export──► History ◄── HTTP  Stream of what was, which ends
 //! ```
 //!
 //! One task owns the socket and the session of [`prom_sdk_core`]. It reconnects until it is closed, subscribes again, renews the
@@ -39,11 +40,15 @@ mod event;
 mod feed;
 mod finite;
 mod handle;
+mod history;
+mod host;
+mod http;
 mod live;
 mod owner;
 mod publish;
 mod shared;
 mod subscription;
+mod tokens;
 mod watch;
 
 pub use builder::ClientBuilder;
@@ -54,6 +59,7 @@ pub use error::{BoxError, Error, ErrorKind};
 pub use event::Event;
 pub use feed::Gap;
 pub use handle::{Handling, Received, Stopping};
+pub use history::{History, HistoryBuilder, HistoryItem, Recorded};
 pub use live::{Live, LiveBuilder, LiveItem};
 pub use prom_protocol::{
     AckMode, Filter, Headers, Heartbeat, Ordering, ProcessState, ProcessStatus, RawValue, StartFrom, SubscribeOptions,
@@ -63,3 +69,8 @@ pub use prom_sdk_core::State;
 pub use publish::{PublishOptions, Published, Publishing};
 pub use subscription::{SubscribeBuilder, Subscription};
 pub use watch::{Change, Latest, Watch};
+
+/// So that the README's code is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

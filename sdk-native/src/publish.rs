@@ -104,6 +104,7 @@ impl PublishOptions {
     /// The id, and the others as they stand on the wire; empty: none.
     fn split(self) -> Result<(Option<Box<str>>, Box<str>), Error> {
         let mut event = self.event;
+        event.check().map_err(|refusal| Error::of(refusal.code(), refusal.message_without_opts()))?;
         let id = event.id.take().map(|id| id.0.into_owned().into());
         if event.is_empty() {
             return Ok((id, Box::default()));

@@ -49,6 +49,13 @@ impl Shared {
         status.error.clone().filter(|_| status.state == State::Closed).unwrap_or_else(Error::closed)
     }
 
+    /// Waits until the client has ended; tells why.
+    pub(crate) async fn until_ended(&self) -> Error {
+        // The sender is this one's own: the channel does not close.
+        let _ = self.status.subscribe().wait_for(|status| status.state == State::Closed).await;
+        self.ended()
+    }
+
     pub(crate) fn tell(&self, event: ClientEvent) {
         // Nobody may be listening.
         let _ = self.events.send(event);

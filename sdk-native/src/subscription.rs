@@ -18,6 +18,7 @@ use crate::{
     feed::{Feed, Item},
     handle::call,
     owner::millis,
+    shared::Shared,
 };
 
 /// Events that may wait for a consumer without credit.
@@ -278,6 +279,11 @@ impl Subscription {
     /// Why the stream has ended.
     pub fn error(&self) -> Option<Error> {
         self.feed.end()
+    }
+
+    /// What the handles of its client share.
+    pub(crate) fn client(&self) -> *const Shared {
+        Arc::as_ptr(&self.feed.shared)
     }
 
     pub(crate) fn lease(&self) -> Duration {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prom_protocol::{
-    ErrorCode, Group, NameError, Op, Pattern, Topic, TopicOrPattern,
+    ErrorCode, Group, NameError, Op, Pattern, Topic, TopicOrPattern, check_id,
     client::write::{self, Corr, Delivered},
     limits,
 };
@@ -23,7 +23,7 @@ pub struct Publish<'a> {
     pub topic: &'a str,
     /// The payload: one valid JSON value. It is sent as it is, unchecked.
     pub payload: &'a str,
-    /// The event's id, so that a repeat is recognised; none: a new UUIDv7.
+    /// The event's id, so that a repeat is recognised, 1 to 128 bytes; none: a new UUIDv7.
     pub id: Option<&'a str>,
     /// The other options of a PUBLISH as one valid JSON object without `id`, sent unchecked; empty: none.
     pub options: &'a str,
@@ -86,6 +86,9 @@ impl Session {
         let Publish { topic, payload, id, options, timeout_ms } = publish;
         if topic.contains('*') || !Pattern::is_valid(topic) {
             return Err(Topic::new(topic).err().unwrap_or(NameError::BadWildcard).into());
+        }
+        if let Some(id) = id {
+            check_id(id).map_err(|refusal| Error::of(refusal.code(), refusal.message_without_opts()))?;
         }
         let bytes = topic.len() + payload.len() + options.len();
         // Before the room for it is looked at: waiting would not help.

@@ -13,7 +13,6 @@ mod backlog;
 mod commands;
 mod members;
 mod socket;
-mod tokens;
 
 use std::{
     collections::HashMap,
@@ -41,9 +40,10 @@ use crate::{
     command::{Command, PublishCommand, Reply},
     feed::{Feed, Gap, Item, Raw},
     shared::Shared,
+    tokens::TokenSource,
 };
 
-pub(crate) use self::{socket::Transport, tokens::TokenSource};
+pub(crate) use self::socket::Transport;
 
 /// Most commands, and most publishes, of one turn.
 const PER_TURN: usize = 1024;
@@ -453,7 +453,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 }
 
 /// The standard library keys its hash maps by the system's randomness.
-fn seed() -> [u64; 2] {
+pub(crate) fn seed() -> [u64; 2] {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let random = || RandomState::new().build_hasher().finish();
     [random(), random()]

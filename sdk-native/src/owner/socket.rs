@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::Error;
+use crate::{Error, host::Host};
 
 /// Largest frame a hub may send: an event of 1 MiB and its envelope, with room to spare.
 const FRAME_BYTES: usize = 4 * 1024 * 1024;
@@ -35,43 +36,17 @@ pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Socket, String>> + 
 /// Where to connect, and how.
 pub(crate) struct Transport {
     url: String,
-    /// Host and port, for people.
-    host: String,
-    #[cfg(feature = "tls")]
-    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    host: Arc<Host>,
 }
 
 impl Transport {
     /// # Errors
-    /// [`crate::ErrorKind::Config`]: the URL is none, or there are no certificates to trust.
+    /// See [`Host::of`].
     pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-        let request = url
-            .into_client_request()
-            .map_err(|error| Error::config("the URL is not one of a WebSocket").with_source(error))?;
-        let uri = request.uri();
-        let secure = match uri.scheme_str() {
-            Some("ws") => false,
-            Some("wss") => true,
-            _ => return Err(Error::config("the URL must start with ws:// or wss://")),
-        };
-        let host = match (uri.host(), uri.port()) {
-            (Some(host), Some(port)) => format!("{host}:{port}"),
-            (host, _) => host.unwrap_or_default().to_owned(),
-        };
-        #[cfg(not(feature = "tls"))]
-        if secure {
-            return Err(Error::config("wss:// needs the feature `tls` of prom-sdk"));
-        }
-        Ok(Self {
-            url: url.to_owned(),
-            host,
-            #[cfg(feature = "tls")]
-            tls: secure.then(tls_config).transpose()?,
-        })
+        Ok(Self { url: url.to_owned(), host: Arc::new(Host::of(url)?) })
     }
 
-    pub(crate) fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &Arc<Host> {
         &self.host
     }
 
@@ -79,7 +54,7 @@ impl Transport {
         let url = self.url.clone();
         let config = WebSocketConfig::default().max_message_size(Some(FRAME_BYTES)).max_frame_size(Some(FRAME_BYTES));
         #[cfg(feature = "tls")]
-        let connector = self.tls.clone().map(tokio_tungstenite::Connector::Rustls);
+        let connector = self.host.tls.clone().map(tokio_tungstenite::Connector::Rustls);
         Box::pin(async move {
             // Frames are written in batches; waiting to fill a packet would only delay them.
             const NO_DELAY: bool = true;
@@ -94,26 +69,6 @@ impl Transport {
             }
         })
     }
-}
-
-#[cfg(feature = "tls")]
-fn tls_config() -> Result<std::sync::Arc<rustls::ClientConfig>, Error> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let error = Error::config("the system has no certificates to trust; install them or set SSL_CERT_FILE");
-        return Err(match found.errors.into_iter().next() {
-            Some(source) => error.with_source(source),
-            None => error,
-        });
-    }
-    // Named, because a program may have other providers, and then there is no default.
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::config("TLS cannot be set up").with_source(error))?;
-    Ok(std::sync::Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// How a socket ended.

@@ -3,9 +3,11 @@
 
 mod consume;
 mod exactly_once;
+mod history;
 mod lifecycle;
 mod live;
 mod publish;
+mod within;
 
 use std::time::Duration;
 

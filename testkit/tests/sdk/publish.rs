@@ -204,3 +204,59 @@ async fn json_of_several_lines_is_one_frame_all_the_same() {
     let payload: serde_json::Value = in_time(events.next()).await.unwrap().payload().unwrap();
     assert_eq!(payload, json!({"a": [1, 2]}));
 }
+
+#[tokio::test]
+async fn what_the_hub_would_refuse_is_refused_before_there_is_one() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // What is not refused at once waits for a hub until this has passed.
+    let client = builder(format!("ws://{free}/ws")).request_timeout(Duration::from_secs(1)).connect_lazily().unwrap();
+    let new = PublishOptions::new;
+    let long = |bytes| "x".repeat(bytes);
+    let mut tags = new();
+    let mut headers = new();
+    for n in 0..33 {
+        (tags, headers) = (tags.tag(n.to_string()), headers.header(n.to_string(), ""));
+    }
+    let cases = [
+        (new().id(""), "id must be 1 to 128 bytes"),
+        (new().id(long(129)), "id must be 1 to 128 bytes"),
+        (new().id("a\nb"), "id must not hold control characters"),
+        (new().id("$own"), "id must not start with `$`"),
+        (new().ts(1 << 53), "ts must be an integer from 0 to 9007199254740991"),
+        (new().key(""), "key must be 1 to 512 bytes"),
+        (new().key(long(513)), "key must be 1 to 512 bytes"),
+        (new().key("\u{7f}"), "key must not hold control characters"),
+        (new().sid(long(129)), "sid must be 1 to 128 bytes"),
+        (new().caused_by(""), "caused_by must be 1 to 512 bytes"),
+        (new().tag(""), "an entry of tags must be 1 to 64 bytes"),
+        (new().tag(long(65)), "an entry of tags must be 1 to 64 bytes"),
+        (tags, "tags may hold at most 32 strings"),
+        (new().header("", "v"), "a name in headers must be 1 to 64 bytes"),
+        (new().header("n\t", "v"), "a name in headers must not hold control characters"),
+        (new().header("n", long(1025)), "headers.n must be at most 1024 bytes"),
+        (new().header("n", "1").header("n", "2"), "headers must be an object of strings, each name once"),
+        (headers, "headers may hold at most 32 headers"),
+    ];
+    for (options, words) in cases {
+        let error = in_time(client.publish_with("a", &1, options)).await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Invalid, "bad_frame"), "{words}: {error}");
+        assert_eq!(error.message(), words);
+    }
+    for (topic, words) in [("", "topic is empty"), ("a b", "topic may hold only"), ("a\n", "topic may hold only")] {
+        let errors = [
+            in_time(client.publish(topic, &1)).await.unwrap_err(),
+            in_time(client.subscribe(topic, "g").into_future()).await.unwrap_err(),
+            in_time(client.live(topic).into_future()).await.unwrap_err(),
+            in_time(client.watch::<u32>(topic)).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!((error.kind(), error.code()), (ErrorKind::Invalid, "bad_topic"), "{topic:?}: {error}");
+            assert!(error.message().starts_with(words), "{error}");
+        }
+    }
+    for group in ["", "$g", "a b", "g\n", &long(129)] {
+        let error = in_time(client.subscribe("a", group).into_future()).await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Invalid, "bad_topic"), "{group:?}: {error}");
+        assert!(error.message().starts_with("group must be 1 to 128 visible"), "{error}");
+    }
+}

@@ -55,6 +55,24 @@ fn other_names_and_watches_wait_for_nothing() {
 }
 
 #[test]
+fn an_id_the_hub_would_refuse_is_refused_without_it() {
+    let mut bench = Bench::connected();
+    let long = "x".repeat(129);
+    for (id, words) in [
+        ("", "id must be 1 to 128 bytes"),
+        (&long, "id must be 1 to 128 bytes"),
+        ("a\u{7f}", "id must not hold control characters"),
+        ("$x", "id must not start with `$`"),
+    ] {
+        let publish = Publish { topic: "a", payload: "1", id: Some(id), options: "", timeout_ms: None };
+        let request = bench.session.publish(bench.now, 0, publish);
+        assert!(bench.sent().is_empty());
+        let error = bench.done[&request].as_ref().unwrap_err();
+        assert_eq!((error.code(), error.message()), ("bad_frame", words));
+    }
+}
+
+#[test]
 fn what_is_larger_than_a_frame_is_refused_and_named() {
     let mut bench = Bench::connected();
     let huge = "x".repeat(20 << 20);

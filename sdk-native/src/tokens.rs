@@ -1,4 +1,4 @@
-//! Where the owner gets tokens.
+//! Where a client gets tokens.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -21,8 +21,8 @@ impl TokenSource {
         Self(Arc::new(move || Box::pin(provider())))
     }
 
-    /// Calls it in a task of its own, so that neither slowness nor a panic of it reaches the owner.
-    pub(super) fn ask(&self) -> JoinHandle<Result<String, BoxError>> {
+    /// Calls it in a task of its own, so that neither slowness nor a panic of it reaches the caller.
+    pub(crate) fn ask(&self) -> JoinHandle<Result<String, BoxError>> {
         let provider = Arc::clone(&self.0);
         tokio::spawn(async move { provider().await })
     }

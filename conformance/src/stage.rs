@@ -112,8 +112,8 @@ impl Stage {
         Ok(driver)
     }
 
-    /// What `connect` says: by way of the relay, with a token that may do everything, and fast reconnects. `more` is added
-    /// to it, its `options` to the options.
+    /// What `connect` says: by way of the relay, with a token that may do everything, and fast reconnects. `more` is
+    /// added to it, its `options` to the options.
     pub(crate) fn connect(&self, mut more: Value) -> Value {
         let mut fields = json!({
             "url": self.relay.url(),

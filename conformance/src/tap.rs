@@ -91,7 +91,15 @@ struct Shared {
     /// Changes the client's frames before anything else looks at them.
     meddler: Mutex<Option<Rule>>,
     /// The way to the client of each line that is open.
-    clients: Mutex<Vec<mpsc::UnboundedSender<Value>>>,
+    clients: Mutex<Vec<mpsc::UnboundedSender<Word>>>,
+}
+
+/// What is said to a client in the hub's place.
+#[derive(Clone)]
+enum Word {
+    Frame(Value),
+    /// The connection is closed with this code.
+    Close(u16),
 }
 
 /// See the module. Dropping it ends its connections.
@@ -142,7 +150,16 @@ impl Tap {
 
     /// Sends the client a frame on every line, as if it came from the hub.
     pub(crate) fn inject(&self, frame: &Value) {
-        lock(&self.shared.clients).retain(|client| client.send(frame.clone()).is_ok());
+        self.say(&Word::Frame(frame.clone()));
+    }
+
+    /// Closes every line with this code, as if the hub did.
+    pub(crate) fn close(&self, code: u16) {
+        self.say(&Word::Close(code));
+    }
+
+    fn say(&self, word: &Word) {
+        lock(&self.shared.clients).retain(|client| client.send(word.clone()).is_ok());
     }
 
     /// All frames so far.
@@ -245,7 +262,7 @@ async fn up(
     line: usize,
     client: &mut (impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin),
     hub: &mut (impl Sink<Message> + Unpin),
-    answers: &mpsc::UnboundedSender<Value>,
+    answers: &mpsc::UnboundedSender<Word>,
 ) -> End {
     while let Some(Ok(message)) = client.next().await {
         let message = match message {
@@ -268,7 +285,7 @@ async fn down(
     line: usize,
     hub: &mut (impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin),
     client: &mut (impl Sink<Message> + Unpin),
-    mut answers: mpsc::UnboundedReceiver<Value>,
+    mut answers: mpsc::UnboundedReceiver<Word>,
 ) -> End {
     let (no_answers, _) = mpsc::unbounded_channel();
     loop {
@@ -279,11 +296,17 @@ async fn down(
                 Some(Ok(other)) => Some(other),
                 Some(Err(_)) | None => return End::Cut,
             },
-            Some(answer) = answers.recv() => {
-                let text = answer.to_string();
-                shared.write_down(line, Side::Hub, vec![answer]);
-                Some(Message::text(text))
-            }
+            Some(word) = answers.recv() => match word {
+                Word::Frame(frame) => {
+                    let text = frame.to_string();
+                    shared.write_down(line, Side::Hub, vec![frame]);
+                    Some(Message::text(text))
+                }
+                Word::Close(code) => {
+                    let words = CloseFrame { code: code.into(), reason: Utf8Bytes::default() };
+                    return End::Closed(Side::Hub, Some(words));
+                }
+            },
         };
         if let Some(message) = message
             && client.send(message).await.is_err()
@@ -295,13 +318,7 @@ async fn down(
 
 impl Shared {
     /// Writes a message's frames down and judges them; what goes on, if anything does.
-    fn take(
-        &self,
-        line: usize,
-        side: Side,
-        text: Utf8Bytes,
-        answers: &mpsc::UnboundedSender<Value>,
-    ) -> Option<Message> {
+    fn take(&self, line: usize, side: Side, text: Utf8Bytes, answers: &mpsc::UnboundedSender<Word>) -> Option<Message> {
         let read = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
         // One frame, or one a line: JSON of several lines is one frame.
         let mut frames: Vec<Value> = match serde_json::from_str(&text) {
@@ -343,7 +360,7 @@ fn judge(
     rule: &mut Rule,
     side: Side,
     frames: Vec<Value>,
-    answers: &mpsc::UnboundedSender<Value>,
+    answers: &mpsc::UnboundedSender<Word>,
     changed: &mut bool,
 ) -> Vec<Value> {
     let mut kept = Vec::with_capacity(frames.len());
@@ -355,7 +372,7 @@ fn judge(
             Verdict::Swallow => {}
             Verdict::Replace(other) => kept.push(other),
             // A line that has ended has nobody to answer.
-            Verdict::Answer(answer) => drop(answers.send(answer)),
+            Verdict::Answer(answer) => drop(answers.send(Word::Frame(answer))),
         }
     }
     kept

@@ -1,5 +1,5 @@
-//! The driver of the Rust SDK for the conformance suite: takes commands on its input, and tells on its output what comes
-//! of them. What the lines mean is in the crate's README.
+//! The driver of the Rust SDK for the conformance suite: takes commands on its input, and tells on its output what
+//! comes of them. What the lines mean is in the crate's README.
 
 use std::{
     collections::HashMap,
@@ -55,9 +55,7 @@ struct Driver {
 }
 
 fn main() {
-    say(&json!({"hello": {"can": [
-        "subscribe", "unsubscribe", "live", "watch", "reconnect", "ping", "renew", "extend", "exclusive", "batch", "drain",
-    ]}}));
+    say(&json!({"hello": {"can": prom_conformance::Can::ALL.map(prom_conformance::Can::name)}}));
     let (lines_in, mut lines) = mpsc::unbounded_channel();
     // Ends with its input, which is also the end of this process.
     std::thread::spawn(move || {

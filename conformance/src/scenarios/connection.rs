@@ -35,6 +35,26 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             "A renewed token does not allow one of two subscriptions: that one is told as revoked, the other goes on."
         ),
         scenario!(
+            a_provider_of_bad_tokens_ends_the_client,
+            [Renew],
+            "Every token the hub is given is refused: after a few tries connect says why, and the client is closed."
+        ),
+        scenario!(
+            a_lost_connection_asks_for_a_token_of_its_own,
+            [Renew, Reconnect],
+            "The line is cut twice: each new connection begins with a token that it has asked for."
+        ),
+        scenario!(
+            a_connection_that_the_hub_closed_comes_back,
+            [Reconnect],
+            "The hub closes with 1001, 4408, 4413, 4429 and with a code of its own: the client comes back each time."
+        ),
+        scenario!(
+            a_client_that_is_not_wanted_stays_away,
+            [Reconnect],
+            "The hub closes with 4403: the client is closed, says forbidden, and does not come back."
+        ),
+        scenario!(
             an_idle_client_comes_back_after_each_cut,
             [Reconnect],
             "The line is cut five times while nothing is under way."
@@ -122,6 +142,56 @@ async fn a_lesser_token_ends_what_it_does_not_allow(stage: &Stage) -> Outcome {
     stage.until_settled("mine.a", "g").await?;
     let refused = driver.refused("publish", json!({"topic": "theirs.a", "payload": 1})).await?;
     check_eq!((refused.code.as_str(), refused.retryable), ("forbidden", false), "what is not allowed any more");
+    Ok(())
+}
+
+async fn a_provider_of_bad_tokens_ends_the_client(stage: &Stage) -> Outcome {
+    let driver = stage.driver().await?;
+    let refused = driver.refused("connect", stage.connect(json!({"tokens": ["nonsense"]}))).await?;
+    check_eq!((refused.code.as_str(), refused.retryable), ("jwt_invalid", false), "the refusal");
+    driver.told("state", |state| state == "closed").await?;
+    let tries = stage.tap.count(Side::Client, "AUTH");
+    check!((1..=10).contains(&tries), "the hub was given a bad token {tries} times");
+    Ok(())
+}
+
+async fn a_lost_connection_asks_for_a_token_of_its_own(stage: &Stage) -> Outcome {
+    let driver = stage.driver().await?;
+    let tokens = [token(&["*:**"]), token(&["*:a"]), token(&["*:**"])];
+    driver.ask("connect", stage.connect(json!({"tokens": tokens}))).await?;
+    for round in 1..=2 {
+        stage.relay.cut().await;
+        driver.until_state("ready", round + 1).await?;
+    }
+    let seen = stage.tap.seen();
+    let sent: Vec<_> = seen
+        .iter()
+        .filter(|seen| seen.is(Side::Client, "AUTH"))
+        .filter_map(|seen| seen.frame["token"].as_str())
+        .collect();
+    check_eq!(sent, tokens.each_ref().map(String::as_str), "the tokens of the three connections");
+    Ok(())
+}
+
+async fn a_connection_that_the_hub_closed_comes_back(stage: &Stage) -> Outcome {
+    let client = stage.client().await?;
+    for (round, code) in (1..).zip([1001, 4408, 4413, 4429, 4999]) {
+        client.until_state("ready", round).await?;
+        stage.tap.close(code);
+        client.until_state("reconnecting", round).await?;
+    }
+    client.until_state("ready", 6).await?;
+    client.ask("publish", json!({"topic": "a", "payload": 1})).await?;
+    Ok(())
+}
+
+async fn a_client_that_is_not_wanted_stays_away(stage: &Stage) -> Outcome {
+    let client = stage.client().await?;
+    stage.tap.close(4403);
+    client.told("state", |state| state == "closed").await?;
+    let refused = client.refused("publish", json!({"topic": "a", "payload": 1})).await?;
+    check_eq!((refused.code.as_str(), refused.retryable), ("forbidden", false), "why the client has ended");
+    check_eq!(stage.relay.opened(), 1, "how many connections there were");
     Ok(())
 }
 

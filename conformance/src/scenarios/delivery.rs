@@ -28,7 +28,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario!(
             a_failed_handler_gets_its_event_again_then_it_is_a_dead_letter,
             [Subscribe],
-            "A handler fails twice of two attempts: the dead letter holds its reason, and the next event is delivered."
+            "A handler fails twice of two attempts: the event is a dead letter with its reason, and settled."
         ),
         scenario!(
             no_more_events_are_held_than_was_asked_for,
@@ -43,7 +43,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario!(
             an_expired_lease_brings_the_event_again,
             [Subscribe],
-            "A handler takes longer than its lease, which is not extended: the event comes again, and is settled in the end."
+            "A handler takes longer than its lease, which is not extended: its event comes again, and is settled."
         ),
         scenario!(
             a_lease_is_kept_while_its_handler_runs,
@@ -53,12 +53,12 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario!(
             an_event_that_comes_again_is_not_handled_beside_itself,
             [Subscribe, Exclusive],
-            "The lease of a running handler expires: the event comes again, is not handled twice at once, and is settled."
+            "The lease of a running handler expires: its event comes again, runs once at a time, and is settled."
         ),
         scenario!(
             an_event_that_comes_again_after_a_cut_is_not_handled_beside_itself,
             [Subscribe, Exclusive, Reconnect],
-            "The line is cut three times under a running handler: its event is not handled twice at once, and is settled."
+            "The line is cut three times under a running handler: its event runs once at a time, and is settled."
         ),
     ]
 }
@@ -73,7 +73,12 @@ async fn member(stage: &Stage, handler: Value, options: Value) -> Result<Arc<Dri
 async fn a_handler_sees_what_the_publisher_said(stage: &Stage) -> Outcome {
     let client = member(stage, json!({}), json!({})).await?;
     let options = json!({
-        "id": "mine", "key": "k\u{E9}y", "sid": "s", "headers": {"h": "ü\u{9}"}, "tags": ["t", "u"], "ts": 1_767_225_600_000_u64,
+        "id": "mine",
+        "ts": 1_767_225_600_000_u64,
+        "key": "k\u{E9}y",
+        "sid": "s",
+        "headers": {"h": "ü\u{9}"},
+        "tags": ["t", "u"],
     });
     let payload =
         json!({"text": "ä\"\\\u{2028}\u{1F600}", "n": [0, -1.5, 1e21, 9_007_199_254_740_991_u64], "no": null});

@@ -42,7 +42,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario!(
             what_was_agreed_ends_with_the_connection,
             [Batch, Reconnect],
-            "The hub agrees at first and not any more after a cut: from there on every message holds one frame."
+            "The hub agrees, and after a cut not any more: from there on every message holds one frame."
         ),
     ]
 }
@@ -90,10 +90,12 @@ async fn a_large_event_arrives_whole(stage: &Stage) -> Outcome {
 
 async fn what_a_later_hub_may_say_is_ignored(stage: &Stage) -> Outcome {
     let client = stage.client().await?;
+    let event = json!({"id": "x", "seq": 1, "ts": 1, "topic": "nobody", "payload": 1});
+    let ctx = json!({"attempt": 1, "max_attempts": 5, "ack_deadline_ms": 9, "lease": "0a", "redelivered": false});
     for frame in [
         json!({"op": "FUTURE", "corr": "1", "topic": "a"}),
         json!({"op": "FUTURE"}),
-        json!({"op": "EVENT", "topic": "nobody", "group": "asked", "event": {"id": "x", "seq": 1, "ts": 1, "topic": "nobody", "payload": 1}, "ctx": {"attempt": 1, "max_attempts": 5, "ack_deadline_ms": 1000, "lease": "00000000000000a1", "redelivered": false}}),
+        json!({"op": "EVENT", "topic": "nobody", "group": "asked", "event": event, "ctx": ctx}),
         json!({"op": "LIVE", "topic": "nobody", "group": "$live-77"}),
     ] {
         stage.tap.inject(&frame);

@@ -25,8 +25,8 @@ export class PlainClient {
     });
   }
 
-  publish(topic, payload) {
-    return this.#ask({ op: "PUBLISH", topic, payload });
+  publish(topic, payload, opts) {
+    return this.#ask({ op: "PUBLISH", topic, payload, opts });
   }
 
   subscribe(topic, group, handler, opts) {
@@ -46,19 +46,24 @@ export class PlainClient {
 
   #frame(frame) {
     if (frame.op === "EVENT") return void this.#deliver(frame);
-    const { resolve, reject } = this.#open.get(frame.corr);
+    const open = this.#open.get(frame.corr);
+    if (!open) return;
     this.#open.delete(frame.corr);
-    if (frame.op === "OK") resolve(frame);
-    else reject(new Error(`${frame.code}: ${frame.msg}`));
+    if (frame.op === "OK") open.resolve(frame);
+    else open.reject(Object.assign(new Error(`${frame.code}: ${frame.msg}`), frame));
   }
 
-  async #deliver({ topic, group, event, ctx: { lease } }) {
-    const settle = { topic, group, id: event.id, lease };
+  async #deliver({ topic, group, event, ctx }) {
+    const settle = { topic, group, id: event.id, lease: ctx.lease };
     try {
-      await this.#handlers.get(`${topic} ${group}`)(event);
-      this.#socket.send(JSON.stringify({ op: "ACK", ...settle }));
+      await this.#handlers.get(`${topic} ${group}`)(event, ctx);
+      this.#settle({ op: "ACK", ...settle });
     } catch (error) {
-      this.#socket.send(JSON.stringify({ op: "NACK", ...settle, reason: String(error) }));
+      this.#settle({ op: "NACK", ...settle, reason: String(error) });
     }
+  }
+
+  #settle(frame) {
+    if (frame.lease !== null) this.#socket.send(JSON.stringify(frame));
   }
 }

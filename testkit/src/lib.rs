@@ -3,7 +3,7 @@
 //! ```text
 //!   client.rs   Client: speaks plain frames, so that a test sees what the hub answers
 //!   http.rs     requests and answers as bytes on the wire
-//!   relay.rs    Relay: a line between client and hub that a test can cut
+//!   relay.rs    Relay: a line between client and hub that a test can cut, slow down, chop up and let fall silent
 //!    │
 //!   hub.rs      config(), hub(), hub_at(), mongo(): hubs on free ports, in this process
 //!   token.rs    token(), token_with(), token_for(): what these hubs accept

@@ -1,59 +1,55 @@
-//! A line between client and hub that a test can cut.
+//! A line between client and hub that a test can cut, slow down, chop up and let fall silent.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::wait::until;
 
-/// Passes bytes to a hub and back until it is told to cut the lines.
+/// Passes bytes to a hub and back until it is told to do something worse. Dropping it ends its lines.
 pub struct Relay {
     address: SocketAddr,
-    cut: watch::Sender<u32>,
+    faults: watch::Sender<Faults>,
     opened: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
+    /// Owns the tasks of all lines.
+    task: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy)]
+struct Faults {
+    /// Changes when all lines are cut.
+    cuts: u32,
+    /// Changes when all lines fall silent.
+    silences: u32,
+    /// New lines are hung up on at once.
+    away: bool,
+    delay: Duration,
+    piece: usize,
 }
 
 impl Relay {
     /// Starts one that connects to `hub` for each line.
     pub async fn start(hub: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let relay = Self {
-            address: listener.local_addr().unwrap(),
-            cut: watch::Sender::new(0),
-            opened: Arc::default(),
-            ended: Arc::default(),
-        };
-        let (cuts, opened, ended) = (relay.cut.clone(), Arc::clone(&relay.opened), Arc::clone(&relay.ended));
-        tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let (mut cut, ended) = (cuts.subscribe(), Arc::clone(&ended));
-                opened.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(async move {
-                    let mut far = TcpStream::connect(hub).await.unwrap();
-                    {
-                        let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.split(), far.split());
-                        tokio::select! {
-                            _ = tokio::io::copy(&mut near_in, &mut far_out) => {}
-                            _ = tokio::io::copy(&mut far_in, &mut near_out) => {}
-                            _ = cut.changed() => {}
-                        }
-                    }
-                    drop((near, far));
-                    ended.fetch_add(1, Ordering::SeqCst);
-                });
-            }
-        });
-        relay
+        let address = listener.local_addr().unwrap();
+        let nothing = Faults { cuts: 0, silences: 0, away: false, delay: Duration::ZERO, piece: usize::MAX };
+        let (faults, (opened, ended)) = (watch::Sender::new(nothing), Default::default());
+        let task = tokio::spawn(accept(listener, hub, faults.clone(), Arc::clone(&opened), Arc::clone(&ended)));
+        Self { address, faults, opened, ended, task }
     }
 
     /// The WebSocket URL of the hub behind it.
@@ -74,8 +70,112 @@ impl Relay {
     /// Waits for a line, then cuts all there are.
     pub async fn cut(&self) {
         until("a line", async || self.opened() > self.ended()).await;
+        self.hang_up().await;
+    }
+
+    /// Cuts all lines there are, in the middle of whatever passes, without a word to either side.
+    pub async fn hang_up(&self) {
         let opened = self.opened();
-        self.cut.send_modify(|cuts| *cuts += 1);
+        self.faults.send_modify(|faults| faults.cuts += 1);
         until("the lines to be cut", async || self.ended() >= opened).await;
+    }
+
+    /// From now on nothing passes on the lines there are, and neither side learns when the other ends. New lines work.
+    pub fn black_hole(&self) {
+        self.faults.send_modify(|faults| faults.silences += 1);
+    }
+
+    /// While `away`, new lines are hung up on at once: there is somebody at the door and no hub behind it.
+    pub fn away(&self, away: bool) {
+        self.faults.send_modify(|faults| faults.away = away);
+    }
+
+    /// Keeps each piece back for so long before it goes on, and reads the next only after it.
+    pub fn delay(&self, delay: Duration) {
+        self.faults.send_modify(|faults| faults.delay = delay);
+    }
+
+    /// Passes on at most so many bytes at once.
+    pub fn pieces(&self, bytes: usize) {
+        self.faults.send_modify(|faults| faults.piece = bytes.max(1));
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    hub: SocketAddr,
+    faults: watch::Sender<Faults>,
+    opened: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
+) {
+    let mut lines = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((near, _)) = accepted else { continue };
+                // Before it is counted: a cut that comes now is meant for it.
+                let (faults, ended) = (faults.subscribe(), Arc::clone(&ended));
+                opened.fetch_add(1, Ordering::SeqCst);
+                lines.spawn(async move {
+                    line(near, hub, faults).await;
+                    ended.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            Some(_) = lines.join_next() => {}
+        }
+    }
+}
+
+async fn line(mut near: TcpStream, hub: SocketAddr, mut faults: watch::Receiver<Faults>) {
+    let born = *faults.borrow();
+    if born.away {
+        return;
+    }
+    // Without a hub the line ends, as it would at a balancer.
+    let Ok(mut far) = TcpStream::connect(hub).await else { return };
+    // Each piece is to be a piece on the wire too.
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
+    let (up, down) = (faults.clone(), faults.clone());
+    tokio::select! {
+        _ = pass(near_in, far_out, &up) => return,
+        _ = pass(far_in, near_out, &down) => return,
+        changed = faults.wait_for(|faults| faults.cuts != born.cuts || faults.silences != born.silences) => {
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+    // Silent: both ends stay open, and what they say stays unheard, until somebody cuts the line.
+    let _ = faults.wait_for(|faults| faults.cuts != born.cuts).await;
+}
+
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    faults: &watch::Receiver<Faults>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        let mut rest = &buffer[..read];
+        while !rest.is_empty() {
+            let Faults { delay, piece, .. } = *faults.borrow();
+            let (now, later) = rest.split_at(piece.min(rest.len()));
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            to.write_all(now).await?;
+            rest = later;
+        }
     }
 }

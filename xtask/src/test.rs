@@ -96,6 +96,7 @@ impl Group {
         if needs.hub {
             command.env("PROM_BIN", ws.program("debug", "prom"));
             command.env("PROM_MONGOD_BIN", ws.program("debug", "prom-mongod"));
+            command.env("PROM_CONFORMANCE_BIN", ws.program("debug", "prom-conformance"));
         }
         if needs.chromium {
             command.env("CHROMIUM", chromium);
@@ -177,7 +178,7 @@ pub(crate) fn run(ws: &Workspace, progress: &mut Progress, groups: &[Group]) -> 
                 log.run(&mut cargo(&["test", "--workspace", "--no-run"]))?;
             }
             if needs.hub {
-                let programs = ["--bin", "prom", "--bin", "prom-mongod"];
+                let programs = ["--bin", "prom", "--bin", "prom-mongod", "--bin", "prom-conformance"];
                 log.run(cargo(&["build", "--workspace", "--test", A_TEST]).args(programs))?;
             }
             Ok(Outcome::Done)

@@ -145,7 +145,7 @@ impl<'a> EventOptions<'a> {
             Some(text) => check_text(name, text, max),
             None => Ok(()),
         };
-        self.id.as_ref().map_or(Ok(()), |id| check_id(id))?;
+        self.id.as_ref().map_or(Ok(()), |id| check_id("opts.id", id))?;
         if let Some(ts) = self.ts {
             check_integer("opts.ts", ts, 0..=limits::TS_MAX)?;
         }
@@ -199,11 +199,11 @@ impl<'a> EventOptions<'a> {
 /// Checks an id that a publisher chooses. Those that start with `$` are the hub's own.
 ///
 /// # Errors
-/// `bad_frame`, naming `opts.id` and the limit.
-pub fn check_id(id: &str) -> Result<(), Refusal> {
-    check_text("opts.id", id, limits::ID_BYTES)?;
+/// `bad_frame`, with `name` and the limit.
+pub fn check_id(name: &str, id: &str) -> Result<(), Refusal> {
+    check_text(name, id, limits::ID_BYTES)?;
     if id.starts_with('$') {
-        return Err(Refusal::bad_frame("opts.id must not start with `$`"));
+        return Err(Refusal::bad_frame(format!("{name} must not start with `$`")));
     }
     Ok(())
 }
@@ -211,7 +211,7 @@ pub fn check_id(id: &str) -> Result<(), Refusal> {
 fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, Refusal> {
     let id = field.text("opts.id")?;
     if let Some(id) = &id {
-        check_id(id)?;
+        check_id("opts.id", id)?;
     }
     Ok(id)
 }

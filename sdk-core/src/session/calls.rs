@@ -88,7 +88,7 @@ impl Session {
             return Err(Topic::new(topic).err().unwrap_or(NameError::BadWildcard).into());
         }
         if let Some(id) = id {
-            check_id(id).map_err(|refusal| Error::of(refusal.code(), refusal.message_without_opts()))?;
+            check_id("id", id).map_err(|refusal| Error::of(refusal.code(), refusal.message()))?;
         }
         let bytes = topic.len() + payload.len() + options.len();
         // Before the room for it is looked at: waiting would not help.

@@ -60,15 +60,6 @@ describe("several frames in one message", { timeout: 2 * PATIENCE }, () => {
     assert.deepEqual(sizes("PUBLISH"), Array(20).fill(1));
   });
 
-  it("is agreed anew after a reconnect", async () => {
-    const c = await client();
-    hub.batch = false;
-    hub.cut();
-    await hub.until(() => hub.logins === 2);
-    await publishes(c, 10);
-    assert.deepEqual(sizes("PUBLISH"), Array(10).fill(1));
-  });
-
   it("an error in one line is that line's own", async () => {
     const c = await client();
     hub.intercept = (frame, to) => {

@@ -163,35 +163,6 @@ describe("a handler", { timeout: 40 * PATIENCE }, () => {
     }
   });
 
-  it("has an event once at a time, also over reconnects", async () => {
-    let running = 0;
-    let most = 0;
-    const finish = [];
-    const started = recorder();
-    await c.subscribe("a", "g", async (event) => {
-      if (event.id !== "e") return;
-      most = Math.max(most, ++running);
-      started();
-      await new Promise((resolve) => finish.push(resolve));
-      running--;
-    });
-    hub.publish("a", 1, { id: "e" });
-    await started.until(1);
-    for (let cut = 1; cut <= 3; cut++) {
-      hub.cut();
-      await hub.until(() => hub.of("SUBSCRIBE").length === 1 + cut);
-      // It has come again before this one.
-      hub.publish("a", 2, { id: `after-${cut}` });
-      await acked(`after-${cut}`);
-    }
-    assert.equal(most, 1);
-    const done = acked("e");
-    // Whether it is acknowledged for the first call or handled again after it: either ends.
-    const ender = setInterval(() => finish.splice(0).forEach((end) => end()), 5);
-    await done.finally(() => clearInterval(ender));
-    assert.equal(most, 1);
-  });
-
   it("that takes too long gives its event back and is told", async () => {
     const aborted = recorder();
     await c.subscribe("a", "g", (_, { attempt, signal }) => {

@@ -26,35 +26,6 @@ describe("over reconnects", () => {
     await hub.stop();
   });
 
-  it("sends unanswered publishes again, with their ids, in order, before newer ones", async () => {
-    const c = client();
-    await c.connect();
-    hub.intercept = (frame) => frame.op === "PUBLISH";
-    const published = Promise.all([1, 2, 3].map((n) => c.publish("a", n)));
-    await hub.until(() => hub.of("PUBLISH").length === 3);
-    hub.intercept = () => false;
-    hub.cut();
-    await hub.until(() => hub.connections === 0);
-    const newer = c.publish("a", 4);
-    const seqs = (await published).map(({ seq }) => seq);
-    assert.deepEqual([...seqs, (await newer).seq], [1, 2, 3, 4]);
-    const ids = hub.of("PUBLISH").map((frame) => frame.opts.id);
-    assert.deepEqual(ids.slice(3, 6), ids.slice(0, 3));
-  });
-
-  it("takes a publish whose answer was lost for a duplicate", async () => {
-    const c = client();
-    await c.connect();
-    hub.intercept = (frame) => {
-      if (frame.op !== "PUBLISH") return false;
-      hub.publish(frame.topic, frame.payload, frame.opts);
-      hub.intercept = () => false;
-      hub.cut();
-      return true;
-    };
-    assert.deepEqual((({ seq, duplicate }) => ({ seq, duplicate }))(await c.publish("a", 1)), { seq: 1, duplicate: true });
-  });
-
   it("bounds what it keeps while away", async () => {
     const c = client("t", { ...fast, maxQueued: 2 });
     hub.intercept = (frame) => frame.op === "PUBLISH";
@@ -153,18 +124,6 @@ describe("tokens", () => {
   });
   afterEach(() => hub.stop());
 
-  it("gives up at once when a token is refused that will not change", async () => {
-    hub.refused.set("bad", "jwt_invalid");
-    const c = new PromClient(hub.url, "bad", fast);
-    const states = recorder();
-    c.on("state", ({ state, error }) => states(state, error?.code));
-    const early = c.publish("a", 1);
-    await assert.rejects(c.connect(), code("jwt_invalid"));
-    await assert.rejects(early, code("jwt_invalid"));
-    assert.deepEqual(states.calls.at(-1), ["closed", "jwt_invalid"]);
-    assert.equal(hub.logins, 1);
-  });
-
   it("asks a provider before every connect and gives up after three refusals", async () => {
     const asked = recorder();
     const c = new PromClient(hub.url, async () => {
@@ -180,18 +139,6 @@ describe("tokens", () => {
     hub.cut();
     await states.until((calls) => calls.some(([state]) => state === "closed"));
     assert.deepEqual([states.calls.at(-1)[1], asked.calls.length], ["token_expired", 5]);
-  });
-
-  it("renews a token before it runs out", async () => {
-    // It is renewed when half of this has passed.
-    hub.expiresInMs = 4_000;
-    let n = 0;
-    const c = new PromClient(hub.url, () => `t${n++}`, fast);
-    await c.connect();
-    await hub.until(() => hub.of("AUTH").length === 3);
-    assert.deepEqual(hub.of("AUTH").map(({ token }) => token), ["t0", "t1", "t2"]);
-    assert.equal(hub.connections, 1);
-    await c.close();
   });
 
   it("tells what a provider throws", async () => {

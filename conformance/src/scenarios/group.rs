@@ -69,7 +69,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario!(
             a_drain_lets_handlers_publish_and_acknowledges_them,
             [Subscribe, Drain],
-            "Close with drain while three handlers work: what they publish is stored, they are settled, nothing begins."
+            "Close with drain under three handlers: what they publish is stored, they are settled, and nothing new begins."
         ),
         scenario!(
             a_drain_flushes_what_was_published_before_it,
@@ -261,6 +261,7 @@ async fn a_drain_lets_handlers_publish_and_acknowledges_them(stage: &Stage) -> O
     stage.publish("a", numbers(0..5)).await?;
     client.until_given(Some("g"), 3).await?;
     let closing = client.begin("close", json!({"drain": true, "timeoutMs": stage.long_ms()}));
+    client.refused("subscribe", json!({"topic": "b", "group": "g", "handler": {}})).await?;
     client.ask("release", json!({})).await?;
     closing.ok().await?;
     check_eq!(client.given(Some("g")).len(), 3, "how many handlers began");

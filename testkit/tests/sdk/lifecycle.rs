@@ -9,8 +9,8 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use prom_sdk::{Client, Error, ErrorKind, LiveItem, Received, StartFrom, State};
-use prom_testkit::{DEADLINE, Relay, hub, hub_at, in_time, token, token_for, until, url};
+use prom_sdk::{Client, Error, ErrorKind, Received, StartFrom, State};
+use prom_testkit::{DEADLINE, Relay, hub, hub_at, in_time, token, until, url};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{builder, client, reaches};
@@ -59,14 +59,6 @@ async fn a_provider_may_fail_before_it_gives_a_token() {
     let never = builder(url(&hub)).token_provider(|| async { Err("no such secret".into()) });
     let error = in_time(never.request_timeout(Duration::from_secs(2)).connect()).await.unwrap_err();
     assert!(error.message().contains("no such secret"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_expired_token_that_never_changes_closes_the_client() {
-    let hub = hub().await;
-    let client = in_time(builder(url(&hub)).token(token_for(&["*:**"], 1)).connect()).await.unwrap();
-    let error = reaches(&client, State::Closed).await.unwrap();
-    assert_eq!((error.kind(), error.code()), (ErrorKind::Unauthorized, "token_expired"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,54 +193,6 @@ async fn a_drain_lets_everything_come_to_its_end() {
         assert_eq!(delivery.payload::<u32>().unwrap(), expected, "what was before it is settled");
         drop(delivery);
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drain_flushes_what_its_handlers_publish_and_what_was_published_before() {
-    let hub = hub().await;
-    let (client, other) = (client(&hub).await, client(&hub).await);
-    let gate = Arc::new(Semaphore::new(0));
-    let handling = {
-        let (gate, publisher) = (Arc::clone(&gate), client.clone());
-        let handler = move |received: Received<u32>| {
-            let (gate, publisher) = (Arc::clone(&gate), publisher.clone());
-            async move {
-                gate.acquire().await?.forget();
-                publisher.publish("out", &received.payload).await?;
-                Ok::<_, prom_sdk::BoxError>(())
-            }
-        };
-        client.subscribe("in", "g").from(StartFrom::Earliest).handle(handler).await.unwrap()
-    };
-    for n in 0..3 {
-        client.publish("in", &n).await.unwrap();
-    }
-    until("the handlers to run", async || gate.available_permits() == 0 && other.publish("probe", &1).await.is_ok())
-        .await;
-    // Neither is awaited before the drain begins.
-    let spawned = tokio::spawn(client.publish("out", &7));
-    let made = client.publish("out", &8);
-    let draining = tokio::spawn({
-        let client = client.clone();
-        async move { client.close_drained(DEADLINE).await }
-    });
-    gate.add_permits(100);
-    in_time(draining).await.unwrap().unwrap();
-    in_time(spawned).await.unwrap().unwrap();
-    in_time(made).await.unwrap();
-    in_time(handling.finished()).await;
-    let mut out = other.live("out").from(StartFrom::Earliest).await.unwrap();
-    let mut published = Vec::new();
-    while published.len() < 5 {
-        if let Some(LiveItem::Event(event)) = in_time(out.next()).await {
-            published.push(event.payload::<u32>().unwrap());
-        }
-    }
-    published.sort_unstable();
-    assert_eq!(published, [0, 1, 2, 7, 8]);
-    let mut rest = other.subscribe("in", "g").await.unwrap();
-    other.publish("in", &9).await.unwrap();
-    assert_eq!(in_time(rest.next()).await.unwrap().payload::<u32>().unwrap(), 9, "the others were acknowledged");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The Rust client on a real hub.
+//! The Rust client on a real hub: what is Rust's own. What every client must do is in `conformance`.
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 mod consume;

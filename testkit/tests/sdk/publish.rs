@@ -3,11 +3,11 @@
 use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt, future::join_all, stream};
-use prom_sdk::{Client, ErrorKind, PublishOptions, RawValue, StartFrom, State};
-use prom_testkit::{DEADLINE, Relay, hub, hub_at, in_time, token, url};
+use prom_sdk::{Client, ErrorKind, PublishOptions, RawValue, StartFrom};
+use prom_testkit::{DEADLINE, hub, in_time, token, url};
 use serde_json::json;
 
-use crate::{builder, client, reaches};
+use crate::{builder, client};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_committed_with_all_it_carries() {
@@ -103,45 +103,6 @@ async fn publishes_wait_for_room_and_are_not_refused() {
     let client = &client;
     let published = stream::iter(0..2_000_u32).map(|n| client.publish("a", &n)).buffered(500).collect::<Vec<_>>();
     assert!(in_time(published).await.iter().all(Result::is_ok));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_published_while_away_arrives_once_with_its_id() {
-    let first = hub().await;
-    let (address, client) = (first.address(), client(&first).await);
-    in_time(client.publish("a", &0)).await.unwrap();
-    first.shutdown().await;
-    reaches(&client, State::Reconnecting).await;
-
-    let unnamed = tokio::spawn(client.publish("a", &1));
-    let named = tokio::spawn(client.publish_with("a", &2, PublishOptions::new().id("mine")));
-    let second = hub_at(address).await;
-    let unnamed = in_time(unnamed).await.unwrap().unwrap();
-    let named = in_time(named).await.unwrap().unwrap();
-    assert_eq!((named.id.as_str(), named.duplicate), ("mine", false));
-    // This hub keeps its events in memory: what the first one had is gone.
-    let mut seqs = [unnamed.seq, named.seq];
-    seqs.sort_unstable();
-    assert_eq!(seqs, [1, 2]);
-    let again = client.publish_with("a", &2, PublishOptions::new().id("mine"));
-    assert!(in_time(again).await.unwrap().duplicate);
-    second.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_connection_doubles_and_loses_nothing() {
-    const EVENTS: usize = 5_000;
-    let hub = hub().await;
-    let relay = Relay::start(hub.address()).await;
-    let client = builder(relay.url()).connect().await.unwrap();
-    let publishing = tokio::spawn(join_all((0..EVENTS).map(|n| client.publish("a", &n))));
-    for _ in 0..5 {
-        in_time(relay.cut()).await;
-        reaches(&client, State::Ready).await;
-    }
-    let mut seqs: Vec<_> = in_time(publishing).await.unwrap().into_iter().map(|p| p.unwrap().seq).collect();
-    seqs.sort_unstable();
-    assert!(seqs.into_iter().eq(1..=EVENTS as u64), "each is committed once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

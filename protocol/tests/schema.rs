@@ -261,6 +261,27 @@ fn the_codes_are_those_of_the_code() {
     assert_eq!(definitions["closeCode"]["oneOf"], codes.collect::<Value>());
 }
 
+/// The cells of the document's table that has `header`.
+fn table(header: &str) -> Vec<Vec<&'static str>> {
+    let (_, rest) = include_str!("../../docs/protocol.md").split_once(header).expect("the table");
+    let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+#[test]
+fn the_document_says_of_each_close_code_whether_to_connect_again() {
+    let (codes, states) =
+        (table("| code | reason | connect again |"), table("| what ends a connection | next state |"));
+    for code in CloseCode::ALL {
+        let number = code.code().to_string();
+        let again: Vec<_> = codes.iter().filter(|row| row[0] == number).map(|row| !row[2].starts_with("no")).collect();
+        assert_eq!(again, [code.retryable()], "{number} in the table of codes");
+        let named = |row: &&Vec<&str>| row[0].split(", ").any(|cause| cause == number);
+        let again: Vec<_> = states.iter().filter(named).map(|row| row[1].starts_with("reconnecting")).collect();
+        assert_eq!(again, [code.retryable()], "{number} in the table of states");
+    }
+}
+
 /// The ops of a schema: those that its `oneOf` points to.
 fn ops(side: &str) -> BTreeSet<String> {
     let schema = schema(side);

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { allow, scopesToPolicy } from "../dist/policy.js";
+
+import { allow, scopesToPolicy } from "@prom-hub/sdk";
 
 const vectors = (name) =>
   JSON.parse(readFileSync(new URL(`../../protocol/tests/vectors/${name}`, import.meta.url), "utf8"));

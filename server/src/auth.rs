@@ -196,7 +196,7 @@ pub fn sign(claims: &impl Serialize, secret: &str) -> Result<String, jsonwebtoke
 
 #[cfg(test)]
 mod tests {
-    use prom_protocol::Topic;
+    use prom_protocol::{Action, Topic, TopicOrPattern};
     use serde_json::json;
 
     use super::*;
@@ -291,5 +291,35 @@ mod tests {
         assert!(verifier.verify("let-me-in").is_ok_and(|access| access.expires_at_ms.is_none()));
         assert_eq!(code(&verifier, "let-me-i"), ErrorCode::JwtInvalid);
         assert_eq!(code(&verifier, "let-me-im"), ErrorCode::JwtInvalid);
+    }
+    /// What a token may do, by the files that authors of other clients and fakes use.
+    #[test]
+    fn claims_allow_what_the_vectors_say() {
+        let verifier = Verifier::new(&auth());
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../protocol/tests/vectors/policies.json")).unwrap();
+        let list = |value: &serde_json::Value| value.as_array().unwrap().clone();
+        let verify = |case: &serde_json::Value| {
+            let mut claims = case["claims"].clone();
+            claims["exp"] = later().into();
+            verifier.verify(&token(Algorithm::HS256, SECRET, &claims))
+        };
+        for case in list(&vectors["cases"]) {
+            let policy = verify(&case).unwrap_or_else(|error| panic!("{}: {error}", case["name"])).policy;
+            for ask in list(&case["asks"]) {
+                let name = || ask["topic"].as_str().unwrap();
+                let allowed = match ask["action"].as_str().unwrap() {
+                    "publish" => policy.may_publish(&Topic::new(name()).unwrap()),
+                    "subscribe" => policy.may_subscribe(&TopicOrPattern::new(name()).unwrap(), ask["group"].as_str()),
+                    "ops:read" => policy.may_operate(Action::OpsRead),
+                    "ops:admin" => policy.may_operate(Action::OpsAdmin),
+                    other => panic!("{other}"),
+                };
+                assert_eq!(allowed, ask["allowed"].as_bool().unwrap(), "{}: {ask}", case["name"]);
+            }
+        }
+        for case in list(&vectors["invalid"]) {
+            assert_eq!(verify(&case).unwrap_err().code().as_str(), case["error"].as_str().unwrap(), "{case}");
+        }
     }
 }

@@ -44,7 +44,8 @@ pub enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 10] = [
+    /// Every operation.
+    pub const ALL: &'static [Self] = &[
         Op::Auth,
         Op::Publish,
         Op::Subscribe,
@@ -58,7 +59,7 @@ impl Op {
     ];
 
     fn from_wire(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|op| op.as_str() == name)
+        Self::ALL.iter().copied().find(|op| op.as_str() == name)
     }
 
     /// The value of `op` in its frames.

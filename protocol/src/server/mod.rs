@@ -46,10 +46,11 @@ pub enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 7] = [Op::Event, Op::Ok, Op::Err, Op::Live, Op::Gap, Op::Revoked, Op::Pong];
+    /// Every kind of frame.
+    pub const ALL: &'static [Self] = &[Op::Event, Op::Ok, Op::Err, Op::Live, Op::Gap, Op::Revoked, Op::Pong];
 
     fn from_wire(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|op| op.as_str() == name)
+        Self::ALL.iter().copied().find(|op| op.as_str() == name)
     }
 
     /// The value of `op` in its frames.

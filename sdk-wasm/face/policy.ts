@@ -24,11 +24,11 @@ function rule(effect: Rule["effect"], action: Action, topics: string[]): Rule {
 
 /**
  * The policy that scopes stand for, as the hub reads them: `publish:<pattern>`, `subscribe:<pattern>`, `*:<pattern>`,
- * `ops:read`, `ops:admin`, as a list or separated by spaces. Any other scope grants nothing.
+ * `ops:read`, `ops:admin`, as a list or separated by white space. Any other scope grants nothing.
  */
 export function scopesToPolicy(scopes: string | readonly string[]): Policy {
   const rules: Rule[] = [];
-  for (const scope of typeof scopes === "string" ? scopes.split(" ") : scopes) {
+  for (const scope of typeof scopes === "string" ? scopes.split(/[\t\n\f\r ]+/) : scopes) {
     const [, action, pattern] = /^(publish|subscribe|\*):(.*)$/s.exec(scope) ?? [];
     if (scope === "ops:read" || scope === "ops:admin") rules.push({ effect: "allow", action: scope, topics: [] });
     else if (pattern !== undefined && isPattern(pattern)) rules.push({ effect: "allow", action: action as Action, topics: [pattern] });

@@ -227,7 +227,7 @@ fn policy(claims: &Value) -> Result<Policy, String> {
     }
     Ok(match (claims["scopes"].as_array(), claims["scope"].as_str()) {
         (Some(scopes), _) => Policy::from_scopes(scopes.iter().filter_map(Value::as_str)),
-        (None, Some(scope)) => Policy::from_scopes(scope.split(' ')),
+        (None, Some(scope)) => Policy::from_scopes(scope.split_ascii_whitespace()),
         (None, None) => Policy::default(),
     })
 }

@@ -124,8 +124,16 @@ impl Driver {
         }
         let driver = Self { child, commands: Some(commands), threads, shared, patience };
         let hello = r#"the driver's first line, {"hello":{"can":[…]}}"#;
-        driver.until(hello, |state| state.can.is_some().then_some(())).await?;
-        Ok(driver)
+        match driver.until(hello, |state| state.can.is_some().then_some(())).await {
+            Ok(()) => Ok(driver),
+            Err(Failure(words)) => {
+                let lines = Arc::clone(&driver.shared);
+                // Ended first, so that all it had to say is there.
+                driver.end().await;
+                let said: Vec<String> = lines.lock().lines.iter().map(|line| format!("\n    {line}")).collect();
+                Err(Failure::new(words + &said.concat()))
+            }
+        }
     }
 
     /// What it says that its client can do.

@@ -55,7 +55,12 @@ async fn main() -> ExitCode {
     options.patience = Duration::from_secs(cli.patience);
     options.seed = cli.seed.unwrap_or(options.seed);
     println!("seed {}", options.seed);
-    match run(options, tell).await {
+    let ended = tokio::select! {
+        ended = run(options, tell) => ended,
+        // Dropped, it ends the drivers it has started and removes its folders.
+        _ = tokio::signal::ctrl_c() => return ExitCode::from(130),
+    };
+    match ended {
         Ok(ended) => sum_up(&ended),
         Err(failure) => {
             eprintln!("error: {failure}");

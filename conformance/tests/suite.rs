@@ -153,8 +153,8 @@ async fn a_command_that_is_no_driver_is_told() {
     {
         let error = told(short(&["sh", "-c", "echo hello"]).await);
         assert!(error.contains("a line that is no JSON"), "{error}");
-        let error = told(short(&["true"]).await);
-        assert!(error.contains("the driver has ended"), "{error}");
+        let error = told(short(&["sh", "-c", "echo 'no module named x' >&2"]).await);
+        assert!(error.contains("the driver has ended") && error.contains("no module named x"), "{error}");
         let error = told(short(&["sh", "-c", r#"echo '{"hello":{"can":["fly"]}}'; cat"#]).await);
         assert!(error.contains("it can fly"), "{error}");
     }

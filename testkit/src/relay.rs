@@ -179,3 +179,92 @@ async fn pass(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::wait::in_time;
+
+    /// A relay before a server that sends back what it gets.
+    async fn echo() -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let relay = Relay::start(listener.local_addr().unwrap()).await;
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut input, mut output) = stream.split();
+                    let _ = tokio::io::copy(&mut input, &mut output).await;
+                });
+            }
+        });
+        relay
+    }
+
+    async fn there_and_back(line: &mut TcpStream, bytes: &[u8]) {
+        line.write_all(bytes).await.unwrap();
+        let mut back = vec![0; bytes.len()];
+        in_time(line.read_exact(&mut back)).await.unwrap();
+        assert_eq!(back, bytes);
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_the_lines_there_are() {
+        let relay = echo().await;
+        let mut line = TcpStream::connect(relay.address).await.unwrap();
+        there_and_back(&mut line, b"before").await;
+        relay.cut().await;
+        assert!(!matches!(in_time(line.read(&mut [0; 1])).await, Ok(1..)));
+        assert_eq!((relay.opened(), relay.ended()), (1, 1));
+        there_and_back(&mut TcpStream::connect(relay.address).await.unwrap(), b"after").await;
+    }
+
+    #[tokio::test]
+    async fn in_a_black_hole_nothing_passes_and_nothing_ends() {
+        let relay = echo().await;
+        let mut lost = TcpStream::connect(relay.address).await.unwrap();
+        there_and_back(&mut lost, b"before").await;
+        relay.black_hole();
+        lost.write_all(b"into the silence").await.unwrap();
+        there_and_back(&mut TcpStream::connect(relay.address).await.unwrap(), b"another").await;
+        assert!(lost.read(&mut [0; 1]).now_or_never().is_none());
+        assert_eq!(relay.ended(), 0);
+        relay.hang_up().await;
+        assert_eq!(relay.ended(), relay.opened());
+    }
+
+    #[tokio::test]
+    async fn while_away_new_lines_are_hung_up_on() {
+        let relay = echo().await;
+        relay.away(true);
+        let mut line = TcpStream::connect(relay.address).await.unwrap();
+        assert!(!matches!(in_time(line.read(&mut [0; 1])).await, Ok(1..)));
+        relay.away(false);
+        there_and_back(&mut TcpStream::connect(relay.address).await.unwrap(), b"back").await;
+    }
+
+    #[tokio::test]
+    async fn each_piece_is_held_back() {
+        let relay = echo().await;
+        let mut line = TcpStream::connect(relay.address).await.unwrap();
+        there_and_back(&mut line, b"before").await;
+        relay.pieces(10);
+        relay.delay(Duration::from_millis(5));
+        let began = Instant::now();
+        there_and_back(&mut line, &[7; 200]).await;
+        // Twenty pieces there, and at least as long back.
+        assert!(began.elapsed() >= Duration::from_millis(20 * 5), "it took {:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_is_dropped_ends_its_lines() {
+        let relay = echo().await;
+        let mut line = TcpStream::connect(relay.address).await.unwrap();
+        there_and_back(&mut line, b"before").await;
+        drop(relay);
+        assert!(!matches!(in_time(line.read(&mut [0; 1])).await, Ok(1..)));
+    }
+}

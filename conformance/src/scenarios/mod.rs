@@ -4,6 +4,7 @@ mod connection;
 mod delivery;
 mod group;
 mod live;
+mod lost;
 mod message;
 mod publish;
 
@@ -19,6 +20,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         delivery::scenarios(),
         group::scenarios(),
         live::scenarios(),
+        lost::scenarios(),
     ]
     .into_iter()
     .flatten()

@@ -85,9 +85,7 @@ fn hex4(bytes: &[u8], at: usize) -> u32 {
 /// The payload without raw line breaks, so that an event is one line wherever it is written. In valid JSON a raw line
 /// break is always insignificant white space.
 pub fn single_line(json: &str) -> Cow<'_, str> {
-    // In blocks without an early end, which compilers turn into a few wide instructions.
-    let breaks = |block: &[u8]| block.iter().fold(false, |found, byte| found | matches!(byte, b'\n' | b'\r'));
-    if json.as_bytes().chunks(256).any(breaks) {
+    if memchr::memchr2(b'\n', b'\r', json.as_bytes()).is_some() {
         Cow::Owned(json.replace(['\n', '\r'], " "))
     } else {
         Cow::Borrowed(json)

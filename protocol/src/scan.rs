@@ -59,10 +59,10 @@ fn expect(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
 /// The position after the string whose text starts at `at`.
 fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
         match bytes.get(at)? {
             b'"' => return Some(at + 1),
-            b'\\' => at += 2,
-            _ => at += 1,
+            _ => at += 2,
         }
     }
 }
@@ -166,7 +166,8 @@ fn hex(rest: &mut &str) -> Option<u32> {
 pub fn quote(out: &mut String, text: &str) {
     out.push('"');
     let mut plain = 0;
-    for (at, byte) in text.bytes().enumerate() {
+    let rest = if is_plain(text) { "" } else { text };
+    for (at, byte) in rest.bytes().enumerate() {
         let short = match byte {
             b'"' | b'\\' => byte,
             b'\n' => b'n',
@@ -191,6 +192,11 @@ pub fn quote(out: &mut String, text: &str) {
     out.push('"');
 }
 
+/// Whether nothing of it needs an escape. Without an early end, which compilers turn into a few wide instructions.
+fn is_plain(text: &str) -> bool {
+    !text.bytes().fold(false, |found, byte| found | matches!(byte, b'"' | b'\\' | 0..0x20))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -200,6 +206,21 @@ mod tests {
     fn split(text: &str) -> Option<Vec<(&str, &str)>> {
         let mut found = Vec::new();
         fields(text, |name, value| found.push((name, value))).then_some(found)
+    }
+
+    #[test]
+    fn a_string_ends_where_it_ends_however_long_it_is() {
+        for length in 0..70 {
+            for escape in ["", "\\\"", "\\\\", "\\u0041"] {
+                for at in 0..=length {
+                    let value = format!("\"{}{escape}{}\"", "x".repeat(at), "y".repeat(length - at));
+                    let text = format!("{{{value}:{value},\"z\":[{value}]}}");
+                    let name = &value[1..value.len() - 1];
+                    assert_eq!(split(&text), Some(vec![(name, &*value), ("z", &*format!("[{value}]"))]), "{text}");
+                    assert_eq!(split(&text[..text.len() - 3]), None);
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The client: the handle programs hold.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use prom_protocol::{RawValue, single_line};
+use prom_protocol::RawValue;
 use prom_sdk_core::State;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -15,6 +15,7 @@ use crate::{
     Publishing, Received, SubscribeBuilder, Watch,
     command::{Command, Inner},
     handle::within_handler_of,
+    payload,
 };
 
 /// Where the connection stands, and why.
@@ -97,7 +98,7 @@ impl Client {
     /// [`crate::ErrorKind::Timeout`], [`crate::ErrorKind::Payload`] for a value that does not become JSON, or what else
     /// the hub says.
     pub fn publish<T: Serialize + ?Sized>(&self, topic: &str, payload: &T) -> Publishing {
-        Publishing::new(&self.0, topic, to_json(payload), None)
+        Publishing::new(&self.0, payload::write(topic, payload), None)
     }
 
     /// The same with a key, an id, headers, tags and what else an event may carry.
@@ -115,7 +116,7 @@ impl Client {
     /// # Errors
     /// As [`Self::publish`].
     pub fn publish_with<T: Serialize + ?Sized>(&self, topic: &str, payload: &T, options: PublishOptions) -> Publishing {
-        Publishing::new(&self.0, topic, to_json(payload), Some(options))
+        Publishing::new(&self.0, payload::write(topic, payload), Some(options))
     }
 
     /// The same with a payload that is JSON already. White space between its tokens may be lost.
@@ -123,7 +124,7 @@ impl Client {
     /// # Errors
     /// As [`Self::publish`].
     pub fn publish_raw(&self, topic: &str, payload: &RawValue, options: PublishOptions) -> Publishing {
-        Publishing::new(&self.0, topic, one_line(payload), Some(options))
+        Publishing::new(&self.0, Ok(payload::copy(topic, payload)), Some(options))
     }
 
     /// Publishes several events of one topic in their order; resolves with their answers. They are committed one by one.
@@ -335,25 +336,5 @@ impl Client {
             return failed.map_or(Ok(()), Err);
         }
         Ok(())
-    }
-}
-
-fn to_json<T: Serialize + ?Sized>(payload: &T) -> Result<Box<RawValue>, Error> {
-    let not_json = |error| Error::payload("the payload does not become JSON", error);
-    let json = serde_json::value::to_raw_value(payload).map_err(not_json)?;
-    // What is no finite number became a null.
-    if json.get().contains("null") {
-        crate::finite::check(payload)?;
-    }
-    one_line(&json)
-}
-
-/// The same JSON without line breaks: a frame is one line.
-fn one_line(json: &RawValue) -> Result<Box<RawValue>, Error> {
-    match single_line(json.get()) {
-        Cow::Borrowed(_) => Ok(json.to_owned()),
-        Cow::Owned(text) => {
-            RawValue::from_string(text).map_err(|error| Error::payload("the payload does not become JSON", error))
-        }
     }
 }

@@ -2,22 +2,38 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prom_protocol::RawValue;
 use prom_sdk_core::SubscriptionId;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
 
-use crate::{Error, Published, feed::Feed, http::Http, shared::Shared};
+use crate::{Error, Published, feed::Feed, http::Http, lease::Lease, shared::Shared};
 
 /// Where the result of a command goes. The receiver may have been dropped.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
+/// A topic and a payload, in one piece of memory.
+pub(crate) struct Outgoing {
+    text: Box<str>,
+    topic_bytes: usize,
+}
+
+impl Outgoing {
+    /// `text` is the topic, whose length is given, and after it the payload: JSON without line breaks.
+    pub(crate) fn new(text: Box<str>, topic_bytes: usize) -> Self {
+        Self { text, topic_bytes }
+    }
+
+    /// Topic and payload.
+    pub(crate) fn parts(&self) -> (&str, &str) {
+        self.text.split_at(self.topic_bytes)
+    }
+}
+
 /// One PUBLISH for the owner.
 pub(crate) struct PublishCommand {
-    pub(crate) topic: Box<str>,
-    pub(crate) payload: Box<RawValue>,
+    pub(crate) text: Outgoing,
     pub(crate) id: Option<Box<str>>,
     /// The other options as JSON; empty: none.
     pub(crate) options: Box<str>,
@@ -57,7 +73,7 @@ pub(crate) struct SettleCommand {
     pub(crate) subscription: SubscriptionId,
     pub(crate) connection: u32,
     pub(crate) id: Box<str>,
-    pub(crate) lease: Option<Box<str>>,
+    pub(crate) lease: Option<Lease>,
     pub(crate) settle: Settle,
     /// None: what the hub refuses becomes a [`ClientEvent`](crate::ClientEvent).
     pub(crate) reply: Option<Reply<()>>,

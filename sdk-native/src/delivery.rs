@@ -13,6 +13,7 @@ use crate::{
     Error, Event,
     command::{Command, Inner, Reply, Settle, SettleCommand},
     feed::{Feed, Link, Raw},
+    lease::Lease,
     shared::Held,
 };
 
@@ -53,7 +54,7 @@ pub(crate) struct Ticket {
     link: Arc<Link>,
     subscription: SubscriptionId,
     connection: u32,
-    lease: Option<Box<str>>,
+    lease: Option<Lease>,
     deadline: Option<Instant>,
     /// None: the hub has settled it already.
     _held: Option<Held>,

@@ -15,7 +15,7 @@ use std::{
 use prom_sdk_core::SubscriptionId;
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{Context, Error, shared::Shared};
+use crate::{Context, Error, lease::Lease, shared::Shared};
 
 /// What a subscription receives, in order.
 pub(crate) enum Item {
@@ -32,7 +32,7 @@ pub(crate) struct Raw {
     pub(crate) connection: u32,
     pub(crate) event: Box<str>,
     pub(crate) context: Context,
-    pub(crate) lease: Option<Box<str>>,
+    pub(crate) lease: Option<Lease>,
     /// When the lease ends at the latest.
     pub(crate) deadline: Option<Instant>,
 }

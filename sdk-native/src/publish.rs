@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use prom_protocol::{EventOptions, RawValue, Text};
+use prom_protocol::{EventOptions, Text};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Error,
-    command::{Inner, PublishCommand},
+    command::{Inner, Outgoing, PublishCommand},
 };
 
 /// A committed event.
@@ -140,13 +140,8 @@ impl std::fmt::Debug for State {
 }
 
 impl Publishing {
-    pub(crate) fn new(
-        inner: &Arc<Inner>,
-        topic: &str,
-        payload: Result<Box<RawValue>, Error>,
-        options: Option<PublishOptions>,
-    ) -> Self {
-        Self(match send(inner, topic, payload, options) {
+    pub(crate) fn new(inner: &Arc<Inner>, text: Result<Outgoing, Error>, options: Option<PublishOptions>) -> Self {
+        Self(match send(inner, text, options) {
             Ok(answer) => State::Waiting(answer, Arc::clone(inner)),
             Err(error) => State::Refused(Some(error)),
         })
@@ -170,16 +165,15 @@ impl Future for Publishing {
 /// Hands the publish to the owner. The channel is not bounded: each belongs to a future that somebody holds.
 fn send(
     inner: &Inner,
-    topic: &str,
-    payload: Result<Box<RawValue>, Error>,
+    text: Result<Outgoing, Error>,
     options: Option<PublishOptions>,
 ) -> Result<oneshot::Receiver<Answer>, Error> {
     let timeout = options.as_ref().and_then(|options| options.timeout).unwrap_or(inner.request_timeout);
     let (id, options) = options.map_or_else(|| Ok((None, Box::default())), PublishOptions::split)?;
-    let (topic, payload) = (topic.into(), payload?);
+    let text = text?;
     // Time that no clock can tell is no limit.
     let deadline = Instant::now().checked_add(timeout);
     let (reply, answer) = oneshot::channel();
-    inner.publishes.send(PublishCommand { topic, payload, id, options, deadline, reply }).map_err(|_| inner.ended())?;
+    inner.publishes.send(PublishCommand { text, id, options, deadline, reply }).map_err(|_| inner.ended())?;
     Ok(answer)
 }

@@ -57,13 +57,21 @@ pub fn auth(corr: Corr<'_>, token: &str, batch: bool) -> String {
 /// PUBLISH. `payload` is one JSON value. `options` is a JSON object, or empty for none; with an `id` of its own the caller must not
 /// have another in `options`.
 pub fn publish(corr: Corr<'_>, topic: &str, payload: &str, id: Option<&str>, options: &str) -> String {
+    let mut frame = String::new();
+    publish_into(&mut frame, corr, topic, payload, id, options);
+    frame
+}
+
+/// As [`publish`], in place of what `frame` holds.
+pub fn publish_into(frame: &mut String, corr: Corr<'_>, topic: &str, payload: &str, id: Option<&str>, options: &str) {
     let bytes = topic.len() + payload.len() + id.map_or(0, str::len) + options.len();
-    let frame = Frame::sized(Op::Publish, corr, 64 + bytes).text(key::TOPIC, topic).json(key::PAYLOAD, payload);
-    match id {
-        Some(id) => frame.options(id, options),
-        None => frame.object(key::OPTS, options),
-    }
-    .end()
+    let start = Frame::onto(std::mem::take(frame), Op::Publish, corr, 64 + bytes);
+    let body = start.text(key::TOPIC, topic).json(key::PAYLOAD, payload);
+    let whole = match id {
+        Some(id) => body.options(id, options),
+        None => body.object(key::OPTS, options),
+    };
+    *frame = whole.end();
 }
 
 /// SUBSCRIBE. `options` is a JSON object, or empty for none.
@@ -73,12 +81,19 @@ pub fn subscribe(corr: Corr<'_>, topic: &str, group: Option<&str>, options: &str
 
 /// A frame that names a subscription and nothing else: UNSUBSCRIBE, PAUSE or RESUME, as `op` says.
 pub fn about(op: Op, corr: Corr<'_>, topic: &str, group: &str) -> String {
-    Frame::about(op, corr, topic, group).end()
+    Frame::about(String::new(), op, corr, topic, group).end()
 }
 
 /// ACK: the event is done with.
 pub fn ack(corr: Corr<'_>, delivered: Delivered<'_>) -> String {
-    Frame::settling(Op::Ack, corr, delivered).end()
+    let mut frame = String::new();
+    ack_into(&mut frame, corr, delivered);
+    frame
+}
+
+/// As [`ack`], in place of what `frame` holds.
+pub fn ack_into(frame: &mut String, corr: Corr<'_>, delivered: Delivered<'_>) {
+    *frame = Frame::settling(std::mem::take(frame), Op::Ack, corr, delivered).end();
 }
 
 /// NACK: the event goes back, with a reason, after so many milliseconds, or, if `dead`, to the dead letters.
@@ -89,7 +104,7 @@ pub fn nack(
     delay_ms: Option<u64>,
     dead: bool,
 ) -> String {
-    let mut frame = Frame::settling(Op::Nack, corr, delivered).optional(key::REASON, reason);
+    let mut frame = Frame::settling(String::new(), Op::Nack, corr, delivered).optional(key::REASON, reason);
     if let Some(delay_ms) = delay_ms {
         frame = frame.number(key::DELAY_MS, delay_ms);
     }
@@ -98,7 +113,7 @@ pub fn nack(
 
 /// MODACK: the lease is to end `extend_ms` milliseconds from now.
 pub fn modack(corr: Corr<'_>, delivered: Delivered<'_>, extend_ms: u64) -> String {
-    Frame::settling(Op::ModAck, corr, delivered).number(key::EXTEND_MS, extend_ms).end()
+    Frame::settling(String::new(), Op::ModAck, corr, delivered).number(key::EXTEND_MS, extend_ms).end()
 }
 
 /// PING, which the hub answers with a PONG.
@@ -111,34 +126,40 @@ struct Frame(String);
 
 impl Frame {
     fn new(op: Op, corr: Corr<'_>) -> Self {
-        Self::sized(op, corr, 0)
+        Self::onto(String::new(), op, corr, 0)
     }
 
-    /// With room for so many bytes more than a small frame needs.
-    fn sized(op: Op, corr: Corr<'_>, bytes: usize) -> Self {
-        let mut text = String::with_capacity(64 + bytes);
+    /// In place of what `text` holds, with room for so many bytes more than a small frame needs.
+    fn onto(mut text: String, op: Op, corr: Corr<'_>, bytes: usize) -> Self {
+        text.clear();
+        text.reserve(64 + bytes);
         text.push('{');
         text.push_str(const { first(key::OP) });
         text.push('"');
         text.push_str(op.as_str());
         text.push('"');
-        let frame = Self(text);
         match corr {
-            Corr::None => frame,
-            Corr::Number(number) => frame.text(key::CORR, &number.to_string()),
-            Corr::Text(corr) => frame.text(key::CORR, corr),
+            Corr::None => Self(text),
+            Corr::Number(number) => {
+                text.push_str(key::CORR);
+                text.push('"');
+                push_number(&mut text, number);
+                text.push('"');
+                Self(text)
+            }
+            Corr::Text(corr) => Self(text).text(key::CORR, corr),
         }
     }
 
     /// One that names a subscription.
-    fn about(op: Op, corr: Corr<'_>, topic: &str, group: &str) -> Self {
-        Self::new(op, corr).text(key::TOPIC, topic).text(key::GROUP, group)
+    fn about(text: String, op: Op, corr: Corr<'_>, topic: &str, group: &str) -> Self {
+        Self::onto(text, op, corr, 0).text(key::TOPIC, topic).text(key::GROUP, group)
     }
 
     /// One that names a delivery.
-    fn settling(op: Op, corr: Corr<'_>, delivered: Delivered<'_>) -> Self {
+    fn settling(text: String, op: Op, corr: Corr<'_>, delivered: Delivered<'_>) -> Self {
         let Delivered { topic, group, id, lease } = delivered;
-        Self::about(op, corr, topic, group).text(key::ID, id).optional(key::LEASE, lease)
+        Self::about(text, op, corr, topic, group).text(key::ID, id).optional(key::LEASE, lease)
     }
 
     fn text(mut self, key: &str, value: &str) -> Self {
@@ -170,8 +191,10 @@ impl Frame {
         if value { self.json(key, "true") } else { self }
     }
 
-    fn number(self, key: &str, value: u64) -> Self {
-        self.json(key, &value.to_string())
+    fn number(mut self, key: &str, value: u64) -> Self {
+        self.0.push_str(key);
+        push_number(&mut self.0, value);
+        self
     }
 
     /// An event's options: its id, and before their closing brace what `others`, a JSON object or nothing, holds.
@@ -193,6 +216,21 @@ impl Frame {
         self.0.push('}');
         self.0
     }
+}
+
+/// Appends the digits of `number`, without a string of their own and without the standard library's formatting.
+fn push_number(text: &mut String, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut unused = digits.len();
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        unused -= 1;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend(digits.iter().skip(unused).map(|digit| char::from(*digit)));
 }
 
 impl Request<'_> {

@@ -99,7 +99,8 @@ impl Session {
             return Err(Error::of(ErrorCode::Overloaded, "too many publishes wait for their answer"));
         }
         let id = id.map_or_else(|| self.entropy.event_id(unix_ms), str::to_owned);
-        let frame: Arc<str> = write::publish(Corr::Number(request), topic, payload, Some(&id), options).into();
+        write::publish_into(&mut self.scratch, Corr::Number(request), topic, payload, Some(&id), options);
+        let frame: Arc<str> = self.scratch.as_str().into();
         // The hub would end the connection for it, and with it everybody else's requests.
         if frame.len() > limits::FRAME_BYTES {
             return Err(too_large());
@@ -264,7 +265,11 @@ impl Session {
             lease: delivery.lease,
         };
         let frame = match settle {
-            Settle::Ack => write::ack(corr, delivered),
+            Settle::Ack => {
+                write::ack_into(&mut self.scratch, corr, delivered);
+                self.out.push_back(Output::Send(self.scratch.as_str().into()));
+                return true;
+            }
             Settle::Nack { reason, delay_ms, dead } => {
                 let reason = reason.map(|reason| &reason[..reason.floor_char_boundary(limits::REASON_BYTES)]);
                 let delay_ms = delay_ms.map(|delay_ms| delay_ms.min(limits::LEASE_MS_MAX));

@@ -77,6 +77,8 @@ pub struct Session {
     /// Why the last connection, or try, ended.
     last_error: Option<Error>,
     out: VecDeque<Output>,
+    /// What the last frame was written in, kept for its memory: at most a frame's.
+    scratch: String,
 }
 
 impl Session {
@@ -103,6 +105,7 @@ impl Session {
             last_subscription: 0,
             last_error: None,
             out: VecDeque::new(),
+            scratch: String::new(),
             config,
         }
     }

@@ -76,13 +76,13 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{ErrorKind, Published};
+    use crate::{ErrorKind, Published, command::Outgoing};
 
     fn command(deadline: Instant) -> (PublishCommand, oneshot::Receiver<Result<Published, Error>>) {
         let (reply, answer) = oneshot::channel();
-        let payload = serde_json::value::to_raw_value(&1).unwrap();
+        let text = Outgoing::new("a1".into(), 1);
         let deadline = Some(deadline);
-        (PublishCommand { topic: "a".into(), payload, id: None, options: "".into(), deadline, reply }, answer)
+        (PublishCommand { text, id: None, options: "".into(), deadline, reply }, answer)
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{Member, Owner, PER_TURN, Waiting, millis};
 use crate::{
     Error,
     command::{Command, PublishCommand, Reply, Settle, SettleCommand, SubscribeCommand},
+    lease::Lease,
 };
 
 /// What a PUBLISH frame holds besides its texts, roughly.
@@ -35,11 +36,11 @@ impl Owner {
     }
 
     fn publish(&mut self, now: u64, instant: Instant, unix_ms: u64, command: PublishCommand) {
-        let PublishCommand { topic, payload, id, options, deadline, reply } = command;
+        let PublishCommand { text, id, options, deadline, reply } = command;
+        let (topic, payload) = text.parts();
         let timeout_ms = deadline.map(|at| millis(at.saturating_duration_since(instant)));
-        let bytes = topic.len() + payload.get().len() + options.len() + OVERHEAD;
-        let (payload, id) = (payload.get(), id.as_deref());
-        let publish = Publish { topic: &topic, payload, id, options: &options, timeout_ms };
+        let bytes = topic.len() + payload.len() + options.len() + OVERHEAD;
+        let publish = Publish { topic, payload, id: id.as_deref(), options: &options, timeout_ms };
         let request = self.session.publish(now, unix_ms, publish);
         self.queued += 1;
         self.queued_bytes += bytes;
@@ -92,7 +93,7 @@ impl Owner {
 
     fn settle(&mut self, now: u64, command: SettleCommand) {
         let SettleCommand { subscription, connection, id, lease, settle, reply } = command;
-        let delivery = DeliveryRef { subscription, connection, id: &id, lease: lease.as_deref() };
+        let delivery = DeliveryRef { subscription, connection, id: &id, lease: lease.as_ref().map(Lease::as_str) };
         let settle = match &settle {
             Settle::Ack => prom_sdk_core::Settle::Ack,
             Settle::Nack { reason, delay, dead } => {

@@ -1,7 +1,7 @@
 //! The owner's end of its subscriptions.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering, fence},
@@ -15,6 +15,7 @@ use crate::{
     Error,
     command::SubscribeCommand,
     feed::{Feed, Item, Link},
+    numbers::NumberMap,
     shared::Shared,
 };
 
@@ -156,7 +157,7 @@ impl Member {
 
 /// All subscriptions of the client.
 #[derive(Default)]
-pub(super) struct Members(HashMap<SubscriptionId, Member>);
+pub(super) struct Members(NumberMap<SubscriptionId, Member>);
 
 impl Members {
     pub(super) fn insert(&mut self, id: SubscriptionId, member: Member) {

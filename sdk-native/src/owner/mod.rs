@@ -15,7 +15,6 @@ mod members;
 mod socket;
 
 use std::{
-    collections::HashMap,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
@@ -39,6 +38,8 @@ use crate::{
     BoxError, ClientEvent, Error, Published, Status,
     command::{Command, PublishCommand, Reply},
     feed::{Feed, Gap, Item, Raw},
+    lease::Lease,
+    numbers::NumberMap,
     shared::Shared,
     tokens::TokenSource,
 };
@@ -89,7 +90,7 @@ pub(crate) struct Owner {
     shared: Arc<Shared>,
     link: Link,
     asking: Option<(u32, JoinHandle<Result<String, BoxError>>)>,
-    waiting: HashMap<u64, Waiting>,
+    waiting: NumberMap<u64, Waiting>,
     members: Members,
     backlog: Backlog,
     /// Publishes without an answer, and their bytes.
@@ -134,7 +135,7 @@ impl Owner {
             shared,
             link: Link::None,
             asking: None,
-            waiting: HashMap::new(),
+            waiting: NumberMap::default(),
             members: Members::default(),
             backlog: Backlog::default(),
             queued: 0,
@@ -298,7 +299,7 @@ impl Owner {
             }
             if let Some(delivery) = self.session.frame(now, text) {
                 let context = delivery.context;
-                let lease: Option<Box<str>> = context.lease.map(|lease| lease.as_str().into());
+                let lease = context.lease.map(|lease| Lease::from(lease.as_str()));
                 let deadline = arrived.checked_add(Duration::from_millis(context.ack_deadline_ms));
                 let raw = Raw {
                     connection: delivery.connection,

@@ -22,6 +22,8 @@ use crate::{Error, host::Host};
 
 /// Largest frame a hub may send: an event of 1 MiB and its envelope, with room to spare.
 const FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// Most that is read at once. All of it is zeroed before, however little comes.
+const READ_BYTES: usize = 32 * 1024;
 /// Most messages of one turn, so that sending is never starved by receiving.
 const MESSAGES_PER_TURN: usize = 1024;
 /// A message of several frames that is sent is no longer than this; a longer frame goes alone.
@@ -52,7 +54,10 @@ impl Transport {
 
     pub(super) fn open(&self) -> Opening {
         let url = self.url.clone();
-        let config = WebSocketConfig::default().max_message_size(Some(FRAME_BYTES)).max_frame_size(Some(FRAME_BYTES));
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(FRAME_BYTES))
+            .max_frame_size(Some(FRAME_BYTES))
+            .read_buffer_size(READ_BYTES);
         #[cfg(feature = "tls")]
         let connector = self.host.tls.clone().map(tokio_tungstenite::Connector::Rustls);
         Box::pin(async move {

@@ -14,7 +14,7 @@ use prom_protocol::{
     Event, EventOptions, Group, Heartbeat, ProcessState, ProcessStatus, StartFrom, SubscribeOptions, Text, Topic,
     TopicOrPattern, limits, topics,
 };
-use prom_store::{Append, Store, StoreError, wall_clock};
+use prom_store::{Append, Store, StoreError, Stored, wall_clock};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout},
@@ -187,17 +187,16 @@ impl Projector {
         result
     }
 
-    /// Reads back what was alive.
+    /// Reads back what was alive, from what a hub can have written: whoever may publish here may write anything.
     async fn restore(&mut self) -> Result<(), StoreError> {
         self.alive.clear();
         let mut after: Option<Box<str>> = None;
         loop {
             let page = self.store.latest_page(&self.states, after.as_deref(), u64::MAX, PAGE, PAGE_BYTES).await?;
             for record in &page.events {
-                let state = Event::parse(record.text())
-                    .ok()
-                    .and_then(|e| serde_json::from_str::<ProcessState>(e.payload.get()).ok());
-                if let Some(state) = state.filter(|state| state.status == ProcessStatus::Alive) {
+                if let Some(state) = written_by_a_hub(record)
+                    && state.status == ProcessStatus::Alive
+                {
                     self.alive.insert(state.process_id.clone(), state);
                 }
             }
@@ -273,6 +272,21 @@ impl Projector {
         let payload = serde_json::to_string(state).unwrap_or_default();
         Append::new(self.states.clone(), &options, &payload)
     }
+}
+
+/// The state in an event of `process.state`, if it is one as a hub writes them. The time of its last heartbeat is not
+/// later than the event: one from the future would hide the heartbeats that come.
+fn written_by_a_hub(record: &Stored) -> Option<ProcessState> {
+    let event = Event::parse(record.text()).ok()?;
+    let mut state: ProcessState = serde_json::from_str(event.payload.get()).ok()?;
+    let key = Some(Text::from(state.process_id.as_str()));
+    let options = EventOptions { key, sid: state.sid.as_deref().map(Text::from), ..EventOptions::default() };
+    let is_own = record.key.as_deref() == Some(state.process_id.as_str()) && state.is_named_after_its_process();
+    if !is_own || options.check().is_err() {
+        return None;
+    }
+    state.last_seen_ts = state.last_seen_ts.min(record.ts).min(wall_clock());
+    Some(state)
 }
 
 /// The heartbeat in an event, if it is one.

@@ -371,3 +371,32 @@ async fn a_projector_stops_ten_seconds_after_it_last_asked_for_its_lease_with_su
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(world.states().await, ["h:n:1", "h:n:2", "h:n:3"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn states_that_no_hub_has_written_are_not_taken_for_the_projectors_own() {
+    // One publish with a key that no event may have ended live state for good; one from the future hid all heartbeats.
+    let world = World::new();
+    let publish = async |key: &str, payload: serde_json::Value| {
+        let options = EventOptions { key: Some(key.into()), ..EventOptions::default() };
+        let append = Append::new(Topic::new(topics::STATE).unwrap(), &options, &payload.to_string());
+        world.context.writer.commit(vec![append], Vec::new()).await.unwrap().remove(0).unwrap();
+    };
+    let state = |id: &str, seen: u64| {
+        serde_json::json!({
+            "processId": id, "name": "n", "host": "h", "pid": 1, "cpu_pct": 999, "mem_mb": 1, "last_seen_ts": seen,
+            "status": "alive",
+        })
+    };
+    publish("x", state(&"B".repeat(2_000), 1)).await;
+    publish("other", state("h:n:1", 1)).await;
+    let mut long = state("", 1);
+    long["host"] = "h".repeat(1_000).into();
+    long["processId"] = format!("{}:n:1", "h".repeat(1_000)).into();
+    publish("long", long).await;
+    publish("h:n:1", state("h:n:1", 9_007_199_254_740_991)).await;
+    world.project();
+    world.beat(1).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let states = world.states().await;
+    assert_eq!(states[4..], ["h:n:1"], "the heartbeat alone is published, and nothing stale that was not alive");
+}

@@ -47,7 +47,7 @@ impl Engine {
                 }
             }
             ids += track.unsettled.len() + track.unstored.len() + track.storing.len();
-            track.check(self.ordered == Ordering::Key);
+            track.check(track.ordered == Ordering::Key);
         }
         assert_eq!(timers, self.timers, "timers");
         assert_eq!(self.leases, in_flight.values().sum::<u32>() as usize, "leases");

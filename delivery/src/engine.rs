@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use prom_protocol::{Ordering, SubscribeOptions, Topic, TopicOrPattern, limits};
+use prom_protocol::{SubscribeOptions, Topic, TopicOrPattern, limits};
 
 use prom_store::{Cursor, Page, Stored};
 
@@ -120,9 +120,6 @@ pub struct Engine {
     pub(crate) next_lease: u64,
     /// Events that are leased.
     pub(crate) leases: usize,
-    /// Taken from the member that joined first while the group has members.
-    pub(crate) max_attempts: u32,
-    pub(crate) ordered: Ordering,
     /// Track to look at first, so that none starves.
     turn: usize,
     random: fastrand::Rng,
@@ -141,8 +138,6 @@ impl Engine {
             first_lease,
             next_lease: first_lease,
             leases: 0,
-            max_attempts: SubscribeOptions::default().max_attempts,
-            ordered: Ordering::None,
             turn: 0,
             random: fastrand::Rng::with_seed(seed),
         }
@@ -171,7 +166,9 @@ impl Engine {
         }
         let index = self.tracks.len();
         let mut track = Track::new(topic.clone(), cursor, tail);
-        track.members = self.members.iter().filter(|(_, m)| m.target.matches(&topic)).map(|(id, _)| *id).collect();
+        for (id, member) in self.members.iter().filter(|(_, member)| member.target.matches(&topic)) {
+            track.join(*id, &member.options);
+        }
         self.tracks.push(track);
         self.by_topic.insert(topic, index);
         index
@@ -179,32 +176,27 @@ impl Engine {
 
     /// Adds a member.
     pub fn join(&mut self, id: MemberId, target: TopicOrPattern, options: SubscribeOptions) {
-        if self.members.is_empty() {
-            self.max_attempts = options.max_attempts;
-            if self.ordered != options.ordered {
-                self.ordered = options.ordered;
-                self.put_back();
-            }
-        }
-        for track in &mut self.tracks {
+        for index in 0..self.tracks.len() {
+            let track = &self.tracks[index];
             if target.matches(&track.topic) {
-                track.members.push(id);
-                track.unstall_all();
+                if track.members.is_empty() && track.ordered != options.ordered {
+                    self.put_back(index);
+                }
+                self.tracks[index].join(id, &options);
             }
         }
         self.members.insert(id, Member { target, options, in_flight: 0, paused: false, blocked: false });
     }
 
-    /// Forgets what was taken up while the group had another order; it is taken up again in the new one.
-    fn put_back(&mut self) {
-        self.timers.clear();
+    /// Forgets what was taken up while a topic had another order; it is taken up again in the new one.
+    fn put_back(&mut self, index: usize) {
+        self.timers.retain(|(_, track, _)| *track != index);
         self.first_lease = self.next_lease;
-        for track in &mut self.tracks {
-            for unsettled in track.unsettled.values() {
-                self.ids.remove(&unsettled.event.id);
-            }
-            track.put_back();
+        let track = &mut self.tracks[index];
+        for unsettled in track.unsettled.values() {
+            self.ids.remove(&unsettled.event.id);
         }
+        track.put_back();
     }
 
     /// Removes a member; what it held goes back at once.
@@ -496,7 +488,7 @@ impl Engine {
         let Some(unsettled) = track.unsettled.get_mut(&seq) else { return };
         // Released already: the state must not release it again.
         unsettled.state = State::Due;
-        if used_up(unsettled.attempts, self.max_attempts, &track.topic) {
+        if used_up(unsettled.attempts, track.max_attempts, &track.topic) {
             self.bury(index, seq, reason);
             return;
         }

@@ -325,3 +325,19 @@ async fn a_connection_follows_so_many_topics_and_is_told_when_there_are_more() {
     assert_eq!(client.next().await["op"], "OK");
     hub.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_group_of_that_name_on_other_topics_changes_nothing() {
+    // The first member's options held for all topics of the group: somebody else's `maxAttempts: 1` made dead letters of
+    // what should have been tried fifty times.
+    let hub = hub().await;
+    let (mut one, mut other) = (Client::open(&hub).await, Client::open(&hub).await);
+    one.subscribe("tenant-a.x", "billing", json!({"maxAttempts": 1, "ordered": "key"})).await;
+    other.subscribe("tenant-b.**", "billing", json!({"maxAttempts": 50})).await;
+    for (topic, max_attempts) in [("tenant-a.x", 1), ("tenant-b.jobs", 50)] {
+        one.publish(topic, json!(1)).await;
+        let member = if max_attempts == 1 { &mut one } else { &mut other };
+        assert_eq!(member.next().await["ctx"]["max_attempts"], max_attempts, "{topic}");
+    }
+    hub.shutdown().await;
+}

@@ -1,15 +1,15 @@
 //! The group delivery engine: a state machine over members, leases and tracks.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use prom_protocol::{SubscribeOptions, Topic, TopicOrPattern, limits};
 
 use prom_store::{Cursor, Page, Stored};
 
-use crate::track::{Dead, MemberId, State, Track, Unsettled};
+use crate::{
+    ids::{Ids, Place},
+    track::{Dead, MemberId, State, Track, Unsettled},
+};
 
 /// Most events of one topic held in memory for a group: unsettled, parked and read ahead.
 const MAX_HELD: usize = 20_000;
@@ -112,7 +112,7 @@ pub struct Engine {
     pub(crate) tracks: Vec<Track>,
     by_topic: HashMap<Topic, usize>,
     /// Events that were taken up and whose settle is not stored, by id: track and seq.
-    pub(crate) ids: HashMap<Arc<str>, (usize, u64)>,
+    pub(crate) ids: Ids,
     /// Leases and retries by the time they run out: time, track, seq.
     pub(crate) timers: BTreeSet<(u64, usize, u64)>,
     /// Lease numbers below this are of an earlier engine: a settle with one, whose id is not known here, is stale.
@@ -133,7 +133,7 @@ impl Engine {
             members: BTreeMap::new(),
             tracks: Vec::new(),
             by_topic: HashMap::new(),
-            ids: HashMap::new(),
+            ids: Ids::default(),
             timers: BTreeSet::new(),
             first_lease,
             next_lease: first_lease,
@@ -193,8 +193,8 @@ impl Engine {
         self.timers.retain(|(_, track, _)| *track != index);
         self.first_lease = self.next_lease;
         let track = &mut self.tracks[index];
-        for unsettled in track.unsettled.values() {
-            self.ids.remove(&unsettled.event.id);
+        for (seq, unsettled) in &track.unsettled {
+            self.ids.remove(&unsettled.event.id, (index, *seq));
         }
         track.put_back();
     }
@@ -405,34 +405,38 @@ impl Engine {
         let track = &mut self.tracks[index];
         track.persisting = false;
         for event in std::mem::take(&mut track.storing) {
-            if self.ids.get(&event.id) == Some(&(index, event.seq)) {
-                self.ids.remove(&event.id);
-            }
+            self.ids.remove(&event.id, (index, event.seq));
         }
     }
 
-    /// Finds the delivery `member` holds on `id`.
-    fn leased(&mut self, member: MemberId, id: &str, lease: Option<u64>) -> Result<(usize, u64), Settled> {
-        let Some(&(index, seq)) = self.ids.get(id) else {
-            // Of an earlier engine's lease nobody can say whether its event was settled: it may be read again any time.
-            let earlier = lease.is_some_and(|lease| lease < self.first_lease);
-            return Err(if earlier { Settled::Stale } else { Settled::Unknown });
-        };
-        let track = &mut self.tracks[index];
-        match track.unsettled.get(&seq).map(|u| u.state) {
-            Some(State::Leased { member: holder, lease: held, .. })
-                if holder == member && lease.is_none_or(|lease| lease == held) =>
-            {
-                Ok((index, seq))
-            }
-            Some(_) if lease.is_some() => Err(Settled::Stale),
-            Some(_) => Err(Settled::Unknown),
-            None => {
-                // Settled, and not stored yet: whoever asks is answered when it is.
-                track.dirty = true;
-                Err(Settled::Done(index))
+    /// Finds the delivery `member` holds on `id`. Without its lease, of several topics' events with that id it is any that
+    /// the member holds: it settles the others by the same words.
+    fn leased(&mut self, member: MemberId, id: &str, lease: Option<u64>) -> Result<Place, Settled> {
+        let mut settled = None;
+        let mut known = false;
+        for (index, seq) in self.ids.of(id) {
+            known = true;
+            match self.tracks[index].unsettled.get(&seq).map(|unsettled| unsettled.state) {
+                Some(State::Leased { member: holder, lease: held, .. })
+                    if holder == member && lease.is_none_or(|lease| lease == held) =>
+                {
+                    return Ok((index, seq));
+                }
+                Some(_) => {}
+                None => settled = Some(index),
             }
         }
+        Err(match settled {
+            // Not stored yet: whoever asks is answered when it is.
+            Some(index) => {
+                self.tracks[index].dirty = true;
+                Settled::Done(index)
+            }
+            None if known && lease.is_some() => Settled::Stale,
+            // Of an earlier engine's lease nobody can say whether its event was settled: it may be read again any time.
+            None if lease.is_some_and(|lease| lease < self.first_lease) => Settled::Stale,
+            None => Settled::Unknown,
+        })
     }
 
     /// Takes an unsettled event out of its state: its timer, its member's credit.

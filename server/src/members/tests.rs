@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use prom_delivery::Delivery;
-use prom_protocol::{EventOptions, Group, Refusal, StartFrom, SubscribeOptions, Topic, TopicOrPattern, topics};
+use prom_protocol::{EventOptions, Group, Refusal, StartFrom, SubscribeOptions, Topic, TopicOrPattern, limits, topics};
 use prom_store::{
     Append, Appended, Batch, Cursor, CursorPut, LatestPage, MemoryStore, Page, Store, StoreError, Stored, Tail,
 };
@@ -343,7 +343,7 @@ async fn a_projector_that_loses_its_lease_stops_and_later_goes_on_where_others_h
     tokio::time::sleep(Duration::from_secs(4)).await;
     world.beat(2).await;
     assert_eq!(world.states().await, ["h:n:1"], "another hub does it");
-    let (topic, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::new("process-projector").unwrap());
+    let (topic, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::stored("$process-projector").unwrap());
     let cursor = world.store.cursor(&topic, &group).await.unwrap().unwrap();
     assert_eq!(cursor.floor, 1, "that hub goes on from there");
     let put = CursorPut { topic, group, cursor: Cursor { floor: 2, delivered: 2, ..cursor } };
@@ -370,4 +370,61 @@ async fn a_projector_stops_ten_seconds_after_it_last_asked_for_its_lease_with_su
     world.store.silent.store(false, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(world.states().await, ["h:n:1", "h:n:2", "h:n:3"]);
+}
+
+/// Any client could join the projector's group and keep heartbeats from it, so its name is one that no client can say.
+#[tokio::test(start_paused = true)]
+async fn a_projector_goes_on_where_it_was_under_its_former_name() {
+    let world = World::new();
+    world.beat(1).await;
+    world.beat(2).await;
+    let topic = Topic::new(topics::HEARTBEAT).unwrap();
+    let put = |name: &str, cursor| CursorPut { topic: topic.clone(), group: Group::stored(name).unwrap(), cursor };
+    let former = Cursor { epoch: 7, floor: 1, delivered: 1, ..Cursor::default() };
+    world.context.writer.commit(Vec::new(), vec![put("process-projector", former)]).await.unwrap();
+    world.project();
+    assert_eq!(world.states().await, ["h:n:2"], "the first was projected before");
+    let position = async |name| world.store.cursor(&topic, &Group::stored(name).unwrap()).await.unwrap().unwrap();
+    assert_eq!(position("$process-projector").await.floor, 2);
+    assert!(position("process-projector").await.is_retired(), "or it would hold heartbeats back for ever");
+}
+
+/// What once was the projector's name is free for clients, and the position that it left is not theirs.
+#[tokio::test(start_paused = true)]
+async fn a_retired_position_is_nobodys() {
+    let world = World::new();
+    world.publish("t").await;
+    let put = CursorPut { topic: Topic::new("t").unwrap(), group: world.group.clone(), cursor: Cursor::retired(0) };
+    world.context.writer.commit(Vec::new(), vec![put]).await.unwrap();
+    let mut member = world.join(1, "t").await;
+    let message = tokio::time::timeout(Duration::from_secs(10), member.messages.recv()).await;
+    assert!(matches!(message, Ok(Some(ToConsumer::Deliver { deliveries, .. })) if deliveries.len() == 1));
+}
+
+/// A state with a `processId` of 70,000 bytes came back as a key that the store could not hold, and live state was dead.
+#[tokio::test(start_paused = true)]
+async fn a_projector_reads_back_only_what_a_projector_wrote() {
+    let world = World::new();
+    let state = |id: &str, pid: u32, seen: u64| {
+        format!(
+            r#"{{"processId":"{id}","name":"n","host":"h","pid":{pid},"cpu_pct":1,"mem_mb":1,"last_seen_ts":{seen},"status":"alive"}}"#
+        )
+    };
+    let (huge, forever) = ("B".repeat(70_000), limits::TS_MAX);
+    for (key, payload) in [
+        ("x", state(&huge, 1, 1)),
+        ("h:n:1", state("h:n:2", 2, 1)),
+        ("h:n:3", state("h:n:3", 4, 1)),
+        ("h:n:5", state("h:n:5", 5, 1)),
+        ("h:n:6", state("h:n:6", 6, forever)),
+    ] {
+        let options = EventOptions { key: Some(key.into()), ts: Some(1), ..EventOptions::default() };
+        let append = Append::new(Topic::new(topics::STATE).unwrap(), &options, &payload);
+        world.context.writer.commit(vec![append], Vec::new()).await.unwrap().remove(0).unwrap();
+    }
+    world.project();
+    // Those that were alive last a long time ago have gone stale.
+    let mut stale = world.states().await.split_off(5);
+    stale.sort();
+    assert_eq!(stale, ["h:n:5", "h:n:6"]);
 }

@@ -129,12 +129,12 @@ struct GroupRow {
 pub(super) async fn groups(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     let params = Params::of(&uri);
     let limit = limit(&params)?;
-    let after = params.value("after")?.map(Group::new).transpose()?;
+    let after = params.value("after")?.map(Group::stored).transpose()?;
     let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let mut groups: BTreeMap<Group, Vec<GroupTopic>> = BTreeMap::new();
     for (topic, tail) in ops.store().topics().await? {
         for (group, cursor) in ops.store().cursors(&topic).await? {
-            if std::ops::RangeBounds::contains(&(after, Bound::Unbounded), &group) {
+            if !cursor.is_retired() && std::ops::RangeBounds::contains(&(after, Bound::Unbounded), &group) {
                 let lag_events = unsettled(&cursor, &tail);
                 let row = GroupTopic { topic: topic.clone(), last_seq: cursor.floor, lag_events };
                 groups.entry(group).or_default().push(row);
@@ -175,7 +175,8 @@ fn is_zero(number: &u64) -> bool {
 
 pub(super) async fn cursors(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     let topic = Params::of(&uri).topic()?;
-    let cursors = ops.store().cursors(&topic).await?.into_iter().map(|(group, cursor)| CursorRow {
+    let cursors = ops.store().cursors(&topic).await?.into_iter().filter(|(_, cursor)| !cursor.is_retired());
+    let cursors = cursors.map(|(group, cursor)| CursorRow {
         group,
         last_ts: cursor.last_id.is_some().then_some(cursor.last_ts),
         last_seq: cursor.floor,
@@ -206,7 +207,7 @@ pub(super) async fn lag(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     let (topic, group) = (params.topic()?, params.group()?);
     let store = ops.store();
     // In this order: a cursor is never ahead of a tail that is read after it.
-    let cursor = store.cursor(&topic, &group).await?;
+    let cursor = store.cursor(&topic, &group).await?.filter(|cursor| !cursor.is_retired());
     let tail = store.tail(&topic).await?;
     let newest = match &tail {
         Some(tail) => event(store, &topic, tail.seq).await?,

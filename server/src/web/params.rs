@@ -43,7 +43,7 @@ impl<'a> Params<'a> {
     }
 
     pub(crate) fn group(&self) -> Result<Group, Failure> {
-        Ok(Group::new(self.required("group")?)?)
+        Ok(Group::stored(self.required("group")?)?)
     }
 
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Failure> {

@@ -31,7 +31,7 @@ impl Engine {
                 return Some(delivery);
             }
         }
-        let ordered = self.ordered == Ordering::Key;
+        let ordered = self.tracks[index].ordered == Ordering::Key;
         while let Some(event) = self.tracks[index].ready.pop_front() {
             let track = &mut self.tracks[index];
             if ordered
@@ -75,7 +75,7 @@ impl Engine {
                 self.settle(index, seq);
             }
             // A restart, or a first member that allows fewer.
-            _ if used_up(attempts, self.max_attempts, &self.tracks[index].topic) => {
+            _ if used_up(attempts, self.tracks[index].max_attempts, &self.tracks[index].topic) => {
                 self.bury(index, seq, "the last delivery was cut off".into());
             }
             Choice::Member(member) => return self.lease(index, seq, member, now),
@@ -128,7 +128,7 @@ impl Engine {
             track: index,
             event: unsettled.event.clone(),
             attempt: unsettled.attempts,
-            max_attempts: self.max_attempts,
+            max_attempts: track.max_attempts,
             lease: None,
         };
         if member.options.ack == AckMode::None {

@@ -1,15 +1,15 @@
 //! The group delivery engine: a state machine over members, leases and tracks.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use prom_protocol::{Ordering, SubscribeOptions, Topic, TopicOrPattern, limits};
+use prom_protocol::{SubscribeOptions, Topic, TopicOrPattern, limits};
 
 use prom_store::{Cursor, Page, Stored};
 
-use crate::track::{Dead, MemberId, State, Track, Unsettled};
+use crate::{
+    ids::{Ids, Place},
+    track::{Dead, MemberId, State, Track, Unsettled},
+};
 
 /// Most events of one topic held in memory for a group: unsettled, parked and read ahead.
 const MAX_HELD: usize = 20_000;
@@ -112,7 +112,7 @@ pub struct Engine {
     pub(crate) tracks: Vec<Track>,
     by_topic: HashMap<Topic, usize>,
     /// Events that were taken up and whose settle is not stored, by id: track and seq.
-    pub(crate) ids: HashMap<Arc<str>, (usize, u64)>,
+    pub(crate) ids: Ids,
     /// Leases and retries by the time they run out: time, track, seq.
     pub(crate) timers: BTreeSet<(u64, usize, u64)>,
     /// Lease numbers below this are of an earlier engine: a settle with one, whose id is not known here, is stale.
@@ -120,9 +120,6 @@ pub struct Engine {
     pub(crate) next_lease: u64,
     /// Events that are leased.
     pub(crate) leases: usize,
-    /// Taken from the member that joined first while the group has members.
-    pub(crate) max_attempts: u32,
-    pub(crate) ordered: Ordering,
     /// Track to look at first, so that none starves.
     turn: usize,
     random: fastrand::Rng,
@@ -136,13 +133,11 @@ impl Engine {
             members: BTreeMap::new(),
             tracks: Vec::new(),
             by_topic: HashMap::new(),
-            ids: HashMap::new(),
+            ids: Ids::default(),
             timers: BTreeSet::new(),
             first_lease,
             next_lease: first_lease,
             leases: 0,
-            max_attempts: SubscribeOptions::default().max_attempts,
-            ordered: Ordering::None,
             turn: 0,
             random: fastrand::Rng::with_seed(seed),
         }
@@ -171,7 +166,9 @@ impl Engine {
         }
         let index = self.tracks.len();
         let mut track = Track::new(topic.clone(), cursor, tail);
-        track.members = self.members.iter().filter(|(_, m)| m.target.matches(&topic)).map(|(id, _)| *id).collect();
+        for (id, member) in self.members.iter().filter(|(_, member)| member.target.matches(&topic)) {
+            track.join(*id, &member.options);
+        }
         self.tracks.push(track);
         self.by_topic.insert(topic, index);
         index
@@ -179,32 +176,27 @@ impl Engine {
 
     /// Adds a member.
     pub fn join(&mut self, id: MemberId, target: TopicOrPattern, options: SubscribeOptions) {
-        if self.members.is_empty() {
-            self.max_attempts = options.max_attempts;
-            if self.ordered != options.ordered {
-                self.ordered = options.ordered;
-                self.put_back();
-            }
-        }
-        for track in &mut self.tracks {
+        for index in 0..self.tracks.len() {
+            let track = &self.tracks[index];
             if target.matches(&track.topic) {
-                track.members.push(id);
-                track.unstall_all();
+                if track.members.is_empty() && track.ordered != options.ordered {
+                    self.put_back(index);
+                }
+                self.tracks[index].join(id, &options);
             }
         }
         self.members.insert(id, Member { target, options, in_flight: 0, paused: false, blocked: false });
     }
 
-    /// Forgets what was taken up while the group had another order; it is taken up again in the new one.
-    fn put_back(&mut self) {
-        self.timers.clear();
+    /// Forgets what was taken up while a topic had another order; it is taken up again in the new one.
+    fn put_back(&mut self, index: usize) {
+        self.timers.retain(|(_, track, _)| *track != index);
         self.first_lease = self.next_lease;
-        for track in &mut self.tracks {
-            for unsettled in track.unsettled.values() {
-                self.ids.remove(&unsettled.event.id);
-            }
-            track.put_back();
+        let track = &mut self.tracks[index];
+        for (seq, unsettled) in &track.unsettled {
+            self.ids.remove(&unsettled.event.id, (index, *seq));
         }
+        track.put_back();
     }
 
     /// Removes a member; what it held goes back at once.
@@ -413,34 +405,38 @@ impl Engine {
         let track = &mut self.tracks[index];
         track.persisting = false;
         for event in std::mem::take(&mut track.storing) {
-            if self.ids.get(&event.id) == Some(&(index, event.seq)) {
-                self.ids.remove(&event.id);
-            }
+            self.ids.remove(&event.id, (index, event.seq));
         }
     }
 
-    /// Finds the delivery `member` holds on `id`.
-    fn leased(&mut self, member: MemberId, id: &str, lease: Option<u64>) -> Result<(usize, u64), Settled> {
-        let Some(&(index, seq)) = self.ids.get(id) else {
-            // Of an earlier engine's lease nobody can say whether its event was settled: it may be read again any time.
-            let earlier = lease.is_some_and(|lease| lease < self.first_lease);
-            return Err(if earlier { Settled::Stale } else { Settled::Unknown });
-        };
-        let track = &mut self.tracks[index];
-        match track.unsettled.get(&seq).map(|u| u.state) {
-            Some(State::Leased { member: holder, lease: held, .. })
-                if holder == member && lease.is_none_or(|lease| lease == held) =>
-            {
-                Ok((index, seq))
-            }
-            Some(_) if lease.is_some() => Err(Settled::Stale),
-            Some(_) => Err(Settled::Unknown),
-            None => {
-                // Settled, and not stored yet: whoever asks is answered when it is.
-                track.dirty = true;
-                Err(Settled::Done(index))
+    /// Finds the delivery `member` holds on `id`. Without its lease, of several topics' events with that id it is any that
+    /// the member holds: it settles the others by the same words.
+    fn leased(&mut self, member: MemberId, id: &str, lease: Option<u64>) -> Result<Place, Settled> {
+        let mut settled = None;
+        let mut known = false;
+        for (index, seq) in self.ids.of(id) {
+            known = true;
+            match self.tracks[index].unsettled.get(&seq).map(|unsettled| unsettled.state) {
+                Some(State::Leased { member: holder, lease: held, .. })
+                    if holder == member && lease.is_none_or(|lease| lease == held) =>
+                {
+                    return Ok((index, seq));
+                }
+                Some(_) => {}
+                None => settled = Some(index),
             }
         }
+        Err(match settled {
+            // Not stored yet: whoever asks is answered when it is.
+            Some(index) => {
+                self.tracks[index].dirty = true;
+                Settled::Done(index)
+            }
+            None if known && lease.is_some() => Settled::Stale,
+            // Of an earlier engine's lease nobody can say whether its event was settled: it may be read again any time.
+            None if lease.is_some_and(|lease| lease < self.first_lease) => Settled::Stale,
+            None => Settled::Unknown,
+        })
     }
 
     /// Takes an unsettled event out of its state: its timer, its member's credit.
@@ -496,7 +492,7 @@ impl Engine {
         let Some(unsettled) = track.unsettled.get_mut(&seq) else { return };
         // Released already: the state must not release it again.
         unsettled.state = State::Due;
-        if used_up(unsettled.attempts, self.max_attempts, &track.topic) {
+        if used_up(unsettled.attempts, track.max_attempts, &track.topic) {
             self.bury(index, seq, reason);
             return;
         }

@@ -21,6 +21,7 @@
 mod check;
 mod choose;
 mod engine;
+mod ids;
 mod live;
 #[cfg(test)]
 mod simulation;

@@ -98,7 +98,9 @@ struct World {
     owed: BTreeSet<(usize, u64)>,
     filters: bool,
     ordered: Ordering,
-    /// Whether members may change `ordered` and `max_attempts` while the group is empty.
+    /// Of each topic, as it is now.
+    order: Vec<Ordering>,
+    /// Whether members differ in `ordered` and `max_attempts`.
     changing: bool,
     forced_trims: bool,
     calm: bool,
@@ -119,8 +121,10 @@ impl World {
         let filters = random.u8(0..3) == 0;
         let ordered = if random.bool() { Ordering::Key } else { Ordering::None };
         let topics = (0..random.usize(1..=TOPICS.len())).map(|_| TopicModel { first: 1, ..TopicModel::default() });
+        let topics: Vec<_> = topics.collect();
         let mut world = Self {
-            topics: topics.collect(),
+            order: vec![ordered; topics.len()],
+            topics,
             clients: Vec::new(),
             engine: Engine::new(1 << 32, seed),
             logs: Vec::new(),
@@ -211,6 +215,7 @@ impl World {
             let log = self.engine.add_topic(name, model.cursor.clone(), model.tail());
             assert_eq!(log, self.logs.len());
             self.logs.push(topic);
+            self.set_order(topic, None);
         }
     }
 
@@ -226,14 +231,26 @@ impl World {
             client.options.ordered = if self.random.bool() { Ordering::Key } else { Ordering::None };
         }
         let client = &mut self.clients[n];
-        if self.changing && self.engine.is_empty() {
-            self.ordered = client.options.ordered;
-            // Its start is the start of another order.
-            self.first.clear();
-        }
         client.joined = Some(member);
         note!(self, "{} client {n} joins as {member} {:?}", self.now, client.options);
         self.engine.join(member, client.target.clone(), client.options.clone());
+        for topic in 0..self.topics.len() {
+            self.set_order(topic, Some(member));
+        }
+    }
+
+    /// The order of a topic is that of the member which joined it first: of `joined`, if it did so just now.
+    fn set_order(&mut self, topic: usize, joined: Option<MemberId>) {
+        let name = Topic::new(TOPICS[topic]).unwrap();
+        let members = self.clients.iter().filter(|client| client.target.matches(&name));
+        let first =
+            members.filter_map(|client| Some((client.joined?, client.options.ordered))).min_by_key(|(id, _)| *id);
+        let Some((first, ordered)) = first else { return };
+        if joined.is_none_or(|joined| joined == first) && self.order[topic] != ordered {
+            self.order[topic] = ordered;
+            // Its start is the start of another order.
+            self.first.retain(|(of, _), _| *of != topic);
+        }
     }
 
     fn leave(&mut self, n: usize) {
@@ -479,7 +496,7 @@ impl World {
         assert_eq!(delivery.attempt, before + 1, "attempts of {}", event.id);
         if known.is_none() {
             let first = self.first.entry((topic, if self.filters { n } else { 0 })).or_default();
-            assert!(self.ordered == Ordering::Key || event.seq > *first, "{} after {first}", event.id);
+            assert!(self.order[topic] == Ordering::Key || event.seq > *first, "{} after {first}", event.id);
             *first = event.seq;
         }
         self.seen.insert((topic, event.seq), delivery.attempt);
@@ -491,7 +508,7 @@ impl World {
                 delivery.max_attempts
             );
         }
-        if let (Ordering::Key, Some(key)) = (self.ordered, &event.key) {
+        if let (Ordering::Key, Some(key)) = (self.order[topic], &event.key) {
             let name = Topic::new(TOPICS[topic]).unwrap();
             for earlier in &model.events[..event.seq as usize - 1] {
                 assert!(

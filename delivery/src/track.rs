@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use prom_protocol::Topic;
+use prom_protocol::{Ordering, SubscribeOptions, Topic};
 
 use prom_store::{Cursor, Stored};
 
@@ -95,6 +95,10 @@ pub(crate) struct Track {
     pub(crate) unstored: Vec<Stored>,
     pub(crate) storing: Vec<Stored>,
     pub(crate) members: Vec<MemberId>,
+    /// Of the member that joined first while this topic has members: another one, on other topics of the group, may be
+    /// somebody else's.
+    pub(crate) max_attempts: u32,
+    pub(crate) ordered: Ordering,
 }
 
 impl Track {
@@ -130,6 +134,8 @@ impl Track {
             unstored: Vec::new(),
             storing: Vec::new(),
             members: Vec::new(),
+            max_attempts: SubscribeOptions::default().max_attempts,
+            ordered: Ordering::None,
         }
     }
 
@@ -166,6 +172,17 @@ impl Track {
             self.busy.insert(key.clone(), seq);
         }
         self.unsettled.insert(seq, Unsettled { event, attempts, state: State::Due });
+    }
+
+    /// Takes on a member. With another order than the first one's, what was taken up must be [put back](Self::put_back)
+    /// before.
+    pub(crate) fn join(&mut self, id: MemberId, options: &SubscribeOptions) {
+        if self.members.is_empty() {
+            self.max_attempts = options.max_attempts;
+            self.ordered = options.ordered;
+        }
+        self.members.push(id);
+        self.unstall_all();
     }
 
     /// Makes everything as if it had only been read. Nothing may be leased.

@@ -31,8 +31,12 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// The key of the process on `process.state`: `host:name:pid`.
     pub fn key(&self) -> String {
-        format!("{}:{}:{}", self.host, self.name, self.pid)
+        key(&self.host, &self.name, self.pid)
     }
+}
+
+fn key(host: &str, name: &str, pid: u32) -> String {
+    format!("{host}:{name}:{pid}")
 }
 
 /// Whether heartbeats of a process still come.
@@ -71,6 +75,11 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
+    /// Whether `process_id` is what a hub makes of the other fields.
+    pub fn is_named_after_its_process(&self) -> bool {
+        self.process_id == key(&self.host, &self.name, self.pid)
+    }
+
     /// The state that follows from a heartbeat published at `ts`.
     pub fn alive(beat: Heartbeat, ts: u64) -> Self {
         Self {

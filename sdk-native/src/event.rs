@@ -9,7 +9,7 @@ use crate::Error;
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// Its id, unique in the hub.
+    /// Its id, unique in its topic.
     pub id: String,
     /// Position in its topic, from 1.
     pub seq: u64,

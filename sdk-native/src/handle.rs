@@ -134,25 +134,26 @@ where
     let within = Within { handling: tokio::task::id(), client: subscription.client().addr() };
     let (tell_stopping, stopping) = watch::channel(false);
     let mut running = JoinSet::new();
-    let mut tickets: HashMap<Box<str>, Tickets> = HashMap::new();
+    // By topic and id: events of several topics may have the same id.
+    let mut tickets: HashMap<Key, Tickets> = HashMap::new();
     loop {
         tokio::select! {
             delivery = subscription.next(), if running.len() < most => match delivery {
                 Some(delivery) => {
                     let left = delivery.time_left();
                     let (event, context, ticket) = delivery.into_parts();
-                    let id: Box<str> = event.id.as_str().into();
+                    let key: Key = (event.topic.as_str().into(), event.id.as_str().into());
                     // The hub gives an event again whose handler still runs here, after a lost connection or a lease that
                     // ran out. It is not handled beside itself: what becomes of the first settles this one.
-                    let ticket = match tickets.get(&id) {
+                    let ticket = match tickets.get(&key) {
                         Some(own) => own.adopt(ticket),
                         None => Some(ticket),
                     };
                     let Some(ticket) = ticket else { continue };
                     let own = Tickets::new(ticket);
-                    tickets.insert(id.clone(), own.clone());
+                    tickets.insert(key.clone(), own.clone());
                     let run = job(event, context, Stopping(stopping.clone()));
-                    running.spawn(WITHIN.scope(within, one(run, id, context, own, left, lease, limit)));
+                    running.spawn(WITHIN.scope(within, one(run, key, context, own, left, lease, limit)));
                 }
                 None => break,
             },
@@ -162,10 +163,10 @@ where
                 break;
             }
             Some(ended) = running.join_next() => {
-                if let Ok((id, own)) = ended
-                    && tickets.get(&id).is_some_and(|other| Arc::ptr_eq(&other.0, &own.0))
+                if let Ok((key, own)) = ended
+                    && tickets.get(&key).is_some_and(|other| Arc::ptr_eq(&other.0, &own.0))
                 {
-                    tickets.remove(&id);
+                    tickets.remove(&key);
                 }
             }
         }
@@ -177,6 +178,9 @@ where
     let _ = subscription.unsubscribe().await;
     error
 }
+
+/// An event's topic and id.
+type Key = (Box<str>, Box<str>);
 
 /// The newest delivery of an event that is being handled; none once it is being settled.
 #[derive(Clone)]
@@ -206,13 +210,13 @@ impl Tickets {
 /// Runs the job of one delivery, keeps its lease, and settles it. Gives back whose it was.
 async fn one(
     run: impl Future<Output = Result<(), String>>,
-    id: Box<str>,
+    key: Key,
     context: Context,
     tickets: Tickets,
     left: Option<Duration>,
     lease: Duration,
     limit: Option<Duration>,
-) -> (Box<str>, Tickets) {
+) -> (Key, Tickets) {
     let mut run = std::pin::pin!(AssertUnwindSafe(run).catch_unwind());
     let mut extend_at = Instant::now() + left.unwrap_or(lease) / 2;
     let over_at = limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -227,7 +231,7 @@ async fn one(
                 // What comes of it shows when the delivery is settled.
                 let newest = tickets.lock().clone();
                 if let Some(ticket) = newest {
-                    let _ = ticket.settle_quietly(id.clone(), Settle::Extend(lease)).await;
+                    let _ = ticket.settle_quietly(key.1.clone(), Settle::Extend(lease)).await;
                 }
                 extend_at = Instant::now() + lease / 2;
             }
@@ -239,13 +243,13 @@ async fn one(
         Err(_) => Settle::Nack { reason: Some("the handler panicked".to_owned()), delay: None, dead: false },
     };
     if let Settle::Nack { reason: Some(reason), .. } = &settle {
-        tracing::warn!(event = &*id, reason, attempt = context.attempt, "a handler failed");
+        tracing::warn!(event = &*key.1, reason, attempt = context.attempt, "a handler failed");
     }
     let newest = tickets.lock().take();
     if let Some(ticket) = newest {
-        let _ = ticket.settle_quietly(id.clone(), settle).await;
+        let _ = ticket.settle_quietly(key.1.clone(), settle).await;
     }
-    (id, tickets)
+    (key, tickets)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -159,7 +159,8 @@ impl SubscribeBuilder {
     /// promises, and what it does not, is documented at [`DedupeStore`].
     ///
     /// The scope of the marks is `<topic>::<group>` with the topic or pattern of this subscription, as the hub names the
-    /// group's cursor: groups of one name on two patterns are two consumers.
+    /// group's cursor: groups of one name on two patterns are two consumers. The id of a mark is the event's; of a
+    /// pattern `<topic>::<id>` with the event's own topic, for ids are unique within a topic.
     ///
     /// While the store fails the event is kept, its lease is extended and the store is tried again, until the handling is
     /// stopped: then the event goes back to the group. It uses up no attempts.
@@ -177,8 +178,11 @@ impl SubscribeBuilder {
         self.require_acks()?;
         let once = Arc::new(Once::new(store, self.scope(), Duration::from_millis(self.options.ack_timeout_ms)));
         let handler = Arc::new(handler);
+        let several = self.topic.contains('*');
         let job = move |event: Event, context, stopping: Stopping| {
-            let (once, id) = (Arc::clone(&once), event.id.clone());
+            // Ids are unique within a topic.
+            let id = if several { format!("{}::{}", event.topic, event.id) } else { event.id.clone() };
+            let once = Arc::clone(&once);
             let run = call(Arc::clone(&handler), event, context, stopping.clone());
             async move { once.run(&id, stopping, run).await }
         };

@@ -79,11 +79,11 @@ export type LiveOptions = Start & Abortable & { readonly filter?: EventFilter };
 export type HistoryOptions = Start & Abortable & { readonly limit?: number };
 
 /**
- * Remembers which events one consumer (one group on one topic or pattern) has handled; another consumer needs another store.
- * The handler is not called again once `mark` has resolved. A crash between effect and mark calls it again: who needs the
- * effect exactly once makes both in one transaction and leaves `mark` nothing to do. Marks must be kept longer than a group
- * may be behind plus the time its events may come again. While the store rejects or is silent, the event is kept with its
- * lease; when the client drains, or the subscription ends, the store has one more second, then the event is given back.
+ * Remembers which events one consumer (one group on one topic or pattern) has handled; another needs another store. `id` is the
+ * event's; on a pattern `<topic>::<id>`. The handler is not called again once `mark` has resolved. A crash between effect and
+ * mark calls it again: for exactly once make both in one transaction and leave `mark` nothing to do. Keep marks longer than a
+ * group may be behind plus the time its events may come again. While the store rejects or is silent, the event is kept with
+ * its lease; when the client drains, or the subscription ends, the store has one more second, then the event goes back.
  */
 export interface DedupeStore {
   /** Whether the event is marked. Rejects, or takes over 10 s: cannot tell now; it is asked again. */ seen(id: string): Promise<boolean>;

@@ -7,7 +7,10 @@ use prom_protocol::scan;
 use prom_sdk_core::{Delivery, SubscriptionId};
 use wasm_bindgen::{JsCast, JsValue};
 
-use crate::{args::reason_of, face::Host};
+use crate::{
+    args::{get, reason_of},
+    face::Host,
+};
 
 /// A delivery as it came.
 pub(crate) struct Arrival {
@@ -62,6 +65,16 @@ impl Arrival {
     /// The event; undefined if it is not JSON.
     pub(crate) fn event(&self) -> JsValue {
         self.events.0.get().map_or(JsValue::UNDEFINED, |events| events.get(self.at))
+    }
+}
+
+impl Arrival {
+    /// Its topic, where `target` may have several.
+    pub(crate) fn topic_of(&self, target: &str) -> Option<String> {
+        if !target.contains('*') {
+            return None;
+        }
+        get(&self.event(), "topic").ok()?.as_string()
     }
 }
 

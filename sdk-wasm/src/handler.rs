@@ -66,7 +66,9 @@ impl Handler {
             let ctx = arrival.context(&shell.host, open.number);
             let (once, function, shell) = (Rc::clone(once), self.function.clone(), Rc::clone(shell));
             face::spawn(async move {
-                let result = once.run(&arrival.id, &function, &event, &ctx).await;
+                let own = open.topic.as_ref().map(|topic| [topic, "::", &arrival.id].concat());
+                let id = own.as_deref().unwrap_or(&arrival.id);
+                let result = once.run(id, &function, &event, &ctx).await;
                 let reason = result.err().map(|thrown| reason_of(&thrown));
                 finish(&shell, &open, reason.as_deref().map_or(Ok(()), Err));
             });
@@ -115,7 +117,12 @@ impl Shell {
     /// The hub has given an event again whose handler still runs here, after a lost connection or a lease that ran out
     /// while this process stood still. It is not handled beside itself: what becomes of the first settles the second.
     fn adopt(self: &Rc<Self>, sink: &Rc<Sink>, arrival: &Arrival) -> bool {
-        let same = |open: &&Rc<Open>| Rc::ptr_eq(&open.sink, sink) && open.id == arrival.id && !open.ended.get();
+        let same = |open: &&Rc<Open>| {
+            Rc::ptr_eq(&open.sink, sink)
+                && open.id == arrival.id
+                && !open.ended.get()
+                && open.topic == arrival.topic_of(&sink.topic)
+        };
         let Some(open) = self.open.borrow().iter().find(same).cloned() else { return false };
         open.connection.set(arrival.connection);
         open.lease.replace(arrival.lease.clone());

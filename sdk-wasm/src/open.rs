@@ -26,6 +26,8 @@ pub(crate) struct Open {
     pub(crate) number: u64,
     pub(crate) sink: Rc<Sink>,
     pub(crate) id: String,
+    /// Its topic, where a subscription has several: events of two topics may have the same id.
+    pub(crate) topic: Option<String>,
     pub(crate) connection: Cell<u32>,
     /// None: there is nothing to settle, or not any more.
     pub(crate) lease: RefCell<Option<String>>,
@@ -45,8 +47,9 @@ impl Open {
     pub(crate) fn new(number: u64, sink: Rc<Sink>, arrival: &Arrival, keep: Option<Keep>) -> Self {
         Self {
             number,
-            sink,
             id: arrival.id.clone(),
+            topic: keep.and_then(|_| arrival.topic_of(&sink.topic)),
+            sink,
             connection: Cell::new(arrival.connection),
             lease: RefCell::new(arrival.lease.clone()),
             extend_at: Cell::new(f64::INFINITY),

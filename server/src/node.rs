@@ -24,6 +24,8 @@ pub struct Limits {
     pub connections: usize,
     /// Subscriptions of one connection; default 128.
     pub subscriptions: usize,
+    /// Topics of a connection's subscriptions without a group together; default 200000. Each takes some 150 bytes.
+    pub followed_topics: usize,
     /// Time for a first good AUTH; default 5 s.
     pub auth_timeout: Duration,
     /// Time between pings; default 25 s. A connection that is silent for three of them is taken for dead.
@@ -41,6 +43,7 @@ impl Default for Limits {
         Self {
             connections: 20_000,
             subscriptions: 128,
+            followed_topics: 200_000,
             auth_timeout: Duration::from_secs(5),
             ping_every: Duration::from_secs(25),
             write_timeout: Duration::from_secs(30),

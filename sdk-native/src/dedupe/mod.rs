@@ -51,7 +51,7 @@ pub enum Claim {
 ///
 /// # Contract
 ///
-/// - `scope` names the consumer, `id` the event. Marks of different scopes have nothing to do with each other.
+/// - `scope` names the consumer, `id` the event: on a pattern it begins with the event's topic and `::`. Marks of different scopes have nothing to do with each other.
 /// - `Ok` from [`Self::mark`] means that the mark is there to stay: a crash or a failover right after does not lose it
 ///   (as far as the store survives crashes at all).
 /// - All of it may be called any number of times, also after a call that failed or was cancelled and may have come

@@ -1,6 +1,6 @@
 //! An ephemeral subscription with what it needs of the hub: its topics, and the links that signal their growth.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use prom_delivery::{Found, Live, MemberId, Next, Wanted};
 use prom_protocol::{Filter, StartFrom, Topic, TopicOrPattern};
@@ -20,6 +20,8 @@ pub(super) struct Feed {
     target: TopicOrPattern,
     /// By their index in `live`.
     topics: Vec<(Arc<TopicState>, Link)>,
+    /// The same by their addresses, which stay theirs while they are held above.
+    known: HashSet<usize>,
     /// Topics that have grown since the last look, each once: no further signal comes until they are looked at.
     grown: Vec<usize>,
 }
@@ -27,12 +29,12 @@ pub(super) struct Feed {
 impl Feed {
     /// A subscription without topics yet.
     pub(super) fn new(target: TopicOrPattern, from: &StartFrom, filter: Filter) -> Self {
-        Self { live: Live::new(from, filter), target, topics: Vec::new(), grown: Vec::new() }
+        Self { live: Live::new(from, filter), target, topics: Vec::new(), known: HashSet::new(), grown: Vec::new() }
     }
 
     /// Takes on a topic, from after `position`. Its growth is signalled to `member`.
     pub(super) fn add(&mut self, state: Arc<TopicState>, position: u64, member: MemberId, signals: &SignalSender) {
-        if self.has(&state) {
+        if !self.known.insert(Arc::as_ptr(&state).addr()) {
             return;
         }
         let key = ListenerKey { listener: member, topic: self.topics.len() };
@@ -48,7 +50,12 @@ impl Feed {
     }
 
     fn has(&self, state: &Arc<TopicState>) -> bool {
-        self.topics.iter().any(|(own, _)| Arc::ptr_eq(own, state))
+        self.known.contains(&Arc::as_ptr(state).addr())
+    }
+
+    /// How many topics it has.
+    pub(super) fn len(&self) -> usize {
+        self.topics.len()
     }
 
     /// A topic has grown.
@@ -99,4 +106,34 @@ pub(super) async fn read(store: &dyn Store, topic: &Topic, wanted: Wanted) -> Re
             Found::Latest(index, page)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::flow::topics::Topics;
+
+    #[test]
+    fn a_topic_is_taken_on_once_and_at_the_same_cost_however_many_there_are() {
+        // Each was looked for among all the others.
+        let (topics, target) = (Topics::default(), TopicOrPattern::new("t.*").unwrap());
+        for i in 0..100_000 {
+            topics.grown(&Topic::new(&format!("t.{i}")).unwrap(), 1, 1);
+        }
+        let (signals, _received) = mpsc::unbounded_channel();
+        let mut feed = Feed::new(target.clone(), &StartFrom::Latest, Filter::default());
+        let begun = Instant::now();
+        for _ in 0..2 {
+            for state in topics.follow(&target, &signals) {
+                feed.add(state, 0, 1, &signals);
+                assert!(begun.elapsed().as_secs() < 60, "this goes on for long");
+            }
+        }
+        assert_eq!(feed.len(), 100_000);
+        assert!(!feed.wants(&topics.state(&Topic::new("t.7").unwrap())));
+    }
 }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prom_delivery::{Found, Item, MemberId, Next};
-use prom_protocol::{ServerFrame, Text, Topic, server::encode_event_context};
+use prom_protocol::{ErrorCode, ServerFrame, Text, Topic, server::encode_event_context};
 use prom_store::{StoreError, Stored};
 
 use super::{
@@ -33,17 +33,42 @@ impl Connection {
                 }
             }
             Signal::New(state) => {
+                let mut room = self.node.limits.followed_topics.saturating_sub(self.subscriptions.followed());
+                let mut over = Vec::new();
                 for (id, subscription) in self.subscriptions.iter_mut() {
                     if let Source::Live(feed) = &mut subscription.source
                         && feed.wants(&state)
                     {
+                        if room == 0 {
+                            over.push(id);
+                            continue;
+                        }
+                        room -= 1;
                         // The topic came after the subscription, so it is read from its start.
                         feed.add(Arc::clone(&state), 0, id, &self.signals);
                         self.waiting_live.push_back(id);
                     }
                 }
+                for id in over {
+                    self.end_overgrown(id);
+                }
             }
         }
+    }
+
+    /// Ends a subscription that cannot take on a new topic: its client must not believe that it has all of them.
+    fn end_overgrown(&mut self, id: MemberId) {
+        let Some(Subscription { target, group, .. }) = self.subscriptions.remove(id) else { return };
+        self.unfollow(&target);
+        let (topic, group) = (Text::from(target.as_str()), Text::from(group.as_str()));
+        let code = ErrorCode::Overloaded.as_str().into();
+        self.send(&ServerFrame::Revoked { topic, group, code, msg: self.followed_limit().into() });
+    }
+
+    /// What is said to a client that follows too many topics.
+    pub(super) fn followed_limit(&self) -> String {
+        let limit = self.node.limits.followed_topics;
+        format!("a connection's subscriptions without a group may have at most {limit} topics together")
     }
 
     /// Sends what ephemeral subscriptions have to send and starts reads for them, while there is room.

@@ -26,6 +26,8 @@ use crate::{
 
 /// Deadline for a group's answer.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Topics that are taken on before other tasks get their turn.
+const BURST: usize = 256;
 
 impl Connection {
     /// Ends the subscriptions that a new policy does not allow.
@@ -148,7 +150,16 @@ impl Connection {
         options: SubscribeOptions,
     ) -> Result<Feed, Refusal> {
         let mut feed = Feed::new(target.clone(), &options.from, options.filter);
-        for state in self.node.topics.follow(target, &self.signals) {
+        let states = self.node.topics.follow(target, &self.signals);
+        let limit = self.node.limits.followed_topics;
+        if self.subscriptions.followed() + states.len() > limit {
+            return Err(Refusal::new(ErrorCode::Overloaded, self.followed_limit()));
+        }
+        for (begun, state) in states.into_iter().enumerate() {
+            // A pattern over very many topics must not keep the others of this thread waiting.
+            if begun % BURST == BURST - 1 {
+                tokio::task::yield_now().await;
+            }
             let position = match &options.from {
                 // The tail that listeners know, not the store's: no read per topic, and a client whose publish was
                 // answered before starts behind that event.
@@ -168,7 +179,7 @@ impl Connection {
     }
 
     /// Signals new topics of a pattern no more, unless another subscription has it too.
-    fn unfollow(&mut self, target: &TopicOrPattern) {
+    pub(super) fn unfollow(&mut self, target: &TopicOrPattern) {
         let pattern = matches!(target, TopicOrPattern::Pattern(_));
         if pattern && !self.subscriptions.iter_mut().any(|(_, own)| own.is_live() && own.target == *target) {
             self.node.topics.unfollow(target, &self.signals);

@@ -60,6 +60,15 @@ impl Subscriptions {
         self.by_id.len()
     }
 
+    /// How many topics those without a group have together.
+    pub(super) fn followed(&self) -> usize {
+        let topics = |subscription: &Subscription| match &subscription.source {
+            Source::Live(feed) => feed.len(),
+            Source::Group { .. } => 0,
+        };
+        self.by_id.values().map(topics).sum()
+    }
+
     /// The subscription of `topic` and `group`, as the client named them.
     pub(super) fn find(&mut self, topic: &str, group: &str) -> Option<MemberId> {
         self.name.clear();

@@ -216,14 +216,16 @@ impl Projector {
         Ok(())
     }
 
-    /// Reads back what was alive.
+    /// Reads back what was alive, from what a hub can have written: whoever may publish here may write anything.
     async fn restore(&mut self) -> Result<(), StoreError> {
         self.alive.clear();
         let mut after: Option<Box<str>> = None;
         loop {
             let page = self.store.latest_page(&self.states, after.as_deref(), u64::MAX, PAGE, PAGE_BYTES).await?;
             for record in &page.events {
-                if let Some(state) = own_state(record).filter(|state| state.status == ProcessStatus::Alive) {
+                if let Some(state) = written_by_a_hub(record)
+                    && state.status == ProcessStatus::Alive
+                {
                     self.alive.insert(state.process_id.clone(), state);
                 }
             }
@@ -301,19 +303,18 @@ impl Projector {
     }
 }
 
-/// The state in an event, if a projector may have written it. Others can be allowed to publish on the topic, and what they
-/// call a process must not come back under the hub's name.
-fn own_state(record: &Stored) -> Option<ProcessState> {
+/// The state in an event of `process.state`, if it is one as a hub writes them. The time of its last heartbeat is not
+/// later than the event: one from the future would hide the heartbeats that come.
+fn written_by_a_hub(record: &Stored) -> Option<ProcessState> {
     let event = Event::parse(record.text()).ok()?;
     let mut state: ProcessState = serde_json::from_str(event.payload.get()).ok()?;
-    let (key, sid) = (Some(Text::from(state.process_id.as_str())), state.sid.as_deref().map(Text::from));
-    let own = record.key.as_deref() == Some(&*state.process_id)
-        && state.process_id == format!("{}:{}:{}", state.host, state.name, state.pid);
-    if !own || (EventOptions { key, sid, ..EventOptions::default() }).check().is_err() {
+    let key = Some(Text::from(state.process_id.as_str()));
+    let options = EventOptions { key, sid: state.sid.as_deref().map(Text::from), ..EventOptions::default() };
+    let is_own = record.key.as_deref() == Some(state.process_id.as_str()) && state.is_named_after_its_process();
+    if !is_own || options.check().is_err() {
         return None;
     }
-    // Nothing was seen after it was written down.
-    state.last_seen_ts = state.last_seen_ts.min(record.ts);
+    state.last_seen_ts = state.last_seen_ts.min(record.ts).min(wall_clock());
     Some(state)
 }
 

@@ -160,8 +160,8 @@ fn limit(params: &Params<'_>) -> Result<usize, Failure> {
 #[serde(rename_all = "camelCase")]
 struct CursorRow {
     group: Group,
-    last_id: Option<Arc<str>>,
-    last_ts: Option<u64>,
+    last_id: Arc<str>,
+    last_ts: u64,
     last_seq: u64,
     /// How many events above `lastSeq` are settled.
     #[serde(skip_serializing_if = "is_zero")]
@@ -175,14 +175,16 @@ fn is_zero(number: &u64) -> bool {
 
 pub(super) async fn cursors(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     let topic = Params::of(&uri).topic()?;
-    let cursors = ops.store().cursors(&topic).await?.into_iter().filter(|(_, cursor)| !cursor.is_retired());
-    let cursors = cursors.map(|(group, cursor)| CursorRow {
-        group,
-        last_ts: cursor.last_id.is_some().then_some(cursor.last_ts),
-        last_seq: cursor.floor,
-        settled_above: settled_above(&cursor, cursor.floor, u64::MAX),
-        delivered: cursor.delivered,
-        last_id: cursor.last_id,
+    // A group that has settled nothing has a position all the same; those are under `/groups` and `/lag`.
+    let cursors = ops.store().cursors(&topic).await?.into_iter().filter_map(|(group, cursor)| {
+        Some(CursorRow {
+            group,
+            last_ts: cursor.last_ts,
+            last_seq: cursor.floor,
+            settled_above: settled_above(&cursor, cursor.floor, u64::MAX),
+            delivered: cursor.delivered,
+            last_id: cursor.last_id?,
+        })
     });
     Ok(json(StatusCode::OK, &json!({ "topic": topic, "cursors": cursors.collect::<Vec<_>>() })))
 }
@@ -190,57 +192,61 @@ pub(super) async fn cursors(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LastCursor<'a> {
-    last_id: Option<&'a str>,
-    last_ts: Option<u64>,
+    last_id: &'a str,
+    last_ts: u64,
     last_seq: u64,
 }
 
+/// `null` for what is not known: a group whose name was mistyped must not look like one that has caught up.
 #[derive(Serialize)]
-struct TailRow {
-    id: Option<Arc<str>>,
-    ts: Option<u64>,
-    seq: u64,
+#[serde(rename_all = "camelCase")]
+struct LagRow<'a> {
+    topic: &'a Topic,
+    group: &'a Group,
+    last_cursor: Option<LastCursor<'a>>,
+    /// The id of the newest event.
+    tail: Option<&'a str>,
+    tail_ts: Option<u64>,
+    tail_seq: Option<u64>,
+    lag_ms: Option<u64>,
+    lag_events: Option<u64>,
 }
 
 pub(super) async fn lag(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     let params = Params::of(&uri);
-    let (topic, group) = (params.topic()?, params.group()?);
+    let (topic, group) = params.both("topic", "group")?;
+    let (topic, group) = (Topic::new(topic)?, Group::stored(group)?);
     let store = ops.store();
     // In this order: a cursor is never ahead of a tail that is read after it.
     let cursor = store.cursor(&topic, &group).await?.filter(|cursor| !cursor.is_retired());
-    let tail = store.tail(&topic).await?;
+    let tail = store.tail(&topic).await?.filter(|tail| tail.seq > 0);
     let newest = match &tail {
         Some(tail) => event(store, &topic, tail.seq).await?,
         None => None,
     };
-    let (mut lag_ms, mut lag_events) = (0, 0);
-    if let (Some(cursor), Some(tail)) = (&cursor, &tail) {
-        lag_events = unsettled(cursor, tail);
-        if lag_events > 0
-            && let Some(newest) = &newest
-        {
-            lag_ms = newest.ts.saturating_sub(reached(store, &topic, cursor).await?.unwrap_or(newest.ts));
+    let lag_events = cursor.as_ref().map(|cursor| tail.as_ref().map_or(0, |tail| unsettled(cursor, tail)));
+    let lag_ms = match (&cursor, &newest) {
+        (Some(_), Some(_)) if lag_events == Some(0) => Some(0),
+        (Some(cursor), Some(newest)) => {
+            Some(newest.ts.saturating_sub(reached(store, &topic, cursor).await?.unwrap_or(newest.ts)))
         }
-    }
-    let row = tail.map(|tail| TailRow {
-        id: newest.as_ref().map(|event| event.id.clone()),
-        ts: newest.as_ref().map(|event| event.ts),
-        seq: tail.seq,
+        _ => None,
+    };
+    let last_cursor = cursor.as_ref().and_then(|cursor| {
+        let last_id = cursor.last_id.as_deref()?;
+        Some(LastCursor { last_id, last_ts: cursor.last_ts, last_seq: cursor.floor })
     });
-    let last_cursor = cursor.as_ref().map(|cursor| LastCursor {
-        last_id: cursor.last_id.as_deref(),
-        last_ts: cursor.last_id.is_some().then_some(cursor.last_ts),
-        last_seq: cursor.floor,
-    });
-    let lag = json!({
-        "topic": topic,
-        "group": group.as_str(),
-        "lastCursor": last_cursor,
-        "tail": row,
-        "lagMs": lag_ms,
-        "lagEvents": lag_events,
-    });
-    Ok(json(StatusCode::OK, &lag))
+    let row = LagRow {
+        topic: &topic,
+        group: &group,
+        last_cursor,
+        tail: newest.as_ref().map(|event| &*event.id),
+        tail_ts: newest.as_ref().map(|event| event.ts),
+        tail_seq: tail.map(|tail| tail.seq),
+        lag_ms,
+        lag_events,
+    };
+    Ok(json(StatusCode::OK, &row))
 }
 
 /// The `ts` up to which a group has settled. A group that has settled nothing yet began where its cursor is, so the event
@@ -272,7 +278,8 @@ fn settled_above(cursor: &Cursor, floor: u64, last: u64) -> u64 {
 
 pub(super) async fn latest_by_key(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     let params = Params::of(&uri);
-    let (topic, key) = (params.topic()?, params.required("key")?);
+    let (topic, key) = params.both("topic", "key")?;
+    let topic = Topic::new(topic)?;
     if key.len() > limits::KEY_BYTES {
         return Err(Failure::bad(format!("key must be 1 to {} bytes", limits::KEY_BYTES)));
     }

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, ops::RangeInclusive};
 
 use axum::http::Uri;
-use prom_protocol::{Group, Topic};
+use prom_protocol::Topic;
 
 use super::failure::Failure;
 
@@ -38,12 +38,14 @@ impl<'a> Params<'a> {
         self.value(name)?.ok_or_else(|| Failure::bad(format!("{name} required")))
     }
 
-    pub(crate) fn topic(&self) -> Result<Topic, Failure> {
-        Ok(Topic::new(self.required("topic")?)?)
+    /// Two that a request makes no sense without.
+    pub(crate) fn both(&self, one: &str, other: &str) -> Result<(&str, &str), Failure> {
+        let missing = || Failure::bad(format!("{one} and {other} required"));
+        Ok((self.value(one)?.ok_or_else(missing)?, self.value(other)?.ok_or_else(missing)?))
     }
 
-    pub(crate) fn group(&self) -> Result<Group, Failure> {
-        Ok(Group::stored(self.required("group")?)?)
+    pub(crate) fn topic(&self) -> Result<Topic, Failure> {
+        Ok(Topic::new(self.required("topic")?)?)
     }
 
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Failure> {

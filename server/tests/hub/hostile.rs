@@ -290,3 +290,54 @@ async fn what_is_no_heartbeat_becomes_a_dead_letter_and_the_others_go_on() {
     assert!(state["last_seen_ts"].as_u64().unwrap() <= (now_secs() + 1) * 1000, "{state}");
     hub.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_connection_follows_so_many_topics_and_is_told_when_there_are_more() {
+    let mut config = config();
+    config.limits.followed_topics = 3;
+    let hub = Hub::start(config).await.unwrap();
+    let mut client = Client::open(&hub).await;
+    for topic in ["a.1", "a.2", "b.1"] {
+        client.publish(topic, json!(1)).await;
+    }
+    let live = |topic: &str| json!({"op": "SUBSCRIBE", "corr": topic, "topic": topic, "opts": {"from": "earliest"}});
+    client.send(live("a.*")).await;
+    assert_eq!(client.next().await["op"], "OK");
+    for _ in 0..2 {
+        assert_eq!(client.next().await["op"], "EVENT");
+    }
+    client.send(live("**")).await;
+    let refused = client.next().await;
+    assert_eq!((&refused["op"], &refused["code"]), (&json!("ERR"), &json!("overloaded")));
+    assert!(refused["msg"].as_str().unwrap().contains("at most 3 topics"), "{refused}");
+    let mut publisher = Client::open(&hub).await;
+    publisher.publish("b.2", json!("nobody's")).await;
+    publisher.publish("a.3", json!("in the limit")).await;
+    assert_eq!(client.next().await["event"]["payload"], "in the limit");
+    publisher.publish("a.4", json!("one too many")).await;
+    let revoked = client.next().await;
+    assert_eq!(
+        (&revoked["op"], &revoked["topic"], &revoked["code"]),
+        (&json!("REVOKED"), &json!("a.*"), &json!("overloaded"))
+    );
+    // The others have their room again.
+    client.send(live("a.1")).await;
+    assert_eq!(client.next().await["op"], "OK");
+    hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_group_of_that_name_on_other_topics_changes_nothing() {
+    // The first member's options held for all topics of the group: somebody else's `maxAttempts: 1` made dead letters of
+    // what should have been tried fifty times.
+    let hub = hub().await;
+    let (mut one, mut other) = (Client::open(&hub).await, Client::open(&hub).await);
+    one.subscribe("tenant-a.x", "billing", json!({"maxAttempts": 1, "ordered": "key"})).await;
+    other.subscribe("tenant-b.**", "billing", json!({"maxAttempts": 50})).await;
+    for (topic, max_attempts) in [("tenant-a.x", 1), ("tenant-b.jobs", 50)] {
+        one.publish(topic, json!(1)).await;
+        let member = if max_attempts == 1 { &mut one } else { &mut other };
+        assert_eq!(member.next().await["ctx"]["max_attempts"], max_attempts, "{topic}");
+    }
+    hub.shutdown().await;
+}

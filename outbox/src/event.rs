@@ -26,6 +26,9 @@ impl OutboxEvent {
         if topic.is_reserved() {
             return Err(Refusal::new(ErrorCode::BadTopic, "topic: one that starts with `$` is the hub's own"));
         }
+        if topic.is_dead_letters() {
+            return Err(Refusal::new(ErrorCode::BadTopic, "topic: only the hub publishes dead letters"));
+        }
         let id = Text::from(id);
         options.id = Some(id.clone());
         options.check().map_err(|error| Refusal::new(error.code(), error.message_without_opts()))?;
@@ -83,6 +86,7 @@ mod tests {
         for (refused, code, start) in [
             (event("a..b", "1", plain(), "{}"), ErrorCode::BadTopic, "topic: "),
             (event("$audit", "1", plain(), "{}"), ErrorCode::BadTopic, "topic: "),
+            (event("dlq.a", "1", plain(), "{}"), ErrorCode::BadTopic, "topic: only the hub publishes dead letters"),
             (event("a", "", plain(), "{}"), ErrorCode::BadFrame, "id must be 1 to 128 bytes"),
             (event("a", "$1", plain(), "{}"), ErrorCode::BadFrame, "id must not start with"),
             (

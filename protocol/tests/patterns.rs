@@ -1,6 +1,6 @@
 //! Patterns against a matcher too simple to be wrong, over every topic of a small world.
 
-use prom_protocol::{Pattern, Topic};
+use prom_protocol::{Action, Pattern, Policy, Topic, TopicOrPattern};
 use proptest::prelude::*;
 
 /// The definition, written down: `*` takes one segment, `**` takes any number.
@@ -82,5 +82,50 @@ proptest! {
     fn coverage_implies_intersection(a in long_pattern(), b in long_pattern()) {
         prop_assert!(!a.covers(&b) || a.intersects(&b));
         prop_assert!(a.covers(&a));
+    }
+}
+
+/// Every topic of 1..=6 segments over four names, one of which leads to dead letters.
+fn world_with_dead_letters() -> &'static [Topic] {
+    static WORLD: std::sync::LazyLock<Vec<Topic>> = std::sync::LazyLock::new(|| {
+        let mut names = vec![String::new()];
+        let mut world = Vec::new();
+        for _ in 0..6 {
+            names = names.iter().flat_map(|name| ["a", "b", "z", "dlq"].map(|s| format!("{name}.{s}"))).collect();
+            world.extend(names.iter().map(|name| Topic::new(&name[1..]).expect("a valid topic")));
+        }
+        world
+    });
+    &WORLD
+}
+
+fn short_pattern() -> impl Strategy<Value = Pattern> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "dlq", "*", "**"]), 1..=3)
+        .prop_map(|segments| Pattern::new(&segments.join(".")).expect("a valid pattern"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Behind a deny a subscription to a pattern is one to each of its topics, so no topic has to be looked at again when
+    /// it comes; and the dead letters of what is denied are among them.
+    #[test]
+    fn a_pattern_is_refused_exactly_if_one_of_its_topics_is(denied in short_pattern(), asked in short_pattern()) {
+        let rules = Policy::default().deny(Action::Read, denied.as_str()).and_then(|p| p.allow(Action::Read, "**"));
+        let policy = rules.expect("valid patterns");
+        let mut each = true;
+        for topic in world_with_dead_letters() {
+            let mut name = topic.as_str();
+            let mut hit = denied.matches(topic);
+            for _ in 0..2 {
+                let Some(original) = name.strip_prefix("dlq.") else { break };
+                name = original;
+                hit |= denied.matches(&Topic::new(name).expect("a valid topic"));
+            }
+            prop_assert_eq!(policy.may_read(topic, None), !hit, "{} behind a deny of {}", topic, denied);
+            each &= !(hit && asked.matches(topic));
+        }
+        let target = TopicOrPattern::new(asked.as_str()).expect("a topic or a pattern");
+        prop_assert_eq!(policy.may_subscribe(&target, None), each, "{} behind a deny of {}", asked, denied);
     }
 }

@@ -1,11 +1,11 @@
 /** Policies, for whoever issues tokens: put the result into the `policy` claim. */
 
-export type Action = "publish" | "subscribe" | "*" | "ops:read" | "ops:admin";
+export type Action = "publish" | "read" | "subscribe" | "*" | "ops:read" | "ops:admin";
 
 export interface Rule {
   readonly effect: "allow" | "deny"; readonly action: Action;
   /** Patterns: a topic whose segments may be `*` (exactly one) or `**` (zero or more). */ readonly topics: readonly string[];
-  /** Narrows a subscribe rule to these groups. */ readonly groups?: readonly string[];
+  /** Narrows the rule to subscriptions of these groups; `"*"` is any. */ readonly groups?: readonly string[];
 }
 
 /** Rules in order, the first that applies decides, none denies. */
@@ -22,16 +22,15 @@ function rule(effect: Rule["effect"], action: Action, topics: string[]): Rule {
   return { effect, action, topics };
 }
 
-/**
- * The policy that scopes stand for, as the hub reads them: `publish:<pattern>`, `subscribe:<pattern>`, `*:<pattern>`,
- * `ops:read`, `ops:admin`, as a list or separated by white space. Any other scope grants nothing.
- */
+/** The policy that scopes stand for, as the hub reads them: `publish:<pattern>`, `read:…`, `subscribe:…`, `*:…`, `consume:<pattern>:<group>`,
+ * `ops:read`, `ops:admin`; as a list (the claim `scopes`: an action alone is for all topics) or separated by white space (`scope`). Others grant nothing. */
 export function scopesToPolicy(scopes: string | readonly string[]): Policy {
-  const rules: Rule[] = [];
-  for (const scope of typeof scopes === "string" ? scopes.split(/[\t\n\f\r ]+/) : scopes) {
-    const [, action, pattern] = /^(publish|subscribe|\*):(.*)$/s.exec(scope) ?? [];
+  const rules: Rule[] = [], [list, all] = typeof scopes === "string" ? [scopes.split(/[\t\n\f\r ]+/)] : [scopes, "**"];
+  for (const scope of list) {
+    const [, action, topic = all, consumed, group] = /^(?:(publish|read|subscribe|\*)(?::(.*))?|consume:([^:]*):(?!\$)([!#-[\]-~]{1,128}))$/s.exec(scope) ?? [];
     if (scope === "ops:read" || scope === "ops:admin") rules.push({ effect: "allow", action: scope, topics: [] });
-    else if (pattern !== undefined && isPattern(pattern)) rules.push({ effect: "allow", action: action as Action, topics: [pattern] });
+    else if (action && topic !== undefined && isPattern(topic)) rules.push({ effect: "allow", action: action as Action, topics: [topic] });
+    else if (consumed && group && isPattern(consumed)) rules.push({ effect: "allow", action: "subscribe", topics: [consumed], groups: [group] });
   }
   return { rules };
 }

@@ -179,9 +179,14 @@ describe("policies", () => {
       { effect: "allow", action: "ops:read", topics: [] },
     ]);
     assert.deepEqual(scopesToPolicy(["publish:$audit"]).rules.length, 1);
+    assert.deepEqual(scopesToPolicy(["read"]).rules, [{ effect: "allow", action: "read", topics: ["**"] }]);
+    assert.deepEqual(scopesToPolicy("read consume:a.*:g:1 consume:a:$g").rules, [
+      { effect: "allow", action: "subscribe", topics: ["a.*"], groups: ["g:1"] },
+    ]);
   });
 
   it("are written down rule by rule", () => {
+    assert.deepEqual(deny("read", "secret.**"), { effect: "deny", action: "read", topics: ["secret.**"] });
     assert.deepEqual(deny("subscribe", "secret.**"), { effect: "deny", action: "subscribe", topics: ["secret.**"] });
     assert.deepEqual(allow("*", "a", "b.*").topics, ["a", "b.*"]);
     for (const bad of ["", "a b", "a.", "a*", "***", "a.$b", "x".repeat(256), Array(17).fill("s").join(".")]) {

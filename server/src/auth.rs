@@ -159,7 +159,7 @@ fn access(claims: &Claims) -> Result<Access, Refusal> {
             Policy::from_claim(policy.get()).map_err(|error| Refusal::new(ErrorCode::JwtInvalid, error.to_string()))?
         }
         (None, Some(scopes), _) => Policy::from_scopes(scopes.iter().map(String::as_str)),
-        (None, None, Some(scope)) => Policy::from_scopes(scope.split_ascii_whitespace()),
+        (None, None, Some(scope)) => Policy::from_scope_claim(scope.split_ascii_whitespace()),
         (None, None, None) => Policy::default(),
     };
     // The cast saturates, so an `exp` beyond all time is just far away: as far as the protocol can say.
@@ -310,7 +310,9 @@ mod tests {
                 let name = || ask["topic"].as_str().unwrap();
                 let allowed = match ask["action"].as_str().unwrap() {
                     "publish" => policy.may_publish(&Topic::new(name()).unwrap()),
-                    "subscribe" => policy.may_subscribe(&TopicOrPattern::new(name()).unwrap(), ask["group"].as_str()),
+                    "read" | "subscribe" => {
+                        policy.may_subscribe(&TopicOrPattern::new(name()).unwrap(), ask["group"].as_str())
+                    }
                     "ops:read" => policy.may_operate(Action::OpsRead),
                     "ops:admin" => policy.may_operate(Action::OpsAdmin),
                     other => panic!("{other}"),

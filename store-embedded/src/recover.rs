@@ -81,7 +81,7 @@ impl<'a> Recovery<'a> {
         for body in &loaded.cursors {
             let (body, at) = placed(body)?;
             let record = CursorRecord::decode(body)?;
-            let group = Group::new(record.group).ok()?;
+            let group = Group::stored(record.group).ok()?;
             self.state.apply_cursor(record.topic, group, Arc::new(record.cursor.into_owned()), at);
         }
         Some(())
@@ -234,7 +234,7 @@ impl<'a> Recovery<'a> {
             Kind::Topic => self.state.apply_topic(&TopicRecord::decode(record.body).ok_or_else(unknown)?, at),
             Kind::Cursor => {
                 let CursorRecord { topic, group, cursor } = CursorRecord::decode(record.body).ok_or_else(unknown)?;
-                let group = Group::new(group).map_err(|error| format!("a group in the log is none: {error}"))?;
+                let group = Group::stored(group).map_err(|error| format!("a group in the log is none: {error}"))?;
                 if topic as usize >= self.state.topics.len() {
                     return Err("a cursor comes before its topic".into());
                 }

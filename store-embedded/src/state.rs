@@ -304,7 +304,7 @@ impl State {
         self.records += flush.records;
         self.dirty_topics.extend(flush.topics.iter().map(|(number, _)| *number));
         for (topic, group, _) in &flush.cursors {
-            if let Ok(group) = Group::new(group) {
+            if let Ok(group) = Group::stored(group) {
                 self.dirty_cursors.insert((*topic, group));
             }
         }

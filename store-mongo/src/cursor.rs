@@ -100,6 +100,6 @@ fn read(document: &RawDocument) -> Result<Found, String> {
         settled: pairs("settled")?,
         attempts: attempts.collect(),
     };
-    let group = Group::new(name).map_err(|error| error.to_string())?;
+    let group = Group::stored(name).map_err(|error| error.to_string())?;
     Ok(Found { group, cursor, without_seq: floor.is_none() })
 }

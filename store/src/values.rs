@@ -72,6 +72,9 @@ pub struct Appended {
     pub duplicate: bool,
 }
 
+/// Behind every seq: integers beyond 2^53 do not survive JavaScript.
+const SEQ_MAX: u64 = (1 << 53) - 1;
+
 /// How far a group is in a topic: every event at or below `floor` is settled, and so are those in `settled`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cursor {
@@ -94,6 +97,17 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// A position behind every event there can be: it holds nothing back, and nobody goes on from it. For a group that has
+    /// gone on under another name.
+    pub fn retired(epoch: u64) -> Self {
+        Self { epoch, floor: SEQ_MAX, delivered: SEQ_MAX, ..Self::default() }
+    }
+
+    /// Whether it is one that nobody goes on from.
+    pub fn is_retired(&self) -> bool {
+        self.floor == SEQ_MAX
+    }
+
     /// About how many bytes it takes beside its names: 20,000 ranges and attempts are some hundred kilobytes.
     pub fn bytes(&self) -> usize {
         self.settled.len() * 16 + self.attempts.len() * 12

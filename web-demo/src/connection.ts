@@ -130,7 +130,7 @@ export function describeRefusal(error: HubError): string {
     case "jwt_invalid":
       return "The hub does not accept this token: it is damaged, or signed for another hub. The hub prints a link with a good one when it starts in development mode.";
     case "forbidden":
-      return `This token may not watch ${TOPIC}. It needs the scope subscribe:${TOPIC}.`;
+      return `This token may not watch ${TOPIC}. It needs the scope read:${TOPIC}.`;
     default:
       return "The hub did not accept this token.";
   }

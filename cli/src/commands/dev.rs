@@ -71,7 +71,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     let address = hub.address();
     let ops = hub.ops_address().map(|ops| format!("\n  For operators   http://{ops}/groups")).unwrap_or_default();
     let server = mongo.as_ref().map(|mongo| format!("\n  MongoDB         {}", mongo.url())).unwrap_or_default();
-    let page = secret::mint(&secret, &["subscribe:process.state".into()], TTL, Some("page"))?;
+    let page = secret::mint(&secret, &["read:process.state".into()], TTL, Some("page"))?;
     let all = secret::mint(&secret, &["*:**".into()], TTL, Some("dev"))?;
     // Into a pipe too, and at once: whoever started this waits for the URL.
     let mut out = std::io::stdout().lock();

@@ -67,7 +67,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(group) = &args.group {
         Group::new(group)?;
     }
-    let client = args.connection.open(&format!("subscribe:{}", args.topic)).await?;
+    let scope = match &args.group {
+        Some(group) => format!("consume:{}:{group}", args.topic),
+        None => format!("read:{}", args.topic),
+    };
+    let client = args.connection.open(&scope).await?;
     let output = Output::new(args.json);
     output.note(&format!("subscribed to {} on {}; stop with Ctrl+C", args.topic, args.connection.url));
     let result = tokio::select! {

@@ -16,11 +16,12 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   prom token mint                                                    for a page and a heartbeat, one hour
-  prom token mint --scope 'publish:orders.*' --scope 'subscribe:orders.**' --ttl 30d
+  prom token mint --scope 'publish:orders.*' --scope 'consume:orders.**:billing' --ttl 30d
   JWT_SECRET=… prom token mint --scope '*:**' --ttl 5m")]
 pub(crate) struct Mint {
-    /// What the token may do: publish:PATTERN, subscribe:PATTERN, *:PATTERN, ops:read, ops:admin. Repeatable.
-    #[arg(long = "scope", value_name = "SCOPE", default_values_t = ["publish:heartbeat.received".to_owned(), "subscribe:process.state".to_owned()])]
+    /// What the token may do: publish:PATTERN, read:PATTERN (without groups), subscribe:PATTERN (read, and any
+    /// group), consume:PATTERN:GROUP, *:PATTERN, ops:read, ops:admin. Repeatable.
+    #[arg(long = "scope", value_name = "SCOPE", default_values_t = ["publish:heartbeat.received".to_owned(), "read:process.state".to_owned()])]
     scopes: Vec<String>,
     /// How long it is good for, like 30s, 5m, 12h, 30d.
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
@@ -41,7 +42,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     for scope in &args.scopes {
         if Policy::from_scopes([scope.as_str()]).rules.is_empty() {
             bail!(
-                "--scope {scope:?} would grant nothing; a scope is publish:PATTERN, subscribe:PATTERN, *:PATTERN, ops:read or ops:admin"
+                "--scope {scope:?} would grant nothing; a scope is publish:PATTERN, read:PATTERN, subscribe:PATTERN, consume:PATTERN:GROUP, *:PATTERN, ops:read or ops:admin"
             );
         }
     }

@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     TopicOrPattern::new(&args.topic)?;
-    let client = args.connection.open(&format!("subscribe:{}", args.topic)).await?;
+    let client = args.connection.open(&format!("read:{}", args.topic)).await?;
     let output = Output::new(args.json);
     let follow = async {
         let mut live = client.live(&args.topic).from(StartFrom::Snapshot).await?;

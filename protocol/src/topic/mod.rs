@@ -154,6 +154,11 @@ impl Topic {
         self.0.starts_with('$')
     }
 
+    /// Whether dead letters stand here: `dlq.<topic>`. Only the hub itself publishes them.
+    pub fn is_dead_letters(&self) -> bool {
+        dlq_prefix(self.0.as_bytes()) > 0
+    }
+
     /// Where this topic's dead letters go: `dlq.<topic>`. `None` at the last level, where events are retried without end.
     pub fn dead_letter(&self) -> Option<Self> {
         if dlq_prefix(self.0.as_bytes()) == 4 * limits::DLQ_LEVELS || self.is_reserved() {
@@ -169,28 +174,42 @@ impl Topic {
 pub struct Group(Arc<str>);
 
 impl Group {
-    /// The group of a name that stands in the code.
+    /// The group of a name that stands in the code, the hub's own included.
     ///
     /// # Panics
     /// If `name` is not well formed.
     #[track_caller]
     pub fn from_static(name: &'static str) -> Self {
-        match Self::new(name) {
+        match Self::stored(name) {
             Ok(group) => group,
             Err(error) => panic!("{name}: {error}"),
         }
     }
 
-    /// A group, if `name` is well formed. A leading `$` is kept for the names the hub generates.
+    /// A group that a client may join, if `name` is well formed. A leading `$` is kept for the hub's own groups.
     ///
     /// # Errors
     /// [`NameError::BadGroup`], which names the rule.
     pub fn new(name: &str) -> Result<Self, NameError> {
+        Self::stored(name).and_then(|group| if group.is_reserved() { Err(NameError::BadGroup) } else { Ok(group) })
+    }
+
+    /// A group as it stands in a store, or is asked for by an operator: a client's, or the hub's own with a leading `$`.
+    ///
+    /// # Errors
+    /// [`NameError::BadGroup`], which names the rule.
+    pub fn stored(name: &str) -> Result<Self, NameError> {
         let visible = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if name.is_empty() || name.len() > limits::GROUP_BYTES || name.starts_with('$') || !name.bytes().all(visible) {
+        let bare = name.strip_prefix('$').unwrap_or(name);
+        if bare.is_empty() || bare.starts_with('$') || name.len() > limits::GROUP_BYTES || !name.bytes().all(visible) {
             return Err(NameError::BadGroup);
         }
         Ok(Self(name.into()))
+    }
+
+    /// Whether only the hub itself is a member.
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with('$')
     }
 
     /// The name of an ephemeral subscription's group: `$live-<n>`. Unique per connection only.
@@ -305,5 +324,17 @@ mod tests {
         assert_eq!(dead_dead.dead_letter(), None);
         assert_eq!(Topic::new("$audit").unwrap().dead_letter(), None);
         assert_eq!(Topic::new("dlq").unwrap().dead_letter().unwrap().as_str(), "dlq.dlq");
+        assert!(dead.is_dead_letters() && dead_dead.is_dead_letters() && !longest.is_dead_letters());
+        assert!(!Topic::new("dlq").unwrap().is_dead_letters());
+    }
+
+    #[test]
+    fn the_hubs_groups_are_for_stores_and_operators_not_for_clients() {
+        assert_eq!(Group::new("$mine"), Err(NameError::BadGroup));
+        assert!(Group::stored("$mine").is_ok_and(|group| group.is_reserved()));
+        assert!(Group::stored("mine").is_ok_and(|group| !group.is_reserved()));
+        for bad in ["", "$", "$$mine", "$a b", "a\"", &"g".repeat(limits::GROUP_BYTES + 1)] {
+            assert_eq!(Group::stored(bad), Err(NameError::BadGroup), "{bad}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{NameError, Topic, validate};
+use crate::limits;
 
 const ONE: &str = "*";
 const MANY: &str = "**";
@@ -49,59 +50,38 @@ impl Pattern {
     /// assert!(!pattern.matches(&Topic::new("logs.web").unwrap()));
     /// ```
     pub fn matches(&self, topic: &Topic) -> bool {
-        if self.is_reserved() != topic.is_reserved() {
-            return false;
-        }
-        let mut pattern = self.0.split('.');
-        let mut rest = topic.as_str().split('.');
-        let mut retry = None;
-        loop {
-            let before = pattern.clone();
-            match pattern.next() {
-                Some(MANY) => {
-                    retry = Some((before, rest.clone()));
-                    continue;
-                }
-                Some(wanted) if rest.next().is_some_and(|segment| wanted == ONE || wanted == segment) => continue,
-                Some(_) => {}
-                None if rest.next().is_none() => return true,
-                None => {}
+        matches(&self.0, topic.as_str())
+    }
+
+    /// Whether `topic` matches, or holds the dead letters, or theirs, of a topic that does.
+    pub(crate) fn matches_dead_letters(&self, topic: &Topic) -> bool {
+        let mut name = topic.as_str();
+        for _ in 0..limits::DLQ_LEVELS {
+            if matches(&self.0, name) {
+                return true;
             }
-            // Let the latest `**` take one segment more and try again from there.
-            let Some((many, mut from)) = retry.take() else { return false };
-            if from.next().is_none() {
-                return false;
+            match name.strip_prefix("dlq.") {
+                Some(original) => name = original,
+                None => return false,
             }
-            rest = from.clone();
-            pattern = many.clone();
-            pattern.next();
-            retry = Some((many, from));
         }
+        matches(&self.0, name)
     }
 
     /// Whether some topic matches both.
     pub fn intersects(&self, other: &Self) -> bool {
+        self.is_reserved() == other.is_reserved() && meet(&Segments::of(self), &Segments::of(other))
+    }
+
+    /// Whether some topic matches `other` that matches this pattern, or holds the dead letters, or theirs, of one that
+    /// does.
+    pub(crate) fn intersects_dead_letters(&self, other: &Self) -> bool {
         if self.is_reserved() != other.is_reserved() {
             return false;
         }
-        let (a, b) = (self.segments(), other.segments());
-        // `meet[i][j]`: a[i..] and b[j..] have a topic (or the empty rest) in common.
-        let mut meet = vec![vec![false; b.len() + 1]; a.len() + 1];
-        for i in (0..=a.len()).rev() {
-            for j in (0..=b.len()).rev() {
-                meet[i][j] = match (a.get(i), b.get(j)) {
-                    (None, None) => true,
-                    (Some(&MANY), _) if meet[i + 1][j] => true,
-                    (_, Some(&MANY)) if meet[i][j + 1] => true,
-                    // A `**` takes whatever the other side's next segment is and stays.
-                    (Some(&MANY), Some(_)) => meet[i][j + 1],
-                    (Some(_), Some(&MANY)) => meet[i + 1][j],
-                    (Some(&x), Some(&y)) => (x == ONE || y == ONE || x == y) && meet[i + 1][j + 1],
-                    (Some(_), None) | (None, Some(_)) => false,
-                };
-            }
-        }
-        meet[0][0]
+        let (own, others) = (Segments::of_dead_letters(self), Segments::of(other));
+        let levels = if self.is_reserved() { 0 } else { limits::DLQ_LEVELS };
+        (0..=levels).any(|level| meet(&own[limits::DLQ_LEVELS - level..], &others))
     }
 
     /// Whether every topic that matches `other` matches this pattern too.
@@ -112,12 +92,15 @@ impl Pattern {
         if self.is_reserved() != other.is_reserved() {
             return false;
         }
-        let (own, others) = (self.segments(), other.segments());
+        let (own, others) = (&*Segments::of(self), &*Segments::of(other));
+        if differ(own, others) {
+            return false;
+        }
         // None stands for any segment this pattern does not name.
         let mut alphabet: Vec<Option<&str>> = own.iter().filter(|s| !is_wildcard(s)).map(|s| Some(*s)).collect();
         alphabet.push(None);
 
-        let start = (0_usize, closure(&own, 1), true);
+        let start = (0_usize, closure(own, 1), true);
         let mut seen = HashSet::from([start]);
         let mut open = vec![start];
         while let Some((at, states, empty)) = open.pop() {
@@ -133,22 +116,18 @@ impl Pattern {
                 Some(&MANY) => {
                     visit((at + 1, states, empty));
                     for symbol in &alphabet {
-                        visit((at, step(&own, states, *symbol), false));
+                        visit((at, step(own, states, *symbol), false));
                     }
                 }
                 Some(&ONE) => {
                     for symbol in &alphabet {
-                        visit((at + 1, step(&own, states, *symbol), false));
+                        visit((at + 1, step(own, states, *symbol), false));
                     }
                 }
-                Some(&literal) => visit((at + 1, step(&own, states, Some(literal)), false)),
+                Some(&literal) => visit((at + 1, step(own, states, Some(literal)), false)),
             }
         }
         true
-    }
-
-    fn segments(&self) -> Vec<&str> {
-        self.0.split('.').collect()
     }
 }
 
@@ -156,6 +135,132 @@ impl From<Topic> for Pattern {
     fn from(topic: Topic) -> Self {
         Self(topic.0)
     }
+}
+
+/// Whether `topic` matches `pattern`. Most do not, and differ before the first wildcard or behind the last: what both
+/// begin and end with holds none, since topics have none, and is compared as bytes.
+fn matches(pattern: &str, topic: &str) -> bool {
+    if pattern.starts_with('$') != topic.starts_with('$') {
+        return false;
+    }
+    let (own, others) = (pattern.as_bytes(), topic.as_bytes());
+    let same = own.iter().zip(others).take_while(|(a, b)| a == b).count();
+    match &own[same..] {
+        [] => same == others.len(),
+        // A wildcard is a whole segment, so both are at the beginning of one.
+        [b'*', ..] => ends_fit(&own[same..], &others[same..]),
+        // `**` takes no segment either: `a.**` is `a` too.
+        [b'.', b'*', b'*', ..] if same == others.len() => only_many(&own[same + 1..]),
+        _ => false,
+    }
+}
+
+/// Whether a pattern matches a topic that has no segments left.
+fn only_many(pattern: &[u8]) -> bool {
+    pattern.split(|byte| *byte == b'.').all(|segment| segment == MANY.as_bytes())
+}
+
+/// For a pattern that begins with a wildcard.
+fn ends_fit(pattern: &[u8], topic: &[u8]) -> bool {
+    let same = pattern.iter().rev().zip(topic.iter().rev()).take_while(|(a, b)| a == b).count();
+    let fit = same == topic.len() || pattern[..pattern.len() - same].ends_with(ONE.as_bytes());
+    fit && (pattern == MANY.as_bytes() || matches_segments(pattern, topic))
+}
+
+fn matches_segments(pattern: &[u8], topic: &[u8]) -> bool {
+    let (one, many) = (ONE.as_bytes(), MANY.as_bytes());
+    let mut pattern = pattern.split(|byte| *byte == b'.');
+    let mut rest = topic.split(|byte| *byte == b'.');
+    let mut retry = None;
+    loop {
+        let before = pattern.clone();
+        match pattern.next() {
+            Some(segment) if segment == many => {
+                retry = Some((before, rest.clone()));
+                continue;
+            }
+            Some(wanted) if rest.next().is_some_and(|segment| wanted == one || wanted == segment) => continue,
+            Some(_) => {}
+            None if rest.next().is_none() => return true,
+            None => {}
+        }
+        // Let the latest `**` take one segment more and try again from there.
+        let Some((before, mut from)) = retry.take() else { return false };
+        if from.next().is_none() {
+            return false;
+        }
+        rest = from.clone();
+        pattern = before.clone();
+        pattern.next();
+        retry = Some((before, from));
+    }
+}
+
+/// Most segments of a pattern: those that count against the limit, and twice what leads to dead letters.
+const SEGMENTS: usize = limits::TOPIC_SEGMENTS + 2 * limits::DLQ_LEVELS;
+
+/// The segments of a pattern, without a heap: a policy has many patterns.
+struct Segments<'a>([&'a str; SEGMENTS], usize);
+
+impl<'a> Segments<'a> {
+    fn of(pattern: &'a Pattern) -> Self {
+        Self([""; SEGMENTS], 0).and(pattern)
+    }
+
+    /// With the segments before them that lead to the dead letters of its topics' dead letters.
+    fn of_dead_letters(pattern: &'a Pattern) -> Self {
+        let mut own = Self([""; SEGMENTS], limits::DLQ_LEVELS);
+        own.0[..limits::DLQ_LEVELS].fill("dlq");
+        own.and(pattern)
+    }
+
+    fn and(mut self, pattern: &'a Pattern) -> Self {
+        for segment in pattern.0.split('.') {
+            self.0[self.1] = segment;
+            self.1 += 1;
+        }
+        self
+    }
+}
+
+impl<'a> std::ops::Deref for Segments<'a> {
+    type Target = [&'a str];
+
+    fn deref(&self) -> &[&'a str] {
+        &self.0[..self.1]
+    }
+}
+
+/// Whether two patterns differ before either has a wildcard, and so in every topic.
+fn differ(a: &[&str], b: &[&str]) -> bool {
+    let mut pairs = a.iter().zip(b).take_while(|(x, y)| !is_wildcard(x) && !is_wildcard(y));
+    pairs.any(|(x, y)| x != y)
+}
+
+/// Whether two patterns have a topic in common.
+fn meet(a: &[&str], b: &[&str]) -> bool {
+    if differ(a, b) {
+        return false;
+    }
+    // `row[j]`: a[i..] and b[j..] have a topic (or the empty rest) in common; `below` is the same for i + 1.
+    let mut below = [false; SEGMENTS + 1];
+    for i in (0..=a.len()).rev() {
+        let mut row = [false; SEGMENTS + 1];
+        for j in (0..=b.len()).rev() {
+            row[j] = match (a.get(i), b.get(j)) {
+                (None, None) => true,
+                (Some(&MANY), _) if below[j] => true,
+                (_, Some(&MANY)) if row[j + 1] => true,
+                // A `**` takes whatever the other side's next segment is and stays.
+                (Some(&MANY), Some(_)) => row[j + 1],
+                (Some(_), Some(&MANY)) => below[j],
+                (Some(&x), Some(&y)) => (x == ONE || y == ONE || x == y) && below[j + 1],
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+        }
+        below = row;
+    }
+    below[0]
 }
 
 fn is_wildcard(segment: &str) -> bool {

@@ -37,6 +37,7 @@ use crate::{
     },
     groups::{ConsumerHandle, ToConsumer, ToGroup, Verdict},
     node::Node,
+    rights,
 };
 
 /// Most frames and messages handled between two writes.
@@ -252,7 +253,7 @@ impl Connection {
         };
         match frame {
             ClientFrame::Publish(publish) => {
-                self.publishes.add(&publish, corr, |topic| policy.may_publish(topic));
+                self.publishes.add(&publish, corr, |topic| rights::publish(policy, topic));
                 self.answer_refused_publishes();
             }
             ClientFrame::Ack(settle) => self.settle(&settle, Verdict::Ack, corr),

@@ -2,9 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use prom_protocol::{
-    ErrorCode, Refusal, ServerFrame, Text, Topic, check_payload, client::Publish, server::encode_published,
-};
+use prom_protocol::{Refusal, ServerFrame, Text, Topic, check_payload, client::Publish, server::encode_published};
 use prom_store::Append;
 
 use crate::flow::{
@@ -55,7 +53,12 @@ impl Publishes {
     }
 
     /// Takes on a publish. `allowed` is asked once the topic is known.
-    pub(super) fn add(&mut self, publish: &Publish<'_>, corr: Option<&Text<'_>>, allowed: impl Fn(&Topic) -> bool) {
+    pub(super) fn add(
+        &mut self,
+        publish: &Publish<'_>,
+        corr: Option<&Text<'_>>,
+        allowed: impl Fn(&Topic) -> Result<(), Refusal>,
+    ) {
         let corr = corr.map(|corr| corr.as_str().into());
         match self.append(publish, allowed) {
             Ok(append) => {
@@ -82,14 +85,16 @@ impl Publishes {
         }
     }
 
-    fn append(&mut self, publish: &Publish<'_>, allowed: impl Fn(&Topic) -> bool) -> Result<Append, Refusal> {
+    fn append(
+        &mut self,
+        publish: &Publish<'_>,
+        allowed: impl Fn(&Topic) -> Result<(), Refusal>,
+    ) -> Result<Append, Refusal> {
         let topic = match &self.last_topic {
             Some(topic) if topic.as_str() == publish.topic.as_str() => topic.clone(),
             _ => Topic::new(&publish.topic)?,
         };
-        if !allowed(&topic) {
-            return Err(Refusal::new(ErrorCode::Forbidden, format!("publishing to {topic} is not allowed")));
-        }
+        allowed(&topic)?;
         self.last_topic = Some(topic.clone());
         let payload = publish.payload.get();
         check_payload(payload)?;
@@ -140,7 +145,7 @@ fn encode(corr: Option<&str>, outcome: Result<(&str, u64, bool), &Refusal>) -> V
 
 #[cfg(test)]
 mod tests {
-    use prom_protocol::{ClientFrame, client};
+    use prom_protocol::{ClientFrame, ErrorCode, client};
 
     use prom_store::Appended;
 
@@ -151,7 +156,11 @@ mod tests {
         let frame = format!(r#"{{"op":"PUBLISH","corr":"{corr}","topic":"{topic}","payload":1}}"#);
         let request = client::parse(&frame).unwrap_or_else(|bad| panic!("{bad:?}"));
         let ClientFrame::Publish(publish) = request.frame else { panic!("a PUBLISH") };
-        publishes.add(&publish, request.corr.as_ref(), |topic| topic.as_str() != "forbidden");
+        let allowed = |topic: &Topic| match topic.as_str() {
+            "forbidden" => Err(Refusal::new(ErrorCode::Forbidden, "no")),
+            _ => Ok(()),
+        };
+        publishes.add(&publish, request.corr.as_ref(), allowed);
     }
 
     #[test]

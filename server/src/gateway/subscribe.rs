@@ -19,7 +19,10 @@ use super::{
     feed::Feed,
     subscriptions::{Source, Subscription},
 };
-use crate::groups::{Join, Settlement, ToGroup, Verdict};
+use crate::{
+    groups::{Join, Settlement, ToGroup, Verdict},
+    rights,
+};
 
 /// Deadline for a group's answer.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -80,8 +83,11 @@ impl Connection {
         self.flush_settlements().await;
         let Subscribe { topic: target, group, options } = subscribe;
         let group_name = group.as_ref().map(Group::as_str);
-        if !self.session.policy().is_some_and(|policy| policy.may_subscribe(&target, group_name)) {
-            return self.error(ErrorCode::Forbidden, &format!("subscribing to {target} is not allowed"), corr);
+        let Some(policy) = self.session.policy() else {
+            return self.error(ErrorCode::Unauthorized, "Call AUTH first.", corr);
+        };
+        if let Err(refusal) = rights::subscribe(policy, &target, group_name) {
+            return self.refuse(&refusal, corr);
         }
         if let Some(group) = group_name
             && self.subscriptions.find(target.as_str(), group).is_some()

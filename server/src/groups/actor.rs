@@ -437,7 +437,8 @@ async fn stored_or_new_cursor(
     topic: &Topic,
     from: &StartFrom,
 ) -> Result<(Cursor, bool), Refusal> {
-    if let Some(cursor) = store.cursor(topic, group).await.map_err(|error| Refusal::from(&error))? {
+    let stored = store.cursor(topic, group).await.map_err(|error| Refusal::from(&error))?;
+    if let Some(cursor) = stored.filter(|cursor| !cursor.is_retired()) {
         return Ok((cursor, false));
     }
     let start = start(store, topic, from).await?;

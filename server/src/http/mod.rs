@@ -23,7 +23,7 @@ use prom_protocol::{ErrorCode, Topic};
 use tokio::sync::Semaphore;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::{auth::Access, node::Node, web::Failure};
+use crate::{auth::Access, node::Node, rights, web::Failure};
 
 /// Publishes whose body is read or that wait for their commit; more than these wait for their turn.
 const PUBLISHES: usize = 256;
@@ -93,10 +93,6 @@ impl Http {
 
     /// Refuses a token that may not read `topic`.
     fn check_may_read(&self, access: &Access, topic: &Topic) -> Result<(), Failure> {
-        if access.policy.may_read(topic, None) {
-            Ok(())
-        } else {
-            Err(Failure::new(ErrorCode::Forbidden, format!("reading {topic} is not allowed")))
-        }
+        Ok(rights::read(&access.policy, topic)?)
     }
 }

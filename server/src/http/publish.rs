@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::Http;
 use crate::{
     auth::Access,
+    rights,
     web::{Failure, Params, json},
 };
 
@@ -58,9 +59,7 @@ impl Http {
         body: Body,
     ) -> Result<Response<Body>, Failure> {
         let topic = Topic::new(topic)?;
-        if !access.policy.may_publish(&topic) {
-            return Err(Failure::new(ErrorCode::Forbidden, format!("publishing to {topic} is not allowed")));
-        }
+        rights::publish(&access.policy, &topic)?;
         let options = EventOptions {
             id: params.value("id")?.map(Text::from),
             key: params.value("key")?.map(Text::from),

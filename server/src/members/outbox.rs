@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use prom_outbox::{
     Drainer, Options, OutboxEvent, OutboxStore, Outcome, Publish, PublishError, Published, Stats, Tally,
 };
+use prom_protocol::{Policy, Refusal};
 use prom_store::{Append, StoreError};
 use serde::Serialize;
 
-use crate::flow::writer::Writer;
+use crate::{flow::writer::Writer, rights};
 
 /// Longest time an outbox may take to say how it is doing.
 const STATS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,7 +41,8 @@ pub(crate) struct Report<'a> {
 impl Drained {
     /// The outbox `store`, by the name that operators know it by.
     pub(crate) fn new(name: String, store: Arc<dyn OutboxStore>, writer: Writer) -> Self {
-        let drainer = Drainer::new(Arc::clone(&store), Arc::new(Own(writer)), Options::default());
+        let drainer =
+            Drainer::new(Arc::clone(&store), Arc::new(Own { writer, policy: Policy::open() }), Options::default());
         Self { name, store, drainer }
     }
 
@@ -62,28 +64,41 @@ impl Drained {
 
 /// The hub as its own publisher: a batch of rows is one request to the writer, so that what a full store refuses is the
 /// end of the batch and not something in its middle.
-struct Own(Writer);
+///
+/// A row has no token. Whoever writes it may do what the widest wildcard allows, and no more.
+struct Own {
+    writer: Writer,
+    policy: Policy,
+}
 
 #[async_trait]
 impl Publish for Own {
     async fn publish(&self, events: &[OutboxEvent], within: Duration) -> Vec<Outcome> {
-        let appends = events.iter().map(append).collect();
-        let failed = |error: &PublishError| vec![Outcome::Failed(error.clone()); events.len()];
-        match tokio::time::timeout(within, self.0.commit(appends, Vec::new())).await {
-            Ok(Ok(outcomes)) => outcomes
-                .into_iter()
-                .map(|outcome| match outcome {
-                    Ok(done) => Outcome::Published(Published { seq: done.seq, duplicate: done.duplicate }),
-                    Err(refused) => Outcome::Failed(PublishError::new(
-                        refused.code().as_str(),
-                        refused.message(),
-                        refused.code().temporary(),
-                    )),
-                })
-                .collect(),
-            Ok(Err(error)) => failed(&unavailable(&error)),
-            Err(_) => failed(&PublishError::new("timeout", "the store did not take it in time", true)),
-        }
+        let rights: Vec<_> = events.iter().map(|event| rights::publish(&self.policy, event.topic())).collect();
+        let allowed = events.iter().zip(&rights).filter(|(_, right)| right.is_ok());
+        let appends = allowed.map(|(event, _)| append(event)).collect();
+        let committed = match tokio::time::timeout(within, self.writer.commit(appends, Vec::new())).await {
+            Ok(Ok(outcomes)) => Ok(outcomes),
+            Ok(Err(error)) => Err(unavailable(&error)),
+            Err(_) => Err(PublishError::new("timeout", "the store did not take it in time", true)),
+        };
+        let (mut outcomes, lost) = match committed {
+            Ok(outcomes) => (outcomes.into_iter(), unavailable(&StoreError::Unavailable("no answer".into()))),
+            Err(error) => (Vec::new().into_iter(), error),
+        };
+        let outcome = |right: Result<(), Refusal>| match right {
+            // For good: no token and no rule will change it.
+            Err(refused) => Outcome::Failed(PublishError::new("publish_failed", refused.message(), false)),
+            Ok(()) => match outcomes.next() {
+                Some(Ok(done)) => Outcome::Published(Published { seq: done.seq, duplicate: done.duplicate }),
+                Some(Err(refused)) => {
+                    let code = refused.code();
+                    Outcome::Failed(PublishError::new(code.as_str(), refused.message(), code.temporary()))
+                }
+                None => Outcome::Failed(lost.clone()),
+            },
+        };
+        rights.into_iter().map(outcome).collect()
     }
 }
 
@@ -93,4 +108,39 @@ fn unavailable(error: &StoreError) -> PublishError {
 
 fn append(event: &OutboxEvent) -> Append {
     Append::new(event.topic().clone(), event.options(), event.payload().get())
+}
+
+#[cfg(test)]
+mod tests {
+    use prom_protocol::{EventOptions, RawValue, Topic};
+    use prom_store::{MemoryStore, Store};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::flow::topics::Topics;
+
+    /// Whoever may write rows could publish the states of processes, although nobody named them for it.
+    #[tokio::test]
+    async fn rows_of_topics_that_no_wildcard_reaches_are_refused_for_good_and_hold_nothing_up() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(1024 * 1024));
+        let topics = Arc::new(Topics::load(&*store, Arc::default()).await.unwrap());
+        let over = CancellationToken::new();
+        let (writer, writing) = Writer::start(Arc::clone(&store), topics, Arc::default(), over.clone());
+        let writing = tokio::spawn(writing);
+        let event = |topic: &str, id: &str| {
+            let payload = RawValue::from_string("1".into()).unwrap();
+            OutboxEvent::new(topic, id.into(), EventOptions::default(), payload).unwrap()
+        };
+        let events = [event("a", "1"), event("process.state", "2"), event("a", "3")];
+        let own = Own { writer, policy: Policy::open() };
+        let outcomes = own.publish(&events, Duration::from_secs(60)).await;
+        let [first, refused, last] = &outcomes[..] else { panic!("{outcomes:?}") };
+        assert_eq!(first, &Outcome::Published(Published { seq: 1, duplicate: false }));
+        assert!(matches!(refused, Outcome::Failed(error) if error.permanent()), "{refused:?}");
+        assert_eq!(last, &Outcome::Published(Published { seq: 2, duplicate: false }));
+        assert!(store.tail(&Topic::new("process.state").unwrap()).await.unwrap().is_none());
+        drop(own);
+        over.cancel();
+        writing.await.unwrap();
+    }
 }

@@ -1,6 +1,7 @@
 //! The process projector: heartbeats in, the state of each process out.
 //!
-//! A member of the durable group `process-projector` on `heartbeat.received`, like any client. Each heartbeat becomes
+//! A member of the durable group `$process-projector` on `heartbeat.received`, like any client, but that no client can
+//! join it. Each heartbeat becomes
 //! the newest event of its process on `process.state`; a process that has not beaten for 15 seconds is published once
 //! more as stale. What is known of the processes is the log itself: it is read back at start.
 //!
@@ -14,7 +15,7 @@ use prom_protocol::{
     Event, EventOptions, Group, Heartbeat, ProcessState, ProcessStatus, StartFrom, SubscribeOptions, Text, Topic,
     TopicOrPattern, limits, topics,
 };
-use prom_store::{Append, Store, StoreError, Stored, wall_clock};
+use prom_store::{Append, Cursor, CursorPut, Store, StoreError, Stored, wall_clock};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout},
@@ -44,6 +45,10 @@ const STORED: Duration = Duration::from_secs(5);
 /// How long a group that was lost may take to end: as long as a commit that was under way. One that has members on this
 /// hub goes on.
 const ENDED: Duration = Duration::from_secs(30);
+/// The hub's own group.
+const GROUP: &str = "$process-projector";
+/// What it was called when clients could join it.
+const FORMER_GROUP: &str = "process-projector";
 /// The projector's subscription; connections count theirs from 1.
 const MEMBER: MemberId = 0;
 
@@ -72,7 +77,7 @@ impl Projector {
             joined: None,
             heartbeats: Topic::from_static(topics::HEARTBEAT),
             states: Topic::from_static(topics::STATE),
-            group: Group::from_static("process-projector"),
+            group: Group::from_static(GROUP),
             alive: HashMap::new(),
         }
     }
@@ -139,6 +144,7 @@ impl Projector {
     }
 
     async fn project(&mut self, ending: &CancellationToken) -> Result<(), StoreError> {
+        self.take_over().await?;
         self.restore().await?;
         let (consumer, mut messages) = ConsumerHandle::new();
         let group = self.groups.open(&self.group);
@@ -185,6 +191,29 @@ impl Projector {
             let _ = left.await;
         }
         result
+    }
+
+    /// Goes on where a hub that knew the group by its former name has come to, and lets go of that position, which would
+    /// hold the log's heartbeats back for ever.
+    async fn take_over(&self) -> Result<(), StoreError> {
+        let former = Group::from_static(FORMER_GROUP);
+        if self.store.cursor(&self.heartbeats, &self.group).await?.is_some() {
+            return Ok(());
+        }
+        let Some(cursor) = self.store.cursor(&self.heartbeats, &former).await?.filter(|found| !found.is_retired())
+        else {
+            return Ok(());
+        };
+        tracing::info!(
+            from = FORMER_GROUP,
+            to = GROUP,
+            position = cursor.floor,
+            "the projector's group has a new name"
+        );
+        let retired = Cursor::retired(cursor.epoch);
+        let put = |group: Group, cursor| CursorPut { topic: self.heartbeats.clone(), group, cursor };
+        self.writer.commit(Vec::new(), vec![put(self.group.clone(), cursor), put(former, retired)]).await?;
+        Ok(())
     }
 
     /// Reads back what was alive, from what a hub can have written: whoever may publish here may write anything.

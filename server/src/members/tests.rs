@@ -343,7 +343,7 @@ async fn a_projector_that_loses_its_lease_stops_and_later_goes_on_where_others_h
     tokio::time::sleep(Duration::from_secs(4)).await;
     world.beat(2).await;
     assert_eq!(world.states().await, ["h:n:1"], "another hub does it");
-    let (topic, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::new("process-projector").unwrap());
+    let (topic, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::stored("$process-projector").unwrap());
     let cursor = world.store.cursor(&topic, &group).await.unwrap().unwrap();
     assert_eq!(cursor.floor, 1, "that hub goes on from there");
     let put = CursorPut { topic, group, cursor: Cursor { floor: 2, delivered: 2, ..cursor } };
@@ -370,6 +370,35 @@ async fn a_projector_stops_ten_seconds_after_it_last_asked_for_its_lease_with_su
     world.store.silent.store(false, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(world.states().await, ["h:n:1", "h:n:2", "h:n:3"]);
+}
+
+/// Any client could join the projector's group and keep heartbeats from it, so its name is one that no client can say.
+#[tokio::test(start_paused = true)]
+async fn a_projector_goes_on_where_it_was_under_its_former_name() {
+    let world = World::new();
+    world.beat(1).await;
+    world.beat(2).await;
+    let topic = Topic::new(topics::HEARTBEAT).unwrap();
+    let put = |name: &str, cursor| CursorPut { topic: topic.clone(), group: Group::stored(name).unwrap(), cursor };
+    let former = Cursor { epoch: 7, floor: 1, delivered: 1, ..Cursor::default() };
+    world.context.writer.commit(Vec::new(), vec![put("process-projector", former)]).await.unwrap();
+    world.project();
+    assert_eq!(world.states().await, ["h:n:2"], "the first was projected before");
+    let position = async |name| world.store.cursor(&topic, &Group::stored(name).unwrap()).await.unwrap().unwrap();
+    assert_eq!(position("$process-projector").await.floor, 2);
+    assert!(position("process-projector").await.is_retired(), "or it would hold heartbeats back for ever");
+}
+
+/// What once was the projector's name is free for clients, and the position that it left is not theirs.
+#[tokio::test(start_paused = true)]
+async fn a_retired_position_is_nobodys() {
+    let world = World::new();
+    world.publish("t").await;
+    let put = CursorPut { topic: Topic::new("t").unwrap(), group: world.group.clone(), cursor: Cursor::retired(0) };
+    world.context.writer.commit(Vec::new(), vec![put]).await.unwrap();
+    let mut member = world.join(1, "t").await;
+    let message = tokio::time::timeout(Duration::from_secs(10), member.messages.recv()).await;
+    assert!(matches!(message, Ok(Some(ToConsumer::Deliver { deliveries, .. })) if deliveries.len() == 1));
 }
 
 #[tokio::test(start_paused = true)]

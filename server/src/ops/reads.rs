@@ -129,12 +129,12 @@ struct GroupRow {
 pub(super) async fn groups(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     let params = Params::of(&uri);
     let limit = limit(&params)?;
-    let after = params.value("after")?.map(Group::new).transpose()?;
+    let after = params.value("after")?.map(Group::stored).transpose()?;
     let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let mut groups: BTreeMap<Group, Vec<GroupTopic>> = BTreeMap::new();
     for (topic, tail) in ops.store().topics().await? {
         for (group, cursor) in ops.store().cursors(&topic).await? {
-            if std::ops::RangeBounds::contains(&(after, Bound::Unbounded), &group) {
+            if !cursor.is_retired() && std::ops::RangeBounds::contains(&(after, Bound::Unbounded), &group) {
                 let lag_events = unsettled(&cursor, &tail);
                 let row = GroupTopic { topic: topic.clone(), last_seq: cursor.floor, lag_events };
                 groups.entry(group).or_default().push(row);
@@ -215,10 +215,10 @@ struct LagRow<'a> {
 pub(super) async fn lag(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     let params = Params::of(&uri);
     let (topic, group) = params.both("topic", "group")?;
-    let (topic, group) = (Topic::new(topic)?, Group::new(group)?);
+    let (topic, group) = (Topic::new(topic)?, Group::stored(group)?);
     let store = ops.store();
     // In this order: a cursor is never ahead of a tail that is read after it.
-    let cursor = store.cursor(&topic, &group).await?;
+    let cursor = store.cursor(&topic, &group).await?.filter(|cursor| !cursor.is_retired());
     let tail = store.tail(&topic).await?.filter(|tail| tail.seq > 0);
     let newest = match &tail {
         Some(tail) => event(store, &topic, tail.seq).await?,

@@ -33,13 +33,13 @@ async fn beat(client: &mut Client, pids: std::ops::Range<u64>) -> Vec<String> {
 
 /// Up to which heartbeat the projector has settled all.
 async fn floor(store: &MongoStore) -> u64 {
-    let (heartbeats, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::new("process-projector").unwrap());
+    let (heartbeats, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::stored("$process-projector").unwrap());
     store.cursor(&heartbeats, &group).await.unwrap().map_or(0, |cursor| cursor.floor)
 }
 
 /// Waits until the projector has settled every heartbeat up to `seq`.
 async fn settled(store: &MongoStore, seq: u64) {
-    let (heartbeats, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::new("process-projector").unwrap());
+    let (heartbeats, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::stored("$process-projector").unwrap());
     until("heartbeats to be projected", async || {
         store.cursor(&heartbeats, &group).await.unwrap().is_some_and(|cursor| cursor.floor >= seq)
     })

@@ -419,8 +419,13 @@ async fn with_a_list_of_origins_others_are_closed_with_4403() {
 async fn where_there_are_no_dead_letters_an_event_is_tried_again() {
     let hub = hub().await;
     let mut client = Client::open(&hub).await;
-    client.subscribe("dlq.dlq.a", "g", json!({"maxAttempts": 1})).await;
-    client.publish("dlq.dlq.a", json!(1)).await;
+    client.publish("a", json!(1)).await;
+    for topic in ["a", "dlq.a"] {
+        client.subscribe(topic, "g", json!({"from": "earliest"})).await;
+        let id = &client.next().await["event"]["id"];
+        client.send(json!({"op": "NACK", "topic": topic, "group": "g", "id": id, "dead": true})).await;
+    }
+    client.subscribe("dlq.dlq.a", "g", json!({"maxAttempts": 1, "from": "earliest"})).await;
     for attempt in 1..=3 {
         let event = client.next().await;
         assert_eq!(event["ctx"]["attempt"], attempt);

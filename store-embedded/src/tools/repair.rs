@@ -190,7 +190,7 @@ fn known(found: &Survey, repaired: &Survey) -> Known {
     for body in found.index.iter().flat_map(|index| &index.cursors) {
         let Some((body, at)) = placed(body) else { continue };
         let Some(own) = CursorRecord::decode(body) else { continue };
-        let Ok(group) = Group::new(own.group) else { continue };
+        let Ok(group) = Group::stored(own.group) else { continue };
         known.cursors.push((own.topic, group, Arc::new(own.cursor.into_owned()), at));
     }
     // Numbers are given in their order, so every one below the highest was.

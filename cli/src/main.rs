@@ -20,6 +20,7 @@ mod page;
 mod processes;
 mod secret;
 mod settings;
+mod tokens;
 #[cfg(not(feature = "mongodb"))]
 mod without_mongo;
 

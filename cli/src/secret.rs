@@ -1,18 +1,68 @@
-//! The secret of `prom dev`, and tokens made with a secret.
+//! Secrets that are given, the secret of `prom dev`, and tokens made with a secret.
 //!
 //! It is kept in the data folder so that a page, or a client in the same folder, goes on when the hub is restarted.
 
 use std::{
+    ffi::OsStr,
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::json;
 
 const FILE: &str = "dev-secret";
+/// Largest file that is taken for a secret.
+const FILE_BYTES: u64 = 64 * 1024;
+
+/// The secret that is given by the variable `name` or its flag, or by the file that `<name>_FILE` or its flag names; none:
+/// by neither. One that comes by the flag is warned of.
+pub(crate) fn given(name: &str, value: Option<String>, file: Option<PathBuf>) -> anyhow::Result<Option<String>> {
+    let secret = match (value, file) {
+        (Some(_), Some(_)) => bail!("{name} and {name}_FILE are both set; a secret has one place"),
+        (None, None) => return Ok(None),
+        (Some(secret), None) => {
+            if std::env::var_os(name).as_deref() != Some(OsStr::new(&secret)) {
+                let flag = name.to_ascii_lowercase().replace('_', "-");
+                tracing::warn!(
+                    "--{flag} is readable by every user of this machine, in the list of its processes; use {name} or {name}_FILE"
+                );
+            }
+            secret
+        }
+        (None, Some(file)) => {
+            if file.as_os_str().is_empty() {
+                bail!("{name}_FILE is set but empty; unset it or give it a value");
+            }
+            read(&file).with_context(|| format!("{name}_FILE {} cannot be used", file.display()))?
+        }
+    };
+    if secret.is_empty() {
+        bail!("{name} is set but empty; unset it or give it a value");
+    }
+    Ok(Some(secret))
+}
+
+/// The text of a file, without the line break that editors and `echo` put at its end.
+fn read(file: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    fs::File::open(file)?.take(FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES {
+        bail!("it is larger than {FILE_BYTES} bytes");
+    }
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    if text.is_empty() {
+        bail!("it is empty");
+    }
+    Ok(text)
+}
 
 fn path(data: &Path) -> PathBuf {
     data.join(FILE)
@@ -48,7 +98,7 @@ pub(crate) fn load(data: &Path) -> anyhow::Result<Option<String>> {
     let path = path(data);
     match fs::read_to_string(&path) {
         Ok(secret) if secret.trim().len() >= prom_hub::SECRET_BYTES => Ok(Some(secret.trim().to_owned())),
-        Ok(_) => anyhow::bail!("{} is not a secret of `prom dev`; delete it and a new one is made", path.display()),
+        Ok(_) => bail!("{} is not a secret of `prom dev`; delete it and a new one is made", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => {
             let advice = "choose another data folder with PROM_DATA or --data";

@@ -74,49 +74,6 @@ fn durability(text: &str) -> Result<Durability, String> {
     }
 }
 
-/// How a hub checks tokens.
-#[derive(Debug, Args)]
-pub(crate) struct Tokens {
-    /// Secret of HS256 tokens, at least 32 bytes.
-    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
-    pub(crate) jwt_secret: Option<String>,
-    /// The secret before a rotation, still accepted.
-    #[arg(long, env = "JWT_SECRET_PREVIOUS", hide_env_values = true)]
-    pub(crate) jwt_secret_previous: Option<String>,
-    /// Required aud of tokens.
-    #[arg(long, env = "JWT_AUD")]
-    pub(crate) jwt_aud: Option<String>,
-    /// Required iss of tokens.
-    #[arg(long, env = "JWT_ISS")]
-    pub(crate) jwt_iss: Option<String>,
-    /// One token that may do everything, for trying things.
-    #[arg(long, env = "WS_TOKEN", hide_env_values = true)]
-    pub(crate) ws_token: Option<String>,
-}
-
-const NO_AUTH: &str = "no way to check tokens is configured, so nobody could connect. Set one of
-  JWT_SECRET   the secret your tokens are signed with, HS256, at least 32 bytes (make one: openssl rand -hex 32)
-  WS_TOKEN     one token that may do everything, for trying things
-or run `prom dev`, which makes a secret of its own";
-
-impl Tokens {
-    /// The one way that is configured.
-    pub(crate) fn auth(self) -> anyhow::Result<Auth> {
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-        match (given(self.jwt_secret), given(self.ws_token)) {
-            (Some(_), Some(_)) => bail!("JWT_SECRET and WS_TOKEN are both set; a hub checks tokens in one way"),
-            (Some(secret), None) => Ok(Auth::Hs256 {
-                secret,
-                previous: given(self.jwt_secret_previous),
-                audience: given(self.jwt_aud),
-                issuer: given(self.jwt_iss),
-            }),
-            (None, Some(token)) => Ok(Auth::Static(token)),
-            (None, None) => bail!(NO_AUTH),
-        }
-    }
-}
-
 /// Outboxes by their names: none where it says off, or nothing.
 #[cfg(feature = "mongodb")]
 pub(crate) fn outboxes(names: &[String]) -> anyhow::Result<Vec<OutboxName>> {
@@ -141,9 +98,6 @@ pub(crate) fn outboxes(names: &[String]) -> anyhow::Result<Vec<OutboxName>> {
 impl Listen {
     /// The whole configuration.
     pub(crate) fn config(self, auth: Auth) -> anyhow::Result<Config> {
-        if std::env::var_os("JWT_JWKS_URL").is_some_and(|value| !value.is_empty()) {
-            bail!("JWT_JWKS_URL is set, and this version does not have JWKS yet; unset it to run without");
-        }
         let mut config = Config::new(auth);
         config.port = self.port;
         config.ops_port = Some(self.ops_port);

@@ -43,9 +43,9 @@ codes! {
         Unauthorized = "unauthorized", false;
         /// AUTH came without a token.
         NoToken = "no_token", false;
-        /// The token is malformed, forged, of the wrong algorithm, or its claims are not acceptable.
+        /// The token is malformed, forged, expired, of the wrong algorithm, or its claims are not acceptable.
         JwtInvalid = "jwt_invalid", false;
-        /// The token's `exp` has passed.
+        /// The token that the connection is open with has run out.
         TokenExpired = "token_expired", false;
         /// The policy does not allow it.
         Forbidden = "forbidden", false;

@@ -31,6 +31,9 @@ pub mod server;
 mod text;
 mod topic;
 
+/// The version of the protocol that this crate speaks; a hub names it in the OK of AUTH.
+pub const VERSION: u32 = 1;
+
 pub use client::{ClientFrame, Op, Request};
 pub use code::{CloseCode, ErrorCode};
 pub use event::{Event, EventOptions, Headers, check_id, encode_event, encode_event_body, encode_event_position};

@@ -6,7 +6,7 @@
 /// Makes of each name two constants: in [`field`] the name itself, in [`key`] the name as a writer puts it between two
 /// fields.
 macro_rules! names {
-    ($($constant:ident = $name:literal;)+) => {
+    ($($constant:ident = $name:literal;)+ => only written: $($written:ident = $other:literal;)+) => {
         /// Names, to compare with and to put into messages.
         pub(crate) mod field {
             $(pub(crate) const $constant: &str = $name;)+
@@ -15,6 +15,7 @@ macro_rules! names {
         /// Names with all that stands between two values, `,"name":`, so that a field's start is written at once.
         pub(crate) mod key {
             $(pub(crate) const $constant: &str = concat!(",\"", $name, "\":");)+
+            $(pub(crate) const $written: &str = concat!(",\"", $other, "\":");)+
         }
     };
 }
@@ -41,6 +42,7 @@ names! {
     CODE = "code";
     MSG = "msg";
     RETRY_AFTER_MS = "retry_after_ms";
+    EXPIRED = "expired";
     EVENT = "event";
     CTX = "ctx";
     FROM = "from";
@@ -57,6 +59,14 @@ names! {
     HEADERS = "headers";
     TAGS = "tags";
     CAUSED_BY = "caused_by";
+
+    // No reader that is written by hand looks for these.
+    => only written:
+    VERSION = "version";
+    HUB = "hub";
+    MAX_FRAME_BYTES = "max_frame_bytes";
+    MAX_PUBLISHES = "max_publishes";
+    MAX_SUBSCRIPTIONS = "max_subscriptions";
 }
 
 /// A name as it is written at the start of an object, where no comma precedes it.

@@ -204,9 +204,33 @@ fn server_frames() -> Vec<(&'static str, ServerFrame<'static>)> {
         msg: "over 100 events a second".into(),
         corr: Some("c-2".into()),
         retry_after_ms: Some(250),
+        expired: false,
     };
-    let later =
-        ErrFrame { code: "a_code_of_a_later_version".into(), msg: "new".into(), corr: None, retry_after_ms: None };
+    let expired = ErrFrame {
+        code: "jwt_invalid".into(),
+        msg: "the token has expired: its exp was 60 s ago".into(),
+        corr: Some("c-1".into()),
+        retry_after_ms: None,
+        expired: true,
+    };
+    let later = ErrFrame {
+        code: "a_code_of_a_later_version".into(),
+        msg: "new".into(),
+        corr: None,
+        retry_after_ms: None,
+        expired: false,
+    };
+    let authenticated = OkFrame {
+        corr: Some("c-1".into()),
+        expires_in_ms: Some(3_600_000),
+        batch: true,
+        version: Some(prom_protocol::VERSION),
+        hub: Some("0.1.0".into()),
+        max_frame_bytes: Some(limits::FRAME_BYTES as u64),
+        max_publishes: Some(16_384),
+        max_subscriptions: Some(128),
+        ..ok()
+    };
     let every_field = OkFrame {
         corr: Some("c-1".into()),
         seq: Some(limits::TS_MAX),
@@ -214,8 +238,7 @@ fn server_frames() -> Vec<(&'static str, ServerFrame<'static>)> {
         topic: Some("orders.*".into()),
         group: Some("billing".into()),
         expires_in_ms: Some(1),
-        // Its file is older than the field.
-        batch: false,
+        // Its file is older than the other fields.
         ..published()
     };
     vec![
@@ -230,6 +253,7 @@ fn server_frames() -> Vec<(&'static str, ServerFrame<'static>)> {
             "ok-authenticated-batch",
             ServerFrame::Ok(OkFrame { corr: Some("c-1".into()), expires_in_ms: Some(3_600_000), batch: true, ..ok() }),
         ),
+        ("ok-authenticated-limits", ServerFrame::Ok(authenticated)),
         ("ok-published", ServerFrame::Ok(published())),
         ("ok-duplicate", ServerFrame::Ok(OkFrame { corr: Some("c-2".into()), duplicate: true, ..published() })),
         (
@@ -244,6 +268,7 @@ fn server_frames() -> Vec<(&'static str, ServerFrame<'static>)> {
         ("ok-full", ServerFrame::Ok(every_field)),
         ("err-minimal", ServerFrame::error(ErrorCode::Unauthorized, "Call AUTH first.", None)),
         ("err-full", ServerFrame::Err(limited)),
+        ("err-expired", ServerFrame::Err(expired)),
         ("err-later-version", ServerFrame::Err(later)),
         ("event-minimal", event(member(), EVENT, (1, 5, 30_000), Some(LEASE))),
         ("event-full", event(member(), EVENT_FULL, (2, 5, 29_990), Some("ffffffffffffffff"))),

@@ -215,6 +215,9 @@ fn the_limits_are_those_of_the_code() {
     let all = &mut expected;
     of_integer("/seq", 1, None, all);
     of_integer("/ok/expires_in_ms", 0, None, all);
+    for field in ["version", "max_frame_bytes", "max_publishes", "max_subscriptions"] {
+        of_integer(&format!("/ok/{field}"), 1, None, all);
+    }
     of_integer("/err/retry_after_ms", 0, None, all);
     of_integer("/context/attempt", 1, None, all);
     of_integer("/context/max_attempts", 1, Some(limits::ATTEMPTS_MAX.into()), all);

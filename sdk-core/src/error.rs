@@ -99,7 +99,8 @@ impl std::error::Error for Error {}
 impl From<&Scanned<'_>> for Error {
     fn from(frame: &Scanned<'_>) -> Self {
         let code = frame.code().0;
-        let known = ErrorCode::from_wire(&code);
+        // At AUTH an expired token is `jwt_invalid`, with a mark: applications have one code for it, whenever it happens.
+        let known = if frame.expired() { Some(ErrorCode::TokenExpired) } else { ErrorCode::from_wire(&code) };
         Self {
             code: known.map_or_else(|| Cow::Owned(code.into_owned()), |code| Cow::Borrowed(code.as_str())),
             message: frame.msg().0.into_owned(),

@@ -172,12 +172,18 @@ struct Refused {
     #[serde(default)]
     error: String,
     code: Option<String>,
+    /// Of a token: a fresh one helps.
+    #[serde(default)]
+    expired: bool,
 }
 
 fn refusal(status: StatusCode, told: &[u8]) -> Error {
-    let Refused { error, code } = serde_json::from_slice(told).unwrap_or_default();
+    let Refused { error, code, expired } = serde_json::from_slice(told).unwrap_or_default();
     let message =
         if error.is_empty() { format!("the hub answered with the HTTP status {}", status.as_u16()) } else { error };
+    if expired {
+        return Error::of(ErrorCode::TokenExpired, message);
+    }
     match code.as_deref().map(|code| (ErrorCode::from_wire(code), code)) {
         Some((Some(code), _)) => Error::of(code, message),
         Some((None, code)) => Error::unknown(code.to_owned(), message),
@@ -277,6 +283,12 @@ mod tests {
         let cases = [
             (403, r#"{"error":"reading a is not allowed","code":"forbidden"}"#, ErrorKind::Forbidden, "reading a"),
             (400, r#"{"error":"limit must be","code":"bad_frame"}"#, ErrorKind::Invalid, "limit must be"),
+            (
+                401,
+                r#"{"error":"it was","code":"jwt_invalid","expired":true}"#,
+                ErrorKind::Unauthorized,
+                "(token_expired)",
+            ),
             (429, "slow down", ErrorKind::Overloaded, "status 429"),
             (503, "<html>", ErrorKind::Overloaded, "status 503"),
             (502, "", ErrorKind::Unavailable, "status 502"),

@@ -152,8 +152,11 @@ impl Past {
             return Ok(response);
         }
         let body = body(&response).await.unwrap_or(JsValue::NULL);
-        let code =
-            args::string(&body, "code").and_then(|code| ErrorCode::from_wire(&code)).unwrap_or(ErrorCode::Internal);
+        let code = if get(&body, "expired").is_ok_and(|expired| expired.is_truthy()) {
+            ErrorCode::TokenExpired
+        } else {
+            args::string(&body, "code").and_then(|code| ErrorCode::from_wire(&code)).unwrap_or(ErrorCode::Internal)
+        };
         let status = || ["the hub answered with the HTTP status ", &decimal(response.status().into())].concat();
         Err(Error::of(code, args::string(&body, "msg").unwrap_or_else(status)))
     }

@@ -1,47 +1,110 @@
-//! Tokens: HS256 JWTs, or one static token for trying things.
+//! Tokens: JWTs, by a secret or by the key sets of identity providers, or one static token for trying things.
+//!
+//! ```text
+//!   AUTH, Authorization: Bearer ──► Verifier::check ──► Access: a policy, until when, whose
+//!                                      │  verifier.rs: the header, which key, the signature
+//!                                      │  claims.rs:   what the claims say, each by its name
+//!                                      │  refused.rs:  why not, and how often that is logged
+//!                                      ▼
+//!                                   source.rs ──► fetch.rs: one key set, read by a task of its own
+//!                                      └────────► key_set.rs: which of its keys
+//!   provider.rs: the cryptography
+//! ```
 
+mod claims;
+mod fetch;
+mod key_set;
 mod provider;
+mod refused;
+mod source;
+mod verifier;
 
-use std::fmt;
+use std::time::Duration;
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
-use prom_protocol::{ErrorCode, Policy, RawValue, Refusal, limits};
-use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use prom_protocol::Policy;
+use serde::Serialize;
 
-/// Clock difference tolerated between the issuer and the hub, in seconds.
-const LEEWAY_SECS: u64 = 5;
-/// Longest token that is looked at.
-const MAX_TOKEN: usize = 16 * 1024;
+pub(crate) use self::{
+    refused::Refused,
+    source::Figures,
+    verifier::{Check, Verifier},
+};
+
+/// Clock difference tolerated between the issuer and the hub: a token may be so young before its `nbf`, and a connection
+/// that is open goes on for so long after its `exp`. A token that comes after its `exp` is refused all the same: what
+/// would be left of it is too little to work with.
+pub(crate) const LEEWAY: Duration = Duration::from_secs(5);
 
 /// Shortest JWT secret outside dev mode, in bytes: RFC 7518 section 3.2 asks for the size of the hash.
 pub const SECRET_BYTES: usize = 32;
+/// Shortest static token, in bytes. It is for trying things, so that it may be typed; one that is guessed within a minute is
+/// none.
+pub const STATIC_TOKEN_BYTES: usize = 6;
+/// How far away a token's `exp` may be where nothing else is said: 400 days.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// How tokens are checked.
 #[derive(Clone)]
 pub enum Auth {
-    /// HS256 JWTs.
-    Hs256 {
-        /// The secret tokens are signed with.
-        secret: String,
-        /// The secret before a rotation, still accepted.
-        previous: Option<String>,
-        /// Required `aud`.
-        audience: Option<String>,
-        /// Required `iss`.
-        issuer: Option<String>,
-    },
-    /// One token that may do everything, for trying things.
+    /// JWTs.
+    Jwt(Jwt),
+    /// One token that may do everything, for trying things: at least [`STATIC_TOKEN_BYTES`] bytes.
     Static(String),
+}
+
+/// How JWTs are checked: by a secret, by key sets, or by either, as the token's algorithm says.
+#[derive(Clone)]
+pub struct Jwt {
+    /// The secret that HS256 tokens are signed with, at least [`SECRET_BYTES`] bytes; none: none are accepted.
+    pub secret: Option<String>,
+    /// The secret before a rotation, still accepted.
+    pub previous: Option<String>,
+    /// URLs of identity providers' key sets, for RS256, PS256, ES256 and EdDSA: `https`, or `http` on this machine.
+    pub key_sets: Vec<String>,
+    /// Accepted `iss`; none: any. With key sets: the issuer of each, in their order. A key counts for its issuer only.
+    pub issuers: Vec<String>,
+    /// Required `aud`; none: any.
+    pub audience: Option<String>,
+    /// How far away `exp` may be; default [`MAX_LIFETIME`].
+    pub max_lifetime: Duration,
+}
+
+impl Default for Jwt {
+    /// Accepts no token: there is neither a secret nor a key set.
+    fn default() -> Self {
+        Self {
+            secret: None,
+            previous: None,
+            key_sets: Vec::new(),
+            issuers: Vec::new(),
+            audience: None,
+            max_lifetime: MAX_LIFETIME,
+        }
+    }
+}
+
+impl Auth {
+    /// HS256 tokens by this secret, from any issuer and for any audience.
+    pub fn hs256(secret: impl Into<String>) -> Self {
+        Self::Jwt(Jwt { secret: Some(secret.into()), ..Jwt::default() })
+    }
 }
 
 impl std::fmt::Debug for Auth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Hs256 { .. } => "HS256",
+            Self::Jwt(Jwt { secret: Some(_), key_sets, .. }) if !key_sets.is_empty() => "HS256 and key set",
+            Self::Jwt(Jwt { key_sets, .. }) if !key_sets.is_empty() => "key set",
+            Self::Jwt(_) => "HS256",
             Self::Static(_) => "static token",
         })
     }
+}
+
+/// What is wrong with the URL of a key set, to be read behind it; none: nothing.
+pub(crate) fn check_key_set(url: &str) -> Result<(), &'static str> {
+    fetch::Place::parse(url).map(|_| ())
 }
 
 /// What a token stands for.
@@ -49,140 +112,33 @@ impl std::fmt::Debug for Auth {
 pub(crate) struct Access {
     /// Who may do what.
     pub policy: Policy,
-    /// Milliseconds since the Unix epoch; none for a token that does not expire.
+    /// The token's `exp`, in milliseconds since the Unix epoch; none for a token that does not expire.
     pub expires_at_ms: Option<u64>,
+    /// `iss`: who says so.
+    pub iss: Option<String>,
+    /// `sub`: who it is, by that issuer's names.
+    pub sub: Option<String>,
+    /// `jti`: which token it is.
+    pub jti: Option<String>,
+    /// `iat`: when it was made, in milliseconds since the Unix epoch.
+    pub iat_ms: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Claims {
-    /// Seconds since the Unix epoch. Required, and checked to be there with the signature.
-    #[serde(default)]
-    exp: Option<f64>,
-    #[serde(default)]
-    policy: Option<Box<RawValue>>,
-    #[serde(default)]
-    scopes: Option<Vec<String>>,
-    #[serde(default)]
-    scope: Option<String>,
-}
-
-/// Checks tokens as configured. The algorithm is pinned, so neither `none` nor a confusion of key types gets through.
-pub(crate) struct Verifier {
-    keys: Vec<DecodingKey>,
-    validation: Validation,
-    static_token: Option<String>,
-}
-
-impl fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verifier").field("keys", &self.keys.len()).finish_non_exhaustive()
-    }
-}
-
-impl Verifier {
-    /// A verifier for a checked configuration.
-    pub(crate) fn new(auth: &Auth) -> Self {
-        provider::install();
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY_SECS;
-        validation.validate_nbf = true;
-        validation.set_required_spec_claims(&["exp"]);
-        validation.validate_aud = false;
-        let mut keys = Vec::new();
-        let mut static_token = None;
-        match auth {
-            Auth::Static(token) => static_token = Some(token.clone()),
-            Auth::Hs256 { secret, previous, audience, issuer } => {
-                keys.extend(
-                    [Some(secret), previous.as_ref()]
-                        .into_iter()
-                        .flatten()
-                        .map(|s| DecodingKey::from_secret(s.as_bytes())),
-                );
-                if let Some(audience) = audience {
-                    validation.validate_aud = true;
-                    validation.set_audience(&[audience]);
-                }
-                if let Some(issuer) = issuer {
-                    validation.set_issuer(&[issuer]);
-                }
-                let required: Vec<&str> =
-                    [Some("exp"), audience.as_ref().map(|_| "aud"), issuer.as_ref().map(|_| "iss")]
-                        .into_iter()
-                        .flatten()
-                        .collect();
-                validation.set_required_spec_claims(&required);
-            }
-        }
-        Self { keys, validation, static_token }
+impl Access {
+    /// For ever, for nobody in particular.
+    fn unlimited(policy: Policy) -> Self {
+        Self { policy, expires_at_ms: None, iss: None, sub: None, jti: None, iat_ms: None }
     }
 
-    /// What `token` stands for.
-    ///
-    /// # Errors
-    /// `no_token`, `token_expired` or `jwt_invalid`.
-    pub(crate) fn verify(&self, token: &str) -> Result<Access, Refusal> {
-        if token.is_empty() {
-            return Err(Refusal::new(ErrorCode::NoToken, "token is required"));
-        }
-        if token.len() > MAX_TOKEN {
-            return Err(Refusal::new(ErrorCode::JwtInvalid, format!("token is longer than {MAX_TOKEN} bytes")));
-        }
-        if let Some(expected) = &self.static_token {
-            return if token.as_bytes().ct_eq(expected.as_bytes()).into() {
-                Ok(Access { policy: Policy::open(), expires_at_ms: None })
-            } else {
-                Err(Refusal::new(ErrorCode::JwtInvalid, "token is not the hub's WS_TOKEN"))
-            };
-        }
-        let mut last = Refusal::new(ErrorCode::JwtInvalid, "no key is configured");
-        for key in &self.keys {
-            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
-                Ok(decoded) => return access(&decoded.claims),
-                Err(error) => {
-                    let wrong_key = matches!(error.kind(), ErrorKind::InvalidSignature);
-                    last = refusal(&error);
-                    if !wrong_key {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(last)
+    /// When what was begun with the token ends, in milliseconds since the Unix epoch.
+    pub(crate) fn ends_at_ms(&self) -> Option<u64> {
+        self.expires_at_ms.map(|exp| exp.saturating_add(LEEWAY.as_millis() as u64))
     }
-}
 
-fn access(claims: &Claims) -> Result<Access, Refusal> {
-    let exp = claims.exp.ok_or_else(|| Refusal::new(ErrorCode::JwtInvalid, "the token lacks the claim exp"))?;
-    let policy = match (&claims.policy, &claims.scopes, &claims.scope) {
-        (Some(policy), ..) => {
-            Policy::from_claim(policy.get()).map_err(|error| Refusal::new(ErrorCode::JwtInvalid, error.to_string()))?
-        }
-        (None, Some(scopes), _) => Policy::from_scopes(scopes.iter().map(String::as_str)),
-        (None, None, Some(scope)) => Policy::from_scope_claim(scope.split_ascii_whitespace()),
-        (None, None, None) => Policy::default(),
-    };
-    // The cast saturates, so an `exp` beyond all time is just far away: as far as the protocol can say.
-    let expires_at_ms = (exp * 1000.0) as u64;
-    Ok(Access { policy, expires_at_ms: Some(expires_at_ms.saturating_add(LEEWAY_SECS * 1000).min(limits::TS_MAX)) })
-}
-
-fn refusal(error: &jsonwebtoken::errors::Error) -> Refusal {
-    let (code, message) = match error.kind() {
-        ErrorKind::ExpiredSignature => (ErrorCode::TokenExpired, "the token's exp has passed".to_owned()),
-        ErrorKind::InvalidSignature => (ErrorCode::JwtInvalid, "the token's signature does not match".into()),
-        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
-            (ErrorCode::JwtInvalid, "the token must be signed with HS256".into())
-        }
-        ErrorKind::MissingRequiredClaim(claim) => (ErrorCode::JwtInvalid, format!("the token lacks the claim {claim}")),
-        ErrorKind::InvalidAudience => (ErrorCode::JwtInvalid, "the token's aud is not this hub's".into()),
-        ErrorKind::InvalidIssuer => (ErrorCode::JwtInvalid, "the token's iss is not accepted here".into()),
-        ErrorKind::ImmatureSignature => (ErrorCode::JwtInvalid, "the token's nbf is in the future".into()),
-        ErrorKind::InvalidToken => (ErrorCode::JwtInvalid, "the token is not a JWT".into()),
-        // Its header is read first: an algorithm this library does not know, `none` for one, ends here.
-        _ => (ErrorCode::JwtInvalid, "the token is malformed or not signed with HS256".into()),
-    };
-    Refusal::new(code, message)
+    /// Whether both are the same subject's.
+    pub(crate) fn is_of_the_same(&self, other: &Self) -> bool {
+        (&self.iss, &self.sub) == (&other.iss, &other.sub)
+    }
 }
 
 /// A token with these claims, signed as a hub verifies it: HS256, with the secret's bytes as they are.
@@ -196,7 +152,8 @@ pub fn sign(claims: &impl Serialize, secret: &str) -> Result<String, jsonwebtoke
 
 #[cfg(test)]
 mod tests {
-    use prom_protocol::{Action, Topic, TopicOrPattern};
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use prom_protocol::{Action, ErrorCode, Topic, TopicOrPattern};
     use serde_json::json;
 
     use super::*;
@@ -205,7 +162,7 @@ mod tests {
     const OTHER: &str = "another-secret-of-thirty-two-bytes!!";
 
     fn auth() -> Auth {
-        Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None }
+        Auth::hs256(SECRET)
     }
 
     fn token(algorithm: Algorithm, secret: &str, claims: &serde_json::Value) -> String {
@@ -239,23 +196,17 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_expires_beyond_all_time_expires_as_late_as_can_be_said() {
-        let access = Verifier::new(&auth()).verify(&token(Algorithm::HS256, SECRET, &json!({"exp": 9e15}))).unwrap();
-        assert_eq!(access.expires_at_ms, Some(limits::TS_MAX));
-    }
-
-    #[test]
     fn refuses_what_is_forged_expired_or_incomplete() {
         let verifier = Verifier::new(&auth());
-        let past = prom_store::wall_clock() / 1000 - 6;
+        let past = prom_store::wall_clock() / 1000 - 1;
         assert_eq!(code(&verifier, ""), ErrorCode::NoToken);
         assert_eq!(code(&verifier, "x"), ErrorCode::JwtInvalid);
         assert_eq!(code(&verifier, &"x".repeat(20_000)), ErrorCode::JwtInvalid);
         assert_eq!(code(&verifier, &token(Algorithm::HS256, OTHER, &json!({"exp": later()}))), ErrorCode::JwtInvalid);
         assert_eq!(code(&verifier, &token(Algorithm::HS512, SECRET, &json!({"exp": later()}))), ErrorCode::JwtInvalid);
-        assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"exp": past}))), ErrorCode::TokenExpired);
+        let expired = verifier.verify(&token(Algorithm::HS256, SECRET, &json!({"exp": past}))).unwrap_err();
+        assert!(expired.code() == ErrorCode::JwtInvalid && expired.expired, "{expired:?}");
         assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"scopes": []}))), ErrorCode::JwtInvalid);
-        assert_eq!(code(&verifier, &token(Algorithm::HS256, SECRET, &json!({"exp": "soon"}))), ErrorCode::JwtInvalid);
         let unlimited = token(Algorithm::HS256, SECRET, &json!({"scopes": []}));
         assert_eq!(verifier.verify(&unlimited).unwrap_err().message(), "the token lacks the claim exp");
         let policy = json!({"exp": later(), "policy": {"rules": "all"}});
@@ -267,12 +218,13 @@ mod tests {
 
     #[test]
     fn checks_audience_and_issuer_when_configured_and_takes_the_previous_secret() {
-        let verifier = Verifier::new(&Auth::Hs256 {
-            secret: SECRET.into(),
+        let verifier = Verifier::new(&Auth::Jwt(Jwt {
+            secret: Some(SECRET.into()),
             previous: Some(OTHER.into()),
             audience: Some("hub".into()),
-            issuer: Some("us".into()),
-        });
+            issuers: vec!["us".into()],
+            ..Jwt::default()
+        }));
         let good = json!({"exp": later(), "aud": "hub", "iss": "us"});
         assert!(verifier.verify(&token(Algorithm::HS256, SECRET, &good)).is_ok());
         assert!(verifier.verify(&token(Algorithm::HS256, OTHER, &good)).is_ok());
@@ -292,6 +244,41 @@ mod tests {
         assert_eq!(code(&verifier, "let-me-i"), ErrorCode::JwtInvalid);
         assert_eq!(code(&verifier, "let-me-im"), ErrorCode::JwtInvalid);
     }
+
+    /// A header with `crit` was taken whatever it asked for (RFC 7515, 4.1.11).
+    #[test]
+    fn a_header_that_asks_for_what_nobody_knows_is_refused() {
+        let verifier = Verifier::new(&auth());
+        let signed = |header: &str, payload: &str| {
+            let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+            let key = EncodingKey::from_secret(SECRET.as_bytes());
+            let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+            format!("{message}.{signature}")
+        };
+        let claims = json!({"exp": later()}).to_string();
+        assert!(verifier.verify(&signed(r#"{"alg":"HS256","jku":"https://evil.example"}"#, &claims)).is_ok());
+        for (header, words) in [
+            (r#"{"alg":"HS256","crit":["x-must"],"x-must":1}"#, "crit"),
+            (r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, "crit"),
+            (r#"{"alg":"HS256","crit":[]}"#, "crit"),
+            (r#"{"alg":"HS256","crit":null}"#, "crit"),
+            (r#"{"alg":"HS256","alg":"HS256"}"#, "each name once"),
+            (r#"["HS256"]"#, "not a JSON object"),
+            ("{}", "lacks alg"),
+            (r#"{"alg":5}"#, "alg must be a string"),
+            (r#"{"alg":"none"}"#, "must be signed with HS256, not \"none\""),
+            (r#"{"alg":"RS256"}"#, "must be signed with HS256, not \"RS256\""),
+            ("{\"alg\":\"\u{202e}x\\n\"}", "not \"\\u{202e}x\\n\""),
+            (r#"{"alg":"HS256","kid":["a"]}"#, "kid must be a string"),
+        ] {
+            let refused = verifier.verify(&signed(header, &claims)).expect_err(header);
+            assert!(refused.message().contains(words), "{header}: {refused}");
+        }
+        for text in ["a", "a.b", ".", "..", "a.b.c.d.e", "e30.e30.!", "e30=.e30.x", "\u{e9}.\u{e9}.\u{e9}"] {
+            assert_eq!(code(&verifier, text), ErrorCode::JwtInvalid, "{text}");
+        }
+    }
+
     /// What a token may do, by the files that authors of other clients and fakes use.
     #[test]
     fn claims_allow_what_the_vectors_say() {

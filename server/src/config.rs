@@ -9,7 +9,7 @@ use prom_store_mongo as mongo;
 #[cfg(feature = "mongodb")]
 use crate::members::mongo_outbox::OutboxName;
 use crate::{
-    auth::{Auth, SECRET_BYTES},
+    auth::{self, Auth, Jwt, SECRET_BYTES, STATIC_TOKEN_BYTES},
     node::Limits,
     web::Page,
 };
@@ -64,9 +64,35 @@ pub enum ConfigError {
     /// The secret is too short.
     #[error("JWT_SECRET is {0} bytes long; HS256 needs at least {SECRET_BYTES} (try: openssl rand -hex 32)")]
     ShortSecret(usize),
-    /// The static token is empty.
-    #[error("WS_TOKEN is empty")]
-    EmptyToken,
+    /// The static token is too short.
+    #[error("WS_TOKEN is {0} bytes long; it needs at least {STATIC_TOKEN_BYTES}")]
+    ShortToken(usize),
+    /// Nothing to check tokens with.
+    #[error("there is neither a secret (JWT_SECRET) nor a key set (JWT_JWKS_URL) to check tokens with")]
+    NoKeys,
+    /// A previous secret without a present one.
+    #[error("JWT_SECRET_PREVIOUS is set without JWT_SECRET")]
+    PreviousAlone,
+    /// The URL of a key set is refused.
+    #[error("JWT_JWKS_URL {0:?} {1}")]
+    KeySet(String, &'static str),
+    /// Several key sets need to know whose each is.
+    #[error("{key_sets} JWT_JWKS_URL with {issuers} JWT_ISS: several key sets need the issuer of each, in their order")]
+    Issuers {
+        /// How many key sets there are.
+        key_sets: usize,
+        /// And issuers.
+        issuers: usize,
+    },
+    /// An issuer is named twice, or nothing.
+    #[error("JWT_ISS names {0:?} twice or is empty; every key set is that of another issuer")]
+    Issuer(String),
+    /// The required audience is empty.
+    #[error("JWT_AUD is empty; unset it to take tokens for any audience")]
+    EmptyAudience,
+    /// No token could be accepted.
+    #[error("JWT_MAX_LIFETIME must be at least 1s")]
+    NoLifetime,
     /// Not loopback, and no TLS.
     #[error(
         "BIND {0} is reachable from other machines and tokens would travel unencrypted; put TLS in front and pass --allow-plaintext"
@@ -96,14 +122,10 @@ impl Config {
     /// What must be changed, in words for people.
     pub fn check(&self) -> Result<(), ConfigError> {
         match &self.auth {
-            Auth::Hs256 { secret, previous, .. } => {
-                for secret in [Some(secret), previous.as_ref()].into_iter().flatten() {
-                    if secret.len() < SECRET_BYTES {
-                        return Err(ConfigError::ShortSecret(secret.len()));
-                    }
-                }
+            Auth::Jwt(jwt) => check_jwt(jwt)?,
+            Auth::Static(token) if token.len() < STATIC_TOKEN_BYTES => {
+                return Err(ConfigError::ShortToken(token.len()));
             }
-            Auth::Static(token) if token.is_empty() => return Err(ConfigError::EmptyToken),
             Auth::Static(_) => {}
         }
         if !self.bind.is_loopback() && !self.allow_plaintext {
@@ -113,20 +135,89 @@ impl Config {
     }
 }
 
+fn check_jwt(jwt: &Jwt) -> Result<(), ConfigError> {
+    let Jwt { secret, previous, key_sets, issuers, audience, max_lifetime } = jwt;
+    match (secret, previous) {
+        (None, None) if key_sets.is_empty() => return Err(ConfigError::NoKeys),
+        (None, Some(_)) => return Err(ConfigError::PreviousAlone),
+        _ => {}
+    }
+    for secret in [secret, previous].into_iter().flatten() {
+        if secret.len() < SECRET_BYTES {
+            return Err(ConfigError::ShortSecret(secret.len()));
+        }
+    }
+    for url in key_sets {
+        auth::check_key_set(url).map_err(|why| ConfigError::KeySet(url.clone(), why))?;
+    }
+    // Which issuer one key set is for may be left open.
+    let fits = match key_sets.len() {
+        0 => true,
+        1 => issuers.len() <= 1,
+        several => issuers.len() == several,
+    };
+    if !fits {
+        return Err(ConfigError::Issuers { key_sets: key_sets.len(), issuers: issuers.len() });
+    }
+    for (at, issuer) in issuers.iter().enumerate() {
+        if issuer.is_empty() || issuers[..at].contains(issuer) {
+            return Err(ConfigError::Issuer(issuer.clone()));
+        }
+    }
+    if audience.as_ref().is_some_and(String::is_empty) {
+        return Err(ConfigError::EmptyAudience);
+    }
+    if max_lifetime.as_secs() == 0 {
+        return Err(ConfigError::NoLifetime);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn refuses_what_must_not_run() {
-        let hs256 = |secret: &str| Auth::Hs256 { secret: secret.into(), previous: None, audience: None, issuer: None };
-        assert_eq!(Config::new(hs256("short")).check(), Err(ConfigError::ShortSecret(5)));
-        assert_eq!(Config::new(Auth::Static(String::new())).check(), Err(ConfigError::EmptyToken));
-        let mut open = Config::new(hs256(&"s".repeat(32)));
+        assert_eq!(Config::new(Auth::hs256("short")).check(), Err(ConfigError::ShortSecret(5)));
+        assert_eq!(Config::new(Auth::Static("12345".into())).check(), Err(ConfigError::ShortToken(5)));
+        let mut open = Config::new(Auth::hs256("s".repeat(32)));
         assert_eq!(open.check(), Ok(()));
         open.bind = IpAddr::from([0, 0, 0, 0]);
         assert!(matches!(open.check(), Err(ConfigError::Plaintext(_))));
         open.allow_plaintext = true;
         assert_eq!(open.check(), Ok(()));
+    }
+
+    #[test]
+    fn refuses_a_way_to_check_tokens_that_does_not_say_what_is_meant() {
+        let secret = || Some("s".repeat(32));
+        let urls = |hosts: &[&str]| hosts.iter().map(|host| format!("https://{host}/keys")).collect::<Vec<_>>();
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let check = |jwt: Jwt| Config::new(Auth::Jwt(jwt)).check();
+        let jwt = Jwt::default;
+        for good in [
+            Jwt { secret: secret(), issuers: names(&["a", "b"]), ..jwt() },
+            Jwt { secret: secret(), key_sets: urls(&["a"]), ..jwt() },
+            Jwt { key_sets: urls(&["a"]), issuers: names(&["a"]), ..jwt() },
+            Jwt { key_sets: urls(&["a", "b"]), issuers: names(&["a", "b"]), ..jwt() },
+        ] {
+            assert_eq!(check(good), Ok(()));
+        }
+        for (bad, words) in [
+            (jwt(), "neither a secret"),
+            (Jwt { previous: secret(), key_sets: urls(&["a"]), ..jwt() }, "JWT_SECRET_PREVIOUS is set without"),
+            (Jwt { secret: secret(), previous: Some("short".into()), ..jwt() }, "JWT_SECRET is 5 bytes long"),
+            (Jwt { key_sets: vec!["http://a".into()], ..jwt() }, "JWT_JWKS_URL \"http://a\" must start with https://"),
+            (Jwt { key_sets: urls(&["a", "b"]), issuers: names(&["a"]), ..jwt() }, "2 JWT_JWKS_URL with 1 JWT_ISS"),
+            (Jwt { key_sets: urls(&["a"]), issuers: names(&["a", "b"]), ..jwt() }, "1 JWT_JWKS_URL with 2 JWT_ISS"),
+            (Jwt { key_sets: urls(&["a", "b"]), issuers: names(&["a", "a"]), ..jwt() }, "names \"a\" twice"),
+            (Jwt { secret: secret(), issuers: names(&[""]), ..jwt() }, "is empty"),
+            (Jwt { secret: secret(), audience: Some(String::new()), ..jwt() }, "JWT_AUD is empty"),
+            (Jwt { secret: secret(), max_lifetime: std::time::Duration::ZERO, ..jwt() }, "JWT_MAX_LIFETIME"),
+        ] {
+            let said = check(bad).unwrap_err().to_string();
+            assert!(said.contains(words), "{said:?} does not say {words:?}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::{Auth, Verifier},
+    auth::{Auth, Jwt, Verifier},
     config::{Config, ConfigError, StoreConfig},
     doors,
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
@@ -149,13 +149,17 @@ impl Hub {
         let projector = Projector::new(Arc::clone(&store), writer.clone(), groups.clone());
         tasks.spawn(projector.run(ending.clone()));
 
+        let verifier = Verifier::new(&config.auth);
+        for refresher in verifier.refreshers(&ending) {
+            tasks.spawn(refresher);
+        }
         let node = Arc::new(Node {
             store: Arc::clone(&store),
             topics,
             writer,
             metrics,
             groups,
-            verifier: Verifier::new(&config.auth),
+            verifier,
             limits: config.limits,
             origins: config.origins,
             page: config.page,
@@ -169,6 +173,13 @@ impl Hub {
         let server = public_port(listener, node, ending.clone());
         if matches!(config.auth, Auth::Static(_)) {
             tracing::warn!("WS_TOKEN is set: whoever has it may publish and read everything. For trying things only");
+        }
+        if let Auth::Jwt(Jwt { key_sets, issuers, audience, .. }) = &config.auth
+            && !key_sets.is_empty()
+            && (issuers.is_empty() || audience.is_none())
+        {
+            // Some providers sign the tokens of all their customers with the same keys.
+            tracing::warn!("JWT_JWKS_URL is set without JWT_ISS or JWT_AUD: tokens made for others may be accepted");
         }
         let ops_port = ops.as_ref().map(|ops| ops.address().to_string());
         tracing::info!(%address, ops = ops_port, store = store.name(), durability = store.durability(), auth = ?config.auth, "hub ready");

@@ -43,7 +43,7 @@ pub use prom_store_embedded as embedded;
 pub use prom_store_mongo as mongo;
 
 pub use self::{
-    auth::{Auth, SECRET_BYTES},
+    auth::{Auth, Jwt, SECRET_BYTES},
     config::{Config, ConfigError, StoreConfig},
     hub::{Hub, StartError},
     node::Limits,

@@ -11,7 +11,7 @@ use prom_store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::Verifier,
+    auth::{Refused, Verifier},
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::Groups,
     web::Page,
@@ -83,6 +83,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Counts a token that was refused where `by` says, and says so in the log.
+    pub(crate) fn refused_token(&self, by: &'static str, refused: &Refused) {
+        self.metrics.auth_refused(refused.code());
+        self.verifier.log(by, refused);
+    }
+
     /// Whether pages of `origin` may talk to the hub: any, those of the list, and those of the hub's own address.
     pub(crate) fn admits(&self, origin: &str, headers: &HeaderMap) -> bool {
         self.origins.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == origin)) || is_own(origin, headers)

@@ -11,7 +11,7 @@ use crate::{
 
 /// A hub in memory, on a free port, that accepts tokens signed with [`SECRET`].
 pub fn config() -> Config {
-    let mut config = Config::new(Auth::Hs256 { secret: SECRET.into(), previous: None, audience: None, issuer: None });
+    let mut config = Config::new(Auth::hs256(SECRET));
     config.port = 0;
     // The hub's patience with a client is not what most tests are about, and a busy machine makes any client slow.
     config.limits.auth_timeout = DEADLINE;

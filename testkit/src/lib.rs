@@ -7,6 +7,7 @@
 //!    │
 //!   hub.rs      config(), hub(), hub_at(), mongo(): hubs on free ports, in this process
 //!   token.rs    token(), token_with(), token_for(): what these hubs accept
+//!   identity.rs an identity provider: keys that sign tokens, a server that publishes them
 //!   wait.rs     until(), in_time(): wait for a condition, with one deadline
 //! ```
 //!
@@ -19,6 +20,7 @@
 mod client;
 pub mod http;
 mod hub;
+pub mod identity;
 mod relay;
 mod token;
 mod wait;

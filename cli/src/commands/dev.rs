@@ -62,7 +62,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     if let Some(mongo) = &mongo {
         args.listen.mongo_url = Some(mongo.url().to_owned());
     }
-    let auth = Auth::Hs256 { secret: secret.clone(), previous: None, audience: None, issuer: None };
+    let auth = Auth::hs256(secret.clone());
     super::raise_open_files();
     let hub = tokio::select! {
         hub = Hub::start(args.listen.config(auth)?) => hub?,

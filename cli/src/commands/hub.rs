@@ -2,11 +2,12 @@
 
 use prom_hub::Hub;
 
-use crate::settings::{Listen, Tokens};
+use crate::{settings::Listen, tokens::Tokens};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   JWT_SECRET=$(openssl rand -hex 32) prom hub
+  JWT_JWKS_URL=https://login.example.com/.well-known/jwks.json JWT_ISS=https://login.example.com/ JWT_AUD=hub prom hub
   JWT_SECRET=… BIND=0.0.0.0 prom hub --allow-plaintext      behind a proxy that speaks TLS
   WS_TOKEN=try-me prom hub                                  one token for everything")]
 pub(crate) struct Args {

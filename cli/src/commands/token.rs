@@ -32,6 +32,9 @@ pub(crate) struct Mint {
     /// Secret to sign with, at least 32 bytes.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     jwt_secret: Option<String>,
+    /// File that holds that secret; a line break at its end does not count.
+    #[arg(long, env = "JWT_SECRET_FILE")]
+    jwt_secret_file: Option<PathBuf>,
     /// Data folder of `prom dev`.
     #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
     data: PathBuf,
@@ -49,7 +52,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     if args.ttl.is_zero() {
         bail!("--ttl must be at least 1s");
     }
-    let secret = match args.jwt_secret {
+    let secret = match secret::given("JWT_SECRET", args.jwt_secret, args.jwt_secret_file)? {
         Some(secret) if secret.len() < prom_hub::SECRET_BYTES => {
             bail!("JWT_SECRET is {} bytes long; HS256 needs at least {}", secret.len(), prom_hub::SECRET_BYTES)
         }

@@ -265,7 +265,8 @@ fn place_lost(hub: &Hub) -> bool {
 fn refused(test: &str, url: &str, more: &[(&str, &str)], expected: &[&str]) {
     let folder = Folder::new(&format!("mongo-refused-{test}"));
     let since = Instant::now();
-    let environment = [&[("MONGO_URL", url), ("WS_TOKEN", "x"), ("WS_PORT", "0"), ("OPS_PORT", "0")], more].concat();
+    let environment =
+        [&[("MONGO_URL", url), ("WS_TOKEN", "try-me"), ("WS_PORT", "0"), ("OPS_PORT", "0")], more].concat();
     let output = crate::common::prom(&["hub"], &environment, &folder.0);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(since.elapsed() < Duration::from_secs(60), "{:?}: {said}", since.elapsed());

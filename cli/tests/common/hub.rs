@@ -36,8 +36,23 @@ impl Hub {
         hub.unwrap_or_else(|(status, log)| panic!("the hub ended with {status}:\n{log}"))
     }
 
+    /// Starts one and waits until it answers, ready or not.
+    pub fn alive(from: &Path, data: &Path, environment: &[(&str, &str)]) -> Self {
+        let hub = Self::launch_until("/healthz", from, data, environment);
+        hub.unwrap_or_else(|(status, log)| panic!("the hub ended with {status}:\n{log}"))
+    }
+
     /// The same, from a folder it logs to; a hub that ends instead gives its status and what it said.
     pub fn launch(from: &Path, data: &Path, environment: &[(&str, &str)]) -> Result<Self, (ExitStatus, String)> {
+        Self::launch_until("/readyz", from, data, environment)
+    }
+
+    fn launch_until(
+        path: &str,
+        from: &Path,
+        data: &Path,
+        environment: &[(&str, &str)],
+    ) -> Result<Self, (ExitStatus, String)> {
         let (port, ops_port) = free_ports();
         let log = from.join(format!("hub-{port}.log"));
         let mut command = super::command(&["hub"], environment, from);
@@ -45,9 +60,14 @@ impl Hub {
             .env("WS_PORT", port.to_string())
             .env("OPS_PORT", ops_port.to_string())
             .env("PROM_DATA", data)
-            .env("JWT_SECRET", SECRET)
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap());
+        let own = |(name, _): &(&str, &str)| {
+            name.starts_with("JWT_SECRET") || name.starts_with("WS_TOKEN") || *name == "JWT_JWKS_URL"
+        };
+        if !environment.iter().any(own) {
+            command.env("JWT_SECRET", SECRET);
+        }
         let started = Instant::now();
         let child = command.spawn().unwrap();
         let mut hub = Self {
@@ -59,7 +79,7 @@ impl Hub {
         };
         loop {
             // It listens before its store is open, and answers after.
-            if let Ok(answer) = request(ops_port, "/readyz", None)
+            if let Ok(answer) = request(ops_port, path, None)
                 && answer.status == 200
             {
                 hub.ready_after = started.elapsed();

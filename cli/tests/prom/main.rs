@@ -11,3 +11,4 @@ mod outbox;
 mod own_mongo;
 mod refusals;
 mod store;
+mod tokens;

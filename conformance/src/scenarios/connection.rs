@@ -100,7 +100,7 @@ async fn a_bad_token_that_will_not_change_is_not_tried_again(stage: &Stage) -> O
 
 async fn a_token_is_renewed_before_it_ends(stage: &Stage) -> Outcome {
     let driver = stage.driver().await?;
-    let tokens = [token_for(&["*:**"], 3), token_for(&["*:**"], 4), token(&["*:**"])];
+    let tokens = [token_for(&["*:**"], 4), token_for(&["*:**"], 10), token(&["*:**"])];
     driver.ask("connect", stage.connect(json!({"tokens": tokens}))).await?;
     stage.tap.until_count(Side::Client, "AUTH", 3).await?;
     driver.ask("publish", json!({"topic": "a", "payload": 1})).await?;
@@ -116,7 +116,7 @@ async fn a_token_is_renewed_before_it_ends(stage: &Stage) -> Outcome {
 
 async fn an_expired_token_that_never_changes_ends_the_client(stage: &Stage) -> Outcome {
     let driver = stage.driver().await?;
-    driver.ask("connect", stage.connect(json!({"token": token_for(&["*:**"], 1)}))).await?;
+    driver.ask("connect", stage.connect(json!({"token": token_for(&["*:**"], 2)}))).await?;
     driver.told("state", |state| state == "closed").await?;
     let refused = driver.refused("publish", json!({"topic": "a", "payload": 1})).await?;
     check_eq!(refused.code, "token_expired", "why the client has ended");

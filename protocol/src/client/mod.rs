@@ -191,6 +191,8 @@ pub struct BadRequest<'a> {
     pub corr: Option<Text<'a>>,
     /// The frame's `op`, if it is one.
     pub op: Option<Op>,
+    /// The frame has an `op` that this version does not know.
+    pub unknown_op: bool,
     /// The answer: what is wrong with the frame.
     pub error: Refusal,
 }

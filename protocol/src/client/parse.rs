@@ -46,19 +46,20 @@ pub fn parse(text: &str) -> Result<Request<'_>, BadRequest<'_>> {
     };
     let corr = match raw.corr.bounded(field::CORR, limits::CORR_BYTES) {
         Ok(corr) => corr,
-        Err(error) => return Err(BadRequest { corr: None, op: None, error }),
+        Err(error) => return Err(BadRequest { corr: None, op: None, unknown_op: false, error }),
     };
     let op = match raw.op.required(field::OP).map(|op| (Op::from_wire(&op), op)) {
         Ok((Some(op), _)) => op,
         Ok((None, name)) => {
             let shown: String = name.chars().take(32).collect();
-            return Err(BadRequest { corr, op: None, error: Refusal::bad_frame(format!("op {shown:?} is not known")) });
+            let error = Refusal::bad_frame(format!("op {shown:?} is not known"));
+            return Err(BadRequest { corr, op: None, unknown_op: true, error });
         }
-        Err(error) => return Err(BadRequest { corr, op: None, error }),
+        Err(error) => return Err(BadRequest { corr, op: None, unknown_op: false, error }),
     };
     match raw.frame(op) {
         Ok(frame) => Ok(Request { corr, frame }),
-        Err(error) => Err(BadRequest { corr, op: Some(op), error }),
+        Err(error) => Err(BadRequest { corr, op: Some(op), unknown_op: false, error }),
     }
 }
 
@@ -74,7 +75,7 @@ fn unreadable<'a>(text: &str, error: &serde_json::Error) -> BadRequest<'a> {
         let end = message.rfind(" at line ").unwrap_or(message.len());
         Refusal::bad_frame(&message[..end])
     };
-    BadRequest { corr: None, op: None, error }
+    BadRequest { corr: None, op: None, unknown_op: false, error }
 }
 
 impl<'a> RawFrame<'a> {
@@ -197,7 +198,8 @@ mod tests {
         let bad = parse(r#"{"op":"ACK","corr":"c"}"#).unwrap_err();
         assert_eq!((bad.corr.unwrap().as_str(), bad.op), ("c", Some(Op::Ack)));
         let bad = parse(r#"{"op":"WHAT","corr":"c"}"#).unwrap_err();
-        assert_eq!((bad.corr.unwrap().as_str(), bad.op), ("c", None));
+        assert_eq!((bad.corr.unwrap().as_str(), bad.op, bad.unknown_op), ("c", None, true));
+        assert!(!parse(r#"{"corr":"c"}"#).unwrap_err().unknown_op);
     }
 
     #[test]

@@ -110,6 +110,21 @@ pub struct OkFrame<'a> {
     /// AUTH that asked for it: from now on a message of either side may hold several frames.
     #[serde(default)]
     pub batch: bool,
+    /// AUTH: the version of the protocol that the hub speaks, [`crate::VERSION`].
+    #[serde(default)]
+    pub version: Option<u32>,
+    /// AUTH: the hub's own version, for people.
+    #[serde(borrow, default)]
+    pub hub: Option<Text<'a>>,
+    /// AUTH: largest frame, and largest message to the hub, in bytes.
+    #[serde(default)]
+    pub max_frame_bytes: Option<u64>,
+    /// AUTH: publishes without an answer after which the hub reads no further until it has answered some.
+    #[serde(default)]
+    pub max_publishes: Option<u32>,
+    /// AUTH: most subscriptions of one connection.
+    #[serde(default)]
+    pub max_subscriptions: Option<u32>,
 }
 
 /// An ERR: what was asked was not done.
@@ -127,6 +142,9 @@ pub struct ErrFrame<'a> {
     /// Milliseconds to wait before the next try; none: the hub gives no time.
     #[serde(default)]
     pub retry_after_ms: Option<u64>,
+    /// AUTH that was refused with `jwt_invalid`: the token was good once, but its `exp` has passed. A fresh one helps.
+    #[serde(default)]
+    pub expired: bool,
 }
 
 /// A frame from hub to client.
@@ -194,6 +212,12 @@ impl<'a> ServerFrame<'a> {
 
     /// An ERR without a time to wait.
     pub fn error(code: ErrorCode, msg: impl Into<String>, corr: Option<Text<'a>>) -> Self {
-        Self::Err(ErrFrame { code: code.as_str().into(), msg: Text::from(msg.into()), corr, retry_after_ms: None })
+        Self::Err(ErrFrame {
+            code: code.as_str().into(),
+            msg: Text::from(msg.into()),
+            corr,
+            retry_after_ms: None,
+            expired: false,
+        })
     }
 }

@@ -48,6 +48,7 @@ scanned! {
     code = field::CODE,
     msg = field::MSG,
     retry_after_ms = field::RETRY_AFTER_MS,
+    expired = field::EXPIRED,
     event = field::EVENT,
     ctx = field::CTX,
     from = field::FROM,
@@ -115,6 +116,11 @@ impl<'a> Scanned<'a> {
     /// ERR: milliseconds to wait before the next try.
     pub fn retry_after_ms(&self) -> Option<u64> {
         number(self.retry_after_ms)
+    }
+
+    /// ERR of an AUTH: the token's time is over, a fresh one helps.
+    pub fn expired(&self) -> bool {
+        self.expired == "true"
     }
 
     /// GAP: the reason, for people.
@@ -192,6 +198,7 @@ mod tests {
             ServerFrame::Err(err) => {
                 assert_eq!((frame.op(), frame.code(), frame.msg()), (Some(Op::Err), err.code.clone(), err.msg.clone()));
                 assert_eq!((frame.has_corr(), frame.retry_after_ms()), (err.corr.is_some(), err.retry_after_ms));
+                assert_eq!(frame.expired(), err.expired);
             }
             ServerFrame::Event { topic, group, event, ctx } => {
                 assert_eq!((frame.op(), frame.topic(), frame.group()), (Some(Op::Event), topic.clone(), group.clone()));

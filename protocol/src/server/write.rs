@@ -73,7 +73,21 @@ impl ServerFrame<'_> {
     /// Appends the frame's text to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Ok(OkFrame { corr, id, seq, duplicate, topic, group, expires_in_ms, batch }) => {
+            Self::Ok(OkFrame {
+                corr,
+                id,
+                seq,
+                duplicate,
+                topic,
+                group,
+                expires_in_ms,
+                batch,
+                version,
+                hub,
+                max_frame_bytes,
+                max_publishes,
+                max_subscriptions,
+            }) => {
                 Frame::begin(out, opening!(Op::Ok))
                     .optional(key::CORR, corr.as_deref())
                     .optional(key::ID, id.as_deref())
@@ -83,14 +97,20 @@ impl ServerFrame<'_> {
                     .optional(key::GROUP, group.as_deref())
                     .optional(key::EXPIRES_IN_MS, expires_in_ms.as_ref())
                     .flag(key::BATCH, *batch)
+                    .optional(key::VERSION, version.as_ref())
+                    .optional(key::HUB, hub.as_deref())
+                    .optional(key::MAX_FRAME_BYTES, max_frame_bytes.as_ref())
+                    .optional(key::MAX_PUBLISHES, max_publishes.as_ref())
+                    .optional(key::MAX_SUBSCRIPTIONS, max_subscriptions.as_ref())
                     .end();
             }
-            Self::Err(ErrFrame { code, msg, corr, retry_after_ms }) => {
+            Self::Err(ErrFrame { code, msg, corr, retry_after_ms, expired }) => {
                 Frame::begin(out, opening!(Op::Err))
                     .field(key::CODE, code)
                     .field(key::MSG, msg)
                     .optional(key::CORR, corr.as_deref())
                     .optional(key::RETRY_AFTER_MS, retry_after_ms.as_ref())
+                    .flag(key::EXPIRED, *expired)
                     .end();
             }
             Self::Event { topic, group, event, ctx } => {

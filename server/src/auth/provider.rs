@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! HS256, HS384, HS512     sign and verify, in constant time
-//! RS*, PS*, ES*, EdDSA    verify, with a public key: for key sets, which the hub does not read yet
+//! RS*, PS*, ES*, EdDSA    verify, with a public key of a key set
 //! ```
 
 use jsonwebtoken::{

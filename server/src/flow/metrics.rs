@@ -149,6 +149,8 @@ pub(crate) struct Metrics {
     commit_events: Histogram,
     /// By index in [`ErrorCode::ALL`].
     refused: Box<[Counter]>,
+    /// Tokens, likewise.
+    auth_refused: Box<[Counter]>,
 }
 
 impl Default for Metrics {
@@ -167,6 +169,7 @@ impl Default for Metrics {
             commit_time: Histogram::new(US, 1e6),
             commit_events: Histogram::new(EVENTS, 1.0),
             refused: ErrorCode::ALL.iter().map(|_| Counter::default()).collect(),
+            auth_refused: ErrorCode::ALL.iter().map(|_| Counter::default()).collect(),
         }
     }
 }
@@ -201,9 +204,12 @@ impl Metrics {
 
     /// Counts a publish that was refused.
     pub(crate) fn refused(&self, code: ErrorCode) {
-        if let Some(index) = ErrorCode::ALL.iter().position(|own| *own == code) {
-            self.refused[index].add(1);
-        }
+        count(&self.refused, code);
+    }
+
+    /// Counts a token that was refused.
+    pub(crate) fn auth_refused(&self, code: ErrorCode) {
+        count(&self.auth_refused, code);
     }
 
     /// A group that had `before` events in flight has `now`.
@@ -245,9 +251,14 @@ impl Metrics {
         );
         self.commit_time.render(o, "commit_seconds", "How long the store took for a commit.");
         self.commit_events.render(o, "commit_events", "Events of a commit.");
-        head(o, "publish_refused_total", "counter", "Publishes that were refused, by the code of the answer.");
-        for (code, counter) in ErrorCode::ALL.iter().zip(&self.refused).filter(|(_, counter)| counter.value() > 0) {
-            line(o, format_args!("publish_refused_total{{code=\"{code}\"}} {}", counter.value()));
+        for (name, help, counters) in [
+            ("publish_refused_total", "Publishes that were refused, by the code of the answer.", &self.refused),
+            ("auth_refused_total", "Tokens that were refused, by the code of the answer.", &self.auth_refused),
+        ] {
+            head(o, name, "counter", help);
+            for (code, counter) in ErrorCode::ALL.iter().zip(counters).filter(|(_, counter)| counter.value() > 0) {
+                line(o, format_args!("{name}{{code=\"{code}\"}} {}", counter.value()));
+            }
         }
         out
     }
@@ -258,6 +269,13 @@ impl Metrics {
             let (topic, group) = key.map_or(("_other", "_other"), |(topic, group)| (topic.as_str(), group.as_str()));
             line(out, format_args!("{name}{{topic=\"{topic}\",group=\"{group}\"}} {}", counter(series).value()));
         });
+    }
+}
+
+/// One more at the index of `code` in [`ErrorCode::ALL`].
+fn count(counters: &[Counter], code: ErrorCode) {
+    if let Some(index) = ErrorCode::ALL.iter().position(|own| *own == code) {
+        counters[index].add(1);
     }
 }
 

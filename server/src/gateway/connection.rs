@@ -17,20 +17,22 @@ use futures_util::{
 };
 use prom_delivery::{Delivery, Found, MemberId, Nack};
 use prom_protocol::{
-    ClientFrame, CloseCode, ErrorCode, Op, Refusal, ServerFrame, Text,
+    ClientFrame, CloseCode, ErrorCode, Op, Refusal, ServerFrame, Text, VERSION,
     client::BadRequest,
-    server::{OkFrame, encode_event_context},
+    limits,
+    server::{ErrFrame, OkFrame, encode_event_context},
 };
 use prom_store::{StoreError, wall_clock};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     out::Out,
-    publish::Publishes,
+    publish::{MAX_WAITING, Publishes},
     session::{Outcome, Session},
     subscriptions::{Source, Subscription, Subscriptions},
 };
 use crate::{
+    auth::{Access, Check, Refused},
     flow::{
         topics::{Signal, SignalSender},
         writer::{Answer, Write},
@@ -72,6 +74,7 @@ pub(super) async fn run(node: Arc<Node>, socket: WebSocket) {
         handle,
         out: Out::new(sink),
         unread: None,
+        checking: None,
         publishes: Publishes::new(Arc::clone(&node.metrics)),
         room: None,
         subscriptions: Subscriptions::default(),
@@ -104,6 +107,13 @@ impl Drop for Counted<'_> {
 type LiveRead = (MemberId, Result<Found, StoreError>);
 type Room = Option<mpsc::OwnedPermit<Write>>;
 
+/// An AUTH that waits.
+struct Checking {
+    access: BoxFuture<'static, Result<Access, Refused>>,
+    batch: bool,
+    corr: Option<Text<'static>>,
+}
+
 pub(super) struct Connection {
     pub(super) node: Arc<Node>,
     pub(super) session: Session,
@@ -113,6 +123,8 @@ pub(super) struct Connection {
     pub(super) out: Out<SplitSink<WebSocket, Message>>,
     /// A message of several frames that was not handled to its end, and where its rest begins.
     pub(super) unread: Option<(Utf8Bytes, usize)>,
+    /// An AUTH whose token cannot be checked before a key set has been read. Until then nothing more is read.
+    checking: Option<Checking>,
     pub(super) publishes: Publishes,
     /// Waits for room at the writer, for the batch that is held back. It keeps its place in the line from one wake-up to
     /// the next.
@@ -195,6 +207,13 @@ impl Connection {
                     }
                 }
                 room = async { self.room.as_mut()?.await }, if self.room.is_some() => self.send_held_back(room),
+                Some(checked) = async { Some(self.checking.as_mut()?.access.as_mut().await) }, if self.checking.is_some() => {
+                    if let Some(Checking { batch, corr, .. }) = self.checking.take()
+                        && let ControlFlow::Break(end) = self.authenticated(checked, batch, corr.as_ref()).await
+                    {
+                        return end;
+                    }
+                }
                 _ = ping.tick() => {
                     if self.is_silent(reading) {
                         tracing::debug!("connection silent, taken for dead");
@@ -217,7 +236,12 @@ impl Connection {
     /// Whether it may read its socket, with so many messages for it queued: what a client asks for may not pile up faster
     /// than it is answered.
     fn may_read(&self, queued: usize) -> bool {
-        self.out.bytes() < OUT_HIGH && queued < BURST && self.publishes.have_room()
+        self.out.bytes() < OUT_HIGH && queued < BURST && self.may_take_frames()
+    }
+
+    /// Whether the next frame may be handled: not while a publish would find no room, or before an AUTH is answered.
+    pub(super) fn may_take_frames(&self) -> bool {
+        self.publishes.have_room() && self.checking.is_none()
     }
 
     /// Whether nothing was heard of the peer for three pings. While its socket is not read, silence proves nothing.
@@ -230,7 +254,8 @@ impl Connection {
 
     pub(super) fn bad_request(&mut self, bad: &BadRequest<'_>) {
         let corr = bad.corr.as_ref();
-        if bad.op.is_some_and(|op| !op.open_to_all()) && self.session.policy().is_none() {
+        let closed = bad.unknown_op || bad.op.is_some_and(|op| !op.open_to_all());
+        if closed && self.session.policy().is_none() {
             self.error(ErrorCode::Unauthorized, "Call AUTH first.", corr);
         } else if bad.op == Some(Op::Publish) {
             // In its turn among the publishes before it.
@@ -278,24 +303,59 @@ impl Connection {
     }
 
     async fn auth(&mut self, token: &str, batch: bool, corr: Option<&Text<'_>>) -> ControlFlow<End> {
-        match self.session.authenticate(&self.node.verifier, token) {
+        match self.node.verifier.check(token) {
+            Check::Done(checked) => self.authenticated(checked, batch, corr).await,
+            Check::Later(access) => {
+                let corr = corr.map(|corr| Text::from(corr.as_str().to_owned()));
+                self.checking = Some(Checking { access, batch, corr });
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// Answers an AUTH.
+    async fn authenticated(
+        &mut self,
+        checked: Result<Access, Refused>,
+        batch: bool,
+        corr: Option<&Text<'_>>,
+    ) -> ControlFlow<End> {
+        match self.session.authenticate(checked) {
             Outcome::Accepted(expires_in_ms) => {
-                let corr = corr.cloned();
-                self.send(&ServerFrame::Ok(OkFrame { corr, expires_in_ms, batch, ..OkFrame::default() }));
+                self.send(&ServerFrame::Ok(OkFrame {
+                    corr: corr.cloned(),
+                    expires_in_ms,
+                    batch,
+                    version: Some(VERSION),
+                    hub: Some(env!("CARGO_PKG_VERSION").into()),
+                    max_frame_bytes: Some(limits::FRAME_BYTES as u64),
+                    max_publishes: Some(MAX_WAITING as u32),
+                    max_subscriptions: Some(u32::try_from(self.node.limits.subscriptions).unwrap_or(u32::MAX)),
+                    ..OkFrame::default()
+                }));
                 // From here on, both ways: the client knows when it reads the OK.
                 self.out.set_batching(batch);
                 self.revoke().await;
             }
-            Outcome::Refused(error) => {
-                tracing::debug!(%error, "AUTH refused");
-                self.refuse(&error, corr);
-            }
-            Outcome::Banned(error) => {
-                self.refuse(&error, corr);
+            Outcome::Refused(refused) => self.refuse_token(&refused, corr),
+            Outcome::Banned(refused) => {
+                self.refuse_token(&refused, corr);
                 return ControlFlow::Break(End::Close(CloseCode::Token));
             }
         }
         ControlFlow::Continue(())
+    }
+
+    fn refuse_token(&mut self, refused: &Refused, corr: Option<&Text<'_>>) {
+        self.node.refused_token("AUTH", refused);
+        let wait = refused.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        self.send(&ServerFrame::Err(ErrFrame {
+            code: refused.code().as_str().into(),
+            msg: refused.message().into(),
+            corr: corr.cloned(),
+            retry_after_ms: wait,
+            expired: refused.expired,
+        }));
     }
 
     /// The session's time is over.

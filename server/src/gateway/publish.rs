@@ -11,7 +11,7 @@ use crate::flow::{
 };
 
 /// Unanswered publishes of a connection beyond which the hub stops reading from it.
-const MAX_WAITING: usize = 16 * 1024;
+pub(super) const MAX_WAITING: usize = 16 * 1024;
 /// Bytes of unanswered publishes beyond which it stops reading too.
 const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
 

@@ -29,7 +29,7 @@ impl Connection {
                 Some(read) => self.read(read, &mut budget).await,
                 None => self.lines(&mut budget).await,
             };
-            if handled.is_break() || budget == 0 || self.unread.is_some() || !self.publishes.have_room() {
+            if handled.is_break() || budget == 0 || self.unread.is_some() || !self.may_take_frames() {
                 break handled;
             }
             next = stream.next().now_or_never();
@@ -74,13 +74,13 @@ impl Connection {
         ControlFlow::Continue(())
     }
 
-    /// Handles frames of a message until it or the budget is at its end, or there is no room for more publishes.
+    /// Handles frames of a message until it or the budget is at its end, or the next one has to wait.
     async fn lines(&mut self, budget: &mut usize) -> ControlFlow<End> {
         let Some((message, from)) = self.unread.take() else { return ControlFlow::Continue(()) };
         let mut lines = frames(&message[from..]);
         loop {
             let rest = message.len() - lines.rest().len();
-            if *budget == 0 || !self.publishes.have_room() {
+            if *budget == 0 || !self.may_take_frames() {
                 if !lines.rest().is_empty() {
                     self.unread = Some((message, rest));
                 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use prom_protocol::{ErrorCode, Policy, Refusal};
+use prom_protocol::{ErrorCode, Policy};
 use prom_store::wall_clock;
 use tokio::time::Instant;
 
-use crate::auth::{Access, Verifier};
+use crate::auth::{Access, Refused};
 
 /// Failed AUTHs after which the connection is closed.
 const MAX_FAILURES: u32 = 3;
@@ -26,9 +26,9 @@ pub(super) enum Outcome {
     /// Good; milliseconds until the token expires.
     Accepted(Option<u64>),
     /// Refused, try again.
-    Refused(Refusal),
+    Refused(Refused),
     /// Refused, and once too often.
-    Banned(Refusal),
+    Banned(Refused),
 }
 
 impl Session {
@@ -41,19 +41,33 @@ impl Session {
         self.access.as_ref().map(|access| &access.policy)
     }
 
-    /// Checks a token. A good one replaces the policy; a bad one leaves it as it was.
-    pub(super) fn authenticate(&mut self, verifier: &Verifier, token: &str) -> Outcome {
-        match verifier.verify(token) {
+    /// Takes what a token came to. A good one replaces the policy; a bad one, or one of somebody else, leaves it as it was.
+    pub(super) fn authenticate(&mut self, checked: Result<Access, Refused>) -> Outcome {
+        let checked = checked.and_then(|access| match &self.access {
+            // Leases, and what is under way, are those of who began them.
+            Some(before) if !before.is_of_the_same(&access) => {
+                let message =
+                    "the token is another subject's (sub, iss) than this connection's; open one of its own for it";
+                Err(Refused::new(ErrorCode::Forbidden, message))
+            }
+            _ => Ok(access),
+        });
+        match checked {
             Ok(access) => {
-                let left = access.expires_at_ms.map(|at| at.saturating_sub(wall_clock()));
-                self.deadline = left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
+                let now = wall_clock();
+                let left = |at: Option<u64>| at.map(|at| at.saturating_sub(now));
+                let ends_in = left(access.ends_at_ms());
+                self.deadline = ends_in.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
                 self.failures = 0;
+                let left = left(access.expires_at_ms);
+                tracing::debug!(iss = ?access.iss, sub = ?access.sub, jti = ?access.jti, iat_ms = access.iat_ms, "AUTH accepted");
                 self.access = Some(access);
                 Outcome::Accepted(left)
             }
-            Err(error) => {
+            Err(refused) if !refused.is_of_the_token() => Outcome::Refused(refused),
+            Err(refused) => {
                 self.failures += 1;
-                if self.failures >= MAX_FAILURES { Outcome::Banned(error) } else { Outcome::Refused(error) }
+                if self.failures >= MAX_FAILURES { Outcome::Banned(refused) } else { Outcome::Refused(refused) }
             }
         }
     }

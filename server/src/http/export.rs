@@ -37,7 +37,7 @@ pub(super) async fn export(
     version: Version,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Failure> {
-    let access = http.access(&headers)?;
+    let access = http.access(&headers).await?;
     if version < Version::HTTP_11 {
         // Where an abort looks like an end.
         return Err(Failure::status(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "an export needs HTTP/1.1"));
@@ -63,7 +63,7 @@ pub(super) async fn export(
         after: start.after.max(start.first - 1),
         end: start.last,
         ts: (from_ts.unwrap_or(0), to_ts.unwrap_or(u64::MAX)),
-        expires_at_ms: access.expires_at_ms.unwrap_or(u64::MAX),
+        ends_at_ms: access.ends_at_ms().unwrap_or(u64::MAX),
         ndjson,
         begun: false,
         over: false,
@@ -106,7 +106,7 @@ struct Export {
     end: u64,
     /// Least and largest `ts` that is wanted.
     ts: (u64, u64),
-    expires_at_ms: u64,
+    ends_at_ms: u64,
     ndjson: bool,
     /// Something was sent.
     begun: bool,
@@ -143,7 +143,7 @@ impl Export {
 
     /// Reads one page.
     async fn read(&mut self, chunk: &mut Vec<u8>) -> Result<(), Aborted> {
-        if wall_clock() >= self.expires_at_ms {
+        if wall_clock() >= self.ends_at_ms {
             return Err(Aborted("the token has expired"));
         }
         let read = self.node.store.read(&self.topic, self.after, PAGE, PAGE_BYTES);

@@ -23,7 +23,12 @@ use prom_protocol::{ErrorCode, Topic};
 use tokio::sync::Semaphore;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::{auth::Access, node::Node, rights, web::Failure};
+use crate::{
+    auth::{Access, Refused},
+    node::Node,
+    rights,
+    web::Failure,
+};
 
 /// Publishes whose body is read or that wait for their commit; more than these wait for their turn.
 const PUBLISHES: usize = 256;
@@ -70,24 +75,14 @@ fn cors(node: &Arc<Node>) -> CorsLayer {
 
 impl Http {
     /// What the request's token stands for.
-    fn access(&self, headers: &HeaderMap) -> Result<Access, Failure> {
-        let token = match headers.get(header::AUTHORIZATION) {
-            None => "",
-            Some(value) => {
-                let bearer = value.to_str().ok().and_then(|value| value.split_once(' '));
-                let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-                let Some((_, token)) = bearer else {
-                    return Err(Failure::new(ErrorCode::JwtInvalid, "Authorization must be `Bearer <token>`"));
-                };
-                token.trim()
-            }
+    async fn access(&self, headers: &HeaderMap) -> Result<Access, Failure> {
+        let checked = match bearer(headers) {
+            Ok(token) => self.node.verifier.check(token).done().await,
+            Err(refused) => Err(refused),
         };
-        if token.is_empty() {
-            return Err(Failure::new(ErrorCode::NoToken, "the header Authorization: Bearer <token> is required"));
-        }
-        self.node.verifier.verify(token).map_err(|error| {
-            tracing::debug!(%error, "request refused");
-            Failure::from(error)
+        checked.map_err(|refused| {
+            self.node.refused_token("HTTP", &refused);
+            Failure::new(refused.code(), refused.message()).expired(refused.expired)
         })
     }
 
@@ -95,4 +90,18 @@ impl Http {
     fn check_may_read(&self, access: &Access, topic: &Topic) -> Result<(), Failure> {
         Ok(rights::read(&access.policy, topic)?)
     }
+}
+
+/// The token that a request carries.
+fn bearer(headers: &HeaderMap) -> Result<&str, Refused> {
+    let missing = || {
+        let message = "missing token: the header Authorization: Bearer <token> is required";
+        Refused::new(ErrorCode::NoToken, message)
+    };
+    let value = headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
+    let bearer = value.to_str().ok().and_then(|value| value.split_once(' '));
+    let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let (_, token) = bearer.ok_or_else(|| Refused::invalid("Authorization must be `Bearer <token>`"))?;
+    let token = token.trim();
+    if token.is_empty() { Err(missing()) } else { Ok(token) }
 }

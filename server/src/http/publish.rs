@@ -37,7 +37,7 @@ pub(super) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, Failure> {
-    let access = http.access(&headers)?;
+    let access = http.access(&headers).await?;
     let published = async {
         let Path(topic) = topic.map_err(|error| Failure::new(ErrorCode::BadTopic, error.body_text()))?;
         http.publish(&access, &topic, &Params::of(&uri), &headers, body).await

@@ -25,7 +25,7 @@ pub(super) async fn replay(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Failure> {
-    let access = http.access(&headers)?;
+    let access = http.access(&headers).await?;
     let params = Params::of(&uri);
     let topic = params.topic()?;
     http.check_may_read(&access, &topic)?;

@@ -18,7 +18,7 @@ use prom_store::{Cursor, Store, StoreError, Stored, Tail};
 use serde::Serialize;
 use serde_json::json;
 
-use super::outboxes;
+use super::{key_sets, outboxes};
 use crate::{
     flow::metrics::Now,
     members::outbox::{Drained, Report},
@@ -81,6 +81,9 @@ pub(super) async fn readyz(State(ops): State<Arc<Ops>>) -> Response<Body> {
 async fn not_ready(ops: &Ops) -> Option<String> {
     if ops.node.ending.is_cancelled() {
         return Some("the hub is shutting down".into());
+    }
+    if let Some(reason) = ops.node.verifier.not_ready() {
+        return Some(reason);
     }
     match tokio::time::timeout(READY_TIMEOUT, ops.store().ready()).await {
         Ok(Ok(())) => None,
@@ -299,6 +302,7 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response<Body> {
         durability: &ops.store().durability(),
     };
     let mut text = ops.node.metrics.render(&now);
+    key_sets::render(&mut text, &ops.node.verifier.key_sets());
     outboxes::render(&mut text, &ops.outbox_reports().await);
     answer(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"), text)
 }

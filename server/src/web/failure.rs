@@ -17,6 +17,7 @@ pub(crate) struct Failure {
     status: StatusCode,
     code: Option<ErrorCode>,
     message: String,
+    expired: bool,
 }
 
 #[derive(Serialize)]
@@ -24,17 +25,24 @@ struct Told<'a> {
     error: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    expired: bool,
 }
 
 impl Failure {
     /// With the code's own status.
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status: status(code), code: Some(code), message: message.into() }
+        Self { status: status(code), code: Some(code), message: message.into(), expired: false }
     }
 
     /// With a status that no code stands for.
     pub(crate) fn status(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, code: None, message: message.into() }
+        Self { status, code: None, message: message.into(), expired: false }
+    }
+
+    /// Of a token that was good once: a fresh one helps.
+    pub(crate) fn expired(self, expired: bool) -> Self {
+        Self { expired, ..self }
     }
 
     /// A parameter or header is missing or wrong; `message` names it.
@@ -72,7 +80,7 @@ fn status(code: ErrorCode) -> StatusCode {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response<Body> {
-        let told = Told { error: &self.message, code: self.code.map(ErrorCode::as_str) };
+        let told = Told { error: &self.message, code: self.code.map(ErrorCode::as_str), expired: self.expired };
         let mut response = json(self.status, &told);
         let headers = response.headers_mut();
         if self.status == StatusCode::UNAUTHORIZED {

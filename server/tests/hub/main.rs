@@ -8,6 +8,7 @@ mod batch;
 mod embedded;
 mod hostile;
 mod http;
+mod key_sets;
 mod ops;
 mod original_client;
 mod two_hubs;

@@ -69,6 +69,19 @@ fn a_static_token_that_is_refused_ends_it() {
     }
 }
 
+/// Applications tell a token that has expired from one that is forged by its code.
+#[test]
+fn a_token_that_has_expired_is_told_as_that() {
+    let mut bench = Bench::with_token();
+    let connect = bench.session.connect(bench.now);
+    bench.drain();
+    bench.session.opened(bench.now);
+    let auth = bench.sent().remove(0);
+    let corr = corr(&auth);
+    bench.hub(&format!(r#"{{"op":"ERR","code":"jwt_invalid","msg":"m","corr":"{corr}","expired":true}}"#));
+    assert_eq!((bench.code(connect), bench.session.state()), ("token_expired", State::Closed));
+}
+
 #[test]
 fn a_static_token_that_runs_out_ends_it() {
     let mut bench = Bench::connected();

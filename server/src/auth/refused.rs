@@ -1,0 +1,129 @@
+//! Why a token was refused, and how that is logged: in words that stay bounded however many are refused.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use prom_protocol::{ErrorCode, Refusal};
+use tokio::time::Instant;
+
+/// Time between two log lines about refused tokens.
+const LINES_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a token is refused.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{refusal}")]
+pub(crate) struct Refused {
+    refusal: Refusal,
+    /// It was good once: a fresh one helps.
+    pub(crate) expired: bool,
+    /// How long to wait before the same token is worth another try; none: it never is.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Refused {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { refusal: Refusal::new(code, message), expired: false, retry_after: None }
+    }
+
+    /// `jwt_invalid`.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::JwtInvalid, message)
+    }
+
+    /// `jwt_invalid` for a token whose time is over.
+    pub(super) fn expired(message: impl Into<String>) -> Self {
+        Self { expired: true, ..Self::invalid(message) }
+    }
+
+    /// Nothing is known against the token: the hub cannot check it now.
+    pub(super) fn unchecked(retry_after: Duration) -> Self {
+        let message =
+            "the identity provider's key set cannot be read now, so that the token cannot be checked; try again";
+        Self { retry_after: Some(retry_after), ..Self::new(ErrorCode::Overloaded, message) }
+    }
+
+    pub(crate) const fn code(&self) -> ErrorCode {
+        self.refusal.code()
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        self.refusal.message()
+    }
+
+    /// Whether it is the token's fault, so that it counts against who sent it.
+    pub(crate) const fn is_of_the_token(&self) -> bool {
+        self.retry_after.is_none()
+    }
+}
+
+/// Lets one log line through in a while, and counts those it holds back.
+#[derive(Debug)]
+pub(super) struct Sparing {
+    every: Duration,
+    state: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Sparing {
+    pub(super) fn new(every: Duration) -> Self {
+        Self { every, state: Mutex::default() }
+    }
+
+    /// Whether a line may be written now: then how many were left out since the last one.
+    pub(super) fn turn(&self) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, left_out) = &mut *state;
+        if last.is_some_and(|last| last.elapsed() < self.every) {
+            *left_out += 1;
+            return None;
+        }
+        *last = Some(Instant::now());
+        Some(std::mem::take(left_out))
+    }
+
+    /// The next line is written whenever it comes.
+    pub(super) fn reset(&self) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (None, 0);
+    }
+}
+
+/// Says in the log that tokens are refused.
+#[derive(Debug)]
+pub(super) struct RefusalLog(Sparing);
+
+impl Default for RefusalLog {
+    fn default() -> Self {
+        Self(Sparing::new(LINES_EVERY))
+    }
+}
+
+impl RefusalLog {
+    /// `by` is where the token came: AUTH or HTTP.
+    pub(super) fn refused(&self, by: &'static str, refused: &Refused) {
+        if let Some(left_out) = self.0.turn() {
+            // With `?`, which escapes what a token's author put into its claims.
+            let message = refused.message();
+            tracing::warn!(by, code = %refused.code(), reason = ?message, left_out, "a token was refused");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_in_a_while_says_how_many_were_left_out() {
+        let lines = Sparing::new(Duration::from_secs(5));
+        assert_eq!(lines.turn(), Some(0));
+        for _ in 0..1000 {
+            assert_eq!(lines.turn(), None);
+        }
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(lines.turn(), Some(1000));
+        assert_eq!(lines.turn(), None);
+        lines.reset();
+        assert_eq!(lines.turn(), Some(0));
+    }
+}

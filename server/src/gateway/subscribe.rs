@@ -93,8 +93,9 @@ impl Connection {
         let limit = self.node.limits.subscriptions;
         if self.subscriptions.len() >= limit {
             return self.error(
-                ErrorCode::Overloaded,
-                &format!("a connection may have at most {limit} subscriptions"),
+                // Not `overloaded`: it would be refused for as long as the others last, however often it is tried.
+                ErrorCode::BadFrame,
+                &format!("a connection may have at most {limit} subscriptions; end one first"),
                 corr,
             );
         }

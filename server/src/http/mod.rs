@@ -11,6 +11,7 @@ mod export;
 mod position;
 mod publish;
 mod replay;
+mod turns;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,13 +21,15 @@ use axum::{
     routing::{get, post},
 };
 use prom_protocol::{ErrorCode, Topic};
-use tokio::sync::Semaphore;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::{auth::Access, node::Node, web::Failure};
+use self::turns::Turns;
+use crate::{
+    auth::Access,
+    node::Node,
+    web::{Caller, Failure},
+};
 
-/// Publishes whose body is read or that wait for their commit; more than these wait for their turn.
-const PUBLISHES: usize = 256;
 /// For so long a browser need not ask again whether it may.
 const PREFLIGHT: Duration = Duration::from_secs(600);
 
@@ -34,14 +37,17 @@ const PREFLIGHT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 struct Http {
     node: Arc<Node>,
-    exports: Arc<Semaphore>,
-    publishes: Semaphore,
+    exports: Turns,
+    replays: Turns,
+    publishes: Turns,
 }
 
 /// The routes.
 pub(crate) fn router(node: Arc<Node>) -> Router {
-    let exports = Arc::new(Semaphore::new(node.limits.exports));
-    let http = Arc::new(Http { node, exports, publishes: Semaphore::new(PUBLISHES) });
+    let exports = Turns::new("exports", node.limits.exports);
+    let replays = Turns::new("replays", node.limits.replays);
+    let publishes = Turns::new("publishes", node.limits.publishes);
+    let http = Arc::new(Http { node, exports, replays, publishes });
     let reads = Router::new()
         .route("/replay", get(replay::replay))
         .route("/export", get(export::export))
@@ -69,8 +75,8 @@ fn cors(node: &Arc<Node>) -> CorsLayer {
 }
 
 impl Http {
-    /// What the request's token stands for.
-    fn access(&self, headers: &HeaderMap) -> Result<Access, Failure> {
+    /// What the request's token stands for, and the token.
+    fn access<'a>(&self, caller: &Caller, headers: &'a HeaderMap) -> Result<(Access, &'a str), Failure> {
         let token = match headers.get(header::AUTHORIZATION) {
             None => "",
             Some(value) => {
@@ -85,10 +91,12 @@ impl Http {
         if token.is_empty() {
             return Err(Failure::new(ErrorCode::NoToken, "the header Authorization: Bearer <token> is required"));
         }
-        self.node.verifier.verify(token).map_err(|error| {
+        let access = self.node.verifier.verify(token).map_err(|error| {
             tracing::debug!(%error, "request refused");
             Failure::from(error)
-        })
+        })?;
+        caller.is_known();
+        Ok((access, token))
     }
 
     /// Refuses a token that may not read `topic`.

@@ -5,6 +5,9 @@
 //! max_bytes = "50GiB"      # of retained events, beyond which the oldest settled ones make room
 //! cache_bytes = "64MiB"    # memory for the newest events
 //!
+//! [limits]                 # what clients may take: see limits.rs
+//! sockets = 25000
+//!
 //! [[retention]]            # the first rule that matches a topic counts
 //! topics = "orders.**"
 //! max_age = "30d"
@@ -22,6 +25,8 @@ use prom_hub::{embedded::Options, store::Rule};
 use prom_protocol::TopicOrPattern;
 use serde::Deserialize;
 
+use crate::limits::Limits;
+
 /// Least room for events, and least memory for the newest ones.
 const LEAST: ByteSize = ByteSize::mib(1);
 
@@ -30,6 +35,8 @@ const LEAST: ByteSize = ByteSize::mib(1);
 struct File {
     #[serde(default)]
     store: Store,
+    #[serde(default)]
+    limits: Limits,
     #[serde(default)]
     retention: Vec<RetentionRule>,
 }
@@ -62,17 +69,18 @@ enum Unsettled {
     Drop,
 }
 
-/// Reads a file into `options`.
+/// Reads a file into `options` and `limits`.
 ///
 /// # Errors
 /// What is wrong with it, naming the field.
-pub(crate) fn read(path: &Path, options: &mut Options) -> anyhow::Result<Vec<Rule>> {
+pub(crate) fn read(path: &Path, options: &mut Options, limits: &mut prom_hub::Limits) -> anyhow::Result<Vec<Rule>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse(&text, options).with_context(|| path.display().to_string())
+    parse(&text, options, limits).with_context(|| path.display().to_string())
 }
 
-fn parse(text: &str, options: &mut Options) -> anyhow::Result<Vec<Rule>> {
+fn parse(text: &str, options: &mut Options, limits: &mut prom_hub::Limits) -> anyhow::Result<Vec<Rule>> {
     let file: File = toml::from_str(text)?;
+    file.limits.apply(limits)?;
     for (name, size) in [("store.max_bytes", file.store.max_bytes), ("store.cache_bytes", file.store.cache_bytes)] {
         if size.is_some_and(|size| size < LEAST) {
             bail!("{name} must be at least 1MiB");
@@ -120,6 +128,10 @@ mod tests {
         let text = r#"
             [store]
             max_bytes = "2GiB"
+            [limits]
+            sockets = 500
+            sockets_per_address = 7
+            head_timeout = "2s"
             [[retention]]
             topics = "orders.**"
             max_age = "30d"
@@ -130,7 +142,10 @@ mod tests {
             max_bytes = "5MB"
             unsettled = "drop"
         "#;
-        let rules = parse(text, &mut options).unwrap();
+        let mut limits = prom_hub::Limits::default();
+        let rules = parse(text, &mut options, &mut limits).unwrap();
+        assert_eq!((limits.sockets, limits.sockets_per_address, limits.exports), (500, Some(7), 32));
+        assert_eq!(limits.head_timeout, Duration::from_secs(2));
         assert_eq!(options.max_bytes, Some(2 << 30));
         assert_eq!(rules[0].max_age, Some(Duration::from_secs(30 * 24 * 3600)));
         assert!(rules[0].compact && !rules[0].drop_unsettled);
@@ -151,9 +166,15 @@ mod tests {
             ("[[retention]]\ntopics = \"a\"\nmax_age = \"10ms\"", "retention[0].max_age must be at least 1s"),
             ("[[retention]]\ntopics = \"a\"\nmax_events = 0", "retention[0].max_events must be at least 1"),
             ("[[retention]]\ntopics = \"a\"\nmax_events = 1\nunsettled = \"x\"", "unsettled"),
+            ("[limits]\nsocket = 1", "unknown field `socket`"),
+            ("[limits]\nexports = 0", "limits.exports must be 1 to 1000000"),
+            ("[limits]\nsockets_per_address = 0", "limits.sockets_per_address must be 1 to 1000000"),
+            ("[limits]\nhead_timeout = \"soon\"", "limits.head_timeout"),
+            ("[limits]\nidle_timeout = \"1ms\"", "limits.idle_timeout must be 100ms to 1h"),
             ("nonsense", "nonsense"),
         ] {
-            let error = format!("{:#}", parse(text, &mut Options::default()).unwrap_err());
+            let error =
+                format!("{:#}", parse(text, &mut Options::default(), &mut prom_hub::Limits::default()).unwrap_err());
             assert!(error.contains(message), "{text}: {error}");
         }
     }

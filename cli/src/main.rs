@@ -13,6 +13,7 @@
 mod commands;
 mod connect;
 mod file;
+mod limits;
 mod logging;
 mod output;
 mod own_mongo;

@@ -47,7 +47,7 @@ pub(crate) struct Listen {
     /// (on disk when the operating system writes it).
     #[arg(long, env = "PROM_DURABILITY", default_value = "commit", value_parser = durability)]
     pub(crate) durability: Durability,
-    /// Configuration file, TOML: retention by topic, room for events.
+    /// Configuration file, TOML: retention by topic, room for events, limits for clients.
     #[arg(long, env = "PROM_CONFIG")]
     pub(crate) config: Option<PathBuf>,
     /// Keep events in memory alone, so many MiB of them; nothing survives the hub.
@@ -109,7 +109,8 @@ impl Listen {
         config.allow_plaintext = self.allow_plaintext;
         config.page = Some(page::file);
         let mut options = Options { durability: self.durability, ..Options::default() };
-        let rules = self.config.as_deref().map(|path| file::read(path, &mut options)).transpose()?.unwrap_or_default();
+        let read = |path| file::read(path, &mut options, &mut config.limits);
+        let rules = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
         options.retention = Retention::new(rules).with_own();
         config.store = match (self.memory_mb, self.mongo_url.filter(|url| !url.is_empty())) {
             (Some(_), Some(_)) => bail!("MONGO_URL and PROM_MEMORY_MB are both set; a hub has one store"),

@@ -8,12 +8,9 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{
-        State,
-        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
-    },
-    http::{HeaderMap, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    extract::{Request, State},
+    http::{HeaderMap, Uri, header},
+    response::Response,
     routing::get,
 };
 
@@ -26,31 +23,18 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
 }
 
 /// `/` is the page for a browser and the WebSocket for a client.
-async fn root(
-    state: State<Arc<Node>>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Response {
-    if headers.contains_key(header::UPGRADE) {
-        socket(state, headers, upgrade).await
+async fn root(state: State<Arc<Node>>, request: Request) -> Response {
+    if request.headers().contains_key(header::UPGRADE) {
+        socket(state, request).await
     } else {
-        page::serve(state.page, "")
+        page::serve(state.page, "", request.headers())
     }
 }
 
-async fn asset(State(node): State<Arc<Node>>, uri: Uri) -> Response {
-    page::serve(node.page, uri.path().trim_start_matches('/'))
+async fn asset(State(node): State<Arc<Node>>, uri: Uri, headers: HeaderMap) -> Response {
+    page::serve(node.page, uri.path().trim_start_matches('/'), &headers)
 }
 
-async fn socket(
-    State(node): State<Arc<Node>>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Response {
-    match upgrade {
-        Ok(upgrade) => gateway::accept(node, &headers, upgrade),
-        Err(rejection) => {
-            (StatusCode::BAD_REQUEST, format!("a WebSocket is expected here: {rejection}\n")).into_response()
-        }
-    }
+async fn socket(State(node): State<Arc<Node>>, request: Request) -> Response {
+    gateway::accept(node, request)
 }

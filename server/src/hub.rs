@@ -10,7 +10,7 @@ use std::{
 use prom_protocol::Topic;
 use prom_store::{MemoryStore, Store, StoreError};
 use prom_store_embedded::{EmbeddedStore, OpenError};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -20,18 +20,15 @@ use crate::{
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::{Context, Groups},
     members::{outbox::Drained, projector::Projector},
-    node::Node,
+    node::{Limits, Node, WRITE_GRACE},
     ops::{self, Ops},
-    web::WriteTimeoutListener,
+    web::{self, Bounds, Port, Sockets, Times},
 };
 
 /// How long connections, groups and the writer may take to end.
 const ENDING: Duration = Duration::from_secs(8);
 /// And after them, requests for the page.
 const REQUESTS: Duration = Duration::from_secs(1);
-/// How much longer than [`crate::Limits::write_timeout`] a socket is given before it fails by itself: a WebSocket that is
-/// stuck is closed with its own code first.
-const WRITE_GRACE: Duration = Duration::from_secs(4);
 
 /// Why a hub did not start.
 #[derive(Debug, thiserror::Error)]
@@ -96,11 +93,11 @@ pub struct Hub {
     /// Cancelled when nothing is left that could send the writer a request.
     over: CancellationToken,
     tasks: TaskTracker,
-    server: JoinHandle<()>,
+    server: Port,
     /// Resolves when the writer has ended. It ends last, when nothing is left that could send it a request.
     writer: oneshot::Receiver<()>,
     store: Arc<dyn Store>,
-    ops: Option<ops::Server>,
+    ops: Option<ops::Running>,
 }
 
 impl Hub {
@@ -153,6 +150,7 @@ impl Hub {
         for refresher in verifier.refreshers(&ending) {
             tasks.spawn(refresher);
         }
+        let (limits, sockets) = sockets(config.limits);
         let node = Arc::new(Node {
             store: Arc::clone(&store),
             topics,
@@ -160,17 +158,20 @@ impl Hub {
             metrics,
             groups,
             verifier,
-            limits: config.limits,
+            limits,
             origins: config.origins,
             page: config.page,
             tasks: tasks.clone(),
             ending: ending.clone(),
             connections: AtomicUsize::new(0),
         });
-        let reads = Ops { node: Arc::clone(&node), outboxes, address, started: Instant::now() };
-        let ops = ops.map(|listener| ops::Server::start(listener, ops::router(Arc::new(reads))));
+        let server = public_port(listener, &node, sockets, ending.clone()).map_err(listen)?;
+        let public = Arc::clone(server.sockets());
+        let started = Instant::now();
+        let ops = ops.map(|listener| {
+            ops::start(listener, |own| Ops { node, outboxes, address, started, sockets: [public, own] })
+        });
         let ops = ops.transpose().map_err(listen)?;
-        let server = public_port(listener, node, ending.clone());
         if matches!(config.auth, Auth::Static(_)) {
             tracing::warn!("WS_TOKEN is set: whoever has it may publish and read everything. For trying things only");
         }
@@ -193,12 +194,12 @@ impl Hub {
 
     /// Where the operators' pages are, if anywhere.
     pub fn ops_address(&self) -> Option<SocketAddr> {
-        self.ops.as_ref().map(ops::Server::address)
+        self.ops.as_ref().map(ops::Running::address)
     }
 
     /// Stops accepting, finishes commits, gives leases back, closes connections with 1001, and ends within ten seconds.
     pub async fn shutdown(self) {
-        let Self { ending, over, tasks, mut server, writer, store, ops, .. } = self;
+        let Self { ending, over, tasks, server, writer, store, ops, .. } = self;
         ending.cancel();
         store.hurry();
         tasks.close();
@@ -214,9 +215,7 @@ impl Hub {
         if tokio::time::timeout(ENDING, ended).await.is_err() {
             tracing::warn!("some connections did not end in time");
         }
-        if tokio::time::timeout(REQUESTS, &mut server).await.is_err() {
-            server.abort();
-        }
+        server.ended(REQUESTS).await;
         // Last: until here it says that the hub is not ready.
         if let Some(ops) = ops {
             ops.end().await;
@@ -225,16 +224,37 @@ impl Hub {
     }
 }
 
-/// Serves the public port until the hub ends.
-fn public_port(listener: TcpListener, node: Arc<Node>, ending: CancellationToken) -> JoinHandle<()> {
-    let listener = WriteTimeoutListener { listener, limit: node.limits.write_timeout + WRITE_GRACE };
-    let router = doors::router(node);
-    tokio::spawn(async move {
-        let stop = ending.cancelled_owned();
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-            tracing::error!(%error, "the public port ended");
+/// The sockets of the public port, and the limits as the open files of this process allow them.
+fn sockets(mut limits: Limits) -> (Limits, Arc<Sockets>) {
+    let mut most = limits.sockets;
+    if let Some(room) = web::room() {
+        most = most.min(usize::try_from(room.free).unwrap_or(usize::MAX)).max(1);
+        if most < limits.sockets.min(limits.connections) {
+            tracing::warn!(sockets = most, "the limit of open files allows fewer sockets than configured");
         }
-    })
+    }
+    // Who connects when these are all taken is to be told so, for which it needs a socket.
+    limits.connections = limits.connections.min(most - most / 16);
+    let sockets = Sockets::new("public", most, limits.sockets_per_address);
+    (limits, sockets)
+}
+
+/// Serves the public port until the hub ends.
+fn public_port(
+    listener: TcpListener,
+    node: &Arc<Node>,
+    sockets: Arc<Sockets>,
+    ending: CancellationToken,
+) -> io::Result<Port> {
+    let Limits { head_timeout, idle_timeout, write_timeout, .. } = node.limits;
+    let bounds = Bounds {
+        sockets,
+        times: Times { head: head_timeout, idle: idle_timeout, write: write_timeout + WRITE_GRACE },
+        files: web::room().map(|room| room.below),
+        keeps_requests: false,
+        ending: ENDING,
+    };
+    Port::start(listener, doors::router(Arc::clone(node)), bounds, ending)
 }
 
 /// Makes the drainers of the outboxes that a store has beside its log.

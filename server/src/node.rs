@@ -17,11 +17,25 @@ use crate::{
     web::Page,
 };
 
+/// How much longer than [`Limits::write_timeout`] a socket is given before it fails by itself: a WebSocket that is stuck is
+/// closed with its own code first.
+pub(crate) const WRITE_GRACE: Duration = Duration::from_secs(4);
+
 /// What connections and requests may take.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections; default 20000.
+    /// WebSocket connections; default 20000. Fewer where the open files of the process do not suffice for as many.
     pub connections: usize,
+    /// Sockets of the public port, whatever they speak; default 25000. Fewer where the open files of the process do not
+    /// suffice for as many: a tenth of them, at least 64, is the store's.
+    pub sockets: usize,
+    /// Sockets of the public port from one address, or one /64 with IPv6; default: as many as there are. Behind a proxy
+    /// all come from one.
+    pub sockets_per_address: Option<usize>,
+    /// Time for the head of an HTTP request; default 10 s.
+    pub head_timeout: Duration,
+    /// Time that an HTTP connection may be idle between two requests; default 60 s.
+    pub idle_timeout: Duration,
     /// Subscriptions of one connection; default 128.
     pub subscriptions: usize,
     /// Topics of a connection's subscriptions without a group together; default 200000. Each takes some 150 bytes.
@@ -32,8 +46,13 @@ pub struct Limits {
     pub ping_every: Duration,
     /// Time a connection may go without taking anything that waits for it; default 30 s.
     pub write_timeout: Duration,
-    /// Exports under way; default 32.
+    /// Exports under way; default 32. A quarter of them, as of the next two, may be of one token.
     pub exports: usize,
+    /// Pages of `/replay` under way, each of up to 4 MiB and a little more; default 32.
+    pub replays: usize,
+    /// Publishes over HTTP whose body is read or that wait for their commit, each of up to 1 MiB; default 256. More than
+    /// these wait for their turn.
+    pub publishes: usize,
     /// Largest frame before AUTH; default 16 KiB.
     pub frame_bytes_before_auth: usize,
 }
@@ -42,12 +61,18 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 20_000,
+            sockets: 25_000,
+            sockets_per_address: None,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
             subscriptions: 128,
             followed_topics: 200_000,
             auth_timeout: Duration::from_secs(5),
             ping_every: Duration::from_secs(25),
             write_timeout: Duration::from_secs(30),
             exports: 32,
+            replays: 32,
+            publishes: 256,
             frame_bytes_before_auth: limits::FRAME_BYTES_BEFORE_AUTH,
         }
     }

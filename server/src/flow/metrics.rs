@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use prom_protocol::{ErrorCode, Group, Topic};
+use prom_protocol::{CloseCode, ErrorCode, Group, Topic};
 
 use super::exposition::{Escaped, head, line, single};
 
@@ -151,6 +151,8 @@ pub(crate) struct Metrics {
     refused: Box<[Counter]>,
     /// Tokens, likewise.
     auth_refused: Box<[Counter]>,
+    /// By index in [`CloseCode::ALL`].
+    closed: Box<[Counter]>,
 }
 
 impl Default for Metrics {
@@ -170,6 +172,7 @@ impl Default for Metrics {
             commit_events: Histogram::new(EVENTS, 1.0),
             refused: ErrorCode::ALL.iter().map(|_| Counter::default()).collect(),
             auth_refused: ErrorCode::ALL.iter().map(|_| Counter::default()).collect(),
+            closed: CloseCode::ALL.iter().map(|_| Counter::default()).collect(),
         }
     }
 }
@@ -177,12 +180,25 @@ impl Default for Metrics {
 /// What [`Metrics::render`] shows beside what was counted.
 #[derive(Debug)]
 pub(crate) struct Now<'a> {
+    /// The sockets of each port.
+    pub sockets: &'a [OfPort<'a>],
     /// WebSocket connections.
     pub connections: usize,
     /// The store's name.
     pub store: &'a str,
     /// The store's durability.
     pub durability: &'a str,
+}
+
+/// The sockets of a port.
+#[derive(Debug)]
+pub(crate) struct OfPort<'a> {
+    /// Its name.
+    pub port: &'a str,
+    /// How many there are.
+    pub open: usize,
+    /// How many the hub refused or closed, by its reason.
+    pub cut: &'a [(&'a str, u64)],
 }
 
 impl Metrics {
@@ -210,6 +226,13 @@ impl Metrics {
     /// Counts a token that was refused.
     pub(crate) fn auth_refused(&self, code: ErrorCode) {
         count(&self.auth_refused, code);
+    }
+
+    /// Counts a WebSocket that the hub closed.
+    pub(crate) fn closed(&self, code: CloseCode) {
+        if let Some(index) = CloseCode::ALL.iter().position(|own| *own == code) {
+            self.closed[index].add(1);
+        }
     }
 
     /// A group that had `before` events in flight has `now`.
@@ -242,6 +265,20 @@ impl Metrics {
         self.render_groups(o, "events_nacked_total", "Events given back by a NACK.", |own| &own.nacked);
         single(o, "events_redelivered_total", "counter", "Deliveries after the first.", self.redelivered.value());
         single(o, "ws_connections", "gauge", "WebSocket connections.", now.connections as u64);
+        head(o, "ws_closed_total", "counter", "WebSockets that the hub closed, by the code of the close frame.");
+        for (code, counter) in CloseCode::ALL.iter().zip(&self.closed).filter(|(_, counter)| counter.value() > 0) {
+            line(o, format_args!("ws_closed_total{{code=\"{}\"}} {}", code.code(), counter.value()));
+        }
+        head(o, "sockets_open", "gauge", "Sockets, whatever they speak.");
+        for OfPort { port, open, .. } in now.sockets {
+            line(o, format_args!("sockets_open{{port=\"{port}\"}} {open}"));
+        }
+        head(o, "sockets_cut_total", "counter", "Sockets that were refused, or closed although nobody asked for it.");
+        for OfPort { port, cut, .. } in now.sockets {
+            for (reason, count) in cut.iter().filter(|(_, count)| *count > 0) {
+                line(o, format_args!("sockets_cut_total{{port=\"{port}\",reason=\"{reason}\"}} {count}"));
+            }
+        }
         let in_flight = self.in_flight.load(Relaxed).cast_signed().max(0).cast_unsigned();
         single(o, "ws_inflight", "gauge", "Events leased to members and not settled.", in_flight);
         self.latency.render(
@@ -283,7 +320,7 @@ fn count(counters: &[Counter], code: ErrorCode) {
 mod tests {
     use super::*;
 
-    const NOW: Now<'_> = Now { connections: 3, store: "memory", durability: "say \"none\"" };
+    const NOW: Now<'_> = Now { sockets: &[], connections: 3, store: "memory", durability: "say \"none\"" };
 
     #[test]
     fn names_beyond_the_cap_are_counted_together() {

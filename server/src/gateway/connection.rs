@@ -5,16 +5,12 @@ use std::{
     future::poll_fn,
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
-use futures_util::{
-    FutureExt, StreamExt,
-    future::BoxFuture,
-    stream::{FuturesUnordered, SplitSink, SplitStream},
-};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use prom_delivery::{Delivery, Found, MemberId, Nack};
 use prom_protocol::{
     ClientFrame, CloseCode, ErrorCode, Op, Refusal, ServerFrame, Text, VERSION,
@@ -24,11 +20,14 @@ use prom_protocol::{
 };
 use prom_store::{StoreError, wall_clock};
 use tokio::{sync::mpsc, time::Instant};
+use tungstenite::{Message, Utf8Bytes, protocol::CloseFrame};
 
 use super::{
     out::Out,
     publish::{MAX_WAITING, Publishes},
+    read::Read,
     session::{Outcome, Session},
+    socket::{Lost, Socket},
     subscriptions::{Source, Subscription, Subscriptions},
 };
 use crate::{
@@ -62,9 +61,8 @@ pub(super) enum End {
 }
 
 /// Serves `socket` until either side ends it.
-pub(super) async fn run(node: Arc<Node>, socket: WebSocket) {
+pub(super) async fn run(node: Arc<Node>, socket: Socket) {
     let _counted = Counted::new(&node);
-    let (sink, mut stream) = socket.split();
     let (handle, messages) = ConsumerHandle::new();
     let (signals, signalled) = mpsc::unbounded_channel();
     let session = Session::new(node.limits.auth_timeout);
@@ -72,7 +70,7 @@ pub(super) async fn run(node: Arc<Node>, socket: WebSocket) {
         session,
         answers: Arc::new(handle.clone()),
         handle,
-        out: Out::new(sink),
+        out: Out::new(socket),
         unread: None,
         checking: None,
         publishes: Publishes::new(Arc::clone(&node.metrics)),
@@ -84,8 +82,8 @@ pub(super) async fn run(node: Arc<Node>, socket: WebSocket) {
         heard: Instant::now(),
         node: Arc::clone(&node),
     };
-    let end = connection.serve(&mut stream, messages, signalled).await;
-    connection.end(end, &mut stream).await;
+    let end = connection.serve(messages, signalled).await;
+    connection.end(end).await;
 }
 
 /// Counts the connection for as long as it is served.
@@ -120,7 +118,7 @@ pub(super) struct Connection {
     pub(super) handle: ConsumerHandle,
     /// The same, as the writer knows it.
     answers: Arc<dyn Answer>,
-    pub(super) out: Out<SplitSink<WebSocket, Message>>,
+    pub(super) out: Out<Socket>,
     /// A message of several frames that was not handled to its end, and where its rest begins.
     pub(super) unread: Option<(Utf8Bytes, usize)>,
     /// An AUTH whose token cannot be checked before a key set has been read. Until then nothing more is read.
@@ -141,7 +139,6 @@ pub(super) struct Connection {
 impl Connection {
     async fn serve(
         &mut self,
-        stream: &mut SplitStream<WebSocket>,
         mut messages: mpsc::UnboundedReceiver<ToConsumer>,
         mut signalled: mpsc::UnboundedReceiver<Signal>,
     ) -> End {
@@ -176,13 +173,21 @@ impl Connection {
             // In no order: a client that never stops sending must not keep its events, or its token's end, from it.
             tokio::select! {
                 () = ending.cancelled(), if ended_at.is_none() => ended_at = Some(Instant::now()),
-                frame = stream.next(), if reading && !unread => {
-                    if let ControlFlow::Break(end) = self.read_burst(Some(frame), stream).await {
-                        return end;
+                turn = poll_fn(|cx| poll_socket(&mut self.out, cx, reading && !unread, writing)),
+                    if writing || reading && !unread =>
+                {
+                    match turn {
+                        Turn::Read(read) => {
+                            if let ControlFlow::Break(end) = self.read_burst(Some(read)).await {
+                                return end;
+                            }
+                        }
+                        Turn::Written(Ok(())) => {}
+                        Turn::Written(Err(_)) => return End::Gone,
                     }
                 }
                 () = std::future::ready(()), if reading && unread => {
-                    if let ControlFlow::Break(end) = self.read_burst(None, stream).await {
+                    if let ControlFlow::Break(end) = self.read_burst(None).await {
                         return end;
                     }
                 }
@@ -201,11 +206,6 @@ impl Connection {
                     }
                 }
                 Some((member, found)) = self.reads.next() => self.read_done(member, found),
-                written = poll_fn(|cx| self.out.poll_write(cx)), if writing => {
-                    if written.is_err() {
-                        return End::Gone;
-                    }
-                }
                 room = async { self.room.as_mut()?.await }, if self.room.is_some() => self.send_held_back(room),
                 Some(checked) = async { Some(self.checking.as_mut()?.access.as_mut().await) }, if self.checking.is_some() => {
                     if let Some(Checking { batch, corr, .. }) = self.checking.take()
@@ -234,14 +234,15 @@ impl Connection {
     }
 
     /// Whether it may read its socket, with so many messages for it queued: what a client asks for may not pile up faster
-    /// than it is answered.
+    /// than it is answered, pings included.
     fn may_read(&self, queued: usize) -> bool {
         self.out.bytes() < OUT_HIGH && queued < BURST && self.may_take_frames()
     }
 
-    /// Whether the next frame may be handled: not while a publish would find no room, or before an AUTH is answered.
+    /// Whether the next frame may be handled: not while a publish would find no room, before an AUTH is answered, or while
+    /// the answer to a ping waits.
     pub(super) fn may_take_frames(&self) -> bool {
-        self.publishes.have_room() && self.checking.is_none()
+        self.publishes.have_room() && self.checking.is_none() && !self.out.owes_pong()
     }
 
     /// Whether nothing was heard of the peer for three pings. While its socket is not read, silence proves nothing.
@@ -322,6 +323,7 @@ impl Connection {
     ) -> ControlFlow<End> {
         match self.session.authenticate(checked) {
             Outcome::Accepted(expires_in_ms) => {
+                self.out.socket.trust();
                 self.send(&ServerFrame::Ok(OkFrame {
                     corr: corr.cloned(),
                     expires_in_ms,
@@ -462,30 +464,67 @@ impl Connection {
     }
 
     /// Leaves the groups, sends what is left and closes.
-    async fn end(&mut self, end: End, stream: &mut SplitStream<WebSocket>) {
+    async fn end(&mut self, end: End) {
         self.flush_settlements().await;
         for id in self.subscriptions.ids() {
             if let Some(Subscription { source: Source::Group { group, .. }, .. }) = self.subscriptions.remove(id) {
                 let _ = group.send(ToGroup::Leave(id, None)).await;
             }
         }
-        // A peer that does not read is not waited for long.
         match end {
             End::Gone => {}
-            End::Closed => drop(tokio::time::timeout(ENDING, self.out.abandon()).await),
+            End::Closed => {
+                self.out.abandon();
+                let _ = tokio::time::timeout(ENDING, self.written()).await;
+            }
             End::Close(code) => {
-                let frame = CloseFrame { code: code.code(), reason: code.reason().into() };
-                self.out.control(Message::Close(Some(frame)));
-                let written = tokio::time::timeout(ENDING, poll_fn(|cx| self.out.poll_write(cx))).await;
-                // Closed with unread bytes, the socket is reset, and the peer may lose the frame that tells it why. At a
-                // shutdown it connects again either way.
-                if matches!(written, Ok(Ok(()))) && code != CloseCode::Shutdown {
-                    let drained = async { while let Some(Ok(_)) = stream.next().await {} };
-                    let _ = tokio::time::timeout(DRAIN, drained).await;
-                }
+                self.node.metrics.closed(code);
+                self.say_why(code).await;
             }
         }
     }
+
+    /// Sends the close frame, and waits for a moment for the peer's.
+    async fn say_why(&mut self, code: CloseCode) {
+        // A peer that does not read is not waited for long, but for the one who is closed for that: it reads the code when
+        // it reads again. Until then it has its socket, which others may take, and nothing else.
+        let mut patience = ENDING;
+        if code == CloseCode::SlowConsumer {
+            self.out.abandon();
+            self.out.socket.distrust();
+            patience = self.node.limits.write_timeout;
+        }
+        let frame = CloseFrame { code: code.code().into(), reason: code.reason().into() };
+        self.out.control(Message::Close(Some(frame)));
+        let ending = self.node.ending.clone();
+        let written = tokio::select! {
+            written = tokio::time::timeout(patience, self.written()) => written,
+            () = ending.cancelled(), if patience > ENDING => return,
+        };
+        // Closed with unread bytes, the socket is reset, and the peer may lose the frame that tells it why. At a shutdown
+        // it connects again either way.
+        if matches!(written, Ok(Ok(()))) && code != CloseCode::Shutdown {
+            let drained = async { while poll_fn(|cx| self.out.socket.poll_next(cx)).await.is_ok() {} };
+            let _ = tokio::time::timeout(DRAIN, drained).await;
+        }
+    }
+
+    async fn written(&mut self) -> Result<(), Lost> {
+        poll_fn(|cx| self.out.poll_write(cx)).await
+    }
+}
+
+/// What the socket was ready for.
+enum Turn {
+    Written(Result<(), Lost>),
+    Read(Read),
+}
+
+fn poll_socket(out: &mut Out<Socket>, cx: &mut Context<'_>, reading: bool, writing: bool) -> Poll<Turn> {
+    if writing && let Poll::Ready(written) = out.poll_write(cx) {
+        return Poll::Ready(Turn::Written(written));
+    }
+    if reading { out.socket.poll_next(cx).map(Turn::Read) } else { Poll::Pending }
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -61,7 +61,7 @@ impl Connection {
         let Some(Subscription { target, group, .. }) = self.subscriptions.remove(id) else { return };
         self.unfollow(&target);
         let (topic, group) = (Text::from(target.as_str()), Text::from(group.as_str()));
-        let code = ErrorCode::Overloaded.as_str().into();
+        let code = ErrorCode::BadFrame.as_str().into();
         self.send(&ServerFrame::Revoked { topic, group, code, msg: self.followed_limit().into() });
     }
 

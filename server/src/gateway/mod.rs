@@ -9,6 +9,7 @@
 //!   subscribe.rs       begins and ends              live.rs        feeds subscriptions without a group
 //!   subscriptions.rs   which there are              feed.rs        one of them, with its topics
 //!   session.rs         who it is                    out.rs         what waits to be written
+//!   read.rs            what comes                   socket.rs      the WebSocket itself
 //! ```
 //!
 //! All that a wake-up of a connection produces, answers and events, leaves in one write.
@@ -20,41 +21,58 @@ mod out;
 mod publish;
 mod read;
 mod session;
+mod socket;
 mod subscribe;
 mod subscriptions;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
-    extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade},
-    http::{HeaderMap, header},
-    response::Response,
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, Response, StatusCode, header},
+    response::IntoResponse,
 };
-use prom_protocol::{CloseCode, limits};
+use prom_protocol::CloseCode;
+use tungstenite::{Message, protocol::CloseFrame};
 
-use crate::node::Node;
+use self::socket::{Socket, Wire};
+use crate::node::{Node, WRITE_GRACE};
 
-/// Bytes of a connection's own read buffer, which it has also while it is idle. What reads far ahead is below it: see
-/// `web/read_ahead.rs`.
-const READ_BUFFER: usize = 1024;
+/// How long a peer that is refused may take to be told why.
+const REFUSING: Duration = Duration::from_secs(3);
 
 /// Takes a connection, or closes it with the code that says why not.
-pub(crate) fn accept(node: Arc<Node>, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Response {
-    let refusal = refusal(&node, headers);
-    upgrade
-        .max_message_size(limits::FRAME_BYTES)
-        .max_frame_size(limits::FRAME_BYTES)
-        .read_buffer_size(READ_BUFFER)
-        .on_upgrade(move |mut socket| async move {
-            match refusal {
-                // After the handshake, so that the browser's client is told why.
-                Some(code) => close(&mut socket, code).await,
-                None => {
-                    let tasks = node.tasks.clone();
-                    tasks.track_future(connection::run(node, socket)).await;
-                }
+pub(crate) fn accept(node: Arc<Node>, mut request: Request) -> Response<Body> {
+    let (upgrade, response) = match socket::upgrade(&mut request) {
+        Ok(upgrade) => upgrade,
+        Err(lacks) => {
+            return (StatusCode::BAD_REQUEST, format!("a WebSocket is expected here: {lacks}\n")).into_response();
+        }
+    };
+    let refusal = refusal(&node, request.headers());
+    let (most, stuck) = (node.limits.frame_bytes_before_auth, 2 * node.limits.write_timeout + WRITE_GRACE);
+    node.tasks.clone().spawn(async move {
+        let socket = tokio::select! {
+            biased;
+            socket = upgrade.socket(most, stuck) => socket,
+            () = node.ending.cancelled() => None,
+        };
+        match (socket, refusal) {
+            (None, _) => {}
+            // After the handshake, so that the browser's client is told why.
+            (Some(socket), Some(code)) => {
+                node.metrics.closed(code);
+                let _ = tokio::time::timeout(REFUSING, close(socket, code)).await;
             }
-        })
+            (Some(socket), None) => connection::run(node, socket).await,
+        }
+    });
+    response
 }
 
 /// Why a connection must not be taken, if so.
@@ -73,8 +91,17 @@ fn refusal(node: &Node, headers: &HeaderMap) -> Option<CloseCode> {
     node.ending.is_cancelled().then_some(CloseCode::Shutdown)
 }
 
-async fn close(socket: &mut WebSocket, code: CloseCode) {
-    let frame = CloseFrame { code: code.code(), reason: code.reason().into() };
+async fn close(mut socket: Socket, code: CloseCode) {
+    let frame = CloseFrame { code: code.code().into(), reason: code.reason().into() };
+    let mut frame = Some(Message::Close(Some(frame)));
     // The peer may be gone already.
-    let _ = socket.send(Message::Close(Some(frame))).await;
+    let _ = poll_fn(|cx| {
+        if let Some(frame) = frame.take()
+            && let Err(lost) = socket.send(cx, frame)
+        {
+            return std::task::Poll::Ready(Err(lost));
+        }
+        socket.poll_flush(cx)
+    })
+    .await;
 }

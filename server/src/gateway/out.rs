@@ -5,10 +5,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::extract::ws::{Message, Utf8Bytes};
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt};
 use tokio::time::Instant;
+use tungstenite::{Message, Utf8Bytes};
+
+use super::socket::{Lost, Wire};
 
 /// A message of several frames is no longer than this; a longer frame goes alone.
 const MESSAGE_BYTES: usize = 64 * 1024;
@@ -16,7 +17,7 @@ const MESSAGE_BYTES: usize = 64 * 1024;
 /// The frames that wait for a socket, and when it last took one.
 #[derive(Debug)]
 pub(super) struct Out<S> {
-    sink: S,
+    pub(super) socket: S,
     /// Each with the bytes that a group reserved for it (`ConsumerHandle::reserve`); 0 for other frames.
     frames: VecDeque<(Message, usize)>,
     bytes: usize,
@@ -25,6 +26,9 @@ pub(super) struct Out<S> {
     /// So many of the first frames go alone all the same: they were there when it was agreed, and its answer is one of them.
     alone: usize,
     flushed: bool,
+    /// The socket has the answer to a ping that it did not send yet. Another ping is not read before it is gone: a peer
+    /// that pings and does not read must not fill the hub with answers.
+    pong: bool,
     /// When something was last taken by the socket, or nothing waited.
     progress: Instant,
     /// Reserved bytes handed to the socket since the last `take_left`. Counted here because the caller may drop
@@ -32,15 +36,16 @@ pub(super) struct Out<S> {
     left: usize,
 }
 
-impl<S: Sink<Message, Error = axum::Error> + Unpin> Out<S> {
-    pub(super) fn new(sink: S) -> Self {
+impl<S: Wire> Out<S> {
+    pub(super) fn new(socket: S) -> Self {
         Self {
-            sink,
+            socket,
             frames: VecDeque::new(),
             bytes: 0,
             batching: false,
             alone: 0,
             flushed: true,
+            pong: false,
             progress: Instant::now(),
             left: 0,
         }
@@ -68,6 +73,20 @@ impl<S: Sink<Message, Error = axum::Error> + Unpin> Out<S> {
     /// Adds a ping or a close frame.
     pub(super) fn control(&mut self, message: Message) {
         self.add(message, 0);
+    }
+
+    /// A ping was read, and the socket holds its answer.
+    pub(super) fn owe_pong(&mut self) {
+        if self.is_idle() {
+            self.progress = Instant::now();
+        }
+        self.flushed = false;
+        self.pong = true;
+    }
+
+    /// Whether the answer to a ping waits.
+    pub(super) fn owes_pong(&self) -> bool {
+        self.pong
     }
 
     fn add(&mut self, message: Message, reserved: usize) {
@@ -101,18 +120,19 @@ impl<S: Sink<Message, Error = axum::Error> + Unpin> Out<S> {
     }
 
     /// Hands everything to the socket and flushes once.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         while !self.frames.is_empty() {
-            ready!(self.sink.poll_ready_unpin(cx))?;
+            ready!(self.socket.poll_ready(cx))?;
             if let Some(message) = self.next_message() {
                 self.flushed = false;
                 self.progress = Instant::now();
-                self.sink.start_send_unpin(message)?;
+                self.socket.send(cx, message)?;
             }
         }
         if !self.flushed {
-            ready!(self.sink.poll_flush_unpin(cx))?;
+            ready!(self.socket.poll_flush(cx))?;
             self.flushed = true;
+            self.pong = false;
         }
         self.progress = Instant::now();
         Poll::Ready(Ok(()))
@@ -149,19 +169,17 @@ impl<S: Sink<Message, Error = axum::Error> + Unpin> Out<S> {
         Some(Message::Text(Utf8Bytes::try_from(Bytes::from(message)).unwrap_or_default()))
     }
 
-    /// Drops what waits and flushes what the socket has, such as its own answer to a close frame.
-    pub(super) async fn abandon(&mut self) {
+    /// Drops what waits. What the socket has is still sent, such as its own answer to a close frame.
+    pub(super) fn abandon(&mut self) {
         self.frames.clear();
+        self.bytes = 0;
         self.alone = 0;
-        // The peer may be gone.
-        let _ = self.sink.flush().await;
+        self.flushed = false;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
-
     use super::*;
 
     /// A socket that takes `room` frames, and flushes when it is told to.
@@ -172,26 +190,20 @@ mod tests {
         taken: Vec<String>,
     }
 
-    impl Sink<Message> for Slow {
-        type Error = axum::Error;
-
-        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+    impl Wire for Slow {
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Lost>> {
             if self.room > 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
         }
 
-        fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), axum::Error> {
+        fn send(&mut self, _: &mut Context<'_>, message: Message) -> Result<(), Lost> {
             self.room -= 1;
             let text = if let Message::Text(text) = message { text.as_str().to_owned() } else { "control".to_owned() };
             self.taken.push(text);
             Ok(())
         }
 
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Lost>> {
             if self.flushes { Poll::Ready(Ok(())) } else { Poll::Pending }
-        }
-
-        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
-            Poll::Ready(Ok(()))
         }
     }
 
@@ -207,9 +219,9 @@ mod tests {
         assert!(out.poll_write(&mut cx).is_pending());
         // Here the connection turns to something else.
         assert_eq!((out.take_left(), out.bytes(), out.is_idle()), (30, 5, false));
-        out.sink.room = 1;
+        out.socket.room = 1;
         assert!(out.poll_write(&mut cx).is_pending(), "not flushed");
-        out.sink.flushes = true;
+        out.socket.flushes = true;
         assert!(out.poll_write(&mut cx).is_ready());
         out.skip(80);
         assert_eq!((out.take_left(), out.take_left(), out.is_idle()), (120, 0, true));
@@ -230,25 +242,39 @@ mod tests {
         out.control(Message::Ping(Bytes::new()));
         push(&mut out, "e");
         assert!(out.poll_write(&mut cx).is_ready());
-        assert_eq!(out.sink.taken, ["before", "the answer", "a\nb", &large, "c\nd", "control", "e"]);
+        assert_eq!(out.socket.taken, ["before", "the answer", "a\nb", &large, "c\nd", "control", "e"]);
         assert_eq!((out.bytes(), out.take_left()), (0, 8));
 
-        out.sink.taken.clear();
+        out.socket.taken.clear();
         let half = "y".repeat(MESSAGE_BYTES / 2);
         for text in [&half[1..], &half, &half, "f"] {
             push(&mut out, text);
         }
         assert!(out.poll_write(&mut cx).is_ready());
-        let lengths: Vec<usize> = out.sink.taken.iter().map(String::len).collect();
+        let lengths: Vec<usize> = out.socket.taken.iter().map(String::len).collect();
         assert_eq!(lengths, [MESSAGE_BYTES, MESSAGE_BYTES / 2 + 2], "full to the last byte, and no further");
 
-        out.sink.taken.clear();
+        out.socket.taken.clear();
         push(&mut out, "g");
         out.set_batching(false);
         push(&mut out, "h");
         push(&mut out, "i");
         assert!(out.poll_write(&mut cx).is_ready());
-        assert_eq!(out.sink.taken, ["g", "h", "i"]);
+        assert_eq!(out.socket.taken, ["g", "h", "i"]);
+    }
+
+    #[test]
+    fn one_pong_waits_and_is_what_the_connection_is_stuck_on() {
+        // They were no part of what waits, so neither a limit nor the time for a stuck peer knew of them.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut out = Out::new(Slow::default());
+        out.owe_pong();
+        assert!(out.owes_pong() && !out.is_idle());
+        assert!(out.poll_write(&mut cx).is_pending());
+        assert!(out.owes_pong());
+        out.socket.flushes = true;
+        assert!(out.poll_write(&mut cx).is_ready());
+        assert!(!out.owes_pong() && out.is_idle());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,26 +1,24 @@
 //! What a connection reads: messages, each one frame or, where that was agreed, several.
 
-use std::ops::ControlFlow;
+use std::{future::poll_fn, ops::ControlFlow};
 
-use axum::extract::ws::{Message, WebSocket};
-use futures_util::{FutureExt, StreamExt, stream::SplitStream};
+use futures_util::FutureExt;
 use prom_protocol::{CloseCode, ErrorCode, client, frames};
 use tokio::time::Instant;
-use tungstenite::error::CapacityError;
+use tungstenite::Message;
 
-use super::connection::{BURST, Connection, End};
+use super::{
+    connection::{BURST, Connection, End},
+    socket::Lost,
+};
 
-/// What a socket gave; none when it has ended.
-type Read = Option<Result<Message, axum::Error>>;
+/// What a socket gave.
+pub(super) type Read = Result<Message, Lost>;
 
 impl Connection {
     /// Handles the rest of a message that has one, or else what was read and what is readable now. Then hands over what it
     /// came to: one message per subscription, one to the writer.
-    pub(super) async fn read_burst(
-        &mut self,
-        first: Option<Read>,
-        stream: &mut SplitStream<WebSocket>,
-    ) -> ControlFlow<End> {
+    pub(super) async fn read_burst(&mut self, first: Option<Read>) -> ControlFlow<End> {
         let mut budget = BURST;
         let mut next = first;
         let end = loop {
@@ -32,7 +30,7 @@ impl Connection {
             if handled.is_break() || budget == 0 || self.unread.is_some() || !self.may_take_frames() {
                 break handled;
             }
-            next = stream.next().now_or_never();
+            next = poll_fn(|cx| self.out.socket.poll_next(cx)).now_or_never();
             if next.is_none() {
                 break handled;
             }
@@ -45,31 +43,21 @@ impl Connection {
     async fn read(&mut self, read: Read, budget: &mut usize) -> ControlFlow<End> {
         *budget -= 1;
         match read {
-            Some(Ok(Message::Text(text))) if self.out.is_batching() => {
+            Ok(Message::Text(text)) if self.out.is_batching() => {
                 // The message counted for one; a message without a frame must not count for none.
                 *budget += 1;
                 self.unread = Some((text, 0));
                 return self.lines(budget).await;
             }
-            Some(Ok(Message::Text(text))) => {
-                if self.session.policy().is_none() && text.len() > self.node.limits.frame_bytes_before_auth {
-                    return ControlFlow::Break(End::Close(CloseCode::TooLarge));
-                }
-                return self.frame(&text).await;
-            }
-            Some(Ok(Message::Binary(_))) => {
+            Ok(Message::Text(text)) => return self.frame(&text).await,
+            Ok(Message::Binary(_) | Message::Frame(_)) => {
                 self.error(ErrorCode::BadFrame, "binary frames are not spoken here, send text", None);
             }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(Message::Close(_))) => return ControlFlow::Break(End::Closed),
-            None => return ControlFlow::Break(End::Gone),
-            Some(Err(error)) => {
-                return ControlFlow::Break(if is_too_large(error) {
-                    End::Close(CloseCode::TooLarge)
-                } else {
-                    End::Gone
-                });
-            }
+            Ok(Message::Ping(_)) => self.out.owe_pong(),
+            Ok(Message::Pong(_)) => {}
+            Ok(Message::Close(_)) => return ControlFlow::Break(End::Closed),
+            Err(Lost::Gone) => return ControlFlow::Break(End::Gone),
+            Err(Lost::TooLarge) => return ControlFlow::Break(End::Close(CloseCode::TooLarge)),
         }
         ControlFlow::Continue(())
     }
@@ -103,10 +91,4 @@ impl Connection {
             }
         }
     }
-}
-
-/// Whether a frame or message was longer than a connection takes.
-fn is_too_large(error: axum::Error) -> bool {
-    let error = error.into_inner().downcast::<tungstenite::Error>();
-    error.is_ok_and(|error| matches!(*error, tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })))
 }

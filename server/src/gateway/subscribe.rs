@@ -101,8 +101,9 @@ impl Connection {
         let limit = self.node.limits.subscriptions;
         if self.subscriptions.len() >= limit {
             return self.error(
-                ErrorCode::Overloaded,
-                &format!("a connection may have at most {limit} subscriptions"),
+                // Not `overloaded`: it would be refused for as long as the others last, however often it is tried.
+                ErrorCode::BadFrame,
+                &format!("a connection may have at most {limit} subscriptions; end one first"),
                 corr,
             );
         }
@@ -153,7 +154,7 @@ impl Connection {
         let states = self.node.topics.follow(target, &self.signals);
         let limit = self.node.limits.followed_topics;
         if self.subscriptions.followed() + states.len() > limit {
-            return Err(Refusal::new(ErrorCode::Overloaded, self.followed_limit()));
+            return Err(Refusal::new(ErrorCode::BadFrame, self.followed_limit()));
         }
         for (begun, state) in states.into_iter().enumerate() {
             // A pattern over very many topics must not keep the others of this thread waiting.

@@ -3,22 +3,21 @@
 //! Nothing is read ahead: the next page is read when the socket has taken most of the last one. So an export holds
 //! about one page, whatever the topic's size and however slow its reader.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::State,
+    extract::{Extension, State},
     http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version},
 };
 use bytes::Bytes;
-use prom_protocol::{ErrorCode, StartFrom, Topic, limits};
+use prom_protocol::{StartFrom, Topic, limits};
 use prom_store::{start, wall_clock};
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Http, position};
+use super::{Http, position, turns::Turn};
 use crate::{
     node::Node,
-    web::{Failure, JSON, Params, answer},
+    web::{Caller, Failure, JSON, Params, answer},
 };
 
 /// Header: the seq that the export ends at.
@@ -33,11 +32,12 @@ const PAGE_BYTES: usize = 64 * 1024;
 
 pub(super) async fn export(
     State(http): State<Arc<Http>>,
+    Extension(caller): Extension<Caller>,
     uri: Uri,
     version: Version,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Failure> {
-    let access = http.access(&headers).await?;
+    let (access, token) = http.access(&caller, &headers).await?;
     if version < Version::HTTP_11 {
         // Where an abort looks like an end.
         return Err(Failure::status(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "an export needs HTTP/1.1"));
@@ -52,8 +52,8 @@ pub(super) async fn export(
         (StartFrom::Earliest, Some(ts)) => StartFrom::Ts(ts),
         (from, _) => from,
     };
-    let busy = |_| Failure::new(ErrorCode::Overloaded, "the hub has as many exports under way as it allows");
-    let permit = Arc::clone(&http.exports).try_acquire_owned().map_err(busy)?;
+    // They may last long, so nobody waits for one to end.
+    let turn = http.exports.take(token, Duration::ZERO).await?;
     let start = start(&*http.node.store, &topic, &from).await?;
 
     let export = Export {
@@ -67,7 +67,7 @@ pub(super) async fn export(
         ndjson,
         begun: false,
         over: false,
-        _permit: permit,
+        _turn: turn,
     };
     let chunks = futures_util::stream::unfold(export, async |mut export| {
         let chunk = export.next().await.transpose()?;
@@ -111,7 +111,7 @@ struct Export {
     /// Something was sent.
     begun: bool,
     over: bool,
-    _permit: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl Export {

@@ -11,6 +11,7 @@ mod export;
 mod position;
 mod publish;
 mod replay;
+mod turns;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,18 +21,16 @@ use axum::{
     routing::{get, post},
 };
 use prom_protocol::{ErrorCode, Topic};
-use tokio::sync::Semaphore;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use self::turns::Turns;
 use crate::{
     auth::{Access, Refused},
     node::Node,
     rights,
-    web::Failure,
+    web::{Caller, Failure},
 };
 
-/// Publishes whose body is read or that wait for their commit; more than these wait for their turn.
-const PUBLISHES: usize = 256;
 /// For so long a browser need not ask again whether it may.
 const PREFLIGHT: Duration = Duration::from_secs(600);
 
@@ -39,14 +38,17 @@ const PREFLIGHT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 struct Http {
     node: Arc<Node>,
-    exports: Arc<Semaphore>,
-    publishes: Semaphore,
+    exports: Turns,
+    replays: Turns,
+    publishes: Turns,
 }
 
 /// The routes.
 pub(crate) fn router(node: Arc<Node>) -> Router {
-    let exports = Arc::new(Semaphore::new(node.limits.exports));
-    let http = Arc::new(Http { node, exports, publishes: Semaphore::new(PUBLISHES) });
+    let exports = Turns::new("exports", node.limits.exports);
+    let replays = Turns::new("replays", node.limits.replays);
+    let publishes = Turns::new("publishes", node.limits.publishes);
+    let http = Arc::new(Http { node, exports, replays, publishes });
     let reads = Router::new()
         .route("/replay", get(replay::replay))
         .route("/export", get(export::export))
@@ -74,16 +76,18 @@ fn cors(node: &Arc<Node>) -> CorsLayer {
 }
 
 impl Http {
-    /// What the request's token stands for.
-    async fn access(&self, headers: &HeaderMap) -> Result<Access, Failure> {
+    /// What the request's token stands for, and the token.
+    async fn access<'a>(&self, caller: &Caller, headers: &'a HeaderMap) -> Result<(Access, &'a str), Failure> {
         let checked = match bearer(headers) {
-            Ok(token) => self.node.verifier.check(token).done().await,
+            Ok(token) => self.node.verifier.check(token).done().await.map(|access| (access, token)),
             Err(refused) => Err(refused),
         };
-        checked.map_err(|refused| {
+        let checked = checked.map_err(|refused| {
             self.node.refused_token("HTTP", &refused);
             Failure::new(refused.code(), refused.message()).expired(refused.expired)
-        })
+        })?;
+        caller.is_known();
+        Ok(checked)
     }
 
     /// Refuses a token that may not read `topic`.

@@ -4,23 +4,34 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{Path, State, rejection::PathRejection},
+    extract::{Extension, Path, State, rejection::PathRejection},
     http::{HeaderMap, Response, StatusCode, Uri, header},
 };
 use futures_util::StreamExt;
 use prom_protocol::{ErrorCode, EventOptions, RawValue, Text, Topic, check_payload, limits};
 use prom_store::Append;
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::Http;
 use crate::{
     auth::Access,
     rights,
-    web::{Failure, Params, json},
+    web::{Caller, Failure, Params, json},
 };
 
-/// How long the body may take.
+/// How long the body may take, and how long it is waited for its turn.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// For so long a body may come as slowly as it likes.
+const BODY_GRACE: Duration = Duration::from_secs(5);
+/// After that it comes at least at this rate, from its beginning on: bytes a second.
+const BODY_RATE: usize = 4 * 1024;
+
+/// When a body of which so many bytes have come must have more.
+fn body_deadline(began: Instant, bytes: usize) -> Instant {
+    let earned = Duration::from_secs_f64(bytes as f64 / BODY_RATE as f64);
+    began + earned.max(BODY_GRACE).min(BODY_TIMEOUT)
+}
 
 #[derive(Serialize)]
 struct Published<'a> {
@@ -32,15 +43,16 @@ struct Published<'a> {
 
 pub(super) async fn publish(
     State(http): State<Arc<Http>>,
+    Extension(caller): Extension<Caller>,
     topic: Result<Path<String>, PathRejection>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, Failure> {
-    let access = http.access(&headers).await?;
+    let (access, token) = http.access(&caller, &headers).await?;
     let published = async {
         let Path(topic) = topic.map_err(|error| Failure::new(ErrorCode::BadTopic, error.body_text()))?;
-        http.publish(&access, &topic, &Params::of(&uri), &headers, body).await
+        http.publish(&access, token, &topic, &Params::of(&uri), &headers, body).await
     };
     published.await.inspect_err(|failure| {
         if let Some(code) = failure.code() {
@@ -53,6 +65,7 @@ impl Http {
     async fn publish(
         &self,
         access: &Access,
+        token: &str,
         topic: &str,
         params: &Params<'_>,
         headers: &HeaderMap,
@@ -70,12 +83,8 @@ impl Http {
             return Err(Failure::new(ErrorCode::ShuttingDown, "the hub is shutting down"));
         }
         // Slowed, not refused, like a publisher on the WebSocket.
-        let busy = |_| Failure::new(ErrorCode::Overloaded, "the hub has more to write than it can queue");
-        let turn = tokio::time::timeout(BODY_TIMEOUT, self.publishes.acquire()).await;
-        let _turn = turn.map_err(|_| ()).and_then(|turn| turn.map_err(|_| ())).map_err(busy)?;
-        let bytes = tokio::time::timeout(BODY_TIMEOUT, read(headers, body))
-            .await
-            .map_err(|_| Failure::status(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))??;
+        let _turn = self.publishes.take(token, BODY_TIMEOUT).await?;
+        let bytes = read(headers, body).await?;
         let payload: &RawValue = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new(ErrorCode::BadJson, format!("the body must be one JSON value: {error}")))?;
         check_payload(payload.get())?;
@@ -94,9 +103,14 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Failure> {
     if declared.is_some_and(|length: usize| length > limits::FRAME_BYTES) {
         return Err(too_large());
     }
-    let mut bytes = Vec::with_capacity(declared.unwrap_or(0));
+    // Not all that it declares: that costs its sender nothing.
+    let mut bytes = Vec::with_capacity(declared.unwrap_or(0).min(64 * 1024));
     let mut chunks = body.into_data_stream();
-    while let Some(chunk) = chunks.next().await {
+    let began = Instant::now();
+    loop {
+        let chunk = timeout_at(body_deadline(began, bytes.len()), chunks.next()).await;
+        let late = |_| Failure::status(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
+        let Some(chunk) = chunk.map_err(late)? else { break };
         let chunk = chunk.map_err(|error| Failure::bad(format!("the body cannot be read: {error}")))?;
         if bytes.len() + chunk.len() > limits::FRAME_BYTES {
             return Err(too_large());

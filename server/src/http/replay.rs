@@ -1,17 +1,19 @@
 //! `GET /replay`: one page of a topic's events.
+//!
+//! A page is made whole before it is sent, and is in memory until its reader has taken it. So there are so many at a time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::State,
+    extract::{Extension, State},
     http::{HeaderMap, Response, StatusCode, Uri},
 };
-
+use bytes::Bytes;
 use prom_store::start;
 
-use super::{Http, position};
-use crate::web::{Failure, JSON, Params, answer};
+use super::{Http, position, turns::Turn};
+use crate::web::{Caller, Failure, JSON, Params, answer};
 
 /// Events of a page where the request names no `limit`.
 const LIMIT: u64 = 100;
@@ -19,18 +21,34 @@ const LIMIT: u64 = 100;
 const MAX_LIMIT: u64 = 1000;
 /// Bytes of events beyond which a page ends early; it holds at least one event.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// How long a page waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A page, and its turn until all of it is sent.
+struct Page {
+    bytes: Vec<u8>,
+    _turn: Turn,
+}
+
+impl AsRef<[u8]> for Page {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 pub(super) async fn replay(
     State(http): State<Arc<Http>>,
+    Extension(caller): Extension<Caller>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Failure> {
-    let access = http.access(&headers).await?;
+    let (access, token) = http.access(&caller, &headers).await?;
     let params = Params::of(&uri);
     let topic = params.topic()?;
     http.check_may_read(&access, &topic)?;
     let from = position::from(&params)?;
     let limit = params.integer("limit", 1..=MAX_LIMIT)?.unwrap_or(LIMIT) as usize;
+    let turn = http.replays.take(token, PATIENCE).await?;
 
     let store = &*http.node.store;
     let mut start = start(store, &topic, &from).await?;
@@ -70,5 +88,5 @@ pub(super) async fn replay(
         whole.extend_from_slice(format!(",\"gap\":{{\"from\":{from},\"to\":{to}}}").as_bytes());
     }
     whole.push(b'}');
-    Ok(answer(StatusCode::OK, JSON, whole))
+    Ok(answer(StatusCode::OK, JSON, Bytes::from_owner(Page { bytes: whole, _turn: turn })))
 }

@@ -1,7 +1,7 @@
 //! The ops port: what operators and their monitoring read. Loopback only.
 //!
 //! ```text
-//!   socket ──► server (bounded: connections, headers, time) ──► guard (Host) ──► reads ──► store, topics
+//!   socket ──► web::Port (bounded: sockets, heads, time) ──► guard (Host) ──► reads ──► store, topics
 //!                                                                           └──► metrics
 //! ```
 //!
@@ -15,6 +15,5 @@ mod server;
 
 pub(crate) use self::{
     reads::Ops,
-    routes::router,
-    server::{Server, bind},
+    server::{Running, bind, start},
 };

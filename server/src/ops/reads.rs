@@ -20,10 +20,10 @@ use serde_json::json;
 
 use super::{key_sets, outboxes};
 use crate::{
-    flow::metrics::Now,
+    flow::metrics::{Now, OfPort},
     members::outbox::{Drained, Report},
     node::Node,
-    web::{Failure, JSON, Params, answer, json},
+    web::{Cut, Failure, JSON, Params, Sockets, answer, json},
 };
 
 /// Rows of a page where the request names no `limit`.
@@ -41,6 +41,8 @@ pub(crate) struct Ops {
     /// Where the WebSocket is.
     pub(crate) address: SocketAddr,
     pub(crate) started: Instant,
+    /// Those of the public port and of this one.
+    pub(crate) sockets: [Arc<Sockets>; 2],
 }
 
 type Answer = Result<Response<Body>, Failure>;
@@ -296,7 +298,13 @@ pub(super) async fn outbox(State(ops): State<Arc<Ops>>) -> Response<Body> {
 }
 
 pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response<Body> {
+    let sockets = ops
+        .sockets
+        .each_ref()
+        .map(|sockets| (sockets.port, sockets.open(), Cut::ALL.map(|why| (why.as_str(), sockets.count(why)))));
+    let sockets = sockets.each_ref().map(|(port, open, cut)| OfPort { port, open: *open, cut });
     let now = Now {
+        sockets: &sockets,
         connections: ops.node.connections.load(Ordering::Relaxed),
         store: ops.store().name(),
         durability: &ops.store().durability(),

@@ -1,17 +1,31 @@
-//! What both ports need to speak HTTP: answers, refusals, parameters, the page, and sockets that are read and written
-//! with limits.
+//! What both ports need to speak HTTP: a server whose sockets are bounded in number and time, answers, refusals,
+//! parameters, the page.
+//!
+//! ```text
+//!   server.rs ── sockets.rs   how many, and who goes          answer.rs, failure.rs   what is answered
+//!       │     └─ files.rs     what the system has for them    params.rs               what was asked
+//!   peer.rs   ── heads.rs, read_ahead.rs, write_timeout.rs    page.rs                 the page's files
+//! ```
 
 mod answer;
 mod failure;
+mod files;
+mod heads;
 pub(crate) mod page;
 mod params;
+mod peer;
 mod read_ahead;
+mod server;
+mod sockets;
 mod write_timeout;
 
 pub use self::page::Page;
 pub(crate) use self::{
     answer::{JSON, answer, json},
     failure::Failure,
+    files::room,
     params::Params,
-    write_timeout::WriteTimeoutListener,
+    peer::{Peer, Times},
+    server::{Bounds, Caller, Port},
+    sockets::{Cut, Sockets},
 };

@@ -4,22 +4,35 @@ use std::borrow::Cow;
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
 /// The files of the page: the contents of the one at a path like `index.html` or `assets/app.js`.
 pub type Page = fn(path: &str) -> Option<Cow<'static, [u8]>>;
 
-/// The page loads and connects to nothing but the hub it came from.
-const POLICY: &str = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; \
-                      connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+/// The policy of the page: it loads and connects to nothing but the hub it came from, which the browser knows as `host`.
+fn policy(headers: &HeaderMap) -> Option<HeaderValue> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_plain(host));
+    // Not every browser takes 'self' for a WebSocket too.
+    let sockets = host.map(|host| format!(" ws://{host} wss://{host}")).unwrap_or_default();
+    let policy = format!(
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; \
+         connect-src 'self'{sockets}; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    );
+    HeaderValue::try_from(policy).ok()
+}
+
+/// Whether a host is a name or an address, with or without a port, and could say nothing else in a policy.
+fn is_plain(host: &str) -> bool {
+    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))
+}
 
 const MISSING: &str = "This hub was built without its page. Build the page first (npm run build), then the hub.\n\
                        The WebSocket is at /ws.\n";
 
 /// The file at `path`; the page itself for an empty one.
-pub(crate) fn serve(page: Option<Page>, path: &str) -> Response {
+pub(crate) fn serve(page: Option<Page>, path: &str, asked: &HeaderMap) -> Response {
     let path = if path.is_empty() { "index.html" } else { path };
     let Some(file) = page.and_then(|page| page(path)) else {
         let message = if path == "index.html" { MISSING } else { "not found\n" };
@@ -34,8 +47,32 @@ pub(crate) fn serve(page: Option<Page>, path: &str) -> Response {
         headers.insert(header::CONTENT_TYPE, mime);
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    if let Some(policy) = policy(asked) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy_of(host: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+        policy(&headers).unwrap().to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_page_connects_to_its_own_hub_alone() {
+        // It could connect to any WebSocket, so what was injected into it could tell anybody what it saw.
+        let own = policy_of("hub.example.com:8090");
+        assert!(own.contains("connect-src 'self' ws://hub.example.com:8090 wss://hub.example.com:8090;"), "{own}");
+        assert!(policy_of("[::1]:8090").contains("ws://[::1]:8090 "));
+        for host in ["a; script-src *", "a *", "*", "a,b", "a'b", ""] {
+            assert!(policy_of(host).contains("connect-src 'self'; "), "{host}");
+        }
+    }
 }

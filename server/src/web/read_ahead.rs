@@ -35,33 +35,73 @@ impl<S> ReadAhead<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.at < this.ahead.len() {
-            let rest = &this.ahead[this.at..];
-            let count = rest.len().min(buf.remaining());
+impl<S: AsyncRead + Unpin> ReadAhead<S> {
+    /// What has come and was not asked for yet; empty when nothing more will come.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        if self.at == self.ahead.len() {
+            let Self { stream, ahead, at } = self;
+            BUFFER
+                .with_borrow_mut(|buffer| {
+                    let mut read = ReadBuf::new(buffer);
+                    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+                    *ahead = read.filled().to_vec();
+                    *at = 0;
+                    Poll::Ready(io::Result::Ok(()))
+                })
+                .map(|read| read.map(|()| &self.ahead[self.at..]))
+        } else {
+            Poll::Ready(Ok(&self.ahead[self.at..]))
+        }
+    }
+
+    /// Whether something has come that was not asked for yet.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.at < self.ahead.len()
+    }
+
+    /// Takes the first `count` bytes of what `poll_ahead` gave.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.at += count;
+        if self.at == self.ahead.len() {
+            self.ahead = Vec::new();
+            self.at = 0;
+        }
+    }
+
+    /// Reads at most `most` bytes.
+    pub(super) fn poll_read_most(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        most: usize,
+    ) -> Poll<io::Result<()>> {
+        let most = most.min(buf.remaining());
+        if self.is_ahead() {
+            let rest = &self.ahead[self.at..];
+            let count = rest.len().min(most);
             buf.put_slice(&rest[..count]);
-            this.at += count;
-            if this.at == this.ahead.len() {
-                this.ahead = Vec::new();
-                this.at = 0;
-            }
+            self.consume(count);
             return Poll::Ready(Ok(()));
         }
-        if buf.remaining() >= AHEAD {
-            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        if most >= AHEAD && most == buf.remaining() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
         BUFFER.with_borrow_mut(|buffer| {
             let mut read = ReadBuf::new(buffer);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
-            let (now, later) = read.filled().split_at(read.filled().len().min(buf.remaining()));
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            let (now, later) = read.filled().split_at(read.filled().len().min(most));
             buf.put_slice(now);
             if !later.is_empty() {
-                this.ahead = later.to_vec();
+                self.ahead = later.to_vec();
             }
             Poll::Ready(Ok(()))
         })
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_read_most(cx, buf, usize::MAX)
     }
 }
 

@@ -1,64 +1,66 @@
-//! Sockets with a write timeout: one whose peer takes nothing for so long fails.
+//! Sockets with a write timeout: one whose peer takes nothing, or next to nothing, for so long fails.
 
 use std::{
     io,
-    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::serve::Listener;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     time::Sleep,
 };
 
-use super::read_ahead::ReadAhead;
+/// What a peer takes at the least, in each `limit` in which something waits for it.
+const LEAST: usize = 16 * 1024;
 
-/// A listener whose sockets fail when their peer takes nothing for a while.
-#[derive(Debug)]
-pub(crate) struct WriteTimeoutListener {
-    pub(crate) listener: TcpListener,
-    pub(crate) limit: Duration,
-}
-
-impl Listener for WriteTimeoutListener {
-    type Io = WriteTimeout<ReadAhead<TcpStream>>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        // Answers are written whole; waiting to fill a packet would only delay them.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY not set");
-        }
-        (WriteTimeout { stream: ReadAhead::new(stream), limit: self.limit, stalled: None }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A socket that fails when its peer takes nothing for `limit`. The timer exists only while something waits.
+/// A socket that fails when its peer takes next to nothing for `limit`. The timer exists only while something waits.
 #[derive(Debug)]
 pub(crate) struct WriteTimeout<S> {
-    stream: S,
+    pub(super) stream: S,
     limit: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Stalled>,
+    /// It has failed because its peer took too little.
+    pub(super) failed: bool,
+}
+
+#[derive(Debug)]
+struct Stalled {
+    timer: Pin<Box<Sleep>>,
+    taken: usize,
 }
 
 impl<S> WriteTimeout<S> {
-    fn check<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
+    pub(super) fn new(stream: S, limit: Duration) -> Self {
+        Self { stream, limit, stalled: None, failed: false }
+    }
+
+    /// Changes the limit from the next wait on.
+    pub(super) fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
+    fn check(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(count)) => {
+                if let Some(stalled) = &mut self.stalled {
+                    stalled.taken += count;
+                    if stalled.taken >= LEAST {
+                        self.stalled = None;
+                    }
+                }
+                written
+            }
+            Poll::Ready(Err(_)) => written,
+            Poll::Pending => {
+                let limit = self.limit;
+                let new = || Stalled { timer: Box::pin(tokio::time::sleep(limit)), taken: 0 };
+                ready!(self.stalled.get_or_insert_with(new).timer.as_mut().poll(cx));
+                self.failed = true;
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing, or too little")))
+            }
         }
-        let limit = self.limit;
-        ready!(self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing")))
     }
 }
 
@@ -87,7 +89,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         self.stream.is_write_vectored()
     }
 
+    /// Called when nothing waits any more: it was all taken, if little.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stalled = None;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -104,15 +108,45 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_given_up_and_one_that_is_slow_is_not() {
-        let (near, mut far) = duplex(8);
-        let mut socket = WriteTimeout { stream: near, limit: Duration::from_secs(30), stalled: None };
-        let writing = tokio::spawn(async move { socket.write_all(&[0; 64]).await.map(|()| socket) });
+        let (near, mut far) = duplex(LEAST);
+        let mut socket = WriteTimeout::new(near, Duration::from_secs(30));
+        let writing = tokio::spawn(async move { socket.write_all(&[0; 8 * LEAST]).await.map(|()| socket) });
         for _ in 0..8 {
             tokio::time::sleep(Duration::from_secs(29)).await;
-            far.read_exact(&mut [0; 8]).await.unwrap();
+            far.read_exact(&mut [0; LEAST]).await.unwrap();
         }
         let mut socket = writing.await.unwrap().expect("slow is not stuck");
-        let error = socket.write_all(&[0; 64]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let error = socket.write_all(&[0; 2 * LEAST]).await.unwrap_err();
+        assert_eq!((error.kind(), socket.failed), (io::ErrorKind::TimedOut, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_a_byte_now_and_then_is_given_up_too() {
+        // Each byte bought it another half minute.
+        let (near, mut far) = duplex(8);
+        let mut socket = WriteTimeout::new(near, Duration::from_secs(30));
+        let writing = tokio::spawn(async move { socket.write_all(&[0; 64]).await });
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            let _ = far.read(&mut [0; 1]).await;
+        }
+        assert_eq!(writing.await.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn little_is_enough_where_there_is_no_more() {
+        let (near, mut far) = duplex(8);
+        let mut socket = WriteTimeout::new(near, Duration::from_secs(30));
+        for _ in 0..3 {
+            let reading = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                far.read_exact(&mut [0; 12]).await.unwrap();
+                far
+            });
+            socket.write_all(&[0; 12]).await.unwrap();
+            socket.flush().await.unwrap();
+            far = reading.await.unwrap();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
     }
 }

@@ -11,5 +11,6 @@ mod http;
 mod key_sets;
 mod ops;
 mod original_client;
+mod sockets;
 mod two_hubs;
 mod wire;

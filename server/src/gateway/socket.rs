@@ -1,0 +1,224 @@
+//! A WebSocket: the protocol of `tungstenite` on a socket of ours, without a task or a lock between the two.
+//!
+//! Its own task alone reads and writes it, so reading and writing need no wakers of their own, and its limits can be
+//! changed when the peer has said who it is.
+
+use std::{
+    io::{self, Read, Write},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header},
+};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use prom_protocol::limits;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tungstenite::{
+    Error, Message,
+    error::CapacityError,
+    handshake::derive_accept_key,
+    protocol::{Role, WebSocketConfig, WebSocketContext},
+};
+
+use crate::web::Peer;
+
+/// Bytes of a connection's own read buffer, which it has also while it is idle. What reads far ahead is below it: see
+/// `web/read_ahead.rs`.
+const READ_BUFFER: usize = 1024;
+/// Bytes of frames that are put together to one write.
+const WRITE_BUFFER: usize = 128 * 1024;
+/// More than any frame beside a full buffer. Nothing reaches it, as `Out` hands over no frame while one waits.
+const MOST_WRITE_BUFFER: usize = WRITE_BUFFER + 8 * 1024 * 1024;
+
+/// Why nothing more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// A frame or message is longer than this connection may send.
+    TooLarge,
+    /// The peer is gone, or speaks something else.
+    Gone,
+}
+
+/// What [`Out`](super::out::Out) writes to.
+pub(super) trait Wire {
+    /// Ready when `send` may be called.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>>;
+    /// Hands a message over.
+    fn send(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Lost>;
+    /// Ready when the system has all there is, the answer to a ping included.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>>;
+}
+
+/// A WebSocket.
+pub(super) struct Socket {
+    peer: Peer,
+    protocol: WebSocketContext,
+    /// The last message was not taken whole.
+    blocked: bool,
+    ended: bool,
+}
+
+impl Socket {
+    /// Takes messages of at most `most` bytes.
+    fn new(peer: Peer, read: Vec<u8>, most: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(WRITE_BUFFER)
+            .max_write_buffer_size(MOST_WRITE_BUFFER)
+            .max_message_size(Some(most))
+            .max_frame_size(Some(most));
+        let protocol = WebSocketContext::from_partially_read(read, Role::Server, Some(config));
+        Self { peer, protocol, blocked: false, ended: false }
+    }
+
+    /// The peer has a good token: it may send what is large, and keeps its place.
+    pub(super) fn trust(&mut self) {
+        self.peer.seat().keep();
+        self.protocol.set_config(|config| {
+            config.max_message_size = Some(limits::FRAME_BYTES);
+            config.max_frame_size = Some(limits::FRAME_BYTES);
+        });
+    }
+
+    /// From now on it is asked to leave where others need its place.
+    pub(super) fn distrust(&mut self) {
+        self.peer.seat().wait();
+    }
+
+    /// The next message.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Lost>> {
+        if self.ended {
+            return Poll::Ready(Err(Lost::Gone));
+        }
+        match self.protocol.read(&mut Now { peer: &mut self.peer, cx }) {
+            Ok(message) => Poll::Ready(Ok(message)),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            Err(error) => {
+                self.ended = true;
+                let too_large = matches!(error, Error::Capacity(CapacityError::MessageTooLong { .. }));
+                Poll::Ready(Err(if too_large { Lost::TooLarge } else { Lost::Gone }))
+            }
+        }
+    }
+}
+
+impl Wire for Socket {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        if self.blocked { self.poll_flush(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Lost> {
+        match self.protocol.write(&mut Now { peer: &mut self.peer, cx }, message) {
+            Ok(()) => Ok(()),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.blocked = true;
+                Ok(())
+            }
+            Err(_) => Err(Lost::Gone),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        match self.protocol.flush(&mut Now { peer: &mut self.peer, cx }) {
+            // Closed by both sides, and all that is to be said is said.
+            Ok(()) | Err(Error::ConnectionClosed) => {
+                self.blocked = false;
+                Poll::Ready(Ok(()))
+            }
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            Err(_) => Poll::Ready(Err(Lost::Gone)),
+        }
+    }
+}
+
+/// The socket for one call: what is not ready now would block.
+struct Now<'a, 'b> {
+    peer: &'a mut Peer,
+    cx: &'a mut Context<'b>,
+}
+
+fn now<T>(done: Poll<io::Result<T>>) -> io::Result<T> {
+    match done {
+        Poll::Ready(done) => done,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl Read for Now<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut buf = ReadBuf::new(buf);
+        now(Pin::new(&mut *self.peer).poll_read(self.cx, &mut buf))?;
+        Ok(buf.filled().len())
+    }
+}
+
+impl Write for Now<'_, '_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        now(Pin::new(&mut *self.peer).poll_write(self.cx, buf))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        now(Pin::new(&mut *self.peer).poll_flush(self.cx))
+    }
+}
+
+/// A request that becomes a WebSocket once it is answered.
+pub(super) struct Upgrade(OnUpgrade);
+
+/// The upgrade that `request` asks for, and the answer to it.
+///
+/// # Errors
+/// What it lacks, for people.
+pub(super) fn upgrade(request: &mut Request) -> Result<(Upgrade, Response<Body>), &'static str> {
+    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+        return Err("it begins with a GET of HTTP/1.1");
+    }
+    let headers = request.headers();
+    if !has_token(headers, header::CONNECTION, "upgrade") {
+        return Err("the header Connection must be `Upgrade`");
+    }
+    if !has_token(headers, header::UPGRADE, "websocket") {
+        return Err("the header Upgrade must be `websocket`");
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err("the header Sec-WebSocket-Version must be 13");
+    }
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
+        return Err("the header Sec-WebSocket-Key is missing");
+    };
+    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()));
+    let accept = accept.map_err(|_| "the header Sec-WebSocket-Key cannot be used")?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let own = response.headers_mut();
+    own.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    own.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    own.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    Ok((Upgrade(hyper::upgrade::on(request)), response))
+}
+
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|own| own.trim().eq_ignore_ascii_case(token))
+}
+
+impl Upgrade {
+    /// The WebSocket, once its answer is written; none when the peer is gone. It takes messages of at most `most` bytes,
+    /// and fails when its peer takes nothing for `stuck`.
+    pub(super) async fn socket(self, most: usize, stuck: Duration) -> Option<Socket> {
+        let upgraded = self.0.await.ok()?;
+        let Ok(parts) = upgraded.downcast::<TokioIo<Peer>>() else {
+            tracing::error!("a socket of an unknown kind was upgraded");
+            return None;
+        };
+        let mut peer = parts.io.into_inner();
+        peer.set_write_limit(stuck);
+        Some(Socket::new(peer, parts.read_buf.into(), most))
+    }
+}

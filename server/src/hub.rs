@@ -21,7 +21,7 @@ use crate::{
     groups::{Context, Groups},
     members::{outbox::Drained, projector::Projector},
     node::Node,
-    ops::{self, Ops},
+    ops::{self, Guard, Ops},
     web::WriteTimeoutListener,
 };
 
@@ -117,7 +117,7 @@ impl Hub {
 
         let ops = match config.ops_port {
             Some(port) => {
-                let (address, listener) = ops::bind(port).await;
+                let (address, listener) = ops::bind(config.ops_bind, port).await;
                 Some(listener.map_err(|source| StartError::ListenOps { address, source })?)
             }
             None => None,
@@ -163,7 +163,8 @@ impl Hub {
             ending: ending.clone(),
             connections: AtomicUsize::new(0),
         });
-        let reads = Ops { node: Arc::clone(&node), outboxes, address, started: Instant::now() };
+        let guard = Guard::new(config.ops_token, config.ops_auth, config.ops_bind.is_loopback());
+        let reads = Ops { node: Arc::clone(&node), guard, outboxes, address, started: Instant::now() };
         let ops = ops.map(|listener| ops::Server::start(listener, ops::router(Arc::new(reads))));
         let ops = ops.transpose().map_err(listen)?;
         let server = public_port(listener, node, ending.clone());

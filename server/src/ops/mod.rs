@@ -1,18 +1,20 @@
-//! The ops port: what operators and their monitoring read. Loopback only.
+//! The ops port: what operators and their monitoring read. On loopback unless told otherwise.
 //!
 //! ```text
-//!   socket ──► server (bounded: connections, headers, time) ──► guard (Host) ──► reads ──► store, topics
+//!   socket ──► server (bounded: connections, headers, time) ──► guard (Host, token) ──► reads ──► store, topics
 //!                                                                           └──► metrics
 //! ```
 //!
 //! Nothing here scans the log, and nothing here is waited for by anybody who carries events.
 
+mod guard;
 mod outboxes;
 mod reads;
 mod routes;
 mod server;
 
 pub(crate) use self::{
+    guard::Guard,
     reads::Ops,
     routes::router,
     server::{Server, bind},

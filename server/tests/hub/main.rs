@@ -10,5 +10,6 @@ mod hostile;
 mod http;
 mod ops;
 mod original_client;
+mod rights;
 mod two_hubs;
 mod wire;

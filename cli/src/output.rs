@@ -8,6 +8,7 @@ use prom_protocol::Event;
 #[derive(Debug)]
 pub(crate) struct Output {
     people: bool,
+    terminal: bool,
 }
 
 const DIM: &str = "\x1b[2m";
@@ -17,13 +18,15 @@ const PLAIN: &str = "\x1b[0m";
 impl Output {
     /// For a terminal or for a pipe; `json` asks for the latter's lines on a terminal too.
     pub(crate) fn new(json: bool) -> Self {
-        Self { people: !json && io::stdout().is_terminal() }
+        let terminal = io::stdout().is_terminal();
+        Self { people: !json && terminal, terminal }
     }
 
     /// One event. `json` is its wire JSON.
     pub(crate) fn event(&self, json: &str, attempt: u32) -> io::Result<()> {
         let event = match Event::parse(json) {
             Ok(event) if self.people => event,
+            _ if self.terminal => return line(&escaped(json)),
             _ => return line(json),
         };
         let key = event.key.as_ref().map(|key| format!(" {key}")).unwrap_or_default();
@@ -61,7 +64,26 @@ fn line(text: &str) -> io::Result<()> {
 
 /// Text of others must not steer this terminal.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+    text.chars().map(|c| if steers(c) { '·' } else { c }).collect()
+}
+
+/// The same JSON, with what could steer a terminal written as escapes. It can only stand in strings.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if steers(c) {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Whether it moves the cursor, or turns the order in which what follows is shown: `evil\u{202e}txt.exe`.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The time of day of an event, in UTC.
@@ -78,5 +100,9 @@ mod tests {
     fn times_and_texts_are_safe_to_show() {
         assert_eq!(clock(86_400_000 + 3_723_004), "01:02:03.004");
         assert_eq!(printable("a\x1b[2Jb"), "a·[2Jb");
+        assert_eq!(printable("evil\u{202e}txt.exe \u{2066}x\u{9b}"), "evil·txt.exe ·x·");
+        assert_eq!(printable("👩‍👩‍👧 שלום"), "👩‍👩‍👧 שלום", "what is only unusual is left alone");
+        let json = "{\"payload\":\"a\u{202e}b\u{7f}\u{9b}c\"}";
+        assert_eq!(escaped(json), r#"{"payload":"a\u202eb\u007f\u009bc"}"#);
     }
 }

@@ -10,4 +10,5 @@ mod outbox;
 #[cfg(unix)]
 mod own_mongo;
 mod refusals;
+mod rights;
 mod store;

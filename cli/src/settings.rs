@@ -20,9 +20,18 @@ pub(crate) struct Listen {
     /// Port of the WebSocket and the page; 0 takes a free one.
     #[arg(long, env = "WS_PORT", default_value_t = 8090)]
     pub(crate) port: u16,
-    /// Port of the operators' pages, always on 127.0.0.1; 0 takes a free one.
+    /// Port of the operators' pages; 0 takes a free one.
     #[arg(long, env = "OPS_PORT", default_value_t = 8082)]
     pub(crate) ops_port: u16,
+    /// Address of the operators' pages. Where other machines can reach it, they need OPS_TOKEN or a token with ops:read.
+    #[arg(long, env = "OPS_BIND", default_value = "127.0.0.1")]
+    pub(crate) ops_bind: IpAddr,
+    /// A token that may do everything on the operators' port, at least 16 bytes; then it is asked for on 127.0.0.1 too.
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
+    pub(crate) ops_token: Option<String>,
+    /// Ask for a token with ops:read on the operators' port on 127.0.0.1 too [default: only for payloads]
+    #[arg(long, env = "PROM_OPS_AUTH", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) ops_auth: bool,
     /// Address to listen on.
     #[arg(long, env = "BIND", default_value = "127.0.0.1")]
     pub(crate) bind: IpAddr,
@@ -101,6 +110,9 @@ impl Listen {
         let mut config = Config::new(auth);
         config.port = self.port;
         config.ops_port = Some(self.ops_port);
+        config.ops_bind = self.ops_bind;
+        config.ops_token = self.ops_token.filter(|token| !token.is_empty());
+        config.ops_auth = self.ops_auth;
         config.bind = self.bind;
         // An origin has neither a path nor capitals, whatever was copied from the address bar.
         let origins = self.origins.iter().map(|origin| origin.trim().trim_end_matches('/').to_ascii_lowercase());

@@ -14,6 +14,9 @@ use crate::{
     web::Page,
 };
 
+/// Shortest token for the ops port, in bytes: it has no name and no end, so it must not be guessed.
+pub const OPS_TOKEN_BYTES: usize = 16;
+
 /// Where events are kept.
 #[derive(Debug, Clone)]
 pub enum StoreConfig {
@@ -41,8 +44,16 @@ pub struct Config {
     pub bind: IpAddr,
     /// Port; 0 takes a free one. Default 8090.
     pub port: u16,
-    /// Port of the operators' pages, always on loopback; 0 takes a free one. Default: none.
+    /// Port of the operators' pages; 0 takes a free one. Default: none.
     pub ops_port: Option<u16>,
+    /// Address it is on; default 127.0.0.1. On one that other machines can reach, every request but those for health
+    /// needs a token with `ops:read`, or `ops_token`.
+    pub ops_bind: IpAddr,
+    /// A token that may do everything on the ops port, at least [`OPS_TOKEN_BYTES`] long; with it, it is asked for on
+    /// loopback too. Default: none.
+    pub ops_token: Option<String>,
+    /// The ops port asks for a token on loopback too; default: only for payloads.
+    pub ops_auth: bool,
     /// How tokens are checked.
     pub auth: Auth,
     /// Origins of pages that may connect; none: any.
@@ -93,6 +104,17 @@ pub enum ConfigError {
     /// No token could be accepted.
     #[error("JWT_MAX_LIFETIME must be at least 1s")]
     NoLifetime,
+    /// The operators' token is too short.
+    #[error("OPS_TOKEN is {0} bytes long; it needs at least {OPS_TOKEN_BYTES} (try: openssl rand -hex 32)")]
+    ShortOpsToken(usize),
+    /// The ops port asks for tokens that nobody can have.
+    #[error("the ops port needs a token here, and with WS_TOKEN there are none with ops:read; set OPS_TOKEN")]
+    NoOpsToken,
+    /// The ops port is not on loopback, and there is no TLS.
+    #[error(
+        "OPS_BIND {0} is reachable from other machines and tokens would travel unencrypted; put TLS in front and pass --allow-plaintext"
+    )]
+    OpsPlaintext(IpAddr),
     /// Not loopback, and no TLS.
     #[error(
         "BIND {0} is reachable from other machines and tokens would travel unencrypted; put TLS in front and pass --allow-plaintext"
@@ -107,6 +129,9 @@ impl Config {
             bind: IpAddr::from([127, 0, 0, 1]),
             port: 8090,
             ops_port: None,
+            ops_bind: IpAddr::from([127, 0, 0, 1]),
+            ops_token: None,
+            ops_auth: false,
             auth,
             origins: None,
             allow_plaintext: false,
@@ -130,6 +155,20 @@ impl Config {
         }
         if !self.bind.is_loopback() && !self.allow_plaintext {
             return Err(ConfigError::Plaintext(self.bind));
+        }
+        self.check_ops()
+    }
+
+    fn check_ops(&self) -> Result<(), ConfigError> {
+        match &self.ops_token {
+            Some(token) if token.len() < OPS_TOKEN_BYTES => return Err(ConfigError::ShortOpsToken(token.len())),
+            None if matches!(self.auth, Auth::Static(_)) && (self.ops_auth || !self.ops_bind.is_loopback()) => {
+                return Err(ConfigError::NoOpsToken);
+            }
+            _ => {}
+        }
+        if !self.ops_bind.is_loopback() && !self.allow_plaintext {
+            return Err(ConfigError::OpsPlaintext(self.ops_bind));
         }
         Ok(())
     }
@@ -219,5 +258,28 @@ mod tests {
             let said = check(bad).unwrap_err().to_string();
             assert!(said.contains(words), "{said:?} does not say {words:?}");
         }
+    }
+
+    #[test]
+    fn refuses_an_ops_port_that_anybody_could_use_or_nobody() {
+        let config = |auth: Auth| Config { ops_port: Some(0), ..Config::new(auth) };
+        let hs256 = Auth::hs256("s".repeat(32));
+        let everywhere = IpAddr::from([0, 0, 0, 0]);
+        let mut own = config(hs256.clone());
+        own.ops_bind = everywhere;
+        assert_eq!(own.check(), Err(ConfigError::OpsPlaintext(everywhere)));
+        own.allow_plaintext = true;
+        assert_eq!(own.check(), Ok(()), "tokens with ops:read can be made");
+        own.ops_token = Some("short".into());
+        assert_eq!(own.check(), Err(ConfigError::ShortOpsToken(5)));
+        let mut one = config(Auth::Static("w".repeat(32)));
+        assert_eq!(one.check(), Ok(()));
+        one.ops_auth = true;
+        assert_eq!(one.check(), Err(ConfigError::NoOpsToken));
+        one.ops_token = Some("t".repeat(OPS_TOKEN_BYTES));
+        assert_eq!(one.check(), Ok(()));
+        one.ops_token = None;
+        (one.ops_auth, one.ops_bind, one.allow_plaintext) = (false, everywhere, true);
+        assert_eq!(one.check(), Err(ConfigError::NoOpsToken));
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     groups::{Context, Groups},
     members::{outbox::Drained, projector::Projector},
     node::{Limits, Node, WRITE_GRACE},
-    ops::{self, Ops},
+    ops::{self, Guard, Ops},
     web::{self, Bounds, Port, Sockets, Times},
 };
 
@@ -114,7 +114,7 @@ impl Hub {
 
         let ops = match config.ops_port {
             Some(port) => {
-                let (address, listener) = ops::bind(port).await;
+                let (address, listener) = ops::bind(config.ops_bind, port).await;
                 Some(listener.map_err(|source| StartError::ListenOps { address, source })?)
             }
             None => None,
@@ -167,9 +167,10 @@ impl Hub {
         });
         let server = public_port(listener, &node, sockets, ending.clone()).map_err(listen)?;
         let public = Arc::clone(server.sockets());
+        let guard = Guard::new(config.ops_token, config.ops_auth, config.ops_bind.is_loopback());
         let started = Instant::now();
         let ops = ops.map(|listener| {
-            ops::start(listener, |own| Ops { node, outboxes, address, started, sockets: [public, own] })
+            ops::start(listener, |own| Ops { node, guard, outboxes, address, started, sockets: [public, own] })
         });
         let ops = ops.transpose().map_err(listen)?;
         if matches!(config.auth, Auth::Static(_)) {

@@ -44,7 +44,7 @@ pub use prom_store_mongo as mongo;
 
 pub use self::{
     auth::{Auth, Jwt, SECRET_BYTES},
-    config::{Config, ConfigError, StoreConfig},
+    config::{Config, ConfigError, OPS_TOKEN_BYTES, StoreConfig},
     hub::{Hub, StartError},
     node::Limits,
     web::Page,

@@ -115,6 +115,13 @@ pub async fn ops(hub: &Hub, path: &str) -> Answer {
     raw(hub.ops_address().expect("an ops port"), &request("GET", path, &[], b"")).await
 }
 
+/// GET on the ops port, with a token.
+pub async fn ops_as(hub: &Hub, path: &str, token: &str) -> Answer {
+    let bearer = format!("Bearer {token}");
+    let request = request("GET", path, &[("Authorization", &bearer)], b"");
+    raw(hub.ops_address().expect("an ops port"), &request).await
+}
+
 /// GET on the public port, with a token.
 pub async fn get(hub: &Hub, path: &str, token: &str) -> Answer {
     let bearer = format!("Bearer {token}");

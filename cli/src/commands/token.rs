@@ -43,7 +43,8 @@ pub(crate) struct Mint {
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     let Command::Mint(args) = command;
     for scope in &args.scopes {
-        if Policy::from_scopes([scope.as_str()]).rules.is_empty() {
+        // A bare action would be for all topics; whoever means that can say so.
+        if Policy::from_scope_claim([scope.as_str()]).rules.is_empty() {
             bail!(
                 "--scope {scope:?} would grant nothing; a scope is publish:PATTERN, read:PATTERN, subscribe:PATTERN, consume:PATTERN:GROUP, *:PATTERN, ops:read or ops:admin"
             );

@@ -72,7 +72,7 @@ impl Hub {
         let child = command.spawn().unwrap();
         let mut hub = Self {
             child,
-            address: Address { port, token: token_for(&["*:**"], 24 * 3600) },
+            address: Address { port, token: token_for(&["*:**", "ops:read"], 24 * 3600) },
             ops_port,
             ready_after: Duration::ZERO,
             log,
@@ -141,7 +141,7 @@ impl Hub {
 
     /// The same, whatever its status.
     pub fn ask(&self, path: &str) -> Answer {
-        request(self.ops_port, path, None).unwrap()
+        request(self.ops_port, path, Some(&self.address.token)).unwrap()
     }
 
     pub fn pid(&self) -> u32 {

@@ -10,5 +10,6 @@ mod outbox;
 #[cfg(unix)]
 mod own_mongo;
 mod refusals;
+mod rights;
 mod store;
 mod tokens;

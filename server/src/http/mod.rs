@@ -20,15 +20,15 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, header, request::Parts},
     routing::{get, post},
 };
-use prom_protocol::{ErrorCode, Topic};
+use prom_protocol::Topic;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::turns::Turns;
 use crate::{
-    auth::{Access, Refused},
+    auth::Access,
     node::Node,
     rights,
-    web::{Caller, Failure},
+    web::{Caller, Failure, bearer},
 };
 
 /// For so long a browser need not ask again whether it may.
@@ -78,7 +78,7 @@ fn cors(node: &Arc<Node>) -> CorsLayer {
 impl Http {
     /// What the request's token stands for, and the token.
     async fn access<'a>(&self, caller: &Caller, headers: &'a HeaderMap) -> Result<(Access, &'a str), Failure> {
-        let checked = match bearer(headers) {
+        let checked = match bearer(headers, "") {
             Ok(token) => self.node.verifier.check(token).done().await.map(|access| (access, token)),
             Err(refused) => Err(refused),
         };
@@ -94,18 +94,4 @@ impl Http {
     fn check_may_read(&self, access: &Access, topic: &Topic) -> Result<(), Failure> {
         Ok(rights::read(&access.policy, topic)?)
     }
-}
-
-/// The token that a request carries.
-fn bearer(headers: &HeaderMap) -> Result<&str, Refused> {
-    let missing = || {
-        let message = "missing token: the header Authorization: Bearer <token> is required";
-        Refused::new(ErrorCode::NoToken, message)
-    };
-    let value = headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
-    let bearer = value.to_str().ok().and_then(|value| value.split_once(' '));
-    let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let (_, token) = bearer.ok_or_else(|| Refused::invalid("Authorization must be `Bearer <token>`"))?;
-    let token = token.trim();
-    if token.is_empty() { Err(missing()) } else { Ok(token) }
 }

@@ -1,12 +1,13 @@
-//! The ops port: what operators and their monitoring read. Loopback only.
+//! The ops port: what operators and their monitoring read. On loopback unless told otherwise.
 //!
 //! ```text
-//!   socket ──► web::Port (bounded: sockets, heads, time) ──► guard (Host) ──► reads ──► store, topics
+//!   socket ──► web::Port (bounded: sockets, heads, time) ──► guard (Host, token) ──► reads ──► store, topics
 //!                                                                           └──► metrics
 //! ```
 //!
 //! Nothing here scans the log, and nothing here is waited for by anybody who carries events.
 
+mod guard;
 mod key_sets;
 mod outboxes;
 mod reads;
@@ -14,6 +15,7 @@ mod routes;
 mod server;
 
 pub(crate) use self::{
+    guard::Guard,
     reads::Ops,
     server::{Running, bind, start},
 };

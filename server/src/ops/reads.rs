@@ -18,7 +18,7 @@ use prom_store::{Cursor, Store, StoreError, Stored, Tail};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{key_sets, outboxes};
+use super::{guard::Guard, key_sets, outboxes};
 use crate::{
     flow::metrics::{Now, OfPort},
     members::outbox::{Drained, Report},
@@ -37,6 +37,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub(crate) struct Ops {
     pub(crate) node: Arc<Node>,
+    pub(crate) guard: Guard,
     pub(crate) outboxes: Arc<[Drained]>,
     /// Where the WebSocket is.
     pub(crate) address: SocketAddr,

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::Request,
+    extract::{Request, State},
     http::{HeaderMap, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
+
+use prom_protocol::Action;
 
 use super::reads::{self, Ops};
 use crate::web::Failure;
@@ -22,25 +24,50 @@ const UNKNOWN: &str =
 
 /// The routes of the ops port.
 pub(crate) fn router(ops: Arc<Ops>) -> Router {
-    Router::new()
-        .route("/healthz", get(reads::healthz))
-        .route("/readyz", get(reads::readyz))
+    // Who watches whether the hub lives has no token, and learns nothing of what it carries.
+    let health = Router::new().route("/healthz", get(reads::healthz)).route("/readyz", get(reads::readyz));
+    let payloads = Router::new()
+        .route("/latest-by-key", get(reads::latest_by_key))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), payloads));
+    let reads = Router::new()
         .route("/topics", get(reads::topics))
         .route("/groups", get(reads::groups))
         .route("/cursors", get(reads::cursors))
         .route("/lag", get(reads::lag))
-        .route("/latest-by-key", get(reads::latest_by_key))
         .route("/outbox", get(reads::outbox))
         .route("/metrics", get(reads::metrics))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), operators));
+    health
+        .merge(payloads)
+        .merge(reads)
         .fallback(async || Failure::status(StatusCode::NOT_FOUND, UNKNOWN))
         .method_not_allowed_fallback(async || Failure::method())
-        .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(&ops), guard))
         .with_state(ops)
 }
 
-/// Refuses pages that reach this port under a name of their own (DNS rebinding), and ends what takes too long.
-async fn guard(request: Request, next: Next) -> Response {
-    if !is_local(request.headers(), request.uri()) {
+/// Lets operators read.
+async fn operators(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
+    let Ops { node, guard, .. } = &*ops;
+    match guard.check(node, request.headers(), Action::OpsRead).await {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// Lets operators read payloads.
+async fn payloads(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
+    let Ops { node, guard, .. } = &*ops;
+    match guard.check_payloads(node, request.headers(), Action::OpsRead).await {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// On loopback, refuses pages that reach this port under a name of their own (DNS rebinding); elsewhere they would need a
+/// token. Ends what takes too long.
+async fn guard(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
+    if ops.guard.loopback && !is_local(request.headers(), request.uri()) {
         let message = "this port answers only to Host localhost, 127.0.0.1 or [::1]";
         return Failure::status(StatusCode::FORBIDDEN, message).into_response();
     }

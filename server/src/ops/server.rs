@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -22,9 +22,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests may take to end when the hub does.
 const ENDING: Duration = Duration::from_secs(1);
 
-/// Takes the port, on loopback.
-pub(crate) async fn bind(port: u16) -> (SocketAddr, io::Result<TcpListener>) {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+/// Takes the port.
+pub(crate) async fn bind(ip: IpAddr, port: u16) -> (SocketAddr, io::Result<TcpListener>) {
+    let address = SocketAddr::from((ip, port));
     (address, TcpListener::bind(address).await)
 }
 

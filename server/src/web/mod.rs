@@ -4,10 +4,12 @@
 //! ```text
 //!   server.rs ── sockets.rs   how many, and who goes          answer.rs, failure.rs   what is answered
 //!       │     └─ files.rs     what the system has for them    params.rs               what was asked
+//!                             bearer.rs                   who asks
 //!   peer.rs   ── heads.rs, read_ahead.rs, write_timeout.rs    page.rs                 the page's files
 //! ```
 
 mod answer;
+mod bearer;
 mod failure;
 mod files;
 mod heads;
@@ -22,6 +24,7 @@ mod write_timeout;
 pub use self::page::Page;
 pub(crate) use self::{
     answer::{JSON, answer, json},
+    bearer::bearer,
     failure::Failure,
     files::room,
     params::Params,

@@ -3,8 +3,8 @@
 use prom_hub::{Config, Hub};
 use prom_testkit::{
     Client, DEADLINE, config,
-    http::{ops, raw, request},
-    until_some,
+    http::{ops, ops_as, raw, request},
+    token, until_some,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -16,6 +16,11 @@ fn with_ops() -> Config {
     let mut config = config();
     config.ops_port = Some(0);
     config
+}
+
+/// A token for the ops port.
+fn operator() -> String {
+    token(&["ops:read"])
 }
 
 async fn hub() -> Hub {
@@ -194,9 +199,9 @@ async fn health_topics_groups_and_latest_are_told() {
     let rest = ops(&hub, "/groups?after=g2").await.json();
     assert_eq!(rest, json!({"groups": [{"group": "g3", "topics": topics}], "next": null}));
 
-    let latest = ops(&hub, "/latest-by-key?topic=a.x&key=k+1%2F%C3%BC").await;
+    let latest = ops_as(&hub, "/latest-by-key?topic=a.x&key=k+1%2F%C3%BC", &operator()).await;
     assert!(latest.text().contains("\"payload\":{\"n\":1.5}") && latest.json()["id"] == "one", "{}", latest.text());
-    assert_eq!(ops(&hub, "/latest-by-key?topic=a.x&key=none").await.text(), "null");
+    assert_eq!(ops_as(&hub, "/latest-by-key?topic=a.x&key=none", &operator()).await.text(), "null");
     assert_eq!(ops(&hub, "/cursors?topic=nothing").await.json(), json!({"topic": "nothing", "cursors": []}));
     hub.shutdown().await;
 }
@@ -210,14 +215,16 @@ async fn what_is_missing_or_wrong_is_named() {
         ops(&hub, &format!("/lag{query}")).await.refused(400, "topic and group required");
     }
     for query in ["", "?topic=a", "?key=a"] {
-        ops(&hub, &format!("/latest-by-key{query}")).await.refused(400, "topic and key required");
+        ops_as(&hub, &format!("/latest-by-key{query}"), &operator()).await.refused(400, "topic and key required");
     }
     ops(&hub, "/cursors?topic=a..b").await.refused(400, "topic has an empty segment");
     ops(&hub, "/cursors?topic=a.*").await.refused(400, "wildcard");
     ops(&hub, "/lag?topic=a&group=%22").await.refused(400, "group must be");
     ops(&hub, "/lag?topic=a&topic=b&group=g").await.refused(400, "topic is given twice");
     ops(&hub, "/groups?limit=0").await.refused(400, "limit must be an integer from 1 to 10000");
-    ops(&hub, &format!("/latest-by-key?topic=a&key={}", "k".repeat(600))).await.refused(400, "key must be");
+    ops_as(&hub, &format!("/latest-by-key?topic=a&key={}", "k".repeat(600)), &operator())
+        .await
+        .refused(400, "key must be");
     ops(&hub, "/nothing").await.refused(404, "no such path");
     let answer = raw(hub.ops_address().unwrap(), &request("POST", "/lag", &[], b"x")).await;
     answer.refused(405, "method");

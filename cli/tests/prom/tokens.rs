@@ -49,7 +49,7 @@ fn secrets_come_from_files_too() {
     hub.terminate();
     let hub = start(&folder, &[("WS_TOKEN_FILE", &file("static", "try-me\n".into()))]);
     accepts(&hub, "try-me");
-    refuses(&hub, "try-me ", "WS_TOKEN");
+    refuses(&hub, "try-me-not", "WS_TOKEN");
     hub.terminate();
 }
 

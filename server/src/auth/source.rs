@@ -233,6 +233,7 @@ impl Source {
         let state = self.state.borrow();
         Figures {
             set: self.place.to_string(),
+            issuer: self.issuer.clone().unwrap_or_default(),
             read: state.over - state.failed,
             failed: state.failed,
             keys: state.keys.as_ref().map_or(0, |keys| keys.len()),
@@ -246,6 +247,8 @@ impl Source {
 pub(crate) struct Figures {
     /// Its URL, without the query.
     pub set: String,
+    /// Whose it is; empty: anybody's. Several may have one URL.
+    pub issuer: String,
     /// Reads that went well.
     pub read: u64,
     /// Reads that failed.

@@ -10,21 +10,22 @@ pub(super) fn render(out: &mut String, key_sets: &[Figures]) {
     if key_sets.is_empty() {
         return;
     }
+    let labelled = || {
+        key_sets.iter().map(|own| (format!("set=\"{}\",issuer=\"{}\"", Escaped(&own.set), Escaped(&own.issuer)), own))
+    };
     head(out, "key_set_reads_total", "counter", "Reads of identity providers' key sets, by how they went.");
-    for Figures { set, read, failed, .. } in key_sets {
-        for (result, reads) in [("ok", read), ("failed", failed)] {
-            let set = Escaped(set);
-            line(out, format_args!("key_set_reads_total{{set=\"{set}\",result=\"{result}\"}} {reads}"));
-        }
+    for (labels, Figures { read, failed, .. }) in labelled() {
+        line(out, format_args!("key_set_reads_total{{{labels},result=\"ok\"}} {read}"));
+        line(out, format_args!("key_set_reads_total{{{labels},result=\"failed\"}} {failed}"));
     }
     head(out, "key_set_keys", "gauge", "Keys in use of an identity provider's key set.");
-    for Figures { set, keys, .. } in key_sets {
-        line(out, format_args!("key_set_keys{{set=\"{}\"}} {keys}", Escaped(set)));
+    for (labels, Figures { keys, .. }) in labelled() {
+        line(out, format_args!("key_set_keys{{{labels}}} {keys}"));
     }
     head(out, "key_set_age_seconds", "gauge", "Since the key set in use was read; absent before the first time.");
-    for Figures { set, age, .. } in key_sets {
+    for (labels, Figures { age, .. }) in labelled() {
         if let Some(age) = age {
-            line(out, format_args!("key_set_age_seconds{{set=\"{}\"}} {age}", Escaped(set)));
+            line(out, format_args!("key_set_age_seconds{{{labels}}} {age}"));
         }
     }
 }

@@ -149,7 +149,7 @@ async fn a_hub_starts_without_its_provider_and_takes_tokens_when_that_comes() {
     accepts(&hub, &key.token(&json!({}))).await;
     let metrics = http::ops(&hub, "/metrics").await;
     let set = provider.url().replace("?tenant=1", "");
-    assert!(metrics.text().contains(&format!("key_set_keys{{set=\"{set}\"}} 1\n")), "{}", metrics.text());
+    assert!(metrics.text().contains(&format!("key_set_keys{{set=\"{set}\",issuer=\"\"}} 1\n")), "{}", metrics.text());
     hub.shutdown().await;
 }
 

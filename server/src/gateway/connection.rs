@@ -181,6 +181,10 @@ impl Connection {
                             if let ControlFlow::Break(end) = self.read_burst(Some(read)).await {
                                 return end;
                             }
+                            if self.out.owes_pong() {
+                                // A flood of pings is a turn for each: the others must not wait for many at once.
+                                tokio::task::yield_now().await;
+                            }
                         }
                         Turn::Written(Ok(())) => {}
                         Turn::Written(Err(_)) => return End::Gone,

@@ -1,0 +1,168 @@
+//! A crowd: a process that opens hostile connections of one kind and holds them.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use prom_testkit::in_time;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What is wrong with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It says nothing.
+    Silent,
+    /// It stays after its answer.
+    Kept,
+    /// Its head never ends: 15 KiB of it.
+    Head,
+    /// A WebSocket without AUTH.
+    Stranger,
+    /// A WebSocket that sends all of its first frame but a byte, and it says that it is of 1 MiB.
+    Frame,
+    /// A WebSocket that pings and reads nothing.
+    Pings,
+    /// Ends as soon as it began.
+    Brief,
+    /// A page of `/replay` that it does not read.
+    Unread,
+    /// A body of which half comes.
+    Body,
+}
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+
+impl Kind {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Silent,
+        Self::Kept,
+        Self::Head,
+        Self::Stranger,
+        Self::Frame,
+        Self::Pings,
+        Self::Brief,
+        Self::Unread,
+        Self::Body,
+    ];
+
+    /// Does what it does on a fresh connection. The hub may hang up on it at any moment.
+    fn act(self, stream: &mut TcpStream, token: &str) -> std::io::Result<()> {
+        match self {
+            Self::Silent => {}
+            Self::Kept => {
+                stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n")?;
+                stream.read_exact(&mut [0; 64])?;
+            }
+            Self::Head => {
+                stream.write_all(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(15_000)).as_bytes())?;
+            }
+            Self::Stranger => {
+                stream.write_all(UPGRADE.as_bytes())?;
+                stream.read_exact(&mut [0; 64])?;
+            }
+            Self::Frame => {
+                stream.write_all(UPGRADE.as_bytes())?;
+                stream.read_exact(&mut [0; 64])?;
+                stream.write_all(&[0x81, 0xFF, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0])?;
+                stream.write_all(&vec![b' '; (1 << 20) - 1])?;
+            }
+            Self::Pings => {
+                stream.write_all(UPGRADE.as_bytes())?;
+                stream.read_exact(&mut [0; 64])?;
+                let mut ping = vec![0x89, 0xFD, 0, 0, 0, 0];
+                ping.extend([b'x'; 125]);
+                // As many as are taken at once: more than the answers have room for in the buffers of the system.
+                stream.set_nonblocking(true)?;
+                let pings = ping.repeat(1000);
+                for _ in 0..32 {
+                    if stream.write(&pings)? < pings.len() {
+                        break;
+                    }
+                }
+            }
+            Self::Brief => stream.shutdown(Shutdown::Both)?,
+            Self::Unread => {
+                let ask =
+                    format!("GET /replay?topic=large HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n");
+                stream.write_all(ask.as_bytes())?;
+            }
+            Self::Body => {
+                let ask = format!(
+                    "POST /publish/bad HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\nAuthorization: Bearer {token}\r\n\r\n"
+                );
+                stream.write_all(ask.as_bytes())?;
+                stream.set_nonblocking(true)?;
+                let _ = stream.write(&vec![b' '; 500_000])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The process. It ends with this.
+pub(crate) struct Crowd {
+    process: Child,
+    arrived: Option<tokio::sync::oneshot::Receiver<()>>,
+}
+
+impl Crowd {
+    pub(crate) fn start(kind: Kind, count: usize, hub: SocketAddr, token: &str) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "crowd::is_a_crowd", "--nocapture"])
+            .envs([("CROWD_KIND", format!("{kind:?}")), ("CROWD_COUNT", count.to_string())])
+            .envs([("CROWD_HUB", hub.to_string()), ("CROWD_TOKEN", token.to_owned())])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let (told, arrived) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            if lines.map_while(Result::ok).any(|line| line.contains("the crowd is there")) {
+                let _ = told.send(());
+            }
+        });
+        Self { process, arrived: Some(arrived) }
+    }
+
+    /// Waits until all of it have come.
+    pub(crate) async fn arrived(&mut self) {
+        in_time(self.arrived.take().unwrap()).await.expect("the crowd comes");
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the process runs.
+#[test]
+#[ignore = "what the other tests start"]
+fn is_a_crowd() {
+    let of = |name: &str| std::env::var(name);
+    let (Ok(kind), Ok(count), Ok(hub)) = (of("CROWD_KIND"), of("CROWD_COUNT"), of("CROWD_HUB")) else { return };
+    // Its parent may have few files itself.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let kind = Kind::ALL.into_iter().find(|own| format!("{own:?}") == kind).unwrap();
+    let (hub, token): (SocketAddr, _) = (hub.parse().unwrap(), of("CROWD_TOKEN").unwrap_or_default());
+    let mut held = Vec::new();
+    for _ in 0..count.parse().unwrap() {
+        let mut stream = TcpStream::connect(hub).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+        // It may be hung up on, which is what the hub is for.
+        let _ = kind.act(&mut stream, &token);
+        held.push(stream);
+    }
+    println!("the crowd is there");
+    // Until it is ended, or its parent is.
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}

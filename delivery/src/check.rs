@@ -136,7 +136,7 @@ fn a_group_goes_on_over_events_that_were_given_up() {
     engine.join(1, TopicOrPattern::new("t").unwrap(), SubscribeOptions::default());
     assert_eq!(engine.next_read().map(|read| read.after), Some(0));
     let events = [1, 2, 5, 6].map(event).to_vec();
-    let gaps = engine.loaded(track, Page { events, first: 1, read_to: 9 });
+    let gaps = engine.loaded(track, Page { events, first: 1, read_to: 9, ..Page::default() });
     assert_eq!(gaps, [(3, 4), (7, 9)]);
     while let Some(delivery) = engine.next_delivery(1) {
         engine.ack(1, &delivery.event.id, None);
@@ -172,7 +172,7 @@ fn events_of_several_topics_may_have_the_same_id() {
                 })
             };
             engine.next_read();
-            engine.loaded(track, Page { events: vec![event(1), event(2)], first: 1, read_to: 2 });
+            engine.loaded(track, Page { events: vec![event(1), event(2)], first: 1, read_to: 2, ..Page::default() });
         }
         let held: Vec<_> = std::iter::from_fn(|| engine.next_delivery(1)).collect();
         assert_eq!(held.len(), 6);

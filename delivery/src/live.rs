@@ -59,6 +59,14 @@ impl Found {
             Self::Events(topic, _) | Self::Latest(topic, _) => *topic,
         }
     }
+
+    /// How many events were passed over because they cannot be read.
+    pub fn damaged(&self) -> u64 {
+        match self {
+            Self::Events(_, page) => page.damaged.iter().map(|(first, last)| last - first + 1).sum(),
+            Self::Latest(_, page) => page.damaged,
+        }
+    }
 }
 
 /// Something to send.
@@ -296,6 +304,9 @@ impl Live {
                 }
                 if page.read_to > source.position {
                     if self.watch {
+                        // Whose newest events these were, nobody knows.
+                        let damaged = page.damaged.iter().map(|(first, last)| Item::Gap(topic, *first, *last));
+                        self.backlog.extend(damaged);
                         source.position = page.read_to;
                         source.collect(page.events, &mut events);
                     } else {
@@ -544,6 +555,27 @@ mod tests {
     }
 
     #[test]
+    fn damaged_events_are_told_to_a_watch_too() {
+        let hub = Hub::new();
+        let mut live = hub.live("t", &StartFrom::Snapshot);
+        live.live.add(0, 0);
+        live.topics.push(Topic::new("t").unwrap());
+        assert_eq!(hub.all(&mut live), ["live"]);
+        for key in ["a", "b", "c"] {
+            hub.publish("t", Some(key), 1);
+        }
+        hub.tails(&mut live);
+        let Some(Next::Read(wanted)) = live.live.next() else { panic!("nothing to read") };
+        let Found::Events(topic, mut page) = hub.read(&live, wanted) else { panic!("no events") };
+        page.events.remove(1);
+        page.damaged.push((2, 2));
+        let found = Found::Events(topic, page);
+        assert_eq!(found.damaged(), 1);
+        live.live.found(found);
+        assert_eq!(hub.all(&mut live), ["gap 2..=2", "a@1", "c@3"]);
+    }
+
+    #[test]
     fn a_busy_topic_does_not_keep_the_others_of_a_pattern_waiting() {
         // The first topic with something to read always came first.
         let hub = Hub::new();
@@ -573,7 +605,7 @@ mod tests {
         while let Some(next) = live.next() {
             match next {
                 Next::Read(wanted) => {
-                    let page = LatestPage { events: Vec::new(), more: false };
+                    let page = LatestPage { events: Vec::new(), more: false, ..LatestPage::default() };
                     live.found(Found::Latest(wanted.topic(), page));
                 }
                 Next::Send(items) => announced |= items.iter().any(|item| matches!(item, Item::Live)),

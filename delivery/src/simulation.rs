@@ -309,7 +309,7 @@ impl World {
         let end = model.tail().min(start + self.random.u64(0..20)).min(start + read.limit as u64 - 1);
         let events: Vec<Stored> = (start..=end).map(|seq| Arc::clone(&model.events[seq as usize - 1])).collect();
         let read_to = events.last().map_or(read.after, |event| event.seq);
-        let page = Page { first: model.first, read_to, events };
+        let page = Page { first: model.first, read_to, events, ..Page::default() };
         note!(self, "{} read topic {topic} {start}..={end}, first {}", self.now, page.first);
         for (from, to) in self.engine.loaded(read.track, page) {
             assert!(to < model.first && from <= to, "a gap {from}..={to} over what is retained from {}", model.first);

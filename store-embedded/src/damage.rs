@@ -125,8 +125,11 @@ fn answers(shared: &Shared, ids: &[String]) -> Answers {
         };
         answers.insert(format!("end {name}"), events.map(|()| after.to_string()));
         let latest = shared.latest_page(&topic, None, u64::MAX, 100, usize::MAX);
-        let text = |page: LatestPage| page.events.iter().map(|event| event.text().to_owned()).collect::<String>();
-        answers.insert(format!("newest {name}"), latest.map(text));
+        let text = |page: LatestPage| match page.damaged {
+            0 => Ok(page.events.iter().map(|event| event.text().to_owned()).collect::<String>()),
+            left_out => Err(StoreError::Damaged(format!("{left_out} keys"))),
+        };
+        answers.insert(format!("newest {name}"), latest.and_then(text));
         for key in KEYS {
             let latest = shared.latest(&topic, key).map(|event| format!("{:?}", event.map(|event| event.seq)));
             answers.insert(format!("newest {name} {key}"), latest);

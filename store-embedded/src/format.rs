@@ -280,11 +280,21 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Writes text behind its length in two bytes. Names, ids and keys are far below that limit.
+/// Longest text of a record, in bytes. Names of topics and groups are far shorter, and so are the ids and keys that
+/// [`admit_append`](prom_store::admit_append) takes.
+pub(crate) const TEXT_BYTES: usize = u16::MAX as usize;
+
+/// The length of a text as a record holds it: at most [`TEXT_BYTES`].
+pub(crate) fn text_length(text: &str) -> [u8; 2] {
+    debug_assert!(text.len() <= TEXT_BYTES, "a text of {} bytes was let in", text.len());
+    (text.len() as u16).to_le_bytes()
+}
+
+/// Writes text behind its length in two bytes.
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
-    let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&text.as_bytes()[..length.into()]);
+    let text = &text[..text.floor_char_boundary(TEXT_BYTES)];
+    out.extend_from_slice(&text_length(text));
+    out.extend_from_slice(text.as_bytes());
 }
 
 #[cfg(test)]

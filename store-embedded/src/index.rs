@@ -90,7 +90,7 @@ pub(crate) fn placed(body: &[u8]) -> Option<(&[u8], Position)> {
 }
 
 /// What the index says when it is opened.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Loaded {
     /// Identity of the store it belongs to.
     pub(crate) store: u64,
@@ -280,14 +280,20 @@ impl Index {
 
     /// Every newest event, with the number of its topic.
     pub(crate) fn all_latest(&self) -> Result<Vec<(u32, LatestAt)>, IndexError> {
+        let mut all = Vec::new();
+        self.each_latest(|topic, _, latest| all.push((topic, latest)))?;
+        Ok(all)
+    }
+
+    /// Gives every newest event, with the number of its topic and its key, to `each`.
+    pub(crate) fn each_latest(&self, mut each: impl FnMut(u32, &str, LatestAt)) -> Result<(), IndexError> {
         let read = self.database()?.begin_read()?;
-        let table = read.open_table(LATEST)?;
-        let entries = table.iter()?.map(|entry| {
+        for entry in read.open_table(LATEST)?.iter()? {
             let (key, latest) = entry?;
-            let (at, seq) = latest.value();
-            Ok((key.value().0, LatestAt { at: Position(at), seq }))
-        });
-        entries.collect()
+            let ((topic, key), (at, seq)) = (key.value(), latest.value());
+            each(topic, key, LatestAt { at: Position(at), seq });
+        }
+        Ok(())
     }
 
     /// The newest events as they are now.

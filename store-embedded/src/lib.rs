@@ -131,6 +131,11 @@ impl Store for EmbeddedStore {
         self.blocking(move |log| log.shared.read_page(&topic, after, limit, max_bytes)).await
     }
 
+    async fn salvage(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
+        let topic = topic.clone();
+        self.blocking(move |log| log.shared.salvage_page(&topic, after, limit, max_bytes)).await
+    }
+
     async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError> {
         Ok(self.log.shared.read().topic(topic).map(topic_log::TopicLog::tail).filter(|tail| tail.seq > 0))
     }
@@ -204,5 +209,7 @@ impl Store for EmbeddedStore {
 mod crash;
 #[cfg(test)]
 mod damage;
+#[cfg(test)]
+mod older;
 #[cfg(test)]
 mod tests;

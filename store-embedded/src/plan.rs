@@ -9,7 +9,9 @@ use std::{
 };
 
 use prom_protocol::{ErrorCode, Group, Refusal, Topic};
-use prom_store::{Append, Appended, Batch, CursorPut, StoreError, admit_topic, is_exempt, known_id, new_id};
+use prom_store::{
+    Append, Appended, Batch, CursorPut, StoreError, admit_append, admit_topic, is_exempt, known_id, new_id,
+};
 
 use crate::{
     ids::{Identity, Maker},
@@ -88,10 +90,10 @@ impl Plan {
         plan.events.reserve(appends.len());
         plan.outcomes.reserve(appends.len());
         for append in appends {
-            let outcome = match plan.known(shared, state, &append) {
+            let outcome = admit_append(&append).and_then(|()| match plan.known(shared, state, &append) {
                 Some(outcome) => outcome,
                 None => plan.admit(shared, state, &append).map(|topic| plan.add(state, &maker, topic, append, now)),
-            };
+            });
             plan.outcomes.push(outcome);
         }
         // Events of a topic together, so that reading one topic reads few places.

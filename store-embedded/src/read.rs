@@ -20,6 +20,10 @@ const BLOCK: usize = 2048;
 const GAP: u32 = 2048;
 /// Most bytes read at once, but for one larger event.
 const WINDOW: u32 = 256 * 1024;
+/// Most ranges of damaged events that one read passes over.
+const DAMAGED: usize = 1024;
+/// Most bytes of a key that a log line shows.
+const SHOWN: usize = 128;
 /// Most newest events that are not yet in the index and are looked at together.
 const RECENT: usize = 1024;
 
@@ -58,81 +62,116 @@ impl Shared {
         limit: usize,
         max_bytes: usize,
     ) -> Result<Page, StoreError> {
-        let mut page = Page { first: 1, read_to: after, ..Page::default() };
-        let mut bytes = 0;
-        let mut number = 0;
-        while page.events.len() < limit {
-            let block = {
+        self.read_log(topic, after, limit, max_bytes, false)
+    }
+
+    /// See [`Store::salvage`](prom_store::Store::salvage).
+    pub(crate) fn salvage_page(
+        &self,
+        topic: &Topic,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Page, StoreError> {
+        self.read_log(topic, after, limit, max_bytes, true)
+    }
+
+    /// `salvage`: what is damaged is passed over, else the page ends in front of it.
+    fn read_log(
+        &self,
+        topic: &Topic,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+        salvage: bool,
+    ) -> Result<Page, StoreError> {
+        let page = Page { first: 1, read_to: after, ..Page::default() };
+        let mut reading = Reading { page, topic: 0, bytes: 0, limit, max_bytes, salvage, passed_over: None };
+        self.fill(topic, &mut reading)?;
+        if let Some(error) = reading.passed_over {
+            let (ranges, first) = (reading.page.damaged.len(), reading.page.damaged.first());
+            tracing::warn!(%error, %topic, ranges, ?first, "events are passed over");
+        }
+        Ok(reading.page)
+    }
+
+    fn fill(&self, topic: &Topic, reading: &mut Reading) -> Result<(), StoreError> {
+        while reading.page.events.len() < reading.limit && reading.page.damaged.len() < DAMAGED {
+            let page = &mut reading.page;
+            let (block, seqs) = {
                 let state = self.read();
-                let Some(log) = state.topic(topic) else { return Ok(page) };
-                number = log.number.max(number);
+                let Some(log) = state.topic(topic) else { return Ok(()) };
+                reading.topic = log.number;
                 if page.events.is_empty() {
                     page.first = log.first;
                 }
                 let from = page.read_to.saturating_add(1).max(log.first);
                 if from > log.tail {
-                    return Ok(page);
+                    return Ok(());
                 }
                 if log.cache.front().is_some_and(|event| event.seq <= from) {
-                    take_cached(log, from, limit, max_bytes, bytes, &mut page);
-                    return Ok(page);
+                    take_cached(log, from, reading.limit, reading.max_bytes, reading.bytes, page);
+                    return Ok(());
                 }
                 let Some(run) = log.run_at(from) else {
                     // What stood there was damaged and given up.
                     page.read_to = log.tail;
-                    return Ok(page);
+                    return Ok(());
                 };
                 let from = from.max(run.first);
-                let count = (run.last - from + 1).min(BLOCK as u64).min((limit - page.events.len()) as u64) as usize;
-                let Some(segment) = state.segments.get(&run.segment) else {
-                    return Err(self.damaged("a segment that is missing", Position::new(run.segment, 0)));
-                };
-                match &run.offsets {
-                    Offsets::Memory(_) => Block {
-                        offsets: self.offsets(segment, run, from, count)?,
-                        segment: Arc::clone(segment),
-                        first: from,
-                    },
-                    Offsets::File(_) => {
-                        let (segment, run) = (Arc::clone(segment), run.clone());
-                        drop(state);
-                        Block { offsets: self.offsets(&segment, &run, from, count)?, segment, first: from }
+                let room = (reading.limit - page.events.len()) as u64;
+                let count = (run.last - from + 1).min(BLOCK as u64).min(room) as usize;
+                let seqs = (from, from + count as u64 - 1);
+                let block = match state.segments.get(&run.segment).map(Arc::clone) {
+                    None => Err(self.damaged("a segment that is missing", Position::new(run.segment, 0))),
+                    Some(segment) => {
+                        let offsets = if matches!(run.offsets, Offsets::Memory(_)) {
+                            self.offsets(&segment, run, from, count)
+                        } else {
+                            let run = run.clone();
+                            drop(state);
+                            self.offsets(&segment, &run, from, count)
+                        };
+                        offsets.map(|offsets| Block { segment, offsets, first: from })
                     }
-                }
+                };
+                (block, seqs)
             };
-            if !self.read_block(&block, number, max_bytes, &mut bytes, &mut page)? {
+            let more = match block {
+                Ok(block) => self.read_block(&block, reading)?,
+                Err(error) => reading.pass_over(seqs, error)?,
+            };
+            if !more {
                 break;
             }
         }
-        Ok(page)
+        Ok(())
     }
 
     /// Adds the events of a block to the page; returns whether there is room for more.
-    fn read_block(
-        &self,
-        block: &Block,
-        topic: u32,
-        max_bytes: usize,
-        bytes: &mut usize,
-        page: &mut Page,
-    ) -> Result<bool, StoreError> {
+    fn read_block(&self, block: &Block, reading: &mut Reading) -> Result<bool, StoreError> {
         let segment = &*block.segment;
         let mut window = Window::default();
         for (index, offset) in block.offsets.iter().enumerate() {
             let seq = block.first + index as u64;
             let at = Position::new(segment.number, *offset);
-            let record =
-                window.record(segment, &block.offsets[index..])?.ok_or_else(|| self.damaged("an event", at))?;
-            let event = decode_record(record, self.store, at)
+            let record = window.record(segment, &block.offsets[index..])?;
+            let event = record
+                .and_then(|record| decode_record(record, self.store, at))
                 .and_then(|record| EventRecord::decode(&record))
-                .filter(|event| event.topic == topic && event.seq == seq)
-                .ok_or_else(|| self.damaged("an event, or its segment's index,", at))?;
-            *bytes += event.json.len();
-            if *bytes > max_bytes && !page.events.is_empty() {
+                .filter(|event| event.topic == reading.topic && event.seq == seq);
+            let Some(event) = event else {
+                if reading.pass_over((seq, seq), self.damaged("an event, or its segment's index,", at))? {
+                    continue;
+                }
+                return Ok(false);
+            };
+            reading.bytes += event.json.len();
+            if reading.bytes > reading.max_bytes && !reading.page.events.is_empty() {
                 return Ok(false);
             }
-            page.read_to = seq;
-            page.events.push(event.stored());
+            reading.page.read_to = seq;
+            reading.page.events.push(event.stored());
         }
         Ok(true)
     }
@@ -245,7 +284,17 @@ impl Shared {
                     page.more = true;
                     return Ok(page);
                 }
-                let event = self.newest(&segments, number, &key, latest)?;
+                let event = match self.newest(&segments, number, &key, latest) {
+                    Ok(event) => event,
+                    // One key does not keep everybody from all the others.
+                    Err(error @ StoreError::Damaged(_)) => {
+                        let start = &key[..key.floor_char_boundary(SHOWN)];
+                        tracing::warn!(%error, %topic, key = start, "the newest event of a key is left out of a snapshot");
+                        page.damaged += 1;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 bytes += event.json.len();
                 if bytes > max_bytes && !page.events.is_empty() {
                     page.more = true;
@@ -257,6 +306,41 @@ impl Shared {
                 Some(end) => after = Some(end),
                 None => return Ok(page),
             }
+        }
+    }
+}
+
+/// A page that is being read.
+struct Reading {
+    page: Page,
+    /// By number.
+    topic: u32,
+    /// Of the page's events.
+    bytes: usize,
+    limit: usize,
+    max_bytes: usize,
+    /// See [`Shared::salvage_page`].
+    salvage: bool,
+    /// Why the last seqs were passed over that were.
+    passed_over: Option<StoreError>,
+}
+
+impl Reading {
+    /// What becomes of the page at seqs that cannot be read, first and last: whether it goes on behind them. If not, it
+    /// ends in front of them, unless it is empty.
+    fn pass_over(&mut self, (first, last): (u64, u64), error: StoreError) -> Result<bool, StoreError> {
+        match error {
+            StoreError::Damaged(_) if self.salvage => {
+                self.page.read_to = last;
+                match self.page.damaged.last_mut() {
+                    Some(before) if before.1 + 1 == first => before.1 = last,
+                    _ => self.page.damaged.push((first, last)),
+                }
+                self.passed_over = Some(error);
+                Ok(true)
+            }
+            StoreError::Damaged(_) if !self.page.events.is_empty() => Ok(false),
+            error => Err(error),
         }
     }
 }

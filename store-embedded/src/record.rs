@@ -5,7 +5,9 @@ use std::{borrow::Cow, sync::Arc};
 use prom_protocol::encode_event_position;
 use prom_store::{Cursor, Record, Stored};
 
-use crate::format::{Kind, Position, RECORD_HEADER, RawRecord, Reader, begin_record, end_record, put_text};
+use crate::format::{
+    Kind, Position, RECORD_HEADER, RawRecord, Reader, begin_record, end_record, put_text, text_length,
+};
 
 /// The id needs escaping in JSON, so it stands before it once more as it is.
 const RAW_ID: u8 = 1;
@@ -78,11 +80,11 @@ impl NewEvent<'_> {
         encode_event_position(out, self.id, self.seq, self.ts);
         let key_at = out.len() - json + key_in_body;
         out.extend_from_slice(self.body);
-        let length = |text: &str| u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes();
-        out[lengths..lengths + 2].copy_from_slice(&length(self.id));
+        out[lengths..lengths + 2].copy_from_slice(&text_length(self.id));
         if flags & KEYED != 0 && flags & RAW_KEY == 0 {
-            out[lengths + 2..lengths + 4].copy_from_slice(&length(self.key.unwrap_or_default()));
-            out[lengths + 4..lengths + 6].copy_from_slice(&u16::try_from(key_at).unwrap_or(0).to_le_bytes());
+            out[lengths + 2..lengths + 4].copy_from_slice(&text_length(self.key.unwrap_or_default()));
+            // Behind an id, of which escapes make six times 512 bytes at most, two numbers and a topic.
+            out[lengths + 4..lengths + 6].copy_from_slice(&(key_at as u16).to_le_bytes());
         }
         let end = out.len();
         end_record(out, start, store, Position(base.0 + start as u64));
@@ -132,6 +134,15 @@ impl<'a> EventRecord<'a> {
         Some(Self { topic, seq, ts, id, key, json, listed: flags & LISTED != 0, moved: flags & MOVED != 0 })
     }
 
+    /// Whether its text says what the record says of it. Those of a hub that cut a long key to what a record can hold do
+    /// not, though their checksums are right.
+    pub(crate) fn is_sound(&self) -> bool {
+        let event = std::str::from_utf8(self.json).ok().and_then(|json| prom_protocol::Event::parse(json).ok());
+        event.is_some_and(|event| {
+            (&*event.id, event.seq, event.ts, event.key.as_deref()) == (self.id, self.seq, self.ts, self.key)
+        })
+    }
+
     /// The event as readers get it.
     pub(crate) fn stored(&self) -> Stored {
         Arc::new(Record {
@@ -142,6 +153,11 @@ impl<'a> EventRecord<'a> {
             json: bytes::Bytes::copy_from_slice(self.json),
         })
     }
+}
+
+/// Whether a record that is whole says something that makes sense: an event must be one.
+pub(crate) fn is_sound(record: &RawRecord<'_>) -> bool {
+    record.kind != Kind::Event || EventRecord::decode(record).is_some_and(|event| event.is_sound())
 }
 
 /// Appends a copy of an event's record to `out`, whose first byte will stand at `base`; returns the copy's offset in the

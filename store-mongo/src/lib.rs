@@ -293,6 +293,10 @@ impl Store for MongoStore {
         self.inner.read(topic, after, limit, max_bytes).await
     }
 
+    async fn salvage(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
+        self.inner.salvage(topic, after, limit, max_bytes).await
+    }
+
     async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError> {
         self.inner.tail(topic).await
     }

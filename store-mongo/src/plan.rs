@@ -7,7 +7,7 @@ use std::{
 
 use mongodb::bson::RawDocumentBuf;
 use prom_protocol::{ErrorCode, Refusal, Topic, limits};
-use prom_store::{Append, Appended, Batch, admit_topic, is_exempt, known_id};
+use prom_store::{Append, Appended, Batch, admit_append, admit_topic, is_exempt, known_id};
 
 use crate::{
     cache::Known,
@@ -103,6 +103,7 @@ impl Plan {
         now: u64,
         known: &HashMap<Topic, Known>,
     ) -> Result<Appended, Refusal> {
+        admit_append(append)?;
         let cost = cost(append, id);
         let exempt = is_exempt(append);
         if !exempt && cost > self.room {

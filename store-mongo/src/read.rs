@@ -62,7 +62,7 @@ impl Inner {
         }
         let since = Instant::now();
         loop {
-            let page = self.read_log(topic, after, limit, max_bytes).await?;
+            let page = self.read_log(topic, after, limit, max_bytes, false).await?;
             // A new primary may not know yet that what the old one acknowledged is committed.
             let missing = page.events.is_empty() && {
                 let known = self.cache().known(topic);
@@ -78,7 +78,29 @@ impl Inner {
         }
     }
 
-    async fn read_log(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
+    /// See [`Store::salvage`](prom_store::Store::salvage).
+    pub(super) async fn salvage(
+        &self,
+        topic: &Topic,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Page, StoreError> {
+        match self.read(topic, after, limit, max_bytes).await {
+            Err(StoreError::Damaged(_)) => self.read_log(topic, after, limit, max_bytes, true).await,
+            read => read,
+        }
+    }
+
+    /// `salvage`: what cannot be read is passed over, else the page ends in front of it.
+    async fn read_log(
+        &self,
+        topic: &Topic,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+        salvage: bool,
+    ) -> Result<Page, StoreError> {
         // Events that went from the log may still be there, as the newest of their keys or until they are deleted.
         let Some(known) = self.topic(topic).await? else {
             return Ok(Page { first: 1, read_to: after, ..Page::default() });
@@ -101,6 +123,13 @@ impl Inner {
         for document in self.reading(documents).await? {
             let event = match decode(&document) {
                 Ok(event) => Stored::new(event),
+                Err(error) if salvage => {
+                    let Some(seq) = whole(&document, "seq") else { return Err(error) };
+                    tracing::warn!(%error, %topic, seq, "an event is passed over");
+                    page.read_to = seq;
+                    page.damaged.push((seq, seq));
+                    continue;
+                }
                 // What is before it can be read.
                 Err(_) if !page.events.is_empty() => break,
                 Err(error) => return Err(error),
@@ -235,6 +264,28 @@ impl Inner {
         limit: usize,
         max_bytes: usize,
     ) -> Result<LatestPage, StoreError> {
+        let mut damaged = 0;
+        let mut after: Option<Box<str>> = after.map(Into::into);
+        loop {
+            let (mut page, last) = self.look_at_latest(topic, after.as_deref(), at, limit, max_bytes).await?;
+            page.damaged += damaged;
+            // A reader goes on after the last event it has got, so a page of damaged ones alone is not given.
+            match last {
+                Some(last) if page.more && page.events.is_empty() => (damaged, after) = (page.damaged, Some(last)),
+                _ => return Ok(page),
+            }
+        }
+    }
+
+    /// One page, and the last key it has looked at.
+    async fn look_at_latest(
+        &self,
+        topic: &Topic,
+        after: Option<&str>,
+        at: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<(LatestPage, Option<Box<str>>), StoreError> {
         let from = match self.options.retention.compacts(topic) {
             true => 0,
             false => self.topic(topic).await?.map_or(0, |known| known.first),
@@ -261,12 +312,20 @@ impl Inner {
             Ok((documents, found.advance(&mut session).await?))
         };
         let (documents, more) = self.reading(documents).await?;
-        let mut page = LatestPage { events: Vec::with_capacity(documents.len()), more };
+        let mut page = LatestPage { events: Vec::with_capacity(documents.len()), more, damaged: 0 };
+        let mut last = None;
         for document in documents {
             let event = document.get_document("event").map_err(|error| StoreError::Damaged(error.to_string()))?;
-            page.events.push(Stored::new(decode(event)?));
+            last = document.get_str("_id").ok().map(Into::into);
+            match decode(event) {
+                Ok(event) => page.events.push(Stored::new(event)),
+                Err(error) => {
+                    tracing::warn!(%error, %topic, key = ?last, "the newest event of a key is left out of a snapshot");
+                    page.damaged += 1;
+                }
+            }
         }
-        Ok(page)
+        Ok((page, last))
     }
 
     pub(super) async fn cursor(&self, topic: &Topic, group: &Group) -> Result<Option<Cursor>, StoreError> {

@@ -330,7 +330,15 @@ async fn what_others_wrote_into_the_collections_is_said_to_be_damaged() {
     let damaged = |error: StoreError| matches!(error, StoreError::Damaged(_));
     assert!(damaged(again.read(&topic("t"), 0, 10, 10_000).await.unwrap_err()));
     assert!(damaged(again.latest(&topic("t"), "k").await.unwrap_err()));
-    assert!(damaged(again.latest_page(&topic("t"), None, 10, 10, 10_000).await.unwrap_err()));
+    // It stopped every snapshot of its topic.
+    commit(&again, vec![event("t", Some("y"), Some("z"), 1), event("t", None, Some("l"), 1)], Vec::new()).await;
+    let page = again.salvage(&topic("t"), 0, 10, 10_000).await.unwrap();
+    assert_eq!((page.read_to, page.events.len(), page.damaged), (3, 2, vec![(1, 1)]));
+    for (limit, keys, more) in [(10, 2, false), (1, 1, true)] {
+        let page = again.latest_page(&topic("t"), None, 10, limit, 10_000).await.unwrap();
+        assert_eq!((page.events.len(), page.damaged, page.more), (keys, 1, more));
+        assert_eq!(page.events[0].key.as_deref(), Some("l"), "the next one, though nothing was on the first page");
+    }
     assert!(damaged(again.cursor(&topic("t"), &Group::new("g").unwrap()).await.unwrap_err()));
     assert!(again.cursors(&topic("t")).await.unwrap().is_empty(), "one that cannot be read hides no others");
 }

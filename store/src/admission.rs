@@ -2,12 +2,42 @@
 
 use std::sync::Arc;
 
-use prom_protocol::{ErrorCode, Refusal};
+use prom_protocol::{ErrorCode, Refusal, limits};
 
 use crate::values::{Append, Appended};
 
 /// Most topics of a hub.
 pub const MAX_TOPICS: usize = 100_000;
+
+/// Longest id of an event, in bytes: those of publishers are shorter, the hub's own are not.
+const ID_BYTES: usize = limits::KEY_BYTES;
+/// Longest key of an event, in bytes.
+const KEY_BYTES: usize = limits::KEY_BYTES;
+/// Largest [`Append::body`], in bytes: far more than a publisher may send, and less than what any backend can hold.
+pub const BODY_BYTES: usize = 16 * 1024 * 1024;
+
+/// Whether every backend can hold an append, whoever made it: the hub's own are checked like those of publishers, because
+/// one that a record cannot hold would stop everybody who reads its topic.
+///
+/// # Errors
+/// `bad_frame` for an id or a key that is empty or longer than 512 bytes, `too_large` for a body over [`BODY_BYTES`].
+pub fn admit_append(append: &Append) -> Result<(), Refusal> {
+    let length = |name: &str, text: &str, most: usize| {
+        let fits = !text.is_empty() && text.len() <= most;
+        if fits { Ok(()) } else { Err(Refusal::bad_frame(format!("{name} must be 1 to {most} bytes"))) }
+    };
+    if let Some(id) = &append.id {
+        length("opts.id", id, ID_BYTES)?;
+    }
+    if let Some(key) = &append.key {
+        length("opts.key", key, KEY_BYTES)?;
+    }
+    if append.body.len() > BODY_BYTES {
+        let message = format!("the event is larger than {} MiB, the most a store takes", BODY_BYTES >> 20);
+        return Err(Refusal::new(ErrorCode::TooLarge, message));
+    }
+    Ok(())
+}
 
 /// Whether an append is taken though the store is full or has all the topics it may have. These are the hub's own,
 /// whose ids start with `$`: dead letters, committed with the cursors that settle what they are about, which is what

@@ -28,6 +28,7 @@ macro_rules! store_conformance {
             an_event_is_stored_as_it_was_published
             payloads_come_back_byte_for_byte
             the_same_id_is_stored_once
+            what_no_record_can_hold_is_refused_and_the_rest_goes_on
             an_id_that_looks_like_the_stores_own_is_an_id_like_any
             many_topics_and_keys_stay_apart
             an_id_on_another_topic_is_refused_and_the_rest_goes_on
@@ -195,6 +196,37 @@ pub async fn payloads_come_back_byte_for_byte(store: &Arc<dyn Store>) {
             assert_eq!((event.seq, Event::parse(event.text()).unwrap().payload.get()), (seq, payload));
         }
     }
+}
+
+/// A key that was cut to what a record can hold stood in the index as it was, and stopped every snapshot of its topic.
+pub async fn what_no_record_can_hold_is_refused_and_the_rest_goes_on(store: &Arc<dyn Store>) {
+    let (longest, over) = ("k".repeat(512), "k".repeat(513));
+    let huge = "k".repeat(70_000);
+    let long = |id: Option<&str>, key: Option<&str>| event("t", id, key, "1");
+    let body = format!("\"{}\"", "x".repeat(crate::BODY_BYTES));
+    let appends = vec![
+        long(None, Some(&over)),
+        long(Some(&over), None),
+        long(Some(&longest), Some(&longest)),
+        long(None, Some("")),
+        long(Some(""), None),
+        long(Some(&format!("${huge}")), Some("k")),
+        long(Some("$own"), Some(&huge)),
+        event("new", None, Some("k"), &body),
+        long(None, Some("k")),
+    ];
+    let outcomes = commit(store, appends, Vec::new()).await;
+    let told: Vec<_> =
+        outcomes.iter().map(|outcome| outcome.as_ref().map(|own| own.seq).map_err(Refusal::code)).collect();
+    let (frame, large) = (Err(ErrorCode::BadFrame), Err(ErrorCode::TooLarge));
+    assert_eq!(told, [frame, frame, Ok(1), frame, frame, frame, frame, large, Ok(2)]);
+    assert!(outcomes[6].as_ref().is_err_and(|refused| refused.message() == "opts.key must be 1 to 512 bytes"));
+    assert_eq!(store.tail(&topic("new")).await, Ok(None), "a topic is not made for what is refused");
+    let t = topic("t");
+    assert_eq!(store.seq_of(&t, &longest).await, Ok(Some(1)));
+    let page = store.latest_page(&t, None, u64::MAX, 10, BYTES).await.unwrap();
+    assert_eq!(keys(&page.events), [("k", 2), (&*longest, 1)]);
+    assert_eq!(page.damaged, 0);
 }
 
 /// Ids the store makes tell where their events stand. Nobody else's do, whatever they look like.

@@ -19,6 +19,9 @@ pub type Grown = Box<dyn Fn(&Topic, u64) + Send + Sync>;
 /// - **Atomicity.** [`commit`](Store::commit) does all of a batch or none of it; an append that is refused by itself
 ///   counts as done. Readers see a commit whole or not at all.
 /// - **Order.** Within a topic, seq is 1, 2, 3… without gaps, in the order of the appends; commit order is seq order.
+/// - **Lengths.** An append with an id or a key that is empty or over 512 bytes, or with a body over
+///   [`BODY_BYTES`](crate::BODY_BYTES), is refused by itself, the hub's own too: see
+///   [`admit_append`](crate::admit_append).
 /// - **Payload.** What comes back is what was published, byte for byte.
 /// - **Idempotence.** Ids are unique in the hub. An append whose id stands on the same topic is answered with that
 ///   event's id and seq and `duplicate`, and stores nothing, for as long as that event is retained; also within one batch.
@@ -27,6 +30,9 @@ pub type Grown = Box<dyn Fn(&Topic, u64) + Send + Sync>;
 /// - **Epoch.** A topic's epoch is set when its log is made and never changes while the log lives.
 /// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed, unless a
 ///   [`Rule`](crate::Rule) that does not `compact` trimmed it.
+/// - **Damage.** [`read`](Store::read) gives what stands before an event that cannot be read, and fails at that event:
+///   what a group must settle is never passed over. [`salvage`](Store::salvage) and
+///   [`latest_page`](Store::latest_page) pass over it, say so in the log, and tell what they passed over.
 /// - **One writer.** `commit` is called by one task at a time; reads run beside it. Where several hubs share a store, each
 ///   has one writer.
 /// - **Retention.** A trim takes events from the front only, and never one that a stored cursor has not settled, unless
@@ -49,6 +55,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Past the end: none. Before the first that is retained: from the first.
     async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError>;
 
+    /// The same for a reader that settles nothing: what cannot be read is passed over, and told in [`Page::damaged`]. A
+    /// store that cannot be damaged has nothing to pass over.
+    async fn salvage(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
+        self.read(topic, after, limit, max_bytes).await
+    }
+
     /// The end of the topic's log; `None` for a topic nobody has published to.
     async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError>;
 
@@ -66,7 +78,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// The newest event of each key after `after` in byte order, at most `limit` of them and about `max_bytes`, but at
     /// least one if there is one. A key whose newest event came after `at` is left out: whoever reads a snapshot at `at`
-    /// gets that event from the log behind it.
+    /// gets that event from the log behind it. A key whose newest event cannot be read is left out, and counted in
+    /// [`LatestPage::damaged`].
     async fn latest_page(
         &self,
         topic: &Topic,

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use prom_protocol::{ErrorCode, Group, Refusal, Topic, encode_event_position};
 
 use crate::{
-    admission::{admit_topic, is_exempt, known_id},
+    admission::{admit_append, admit_topic, is_exempt, known_id},
     contract::Store,
     error::StoreError,
     ids::new_id,
@@ -97,6 +97,7 @@ impl MemoryStore {
 
 impl Inner {
     fn append(&mut self, append: Append, now: u64, room: &mut Room) -> Result<Appended, Refusal> {
+        admit_append(&append)?;
         if let Some(id) = &append.id
             && let Some((topic, seq)) = self.ids.get(id)
         {

@@ -156,6 +156,9 @@ pub struct Page {
     pub first: u64,
     /// Last seq this page has looked at; reading goes on after it.
     pub read_to: u64,
+    /// Ranges of seqs up to `read_to` whose events cannot be read, first and last of each, ascending: only of
+    /// [`Store::salvage`](crate::Store::salvage).
+    pub damaged: Vec<(u64, u64)>,
 }
 
 /// Some of the newest events per key of a topic, in key order.
@@ -165,4 +168,6 @@ pub struct LatestPage {
     pub events: Vec<Stored>,
     /// Whether there are keys behind the last of these.
     pub more: bool,
+    /// Keys that were left out because their newest event cannot be read.
+    pub damaged: u64,
 }

@@ -147,6 +147,8 @@ pub(crate) struct Metrics {
     commit_time: Histogram,
     /// Events of a commit.
     commit_events: Histogram,
+    /// Events passed over by readers without a group because they cannot be read, each time.
+    pub damaged: Counter,
     /// By index in [`ErrorCode::ALL`].
     refused: Box<[Counter]>,
     /// Tokens, likewise.
@@ -170,6 +172,7 @@ impl Default for Metrics {
             latency: Histogram::new(MS, 1.0),
             commit_time: Histogram::new(US, 1e6),
             commit_events: Histogram::new(EVENTS, 1.0),
+            damaged: Counter::default(),
             refused: ErrorCode::ALL.iter().map(|_| Counter::default()).collect(),
             auth_refused: ErrorCode::ALL.iter().map(|_| Counter::default()).collect(),
             closed: CloseCode::ALL.iter().map(|_| Counter::default()).collect(),
@@ -288,6 +291,8 @@ impl Metrics {
         );
         self.commit_time.render(o, "commit_seconds", "How long the store took for a commit.");
         self.commit_events.render(o, "commit_events", "Events of a commit.");
+        let help = "Damaged events that live subscriptions and watches passed over, each time.";
+        single(o, "events_damaged_total", "counter", help, self.damaged.value());
         for (name, help, counters) in [
             ("publish_refused_total", "Publishes that were refused, by the code of the answer.", &self.refused),
             ("auth_refused_total", "Tokens that were refused, by the code of the answer.", &self.auth_refused),

@@ -95,11 +95,12 @@ impl Feed {
     }
 }
 
-/// Reads what is wanted of `topic`.
+/// Reads what is wanted of `topic`, and passes over what cannot be read: nothing is settled here, and one damaged event
+/// keeps nobody from all behind it.
 pub(super) async fn read(store: &dyn Store, topic: &Topic, wanted: Wanted) -> Result<Found, StoreError> {
     Ok(match wanted {
         Wanted::Events { topic: index, after } => {
-            Found::Events(index, store.read(topic, after, READ_EVENTS, READ_BYTES).await?)
+            Found::Events(index, store.salvage(topic, after, READ_EVENTS, READ_BYTES).await?)
         }
         Wanted::Latest { topic: index, after, at } => {
             let page = store.latest_page(topic, after.as_deref(), at, READ_EVENTS, READ_BYTES).await?;

@@ -106,7 +106,10 @@ impl Connection {
     pub(super) fn read_done(&mut self, id: MemberId, found: Result<Found, StoreError>) {
         let Some(Subscription { source: Source::Live(feed), .. }) = self.subscriptions.get_mut(id) else { return };
         match found {
-            Ok(found) => feed.found(found),
+            Ok(found) => {
+                self.node.metrics.damaged.add(found.damaged());
+                feed.found(found);
+            }
             Err(error) => {
                 tracing::warn!(%error, "read for a subscription failed");
                 feed.failed();
@@ -145,7 +148,7 @@ impl Connection {
 
 fn gap_frame(group: &prom_protocol::Group, topic: &Topic, from: u64, to: u64) -> Vec<u8> {
     let mut frame = Vec::with_capacity(160);
-    let reason = "the events are no longer retained".into();
+    let reason = "the events are no longer retained, or damaged".into();
     let (topic, group) = (Text::from(topic.as_str()), Text::from(group.as_str()));
     ServerFrame::Gap { topic, group, from, to, reason }.encode(&mut frame);
     frame

@@ -215,6 +215,10 @@ pub(super) fn verify_on(disk: Arc<dyn Disk>) -> Result<Report, OpenError> {
         for (from, to) in &segment.damaged {
             problem(Some(*from), Some(to - from), "what was written here is damaged".into());
         }
+        for (from, to) in &segment.unsound {
+            let what = "an event in the commit here is none: what its record says of it is not what its text says";
+            problem(Some(*from), Some(to - from), what.into());
+        }
         if segment.torn > 0 {
             let what = "a commit that was never finished; it was never acknowledged as durable".to_owned();
             let (at, bytes) = (Some(u64::from(segment.end)), Some(u64::from(segment.torn)));
@@ -231,6 +235,10 @@ pub(super) fn verify_on(disk: Arc<dyn Disk>) -> Result<Report, OpenError> {
     }
     if let Some(what) = &found.broken_index {
         report.problems.push(Problem { file: NAME.into(), at: None, bytes: None, what: what.clone(), derived: true });
+    }
+    if found.misplaced > 0 {
+        let what = format!("the newest events of {} keys do not stand where it says", found.misplaced);
+        report.problems.push(Problem { file: NAME.into(), at: None, bytes: None, what, derived: false });
     }
     // What a start would say, and what would be lost: both tried out on copies.
     let copy: Arc<dyn Disk> = Arc::new(Overlay::new(Arc::clone(&disk)));

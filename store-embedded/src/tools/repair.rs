@@ -29,7 +29,7 @@ use crate::{
     open::open_with,
     opening::{OpenError, Opening},
     options::Options,
-    record::{CursorRecord, TopicRecord},
+    record::{CursorRecord, TopicRecord, is_sound},
     shared::{Shared, index_failed, unreadable},
     sidecar,
     state::Segments,
@@ -119,9 +119,9 @@ fn repair_segment(disk: &dyn Disk, store: u64, segment: &Segment, keep: bool) ->
         let header = SegmentHeader { size: 0, ..segment.header };
         bytes[..header.encode().len()].copy_from_slice(&header.encode());
     }
-    for (from, to) in &segment.damaged {
-        let part = &mut bytes[*from as usize..*to as usize];
-        let commit = repaired_commit(part, store, Position::new(segment.number, *from));
+    for (from, to) in segment.bad() {
+        let part = &mut bytes[from as usize..to as usize];
+        let commit = repaired_commit(part, store, Position::new(segment.number, from));
         part.copy_from_slice(&commit);
     }
     let temporary = format!("{name}.tmp");
@@ -140,7 +140,7 @@ fn repaired_commit(bytes: &[u8], store: u64, at: Position) -> Vec<u8> {
     let mut offset = COMMIT_HEADER;
     while offset + RECORD_HEADER <= bytes.len() {
         let fits = record_length(&bytes[offset..]).is_some_and(|length| length <= bytes.len() - offset);
-        match decode_record(&bytes[offset..], store, position(offset)).filter(|_| fits) {
+        match decode_record(&bytes[offset..], store, position(offset)).filter(|record| fits && is_sound(record)) {
             Some(record) => {
                 whole.push((offset, record.length));
                 offset += record.length;

@@ -14,11 +14,11 @@ use crate::{
     disk::{Disk, DiskFile},
     format::{
         self, COMMIT_HEADER, CommitHeader, HeaderError, Kind, Position, RawRecord, SEGMENT_HEADER, SegmentHeader,
-        aligned,
+        aligned, decode_record, record_length,
     },
     index::{Index, LatestAt, Loaded, NAME},
     opening::{OpenError, Opening},
-    record::{EventRecord, TopicRecord},
+    record::{EventRecord, TopicRecord, is_sound},
     scan::{Scanner, later_commit, written_end},
     sidecar,
 };
@@ -38,6 +38,8 @@ pub(super) struct Segment {
     pub(super) end: u32,
     /// Ranges of bytes that are not what was written: the first byte, and the one behind the last.
     pub(super) damaged: Vec<(u32, u32)>,
+    /// Ranges of bytes of commits that are as they were written, with an event that is none.
+    pub(super) unsound: Vec<(u32, u32)>,
     /// Bytes behind `end` of a commit that was never finished.
     pub(super) torn: u32,
     /// The file is shorter than it must be.
@@ -48,7 +50,12 @@ pub(super) struct Segment {
 
 impl Segment {
     pub(super) fn is_whole(&self) -> bool {
-        self.broken_header.is_none() && self.damaged.is_empty() && !self.cut_off
+        self.broken_header.is_none() && self.damaged.is_empty() && self.unsound.is_empty() && !self.cut_off
+    }
+
+    /// What must be given up of it, in part at least.
+    pub(super) fn bad(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.damaged.iter().chain(&self.unsound).copied()
     }
 }
 
@@ -67,6 +74,8 @@ pub(super) struct Survey {
     pub(super) broken_index: Option<String>,
     /// By topic number: where the newest events of its keys stand as the index says.
     pub(super) latest: Vec<(u32, LatestAt)>,
+    /// How many of them do not stand there, and are in a part of the log that is whole.
+    pub(super) misplaced: u64,
     /// Names of the index files that are not whole.
     pub(super) broken_sidecars: Vec<String>,
     /// Records that are whole.
@@ -86,7 +95,7 @@ pub(super) struct Survey {
 impl Survey {
     /// Whether every file of the log that is there is whole.
     pub(super) fn is_whole(&self) -> bool {
-        self.next_missing.is_none() && self.segments.iter().all(Segment::is_whole)
+        self.next_missing.is_none() && self.misplaced == 0 && self.segments.iter().all(Segment::is_whole)
     }
 
     /// Notes that what stands before `to` may be lost.
@@ -134,8 +143,9 @@ pub(super) fn survey(disk: &Arc<dyn Disk>) -> Result<Survey, OpenError> {
         return if found.is_empty() { Ok(survey) } else { Err(opening.damaged("nothing of it can be read")) };
     };
     survey.store = store;
-    match index {
+    match &index {
         Ok((index, loaded)) if loaded.store == store => {
+            let loaded = loaded.clone();
             survey.index = Some(loaded).filter(|loaded| loaded.position > Position::default());
             survey.latest = index.all_latest().unwrap_or_default();
         }
@@ -147,6 +157,9 @@ pub(super) fn survey(disk: &Arc<dyn Disk>) -> Result<Survey, OpenError> {
     }
     let last = found.keys().next_back().copied();
     read_segments(&mut survey, &**disk, found).map_err(failed)?;
+    if let Some((index, _)) = index.as_ref().ok().filter(|_| survey.index.is_some()) {
+        survey.misplaced = misplaced(&survey, index).map_err(failed)?;
+    }
     // A segment with an index file was sealed, so there was another one behind it.
     let last_is_sealed = survey.segments.last().is_some_and(|segment| segment.indexed);
     let by_files = last.map_or(1, |last| last + u32::from(last_is_sealed));
@@ -215,8 +228,8 @@ fn read_segments(survey: &mut Survey, disk: &dyn Disk, found: BTreeMap<u32, Unre
         let is_last = last == Some(number);
         let segment = read_segment(survey, segment, stated_end, is_last)?;
         before = Some(Position::new(number, segment.end));
-        if let Some((_, to)) = segment.damaged.last() {
-            survey.lost_before(Position::new(number, *to));
+        if let Some(to) = segment.bad().map(|(_, to)| to).max() {
+            survey.lost_before(Position::new(number, to));
         }
         if segment.cut_off && is_last {
             // Nobody knows how much stood behind it.
@@ -254,9 +267,10 @@ fn begin_segment(
         let tail = survey.tails.entry(run.topic).or_default();
         *tail = (*tail).max(run.first + u64::from(run.count) - 1);
     }
-    let (end, damaged, torn, cut_off) = (0, Vec::new(), 0, false);
+    let (end, damaged, unsound, torn, cut_off) = (0, Vec::new(), Vec::new(), 0, false);
     let indexed = index_file.is_some();
-    let segment = Segment { number, file, length, header, broken_header, end, damaged, torn, cut_off, indexed };
+    let segment =
+        Segment { number, file, length, header, broken_header, end, damaged, unsound, torn, cut_off, indexed };
     Ok((segment, index_file.map(|(_, end, _)| end.offset())))
 }
 
@@ -278,6 +292,13 @@ fn read_segment(
         while let Some(commit) = scanner.next()? {
             for (at, record) in &commit.records {
                 survey.count(*at, record);
+            }
+            if !commit.records.iter().all(|(_, record)| is_sound(record))
+                && let Some((first, _)) = commit.records.first()
+            {
+                let from = first.offset() - COMMIT_HEADER as u32;
+                let body = commit.records.iter().map(|(_, record)| record.length).sum::<usize>();
+                segment.unsound.push((from, from + aligned(COMMIT_HEADER + body) as u32));
             }
         }
         at = scanner.at().offset().max(at);
@@ -309,6 +330,47 @@ fn read_segment(
         segment.length < at
     };
     Ok(segment)
+}
+
+/// How many newest events do not stand where the index says, though nothing is damaged there.
+fn misplaced(survey: &Survey, index: &Index) -> io::Result<u64> {
+    let segments: HashMap<u32, &Segment> = survey.segments.iter().map(|segment| (segment.number, segment)).collect();
+    let (mut count, mut failed) = (0, Ok(()));
+    let read = index.each_latest(|topic, key, latest| {
+        // What is not there, or is damaged, is told by itself; an entry that is not wanted may point to what was dropped.
+        let segment = segments.get(&latest.at.segment()).filter(|segment| {
+            let at = latest.at.offset();
+            at < segment.end && !segment.bad().any(|(from, to)| (from..to).contains(&at))
+        });
+        let Some(segment) = segment.filter(|_| failed.is_ok()) else { return };
+        match record_at(&*segment.file, latest.at.offset()) {
+            Ok(bytes) => {
+                let record = decode_record(&bytes, survey.store, latest.at);
+                let event = record.as_ref().and_then(EventRecord::decode);
+                let is = |event: EventRecord<'_>| (event.topic, event.seq, event.key) == (topic, latest.seq, Some(key));
+                count += u64::from(!event.is_some_and(is));
+            }
+            Err(error) => failed = Err(error),
+        }
+    });
+    read.map_err(io::Error::other)?;
+    failed.map(|()| count)
+}
+
+/// The bytes at an offset for as far as a record there says it goes; fewer if none begins there.
+fn record_at(file: &dyn DiskFile, offset: u32) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 512];
+    let read = file.read(&mut bytes, offset.into())?;
+    bytes.truncate(read);
+    match record_length(&bytes) {
+        Some(length) if length > read && length as u64 + u64::from(offset) <= file.len()? => {
+            bytes.resize(length, 0);
+            let read = file.read(&mut bytes, offset.into())?;
+            bytes.truncate(read);
+            Ok(bytes)
+        }
+        _ => Ok(bytes),
+    }
 }
 
 /// The store that most headers name.

@@ -50,6 +50,9 @@ const ENDING: Duration = Duration::from_secs(3);
 /// How long it waits for the peer's answer to a close frame.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// How long a peer that does not read has to read again, and find out that it was closed for that.
+pub(super) const PARTING: Duration = Duration::from_secs(30);
+
 /// Why a connection ends.
 pub(super) enum End {
     /// With this close frame.
@@ -496,7 +499,7 @@ impl Connection {
         if code == CloseCode::SlowConsumer {
             self.out.abandon();
             self.out.socket.distrust();
-            patience = self.node.limits.write_timeout;
+            patience = PARTING;
         }
         let frame = CloseFrame { code: code.code().into(), reason: code.reason().into() };
         self.out.control(Message::Close(Some(frame)));

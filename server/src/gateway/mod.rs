@@ -55,7 +55,8 @@ pub(crate) fn accept(node: Arc<Node>, mut request: Request) -> Response<Body> {
         }
     };
     let refusal = refusal(&node, request.headers());
-    let (most, stuck) = (node.limits.frame_bytes_before_auth, 2 * node.limits.write_timeout + WRITE_GRACE);
+    let (most, stuck) =
+        (node.limits.frame_bytes_before_auth, node.limits.write_timeout + connection::PARTING + WRITE_GRACE);
     node.tasks.clone().spawn(async move {
         let socket = tokio::select! {
             biased;

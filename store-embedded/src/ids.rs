@@ -1,4 +1,4 @@
-//! From an event's id to its topic and seq.
+//! From an event's topic and id to its seq. Ids are unique within a topic.
 //!
 //! Ids that the hub makes have both in them: a UUIDv7 whose random bits are topic number and seq, masked so that they
 //! cannot be guessed. For ids that publishers choose, each segment has a table, sorted by a hash. Most of them are
@@ -82,9 +82,37 @@ fn parse(id: &str) -> Option<u128> {
     (uuid.get_version_num() == 7).then(|| uuid.as_u128())
 }
 
-/// The hash of a chosen id.
-pub(crate) fn hash(secret: u64, id: &str) -> u64 {
-    xxh3_64_with_seed(id.as_bytes(), secret)
+/// The hash of a chosen id of a topic, given by number.
+pub(crate) fn hash(secret: u64, topic: u32, id: &str) -> u64 {
+    xxh3_64_with_seed(id.as_bytes(), secret ^ u64::from(topic).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// A chosen id that is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// See [`hash`].
+    pub(crate) hash: u64,
+    /// Without the topic, as in the tables of [`Hashed::Ids`]: the same id has the same hash on every topic there.
+    pub(crate) of_id: u64,
+    /// When it was made, if it is a UUIDv7.
+    pub(crate) made_at: Option<u64>,
+}
+
+impl Wanted {
+    pub(crate) fn new(secret: u64, topic: u32, id: &str) -> Self {
+        let of_id = xxh3_64_with_seed(id.as_bytes(), secret);
+        Self { hash: hash(secret, topic, id), of_id, made_at: made_at(id) }
+    }
+}
+
+/// What the hashes of a table are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Hashed {
+    /// Ids alone: in tables of older hubs, where ids were unique over all topics.
+    Ids,
+    /// Topics and ids.
+    #[default]
+    TopicsAndIds,
 }
 
 /// From when to when the UUIDv7s of a segment were made, and how many other ids it has.
@@ -153,9 +181,9 @@ pub(crate) struct IdMap {
 }
 
 impl IdMap {
-    /// Adds an id that was published at `now`.
-    pub(crate) fn add(&mut self, secret: u64, id: &str, offset: u32, now: u64) {
-        let hash = hash(secret, id);
+    /// Adds an id of a topic, given by number, that was published at `now`.
+    pub(crate) fn add(&mut self, secret: u64, topic: u32, id: &str, offset: u32, now: u64) {
+        let hash = hash(secret, topic, id);
         if !self.span.add(id, now) {
             self.others.push(hash);
         }
@@ -192,7 +220,8 @@ impl IdMap {
             }
         }
         let filter = Filter::new(&self.others);
-        (IdTable { span: self.span, filter, buckets, entries: entries.len() as u32 }, bytes)
+        let (span, hashed) = (self.span, Hashed::default());
+        (IdTable { span, filter, buckets, entries: entries.len() as u32, hashed }, bytes)
     }
 }
 
@@ -209,17 +238,26 @@ pub(crate) struct IdTable {
     pub(crate) buckets: Vec<(u32, u32)>,
     /// How many entries there are.
     pub(crate) entries: u32,
+    pub(crate) hashed: Hashed,
 }
 
 impl IdTable {
-    /// Whether an id of that hash, made at that time if it is a UUIDv7, may be among these.
-    pub(crate) fn may_have(&self, hash: u64, made_at: Option<u64>) -> bool {
-        made_at.is_some_and(|ms| (self.span.from..=self.span.to).contains(&ms))
-            || (self.span.others > 0 && self.filter.may_have(hash))
+    fn hash(&self, wanted: &Wanted) -> u64 {
+        match self.hashed {
+            Hashed::Ids => wanted.of_id,
+            Hashed::TopicsAndIds => wanted.hash,
+        }
+    }
+
+    /// Whether an id may be among these.
+    pub(crate) fn may_have(&self, wanted: &Wanted) -> bool {
+        wanted.made_at.is_some_and(|ms| (self.span.from..=self.span.to).contains(&ms))
+            || (self.span.others > 0 && self.filter.may_have(self.hash(wanted)))
     }
 
     /// Offsets at which an event of that id may stand. The entries begin at `at` of `file`.
-    pub(crate) fn find(&self, file: &dyn DiskFile, at: u64, hash: u64) -> io::Result<Vec<u32>> {
+    pub(crate) fn find(&self, file: &dyn DiskFile, at: u64, wanted: &Wanted) -> io::Result<Vec<u32>> {
+        let hash = self.hash(wanted);
         let bucket = bucket_of(hash);
         let Some((start, check)) = self.buckets.get(bucket).copied() else { return Ok(Vec::new()) };
         let end = self.buckets.get(bucket + 1).map_or(self.entries, |(start, _)| *start);
@@ -317,34 +355,39 @@ mod tests {
             .map(|i| if i % 2 == 0 { format!("mine-{i}") } else { maker.make(9, i).unwrap().to_string() })
             .collect();
         for (offset, id) in ids.iter().enumerate() {
-            map.add(7, id, offset as u32, 5_000);
+            map.add(7, 1, id, offset as u32, 5_000);
         }
         // The same hash once more.
-        map.add(7, &ids[3], 9_999, 5_000);
+        map.add(7, 1, &ids[3], 9_999, 5_000);
+        let wanted = |id: &str| Wanted::new(7, 1, id);
         let (table, bytes) = map.table();
         let file = Memory([vec![0; 100], bytes].concat());
         for (offset, id) in ids.iter().enumerate() {
-            let hash = hash(7, id);
-            assert!(table.may_have(hash, made_at(id)));
-            let found = table.find(&file, 100, hash).unwrap();
+            assert!(table.may_have(&wanted(id)));
+            let found = table.find(&file, 100, &wanted(id)).unwrap();
             assert!(found.contains(&(offset as u32)));
-            assert_eq!(map.find(hash).collect::<Vec<_>>(), found);
+            assert_eq!(map.find(wanted(id).hash).collect::<Vec<_>>(), found);
+            assert_eq!(table.find(&file, 100, &Wanted::new(7, 2, id)).unwrap(), [0; 0], "on another topic");
         }
-        assert_eq!(table.find(&file, 100, hash(7, &ids[3])).unwrap(), [3, 9_999]);
-        assert!(!table.may_have(hash(7, "x"), Some(5_001)), "made later");
-        let wrong = (0..10_000).filter(|i| table.may_have(hash(7, &format!("other-{i}")), None)).count();
+        assert_eq!(table.find(&file, 100, &wanted(&ids[3])).unwrap(), [3, 9_999]);
+        let later = Maker::new(1, 5_001).make(9, 1).unwrap();
+        assert!(!table.may_have(&wanted(&later)), "made later");
+        let wrong = (0..10_000).filter(|i| table.may_have(&wanted(&format!("other-{i}")))).count();
         assert!(wrong < 300, "{wrong} of 10,000");
+        // As older hubs wrote it.
+        let old = IdTable { hashed: Hashed::Ids, ..table.clone() };
+        assert_eq!(old.hash(&wanted("x")), old.hash(&Wanted::new(7, 2, "x")));
         let mut damaged = file;
         damaged.0[5_000] ^= 1;
-        assert!(ids.iter().any(|id| table.find(&damaged, 100, hash(7, id)).is_err()), "damage is noticed");
+        assert!(ids.iter().any(|id| table.find(&damaged, 100, &wanted(id)).is_err()), "damage is noticed");
         // A publisher whose clock is off does not make everybody's ids be looked for here.
         let mut map = IdMap::default();
         for (i, ms) in [5_000, 5_000 + 2 * NEAR, 0].into_iter().enumerate() {
-            map.add(7, &Maker::new(1, ms).make(1, 1).unwrap(), i as u32, 5_000 + NEAR);
+            map.add(7, 1, &Maker::new(1, ms).make(1, 1).unwrap(), i as u32, 5_000 + NEAR);
         }
         let (table, _) = map.table();
         assert_eq!(table.span, Span { from: 5_000, to: 5_000 + 2 * NEAR, others: 1 });
         let (empty, bytes) = IdMap::default().table();
-        assert!(bytes.is_empty() && !empty.may_have(1, None) && !empty.may_have(1, Some(5)));
+        assert!(bytes.is_empty() && !empty.may_have(&wanted("x")) && !empty.may_have(&wanted(&later)));
     }
 }

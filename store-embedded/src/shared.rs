@@ -113,10 +113,8 @@ impl Shared {
         let found = |segment: &Segment, offset: u32| {
             self.event_at(segment, offset, |event| (event.topic == topic && event.id == id).then_some(event.seq))
         };
-        if let Some((number, seq)) = ids::topic_and_seq(self.store, id)
-            && number == topic
-            && (log.first..=log.tail).contains(&seq)
-        {
+        let own = ids::topic_and_seq(self.store, id).filter(|(number, _)| *number == topic).map(|(_, seq)| seq);
+        for seq in own.filter(|seq| (log.first..=log.tail).contains(seq)) {
             // Mostly in the cache: a publish is repeated soon or never.
             if let Some(event) = cached(log, seq) {
                 if &*event.id == id {
@@ -127,7 +125,7 @@ impl Shared {
             {
                 let offset = self.offsets(segment, run, seq, 1)?[0];
                 let own = self.event_at(segment, offset, |event| {
-                    ((event.topic, event.seq) == (number, seq)).then(|| event.id == id)
+                    ((event.topic, event.seq) == (topic, seq)).then(|| event.id == id)
                 })?;
                 let at = Position::new(run.segment, offset);
                 if own.ok_or_else(|| self.damaged("the index of a segment", at))? {

@@ -32,7 +32,7 @@
 //!
 //! | field | may be | becomes |
 //! |---|---|---|
-//! | `_id` | ObjectId, string, UUID, number | the event's id: 24 hex digits, the text, the UUID with hyphens, the number's text; unique in the hub, where `7` and `"7"` are one |
+//! | `_id` | ObjectId, string, UUID, number | the event's id: 24 hex digits, the text, the UUID with hyphens, the number's text; unique within its topic, where `7` and `"7"` are one |
 //! | `status` | `pending`, missing or `null` | `pending` |
 //! | `ts` | Date, number of milliseconds; missing | the event's `ts`; missing: the time in an ObjectId `_id`, else the row comes first and the hub's clock counts |
 //! | `attempts` | missing, `null` | 0 |

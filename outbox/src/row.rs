@@ -134,7 +134,7 @@ impl NewRow {
         }
     }
 
-    /// The row's id and the event's, 1 to 128 bytes, unique in the outbox and in the hub. Default: a new one.
+    /// The row's id and the event's, 1 to 128 bytes, unique in the outbox and within its topic. Default: a new one.
     #[must_use]
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());

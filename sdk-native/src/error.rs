@@ -28,7 +28,7 @@ pub enum ErrorKind {
     LeaseLost,
     /// The position to start from is not in the log.
     PositionGone,
-    /// The event could not be published, for instance because its id stands on another topic.
+    /// The event could not be published, for instance because the hub has all the topics it may have.
     PublishFailed,
     /// Too many requests; see [`Error::retry_after`].
     Overloaded,

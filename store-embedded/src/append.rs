@@ -197,7 +197,7 @@ impl Appender {
         }
         for NewlyStored { topic, event, at, bytes, listed } in encoded.events {
             if listed {
-                state.ids.add(shared.store, &event.id, at.offset(), encoded.now);
+                state.ids.add(shared.store, topic, &event.id, at.offset(), encoded.now);
             }
             state.apply_event(topic, event, at, bytes);
         }

@@ -147,7 +147,11 @@ fn answers(shared: &Shared, ids: &[String]) -> Answers {
     }
     for id in ids {
         let state = shared.read();
-        answers.insert(format!("id {id}"), shared.find_id(&state, id).map(|place| format!("{place:?}")));
+        for name in TOPICS {
+            let seq = state.by_name.get(&topic(name)).map(|topic| shared.find_id(&state, *topic, id));
+            let seq = seq.transpose().map(|seq| format!("{:?}", seq.flatten()));
+            answers.insert(format!("id {id} {name}"), seq);
+        }
     }
     answers
 }

@@ -1,7 +1,7 @@
-//! From an event's id to its topic and seq.
+//! From an event's topic and id to its seq. Ids are unique within a topic.
 //!
-//! Ids that the hub makes have both in them: a UUIDv7 whose random bits are topic number and seq, masked so that they
-//! cannot be guessed. For ids that publishers choose, each segment has a table, sorted by a hash. Most of them are
+//! Ids that the hub makes have both in them: a UUIDv7 whose random bits are topic number and seq, enciphered so that nobody
+//! can read them or guess another event's, whatever other ids they know. For ids that publishers choose, each segment has a table, sorted by a hash. Most of them are
 //! UUIDv7s too, made when they were published, so a segment remembers from when to when its ids were made and is not
 //! looked into for others; for ids that are no UUIDv7, or one of another time, it has a Bloom filter.
 
@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use ring::aead::quic::{AES_128, HeaderProtectionKey};
 use uuid::Uuid;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128_with_seed};
 
@@ -21,6 +22,9 @@ use crate::disk::{DiskFile, read_exact};
 const TOPIC_BITS: u32 = 24;
 /// Most bits of a seq that an id can hold.
 const SEQ_BITS: u32 = 48;
+/// Bits that are enciphered, in two halves, and how often one half is mixed into the other.
+const HALF_BITS: u32 = 37;
+const ROUNDS: u8 = 6;
 /// Parts of a segment's table, by the first bits of the hash.
 pub(crate) const BUCKETS: usize = 256;
 /// Bytes of an entry of a table: hash and offset.
@@ -32,17 +36,17 @@ const FILTER_HASHES: u64 = 6;
 const NEAR: u64 = 60_000;
 
 /// Makes the hub's ids of one millisecond.
-#[derive(Debug)]
 pub(crate) struct Maker {
     ms: u64,
-    mask: u128,
+    /// AES, as far as ring gives it away: five bytes of a block.
+    cipher: Option<HeaderProtectionKey>,
 }
 
 impl Maker {
     /// `secret`: [`Shared::store`](crate::shared::Shared::store). `ms`: milliseconds since the Unix epoch.
     pub(crate) fn new(secret: u64, ms: u64) -> Self {
-        let ms = ms & ((1 << 48) - 1);
-        Self { ms, mask: xxh3_128_with_seed(&ms.to_le_bytes(), secret) & ((1 << 74) - 1) }
+        let key = xxh3_128_with_seed(b"ids of this store", secret).to_le_bytes();
+        Self { ms: ms & ((1 << 48) - 1), cipher: HeaderProtectionKey::new(&AES_128, &key).ok() }
     }
 
     /// The id of an event; `None` if topic or seq is too large for an id.
@@ -50,12 +54,58 @@ impl Maker {
         if topic >> TOPIC_BITS != 0 || seq >> SEQ_BITS != 0 {
             return None;
         }
-        let bits = (u128::from(topic) << SEQ_BITS | u128::from(seq)) ^ self.mask;
-        let (high, low) = (bits >> 62, bits & ((1 << 62) - 1));
-        let uuid = u128::from(self.ms) << 80 | 7 << 76 | high << 64 | 2 << 62 | low;
-        let mut text = [0; 36];
-        Some(Arc::from(&*Uuid::from_u128(uuid).hyphenated().encode_lower(&mut text)))
+        Some(compose(self.ms, self.encipher(u128::from(topic) << SEQ_BITS | u128::from(seq))?))
     }
+
+    // A Feistel network: whatever the rounds are, it can be undone, and with these it is a random permutation to whoever
+    // has no key. Two ids of one millisecond tell nothing of how their seqs or topics differ.
+    fn encipher(&self, bits: u128) -> Option<u128> {
+        let (mut left, mut right) = halves(bits);
+        for round in 0..ROUNDS {
+            (left, right) = (right, left ^ self.mix(round, right)?);
+        }
+        Some(u128::from(left) << HALF_BITS | u128::from(right))
+    }
+
+    fn decipher(&self, bits: u128) -> Option<u128> {
+        let (mut left, mut right) = halves(bits);
+        for round in (0..ROUNDS).rev() {
+            (left, right) = (right ^ self.mix(round, left)?, left);
+        }
+        Some(u128::from(left) << HALF_BITS | u128::from(right))
+    }
+
+    fn mix(&self, round: u8, half: u64) -> Option<u64> {
+        let mut block = [0; 16];
+        block[..8].copy_from_slice(&half.to_le_bytes());
+        block[8..].copy_from_slice(&(self.ms << 8 | u64::from(round)).to_le_bytes());
+        let [a, b, c, d, e] = self.cipher.as_ref()?.new_mask(&block).ok()?;
+        Some(u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]) & ((1 << HALF_BITS) - 1))
+    }
+}
+
+fn halves(bits: u128) -> (u64, u64) {
+    let half = (1 << HALF_BITS) - 1;
+    ((bits >> HALF_BITS) as u64 & half, bits as u64 & half)
+}
+
+/// The UUIDv7 of a time, with these random bits.
+fn compose(ms: u64, bits: u128) -> Arc<str> {
+    let (high, low) = (bits >> 62, bits & ((1 << 62) - 1));
+    let uuid = u128::from(ms) << 80 | 7 << 76 | high << 64 | 2 << 62 | low;
+    let mut text = [0; 36];
+    Arc::from(&*Uuid::from_u128(uuid).hyphenated().encode_lower(&mut text))
+}
+
+/// What older hubs masked topic and seq with, in all ids of a millisecond.
+fn mask(secret: u64, ms: u64) -> u128 {
+    xxh3_128_with_seed(&ms.to_le_bytes(), secret) & ((1 << (TOPIC_BITS + SEQ_BITS + 2)) - 1)
+}
+
+/// An id as older hubs made it.
+#[cfg(test)]
+pub(crate) fn older(secret: u64, ms: u64, topic: u32, seq: u64) -> Arc<str> {
+    compose(ms, (u128::from(topic) << SEQ_BITS | u128::from(seq)) ^ mask(secret, ms))
 }
 
 /// The milliseconds of a UUIDv7, if `id` is one.
@@ -63,14 +113,18 @@ pub(crate) fn made_at(id: &str) -> Option<u64> {
     parse(id).map(|uuid| (uuid >> 80) as u64)
 }
 
-/// Topic number and seq of an id, if the hub made it. For another UUIDv7 they are random: whoever calls reads that event
-/// and compares its id.
-pub(crate) fn topic_and_seq(secret: u64, id: &str) -> Option<(u32, u64)> {
-    let uuid = parse(id)?;
-    let bits = ((uuid >> 64 & 0xfff) << 62) | (uuid & ((1 << 62) - 1));
-    let bits = bits ^ Maker::new(secret, (uuid >> 80) as u64).mask;
-    let (topic, seq) = (bits >> SEQ_BITS, bits & ((1 << SEQ_BITS) - 1));
-    (topic >> TOPIC_BITS == 0).then_some((topic as u32, seq as u64))
+/// Topic number and seq of an id, if this hub made it, or an older one did. For another UUIDv7 they are random: whoever
+/// calls reads that event and compares its id.
+pub(crate) fn topic_and_seq(secret: u64, id: &str) -> impl Iterator<Item = (u32, u64)> {
+    let bits = parse(id).map(|uuid| {
+        let (ms, bits) = ((uuid >> 80) as u64, (uuid >> 64 & 0xfff) << 62 | (uuid & ((1 << 62) - 1)));
+        [Maker::new(secret, ms).decipher(bits), Some(bits ^ mask(secret, ms))]
+    });
+    let found = |bits: u128| {
+        let (topic, seq) = (bits >> SEQ_BITS, bits & ((1 << SEQ_BITS) - 1));
+        (topic >> TOPIC_BITS == 0).then_some((topic as u32, seq as u64))
+    };
+    bits.into_iter().flatten().flatten().filter_map(found)
 }
 
 fn parse(id: &str) -> Option<u128> {
@@ -82,9 +136,37 @@ fn parse(id: &str) -> Option<u128> {
     (uuid.get_version_num() == 7).then(|| uuid.as_u128())
 }
 
-/// The hash of a chosen id.
-pub(crate) fn hash(secret: u64, id: &str) -> u64 {
-    xxh3_64_with_seed(id.as_bytes(), secret)
+/// The hash of a chosen id of a topic, given by number.
+pub(crate) fn hash(secret: u64, topic: u32, id: &str) -> u64 {
+    xxh3_64_with_seed(id.as_bytes(), secret ^ u64::from(topic).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// A chosen id that is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// See [`hash`].
+    pub(crate) hash: u64,
+    /// Without the topic, as in the tables of [`Hashed::Ids`]: the same id has the same hash on every topic there.
+    pub(crate) of_id: u64,
+    /// When it was made, if it is a UUIDv7.
+    pub(crate) made_at: Option<u64>,
+}
+
+impl Wanted {
+    pub(crate) fn new(secret: u64, topic: u32, id: &str) -> Self {
+        let of_id = xxh3_64_with_seed(id.as_bytes(), secret);
+        Self { hash: hash(secret, topic, id), of_id, made_at: made_at(id) }
+    }
+}
+
+/// What the hashes of a table are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Hashed {
+    /// Ids alone: in tables of older hubs, where ids were unique over all topics.
+    Ids,
+    /// Topics and ids.
+    #[default]
+    TopicsAndIds,
 }
 
 /// From when to when the UUIDv7s of a segment were made, and how many other ids it has.
@@ -153,9 +235,9 @@ pub(crate) struct IdMap {
 }
 
 impl IdMap {
-    /// Adds an id that was published at `now`.
-    pub(crate) fn add(&mut self, secret: u64, id: &str, offset: u32, now: u64) {
-        let hash = hash(secret, id);
+    /// Adds an id of a topic, given by number, that was published at `now`.
+    pub(crate) fn add(&mut self, secret: u64, topic: u32, id: &str, offset: u32, now: u64) {
+        let hash = hash(secret, topic, id);
         if !self.span.add(id, now) {
             self.others.push(hash);
         }
@@ -192,7 +274,8 @@ impl IdMap {
             }
         }
         let filter = Filter::new(&self.others);
-        (IdTable { span: self.span, filter, buckets, entries: entries.len() as u32 }, bytes)
+        let (span, hashed) = (self.span, Hashed::default());
+        (IdTable { span, filter, buckets, entries: entries.len() as u32, hashed }, bytes)
     }
 }
 
@@ -209,17 +292,26 @@ pub(crate) struct IdTable {
     pub(crate) buckets: Vec<(u32, u32)>,
     /// How many entries there are.
     pub(crate) entries: u32,
+    pub(crate) hashed: Hashed,
 }
 
 impl IdTable {
-    /// Whether an id of that hash, made at that time if it is a UUIDv7, may be among these.
-    pub(crate) fn may_have(&self, hash: u64, made_at: Option<u64>) -> bool {
-        made_at.is_some_and(|ms| (self.span.from..=self.span.to).contains(&ms))
-            || (self.span.others > 0 && self.filter.may_have(hash))
+    fn hash(&self, wanted: &Wanted) -> u64 {
+        match self.hashed {
+            Hashed::Ids => wanted.of_id,
+            Hashed::TopicsAndIds => wanted.hash,
+        }
+    }
+
+    /// Whether an id may be among these.
+    pub(crate) fn may_have(&self, wanted: &Wanted) -> bool {
+        wanted.made_at.is_some_and(|ms| (self.span.from..=self.span.to).contains(&ms))
+            || (self.span.others > 0 && self.filter.may_have(self.hash(wanted)))
     }
 
     /// Offsets at which an event of that id may stand. The entries begin at `at` of `file`.
-    pub(crate) fn find(&self, file: &dyn DiskFile, at: u64, hash: u64) -> io::Result<Vec<u32>> {
+    pub(crate) fn find(&self, file: &dyn DiskFile, at: u64, wanted: &Wanted) -> io::Result<Vec<u32>> {
+        let hash = self.hash(wanted);
         let bucket = bucket_of(hash);
         let Some((start, check)) = self.buckets.get(bucket).copied() else { return Ok(Vec::new()) };
         let end = self.buckets.get(bucket + 1).map_or(self.entries, |(start, _)| *start);
@@ -269,18 +361,41 @@ mod tests {
         let maker = Maker::new(42, 1_790_000_000_123);
         for (topic, seq) in [(0, 1), (77, 123_456_789), ((1 << 24) - 1, (1 << 48) - 1)] {
             let id = maker.make(topic, seq).unwrap();
-            assert_eq!(topic_and_seq(42, &id), Some((topic, seq)));
-            assert_ne!(topic_and_seq(43, &id), Some((topic, seq)));
+            assert_eq!(first(42, &id), Some((topic, seq)));
+            assert!(!topic_and_seq(43, &id).any(|own| own == (topic, seq)));
+            let old = older(42, 1_790_000_000_123, topic, seq);
+            assert!(topic_and_seq(42, &old).any(|own| own == (topic, seq)), "of an older hub");
             assert_eq!(made_at(&id), Some(1_790_000_000_123));
             assert_eq!(Uuid::parse_str(&id).unwrap().get_version_num(), 7);
-            assert_eq!(topic_and_seq(42, &id.to_uppercase()), topic_and_seq(42, &id), "the reader compares the id");
+            assert_eq!(first(42, &id.to_uppercase()), first(42, &id), "the reader compares the id");
         }
         assert_ne!(maker.make(1, 1), maker.make(1, 2));
         assert_eq!(maker.make(1 << 24, 1), None);
         assert_eq!(maker.make(1, 1 << 48), None);
         for other in ["", "x", "not-a-uuid-but-thirty-six-bytes-long", "936da01f-9abd-4d9d-80c7-02af85c822a8"] {
-            assert_eq!((topic_and_seq(42, other), made_at(other)), (None, None), "{other}");
+            assert_eq!((first(42, other), made_at(other)), (None, None), "{other}");
         }
+    }
+
+    fn first(secret: u64, id: &str) -> Option<(u32, u64)> {
+        topic_and_seq(secret, id).next()
+    }
+
+    /// All ids of a millisecond had the same mask: two of them, and the seq of one, gave the other's seq and topic number.
+    #[test]
+    fn two_ids_of_one_millisecond_tell_nothing_of_each_other() {
+        let maker = Maker::new(42, 1_790_000_000_123);
+        let bits = |topic, seq| Uuid::parse_str(&maker.make(topic, seq).unwrap()).unwrap().as_u128();
+        let mut flipped = [0; 128];
+        for seq in 0..1_000 {
+            let difference = bits(7, seq) ^ bits(7, seq + 1);
+            (0..128).for_each(|bit| flipped[bit] += (difference >> bit & 1) as u32);
+        }
+        // Version and variant stand still, and so does the time; every other bit changes half of the time.
+        let random = (0..62).chain(64..76);
+        assert!(random.clone().all(|bit| (350..650).contains(&flipped[bit])), "{flipped:?}");
+        assert_eq!(flipped.iter().filter(|count| **count > 0).count(), 74);
+        assert_ne!(bits(7, 1) ^ bits(7, 2), bits(8, 1) ^ bits(8, 2));
     }
 
     #[test]
@@ -317,34 +432,39 @@ mod tests {
             .map(|i| if i % 2 == 0 { format!("mine-{i}") } else { maker.make(9, i).unwrap().to_string() })
             .collect();
         for (offset, id) in ids.iter().enumerate() {
-            map.add(7, id, offset as u32, 5_000);
+            map.add(7, 1, id, offset as u32, 5_000);
         }
         // The same hash once more.
-        map.add(7, &ids[3], 9_999, 5_000);
+        map.add(7, 1, &ids[3], 9_999, 5_000);
+        let wanted = |id: &str| Wanted::new(7, 1, id);
         let (table, bytes) = map.table();
         let file = Memory([vec![0; 100], bytes].concat());
         for (offset, id) in ids.iter().enumerate() {
-            let hash = hash(7, id);
-            assert!(table.may_have(hash, made_at(id)));
-            let found = table.find(&file, 100, hash).unwrap();
+            assert!(table.may_have(&wanted(id)));
+            let found = table.find(&file, 100, &wanted(id)).unwrap();
             assert!(found.contains(&(offset as u32)));
-            assert_eq!(map.find(hash).collect::<Vec<_>>(), found);
+            assert_eq!(map.find(wanted(id).hash).collect::<Vec<_>>(), found);
+            assert_eq!(table.find(&file, 100, &Wanted::new(7, 2, id)).unwrap(), [0; 0], "on another topic");
         }
-        assert_eq!(table.find(&file, 100, hash(7, &ids[3])).unwrap(), [3, 9_999]);
-        assert!(!table.may_have(hash(7, "x"), Some(5_001)), "made later");
-        let wrong = (0..10_000).filter(|i| table.may_have(hash(7, &format!("other-{i}")), None)).count();
+        assert_eq!(table.find(&file, 100, &wanted(&ids[3])).unwrap(), [3, 9_999]);
+        let later = Maker::new(1, 5_001).make(9, 1).unwrap();
+        assert!(!table.may_have(&wanted(&later)), "made later");
+        let wrong = (0..10_000).filter(|i| table.may_have(&wanted(&format!("other-{i}")))).count();
         assert!(wrong < 300, "{wrong} of 10,000");
+        // As older hubs wrote it.
+        let old = IdTable { hashed: Hashed::Ids, ..table.clone() };
+        assert_eq!(old.hash(&wanted("x")), old.hash(&Wanted::new(7, 2, "x")));
         let mut damaged = file;
         damaged.0[5_000] ^= 1;
-        assert!(ids.iter().any(|id| table.find(&damaged, 100, hash(7, id)).is_err()), "damage is noticed");
+        assert!(ids.iter().any(|id| table.find(&damaged, 100, &wanted(id)).is_err()), "damage is noticed");
         // A publisher whose clock is off does not make everybody's ids be looked for here.
         let mut map = IdMap::default();
         for (i, ms) in [5_000, 5_000 + 2 * NEAR, 0].into_iter().enumerate() {
-            map.add(7, &Maker::new(1, ms).make(1, 1).unwrap(), i as u32, 5_000 + NEAR);
+            map.add(7, 1, &Maker::new(1, ms).make(1, 1).unwrap(), i as u32, 5_000 + NEAR);
         }
         let (table, _) = map.table();
         assert_eq!(table.span, Span { from: 5_000, to: 5_000 + 2 * NEAR, others: 1 });
         let (empty, bytes) = IdMap::default().table();
-        assert!(bytes.is_empty() && !empty.may_have(1, None) && !empty.may_have(1, Some(5)));
+        assert!(bytes.is_empty() && !empty.may_have(&wanted("x")) && !empty.may_have(&wanted(&later)));
     }
 }

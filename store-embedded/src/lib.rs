@@ -154,7 +154,7 @@ impl Store for EmbeddedStore {
         self.blocking(move |log| {
             let state = log.shared.read();
             let Some(number) = state.by_name.get(&topic) else { return Ok(None) };
-            Ok(log.shared.find_id(&state, &id)?.filter(|(own, _)| own == number).map(|(_, seq)| seq))
+            log.shared.find_id(&state, *number, &id)
         })
         .await
     }

@@ -4,8 +4,10 @@ use prom_store::{Append, Record};
 
 use crate::{
     format::{Kind, Position, begin_record, end_record},
+    ids,
     keeper::Keeper,
     open::open,
+    record::NewEvent,
     shared::Shared,
     sim::SimDisk,
     tools, *,
@@ -159,4 +161,42 @@ fn a_read_ends_in_front_of_a_damaged_event_and_a_salvage_passes_over_it() {
     assert_eq!((page.read_to, page.events.len(), page.damaged), (50, 49, vec![(21, 21)]));
     let page = shared.latest_page(&t, None, u64::MAX, 1_000, usize::MAX).unwrap();
     assert_eq!((page.events.len(), page.damaged, page.more), (49, 1, false));
+}
+
+/// Ids that older hubs made are in no table, and found by what is in them, also after a restart.
+#[test]
+fn ids_that_older_hubs_made_are_still_duplicates() {
+    let sim = SimDisk::default();
+    let log = open(&disk(&sim), options()).unwrap();
+    publish(&log, "t", "A");
+    let shared = &log.shared;
+    let id = ids::older(shared.store, 1_000, 0, 2);
+    let mut body = Vec::new();
+    prom_protocol::encode_event_body(&mut body, "t", &prom_protocol::EventOptions::default(), "1");
+    let (mut json, mut length) = (Vec::new(), 0);
+    let encode = |out: &mut Vec<u8>, base: Position| {
+        let start = out.len();
+        let event =
+            NewEvent { topic: 0, topic_name: "t", seq: 2, ts: 1_000, id: &id, key: None, body: &body, listed: false };
+        let range = event.encode(out, shared.store, base);
+        json = out[range].to_vec();
+        length = out.len() - start;
+        vec![Position(base.0 + start as u64)]
+    };
+    let mut at = Position::default();
+    log.appender().put_records(shared, 1_000, 1_000, encode, |_, positions| at = positions[0]).unwrap();
+    let record = Record { id: id.clone(), seq: 2, ts: 1_000, key: None, json: json.into() };
+    shared.write().apply_event(0, Arc::new(record), at, length as u64);
+    let again = |log: &Log| {
+        let append =
+            |on: &str| Append { topic: topic(on), id: Some(id.clone()), ts: None, key: None, body: body.clone() };
+        let batch = Batch { now: 2_000, appends: vec![append("t"), append("u")], ..Batch::default() };
+        let outcomes = log.appender().commit(&log.shared, batch).unwrap();
+        outcomes.into_iter().map(|own| own.map(|own| (own.seq, own.duplicate)).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(again(&log), [(2, true), (1, false)]);
+    Keeper::new(&log).close().unwrap();
+    drop(log);
+    let log = open(&disk(&sim), options()).unwrap();
+    assert_eq!(again(&log), [(2, true), (1, true)]);
 }

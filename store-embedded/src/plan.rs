@@ -9,9 +9,7 @@ use std::{
 };
 
 use prom_protocol::{ErrorCode, Group, Refusal, Topic};
-use prom_store::{
-    Append, Appended, Batch, CursorPut, StoreError, admit_append, admit_topic, is_exempt, known_id, new_id,
-};
+use prom_store::{Append, Appended, Batch, CursorPut, StoreError, admit_append, admit_topic, is_exempt, new_id};
 
 use crate::{
     ids::{Identity, Maker},
@@ -56,8 +54,8 @@ pub(crate) struct Plan {
     tails: HashMap<u32, u64, BuildHasherDefault<Identity>>,
     /// With the numbers of their topics.
     pub(crate) cursors: Vec<(u32, CursorPut)>,
-    /// Topic number and seq of the ids that publishers chose in this batch.
-    ids: HashMap<Arc<str>, (u32, u64)>,
+    /// Seqs of the ids that publishers chose in this batch, by topic number.
+    ids: HashMap<u32, HashMap<Arc<str>, u64>, BuildHasherDefault<Identity>>,
     /// By topic number, of the topics that are trimmed to make room: the first seq that stays.
     pub(crate) trims: BTreeMap<u32, u64>,
     /// Bytes of all retained events' records, with this batch and without what it trims.
@@ -127,12 +125,14 @@ impl Plan {
     /// The outcome of an append whose id is there already, in the log or in this batch.
     fn known(&self, shared: &Shared, state: &State, append: &Append) -> Option<Result<Appended, Refusal>> {
         let id = append.id.as_ref()?;
-        let found = match self.ids.get(id) {
-            Some(place) => Ok(Some(*place)),
-            None => shared.find_id(state, id),
+        // A topic that is not there has no ids.
+        let topic = self.number(state, &append.topic)?;
+        let found = match self.ids.get(&topic).and_then(|ids| ids.get(id)) {
+            Some(seq) => Ok(Some(*seq)),
+            None => shared.find_id(state, topic, id),
         };
         match found {
-            Ok(found) => found.map(|(topic, seq)| known_id(id, seq, self.number(state, &append.topic) == Some(topic))),
+            Ok(found) => found.map(|seq| Ok(Appended { id: id.clone(), seq, duplicate: true })),
             // It may be a duplicate or not: refuse this one, the rest of the batch goes on.
             Err(error) => {
                 tracing::error!(%error, "an id cannot be looked up");
@@ -167,7 +167,7 @@ impl Plan {
         let seq = *tail;
         let (id, listed) = match append.id {
             Some(id) => {
-                self.ids.insert(id.clone(), (topic, seq));
+                self.ids.entry(topic).or_default().insert(id.clone(), seq);
                 (id, true)
             }
             None => match maker.make(topic, seq) {

@@ -246,7 +246,7 @@ impl Keeper<'_> {
                 for (Wanted { event, record, retained, newest }, at) in wanted.iter().zip(positions) {
                     state.apply_moved(event, at, record.length as u64, *retained, *newest);
                     if event.listed {
-                        state.ids.add(shared.store, event.id, at.offset(), wall_clock());
+                        state.ids.add(shared.store, event.topic, event.id, at.offset(), wall_clock());
                     }
                 }
             },

@@ -208,7 +208,7 @@ impl<'a> Recovery<'a> {
                 {
                     contents.events.push((event.topic, event.seq, event.ts, *at, record.length as u64));
                     if event.listed {
-                        contents.ids.add(self.store, event.id, at.offset(), commit.time);
+                        contents.ids.add(self.store, event.topic, event.id, at.offset(), commit.time);
                     }
                 }
                 if *at >= self.from {

@@ -13,7 +13,7 @@ use prom_store::{StoreError, Stored};
 use crate::{
     disk::{Disk, read_exact},
     format::{Position, decode_record, record_length},
-    ids,
+    ids::{self, Wanted},
     index::{Index, IndexError},
     options::Options,
     record::EventRecord,
@@ -107,44 +107,42 @@ impl Shared {
         event.map(then).ok_or_else(whole)
     }
 
-    /// The retained event of an id: its topic number and seq.
-    pub(crate) fn find_id(&self, state: &State, id: &str) -> Result<Option<(u32, u64)>, StoreError> {
+    /// The seq of a topic's retained event with that id.
+    pub(crate) fn find_id(&self, state: &State, topic: u32, id: &str) -> Result<Option<u64>, StoreError> {
+        let Some(log) = state.topics.get(topic as usize) else { return Ok(None) };
         let found = |segment: &Segment, offset: u32| {
-            self.event_at(segment, offset, |event| (event.id == id).then_some((event.topic, event.seq)))
+            self.event_at(segment, offset, |event| (event.topic == topic && event.id == id).then_some(event.seq))
         };
-        let retained = |(topic, seq): (u32, u64)| state.topics.get(topic as usize).is_some_and(|log| seq >= log.first);
-        if let Some((number, seq)) = ids::topic_and_seq(self.store, id)
-            && let Some(log) = state.topics.get(number as usize)
-            && (log.first..=log.tail).contains(&seq)
-        {
+        let own = ids::topic_and_seq(self.store, id).filter(|(number, _)| *number == topic).map(|(_, seq)| seq);
+        for seq in own.filter(|seq| (log.first..=log.tail).contains(seq)) {
             // Mostly in the cache: a publish is repeated soon or never.
             if let Some(event) = cached(log, seq) {
                 if &*event.id == id {
-                    return Ok(Some((number, seq)));
+                    return Ok(Some(seq));
                 }
             } else if let Some(run) = log.run_at(seq).filter(|run| run.first <= seq)
                 && let Some(segment) = state.segments.get(&run.segment)
             {
                 let offset = self.offsets(segment, run, seq, 1)?[0];
                 let own = self.event_at(segment, offset, |event| {
-                    ((event.topic, event.seq) == (number, seq)).then(|| event.id == id)
+                    ((event.topic, event.seq) == (topic, seq)).then(|| event.id == id)
                 })?;
                 let at = Position::new(run.segment, offset);
                 if own.ok_or_else(|| self.damaged("the index of a segment", at))? {
-                    return Ok(Some((number, seq)));
+                    return Ok(Some(seq));
                 }
             }
         }
-        let (hash, made_at) = (ids::hash(self.store, id), ids::made_at(id));
+        let wanted = Wanted::new(self.store, topic, id);
         for segment in state.segments.values().rev() {
             let offsets = match &segment.index {
-                SegmentIndex::Active => state.ids.find(hash).collect(),
-                SegmentIndex::Sealed(_, ids) => ids.find(hash).collect(),
-                SegmentIndex::File(_, sidecar) => sidecar.find(hash, made_at).map_err(|error| unreadable(&error))?,
+                SegmentIndex::Active => state.ids.find(wanted.hash).collect(),
+                SegmentIndex::Sealed(_, ids) => ids.find(wanted.hash).collect(),
+                SegmentIndex::File(_, sidecar) => sidecar.find(&wanted).map_err(|error| unreadable(&error))?,
             };
             for offset in offsets {
-                if let Some(event) = found(segment, offset)?.filter(|event| retained(*event)) {
-                    return Ok(Some(event));
+                if let Some(seq) = found(segment, offset)?.filter(|seq| *seq >= log.first) {
+                    return Ok(Some(seq));
                 }
             }
         }

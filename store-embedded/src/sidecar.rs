@@ -13,12 +13,14 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::{
     disk::{Disk, DiskFile, read_exact, write_whole},
-    format::{Position, Reader, VERSION},
-    ids::{BUCKETS, ENTRY, Filter, IdMap, IdTable, Span},
+    format::{Position, Reader},
+    ids::{BUCKETS, ENTRY, Filter, Hashed, IdMap, IdTable, Span, Wanted},
 };
 
 /// First bytes of an index file.
 const MAGIC: &[u8; 8] = b"PROMIDX\n";
+/// The version that is written. In files of version 1 the hashes are of ids alone.
+const VERSION: u32 = 2;
 /// Bytes of its header.
 const HEADER: usize = 96;
 /// Bytes of a run in its directory.
@@ -55,8 +57,8 @@ pub(crate) struct Sidecar {
 
 impl Sidecar {
     /// Offsets in the segment at which an event of that id may stand.
-    pub(crate) fn find(&self, hash: u64, made_at: Option<u64>) -> io::Result<Vec<u32>> {
-        if self.ids.may_have(hash, made_at) { self.ids.find(&*self.file, self.ids_at, hash) } else { Ok(Vec::new()) }
+    pub(crate) fn find(&self, wanted: &Wanted) -> io::Result<Vec<u32>> {
+        if self.ids.may_have(wanted) { self.ids.find(&*self.file, self.ids_at, wanted) } else { Ok(Vec::new()) }
     }
 
     /// `count` offsets of a run, from the one with that index in the run. `at`: where the run's offsets begin in the file.
@@ -151,7 +153,12 @@ pub(crate) fn open(disk: &dyn Disk, store: u64, segment: u32) -> Option<(Sidecar
     let (version, runs, entries, others) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
     let (own_store, own_end, from, to) = (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
     let (ids_at, filter, check, rest) = (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
-    if version != VERSION || own_store != store || Position(own_end).segment() != segment {
+    let hashed = match version {
+        1 => Hashed::Ids,
+        VERSION => Hashed::TopicsAndIds,
+        _ => return None,
+    };
+    if own_store != store || Position(own_end).segment() != segment {
         return None;
     }
     let buckets = if entries == 0 { 0 } else { BUCKETS };
@@ -174,7 +181,8 @@ pub(crate) fn open(disk: &dyn Disk, store: u64, segment: u32) -> Option<(Sidecar
         written.push(RunEntry { topic, first, count, max_ts, bytes, offsets_at });
     }
     let buckets = (0..buckets).map(|_| Some((reader.u32()?, reader.u32()?))).collect::<Option<_>>()?;
-    let ids = IdTable { span: Span { from, to, others }, filter: Filter(reader.0.to_vec()), buckets, entries };
+    let filter = Filter(reader.0.to_vec());
+    let ids = IdTable { span: Span { from, to, others }, filter, buckets, entries, hashed };
     Some((Sidecar { file, ids, ids_at }, Position(own_end), written))
 }
 

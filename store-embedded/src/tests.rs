@@ -126,7 +126,9 @@ impl Quiet {
     }
 
     fn find(&self, id: &str) -> Option<u64> {
-        self.log.shared.find_id(&self.log.shared.read(), id).unwrap().map(|(_, seq)| seq)
+        let state = self.log.shared.read();
+        let topics = 0..state.topics.len() as u32;
+        topics.filter_map(|topic| self.log.shared.find_id(&state, topic, id).unwrap()).next()
     }
 
     fn segments(&self) -> usize {

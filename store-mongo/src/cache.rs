@@ -19,6 +19,8 @@ pub(super) struct Known {
     pub(super) seq: u64,
     /// The greatest `ts` ever.
     pub(super) max_ts: u64,
+    /// When its last event was committed, by the clock of the hub that was furthest.
+    pub(super) max_at: u64,
     /// Bytes of wire JSON that are retained, about.
     pub(super) bytes: u64,
     /// How many groups ever began here.

@@ -48,6 +48,9 @@ const LONGEST_WHEN_ENDING: Duration = Duration::from_secs(3);
 const UPDATES: usize = 1_000;
 const UPDATE_BYTES: usize = 8 * 1024 * 1024;
 
+/// Most topics whose ids are looked up at once.
+const TOPICS: usize = 200;
+
 const DUPLICATE_KEY: i32 = 11000;
 
 /// Why an attempt did not commit.
@@ -86,7 +89,7 @@ impl Inner {
         let ids: Vec<Arc<str>> =
             batch.appends.iter().map(|append| append.id.clone().unwrap_or_else(|| new_id(batch.now))).collect();
         // Not looked up yet.
-        let mut taken: Option<HashMap<Arc<str>, Taken>> = None;
+        let mut taken: Option<Taken> = None;
         let mut unsure = HashMap::new();
         // Whoever comes behind a commit that failed has waited for that one already.
         let patience = self.options.commit_deadline;
@@ -99,7 +102,7 @@ impl Inner {
                 Err((failed, plan)) => {
                     self.forget(&batch, plan.as_ref());
                     if let (Failed::Unknown(_), Some(plan)) = (&failed, plan) {
-                        unsure.extend(plan.events.iter().map(|event| (ids[event.append].clone(), event.seq)));
+                        unsure.extend(plan.events.iter().map(|event| (event.append, event.seq)));
                     }
                     failed
                 }
@@ -107,9 +110,9 @@ impl Inner {
             let why = match failed {
                 Failed::Moved => None,
                 Failed::Taken => {
-                    match self.look_up(&ids, deadline).await {
+                    match self.look_up(&batch, &ids, deadline).await {
                         Ok(found) => {
-                            let news = taken.as_ref().is_none_or(|taken| found.len() > taken.len());
+                            let news = taken.as_ref().is_none_or(|taken| count(&found) > count(taken));
                             taken = Some(found);
                             if news {
                                 continue;
@@ -123,7 +126,7 @@ impl Inner {
                 Failed::Transient(why) => Some(why),
                 Failed::Unknown(why) => {
                     self.retrying(&why);
-                    match self.look_up(&ids, deadline).await {
+                    match self.look_up(&batch, &ids, deadline).await {
                         Ok(found) => taken = Some(found),
                         Err(_) if Instant::now() < deadline => {}
                         Err(why) => return Err(unavailable(&why, true)),
@@ -152,8 +155,8 @@ impl Inner {
         &self,
         batch: &Batch,
         ids: &[Arc<str>],
-        taken: Option<&HashMap<Arc<str>, Taken>>,
-        unsure: &HashMap<Arc<str>, u64>,
+        taken: Option<&Taken>,
+        unsure: &HashMap<usize, u64>,
         deadline: Instant,
     ) -> Result<Plan, (Failed, Option<Plan>)> {
         let limit = soon(deadline);
@@ -203,25 +206,32 @@ impl Inner {
     }
 
     /// Where the ids of a batch stand.
-    async fn look_up(&self, ids: &[Arc<str>], deadline: Instant) -> Result<HashMap<Arc<str>, Taken>, String> {
-        within(soon(deadline), self.find_ids(ids)).await.map_err(|failed| match failed {
+    async fn look_up(&self, batch: &Batch, ids: &[Arc<str>], deadline: Instant) -> Result<Taken, String> {
+        within(soon(deadline), self.find_ids(batch, ids)).await.map_err(|failed| match failed {
             Failed::Transient(why) | Failed::Unknown(why) | Failed::Fatal(why) => why,
             Failed::Moved | Failed::Taken => String::new(),
         })
     }
 
-    async fn find_ids(&self, ids: &[Arc<str>]) -> Result<HashMap<Arc<str>, Taken>, Error> {
-        let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
-        let found = self.events.find(doc! { "_id": { "$in": ids } }).projection(doc! { "topic": 1, "seq": 1 });
-        let mut found = found.await?;
-        let mut taken = HashMap::new();
-        while found.advance().await? {
-            let event = found.current();
-            let (Ok(id), Ok(topic), Some(seq)) = (event.get_str("_id"), event.get_str("topic"), whole(event, "seq"))
-            else {
-                continue;
-            };
-            taken.insert(id.into(), Taken { topic: topic.into(), seq });
+    async fn find_ids(&self, batch: &Batch, ids: &[Arc<str>]) -> Result<Taken, Error> {
+        let mut wanted: BTreeMap<&Topic, Vec<&str>> = BTreeMap::new();
+        for (append, id) in batch.appends.iter().zip(ids) {
+            wanted.entry(&append.topic).or_default().push(id);
+        }
+        let each = |(topic, ids): (&Topic, Vec<&str>)| doc! { "topic": topic.as_str(), "id": { "$in": ids } };
+        let wanted: Vec<Document> = wanted.into_iter().map(each).collect();
+        let mut taken = Taken::new();
+        for some in wanted.chunks(TOPICS) {
+            let found = self.events.find(doc! { "$or": some }).projection(doc! { "topic": 1, "id": 1, "seq": 1 });
+            let mut found = found.await?;
+            while found.advance().await? {
+                let event = found.current();
+                let topic = event.get_str("topic").ok().and_then(|name| Topic::new(name).ok());
+                let (Some(topic), Ok(id), Some(seq)) = (topic, event.get_str("id"), whole(event, "seq")) else {
+                    continue;
+                };
+                taken.entry(topic).or_default().insert(id.into(), seq);
+            }
         }
         Ok(taken)
     }
@@ -295,7 +305,7 @@ impl Inner {
         for (topic, to) in &plan.moves {
             let is = to.is;
             let fields = doc! {
-                "epoch": long(is.epoch), "first": long(is.first), "seq": long(is.seq), "max_ts": long(is.max_ts),
+                "epoch": long(is.epoch), "first": long(is.first), "seq": long(is.seq), "max_ts": long(is.max_ts), "max_at": long(is.max_at),
                 "bytes": long(is.bytes),
             };
             let update = match to.was {
@@ -416,6 +426,11 @@ impl Inner {
             cache.forget(topic);
         }
     }
+}
+
+/// How many ids were found.
+fn count(taken: &Taken) -> usize {
+    taken.values().map(HashMap::len).sum()
 }
 
 /// What updates did.

@@ -9,7 +9,7 @@ use mongodb::{
     options::{ClientOptions, IndexOptions},
 };
 
-use crate::{CONNECT_TIMEOUT, SYSTEM_DATABASES};
+use crate::{CONNECT_TIMEOUT, SYSTEM_DATABASES, migrate};
 
 /// Everything about opening together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(13);
@@ -21,8 +21,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Database where the URL names none.
 const DATABASE: &str = "prom";
-/// What `meta.format` says.
-const FORMAT: i32 = 1;
+/// What `meta.format` says. In format 1 an event's id was its `_id`, and so unique over all topics.
+const FORMAT: i32 = 2;
 
 /// Why a MongoDB store cannot be opened. Every message names the URL, never its password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -141,7 +141,24 @@ const ESCAPES: &str = "in a user or password, % is written %25, @ is %40, : is %
 
 /// Connects and prepares the database.
 pub(super) async fn open(url: &str) -> Result<Database, OpenError> {
-    in_time(url, open_within).await
+    let (database, older) = in_time(url, find).await?;
+    if older {
+        migrate::bring_forward(&database).await.map_err(|error| prepare(&database, &error, url, &redact(url)))?;
+    }
+    in_time(url, async |url, shown| {
+        let made = make(&database).await;
+        made.map_err(|error| prepare(&database, &error, url, shown))
+    })
+    .await?;
+    Ok(database)
+}
+
+/// Why collections or indexes were not made.
+fn prepare(database: &Database, error: &Error, url: &str, shown: &str) -> OpenError {
+    match explain(error, url, shown) {
+        OpenError::Unreachable { url, reason } => OpenError::Prepare { url, database: database.name().into(), reason },
+        other => other,
+    }
 }
 
 /// A collection that is there already, reached as the store reaches its own: `of` names it, given the database of the
@@ -197,32 +214,22 @@ async fn connect(url: &str, shown: &str) -> Result<Database, OpenError> {
     Ok(client.database(&name))
 }
 
-async fn open_within(url: &str, shown: &str) -> Result<Database, OpenError> {
+/// Finds the database, and whether it has an older format.
+async fn find(url: &str, shown: &str) -> Result<(Database, bool), OpenError> {
     let database = connect(url, shown).await?;
-    let name = database.name();
-    let explain = |error: Error| explain(&error, url, shown);
     // `hello` needs no user.
-    database.list_collection_names().await.map_err(explain)?;
-    let prepare = |error: Error| match explain(error) {
-        OpenError::Unreachable { url, reason } => OpenError::Prepare { url, database: name.into(), reason },
-        other => other,
-    };
-    check_format(&database, name, shown).await.map_err(|error| match error {
-        Ok(error) => error,
-        Err(error) => prepare(error),
-    })?;
-    make(&database).await.map_err(prepare)?;
-    Ok(database)
-}
-
-async fn check_format(database: &Database, name: &str, shown: &str) -> Result<(), Result<OpenError, Error>> {
+    database.list_collection_names().await.map_err(|error| explain(&error, url, shown))?;
     let meta = database.collection::<Document>("meta");
-    let update = doc! { "$setOnInsert": { "version": FORMAT } };
-    meta.update_one(doc! { "_id": "format" }, update).upsert(true).await.map_err(Err)?;
-    let found = meta.find_one(doc! { "_id": "format" }).await.map_err(Err)?;
-    match found.map(|found| found.get_i32("version").unwrap_or(0)) {
-        Some(FORMAT) | None => Ok(()),
-        Some(found) => Err(Ok(OpenError::Format { url: shown.into(), database: name.into(), found })),
+    let checked = async {
+        let update = doc! { "$setOnInsert": { "version": FORMAT } };
+        meta.update_one(doc! { "_id": "format" }, update).upsert(true).await?;
+        meta.find_one(doc! { "_id": "format" }).await
+    };
+    let found = checked.await.map_err(|error| prepare(&database, &error, url, shown))?;
+    match found.map_or(FORMAT, |found| found.get_i32("version").unwrap_or(0)) {
+        FORMAT => Ok((database, false)),
+        1 => Ok((database, true)),
+        found => Err(OpenError::Format { url: shown.into(), database: database.name().into(), found }),
     }
 }
 
@@ -243,8 +250,17 @@ async fn make(database: &Database) -> Result<(), Error> {
         .keys(doc! { "topic": 1, "key": 1, "seq": -1 })
         .options(IndexOptions::builder().partial_filter_expression(doc! { "key": { "$exists": true } }).build())
         .build();
-    events.create_indexes([position, newest]).await?;
+    events.create_indexes([position, newest, ids()]).await?;
+    // Only now: a hub that was ended in between brings it forward once more.
+    let meta = database.collection::<Document>("meta");
+    meta.update_one(doc! { "_id": "format" }, doc! { "$set": { "version": FORMAT } }).await?;
     Ok(())
+}
+
+/// Ids are unique within a topic.
+pub(super) fn ids() -> IndexModel {
+    let unique = IndexOptions::builder().unique(true).build();
+    IndexModel::builder().keys(doc! { "topic": 1, "id": 1 }).options(unique).build()
 }
 
 const NAMESPACE_EXISTS: i32 = 48;

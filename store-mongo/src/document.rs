@@ -1,6 +1,7 @@
-//! An event as a document: `{_id, seq, ts, max_ts, topic, key?, sid?, headers?, tags?, caused_by?, payload, json?}`.
+//! An event as a document: `{_id, id, seq, ts, max_ts, at, topic, key?, sid?, headers?, tags?, caused_by?, payload, json?}`.
 //!
-//! The fields after `max_ts` are those of the event's wire JSON in their order, as BSON that other tools can query. Where
+//! `_id` is any; topic and `id` are unique together. `at` is when it was committed, by the hub's clock, and never falls from
+//! one event of a topic to the next. The fields after it are those of the event's wire JSON in their order, as BSON that other tools can query. Where
 //! BSON does not give them back byte for byte (spaces, `1.0e2`, a name twice, nesting near MongoDB's limit), `json` holds
 //! the text, and the text is what subscribers get.
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use mongodb::bson::{
     RawDocumentBuf, cstr,
+    oid::ObjectId,
     raw::{CString, RawBsonRef, RawDocument},
 };
 use prom_bson::{Unreadable, parse, scalar, write};
@@ -22,7 +24,7 @@ pub(super) const MAX_BYTES: usize = 15 * 1024 * 1024;
 /// some of that.
 const LEVELS: usize = 90;
 
-const ID: &str = "_id";
+const ID: &str = "id";
 const SEQ: &str = "seq";
 const TS: &str = "ts";
 const TEXT: &str = "json";
@@ -37,6 +39,8 @@ pub(super) struct Position<'a> {
     pub(super) ts: u64,
     /// The greatest `ts` of the topic up to here.
     pub(super) max_ts: u64,
+    /// When it is committed.
+    pub(super) at: u64,
 }
 
 /// The document of an event. `body` is the second part of its wire JSON. `None`: it is larger than [`MAX_BYTES`].
@@ -67,10 +71,12 @@ pub(super) fn encode(position: Position<'_>, topic: &str, key: Option<&str>, bod
 
 fn start(position: Position<'_>) -> RawDocumentBuf {
     let mut document = RawDocumentBuf::new();
-    document.append(cstr!("_id"), position.id);
+    document.append(cstr!("_id"), ObjectId::new());
+    document.append(cstr!("id"), position.id);
     document.append(cstr!("seq"), long(position.seq));
     document.append(cstr!("ts"), long(position.ts));
     document.append(cstr!("max_ts"), long(position.max_ts));
+    document.append(cstr!("at"), long(position.at));
     document
 }
 
@@ -177,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    const HERE: Position<'_> = Position { id: "e", seq: 7, ts: 12, max_ts: 40 };
+    const HERE: Position<'_> = Position { id: "e", seq: 7, ts: 12, max_ts: 40, at: 50 };
 
     fn body(options: &EventOptions<'_>, payload: &str) -> Vec<u8> {
         let mut body = Vec::new();
@@ -250,14 +256,14 @@ mod tests {
 
     #[test]
     fn a_document_that_is_no_event_is_said_to_be_damaged() {
-        for (wrong, value) in [("_id", "e"), ("seq", "1"), ("ts", "1")] {
+        for (wrong, value) in [("id", "e"), ("seq", "1"), ("ts", "1")] {
             let mut document = RawDocumentBuf::new();
-            for name in ["_id", "seq", "ts"] {
+            for name in ["id", "seq", "ts"] {
                 let name = CString::try_from(name).unwrap();
                 match (name.as_str() == wrong, name.as_str()) {
-                    (true, "_id") => document.append(name, 7_i64),
+                    (true, "id") => document.append(name, 7_i64),
                     (true, _) => document.append(name, value),
-                    (false, "_id") => document.append(name, "e"),
+                    (false, "id") => document.append(name, "e"),
                     (false, _) => document.append(name, 1_i64),
                 }
             }

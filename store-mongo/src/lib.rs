@@ -1,13 +1,14 @@
 //! The log in a MongoDB replica set: for more than one machine, and for events that other tools query.
 //!
 //! ```text
-//!   commit ── plan.rs ──► commit.rs ── one transaction ──► topics    {_id: topic, epoch, first, seq, max_ts, bytes}
-//!                │                                         events    {_id: event id, topic, seq, ts, key, payload, …}
+//!   commit ── plan.rs ──► commit.rs ── one transaction ──► topics    {_id: topic, epoch, first, seq, max_ts, max_at, bytes}
+//!                │                                         events    {id: event id, topic, seq, ts, key, payload, …}
 //!                ▼                                         cursors   {_id: "topic::group", lastId, lastTs, lastSeq, …}
 //!             cache.rs   where topics stand, the newest events
 //!                ▲
 //!   read ──── read.rs        follow.rs   other hubs' commits       trim.rs   retention       lease.rs   who does what
 //!
+//!   migrate.rs   what older hubs wrote
 //!   connect.rs   opens and prepares the database      document.rs, cursor.rs   events and cursors as documents
 //! ```
 //!
@@ -21,6 +22,7 @@ mod cursor;
 mod document;
 mod follow;
 mod lease;
+mod migrate;
 mod plan;
 mod read;
 #[cfg(test)]
@@ -146,17 +148,18 @@ impl MongoStore {
     /// Connects, makes the collections and indexes that are missing, and starts what runs behind the commits.
     ///
     /// # Errors
-    /// Within 15 seconds: what keeps this from being a store, naming the URL without its password.
+    /// Within 30 seconds: what keeps this from being a store, naming the URL without its password. A database that an older
+    /// hub wrote is first brought to today's format, which takes as long as it takes.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let url = redact(&options.url);
-        match tokio::time::timeout(OPEN_TIMEOUT, Self::connect(options)).await {
+        let database = connect::open(&options.url).await?;
+        match tokio::time::timeout(OPEN_TIMEOUT, Self::connect(database, options)).await {
             Ok(opened) => opened,
             Err(_) => Err(OpenError::Unreachable { url, reason: "it does not answer".into() }),
         }
     }
 
-    async fn connect(options: Options) -> Result<Self, OpenError> {
-        let database = connect::open(&options.url).await?;
+    async fn connect(database: Database, options: Options) -> Result<Self, OpenError> {
         let write_concern = match options.durability {
             Durability::Commit => WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build(),
             Durability::Interval(_) => WriteConcern::builder().w(Acknowledgment::Majority).journal(false).build(),

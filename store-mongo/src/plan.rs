@@ -7,19 +7,15 @@ use std::{
 
 use mongodb::bson::RawDocumentBuf;
 use prom_protocol::{ErrorCode, Refusal, Topic, limits};
-use prom_store::{Append, Appended, Batch, admit_append, admit_topic, is_exempt, known_id};
+use prom_store::{Append, Appended, Batch, admit_append, admit_topic, is_exempt};
 
 use crate::{
     cache::Known,
     document::{self, MAX_BYTES, Position},
 };
 
-/// An event that stands in the database under an id of this batch.
-#[derive(Debug, Clone)]
-pub(super) struct Taken {
-    pub(super) topic: Box<str>,
-    pub(super) seq: u64,
-}
+/// Seqs of the events that stand in the database under topics and ids of this batch.
+pub(super) type Taken = HashMap<Topic, HashMap<Arc<str>, u64>>;
 
 /// A topic that a commit moves: from `was`, if it has events, to `is`.
 #[derive(Debug, Clone)]
@@ -60,9 +56,10 @@ pub(super) struct Inputs<'a> {
     /// Where the batch's topics stand; a topic that is missing has no events.
     pub(super) known: &'a HashMap<Topic, Known>,
     /// Ids that were looked up and found.
-    pub(super) taken: Option<&'a HashMap<Arc<str>, Taken>>,
-    /// Positions of an attempt whose outcome is not known: what is found there is not a duplicate but this batch.
-    pub(super) unsure: &'a HashMap<Arc<str>, u64>,
+    pub(super) taken: Option<&'a Taken>,
+    /// Seqs that appends, by index, got in an attempt whose outcome is not known: what is found there is not a duplicate
+    /// but this batch.
+    pub(super) unsure: &'a HashMap<usize, u64>,
     /// Topics that the trim before these appends moves.
     pub(super) trims: BTreeMap<Topic, Move>,
     /// Bytes that may still come in.
@@ -74,21 +71,17 @@ pub(super) struct Inputs<'a> {
 impl Plan {
     pub(super) fn new(inputs: Inputs<'_>) -> Self {
         let mut plan = Self { moves: inputs.trims, room: inputs.room, topics: inputs.topics, ..Self::default() };
-        let mut here: HashMap<&str, (&Topic, u64)> = HashMap::new();
+        let mut here: HashMap<(&Topic, &str), u64> = HashMap::new();
         for (index, (append, id)) in inputs.batch.appends.iter().zip(inputs.ids).enumerate() {
-            let earlier = here.get(&**id).map(|(topic, seq)| (topic.as_str(), *seq, true));
-            let stored = inputs
-                .taken
-                .and_then(|taken| taken.get(id))
-                .map(|taken| (&*taken.topic, taken.seq, inputs.unsure.get(id).is_none_or(|seq| *seq != taken.seq)));
+            let earlier = here.get(&(&append.topic, &**id)).map(|seq| (*seq, true));
+            let stored = inputs.taken.and_then(|taken| taken.get(&append.topic)?.get(id));
+            let stored = stored.map(|seq| (*seq, inputs.unsure.get(&index) != Some(seq)));
             let outcome = match earlier.or(stored) {
-                Some((topic, seq, duplicate)) => {
-                    known_id(id, seq, topic == append.topic.as_str()).map(|known| Appended { duplicate, ..known })
-                }
+                Some((seq, duplicate)) => Ok(Appended { id: id.clone(), seq, duplicate }),
                 None => plan.append(index, append, id, inputs.batch.now, inputs.known),
             };
             if let Ok(Appended { seq, duplicate: false, .. }) = outcome {
-                here.insert(id, (&append.topic, seq));
+                here.insert((&append.topic, &**id), seq);
             }
             plan.outcomes.push(outcome);
         }
@@ -122,13 +115,20 @@ impl Plan {
                 admit_topic(self.topics, exempt)?;
                 self.topics += 1;
             }
-            let fresh =
-                || Known { epoch: fastrand::u64(1..=limits::TS_MAX), first: 1, seq: 0, max_ts: 0, bytes: 0, groups: 0 };
+            let fresh = || Known {
+                epoch: fastrand::u64(1..=limits::TS_MAX),
+                first: 1,
+                seq: 0,
+                max_ts: 0,
+                max_at: 0,
+                bytes: 0,
+                groups: 0,
+            };
             self.moves.entry(append.topic.clone()).or_insert(Move { was, is: was.unwrap_or_else(fresh) })
         };
         let ts = append.ts.unwrap_or(now);
-        let (seq, max_ts) = (to.is.seq + 1, to.is.max_ts.max(ts));
-        let position = Position { id, seq, ts, max_ts };
+        let (seq, max_ts, max_at) = (to.is.seq + 1, to.is.max_ts.max(ts), to.is.max_at.max(now));
+        let position = Position { id, seq, ts, max_ts, at: max_at };
         let Some(document) = document::encode(position, append.topic.as_str(), append.key.as_deref(), &append.body)
         else {
             if to.is.seq == 0 {
@@ -139,7 +139,7 @@ impl Plan {
             return Err(Refusal::new(ErrorCode::TooLarge, message));
         };
         self.room = self.room.saturating_sub(cost);
-        to.is = Known { seq, max_ts, bytes: to.is.bytes + cost, ..to.is };
+        to.is = Known { seq, max_ts, max_at, bytes: to.is.bytes + cost, ..to.is };
         self.documents.push(document);
         self.events.push(Planned { append: index, seq, ts });
         Ok(Appended { id: id.clone(), seq, duplicate: false })

@@ -172,23 +172,21 @@ impl Inner {
             let (Some(name), Some(seq)) = (name, number("seq")) else { continue };
             let (epoch, first) = (number("epoch").unwrap_or(0), number("first").unwrap_or(1));
             let (max_ts, bytes) = (number("max_ts").unwrap_or(0), number("bytes").unwrap_or(0));
+            let max_at = number("max_at").unwrap_or(0);
             let groups = document.get_i32("groups").unwrap_or(0);
-            topics.push((name, Known { epoch, first, seq, max_ts, bytes, groups }));
+            topics.push((name, Known { epoch, first, seq, max_ts, max_at, bytes, groups }));
         }
         Ok(topics)
     }
 
     pub(super) async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
-        let find = self.events.find_one(doc! { "_id": id }).projection(doc! { "topic": 1, "seq": 1 });
+        let find = self.events.find_one(doc! { "topic": topic.as_str(), "id": id }).projection(doc! { "seq": 1 });
         let found = async {
             let mut session = self.session().await?;
             find.session(&mut session).await
         };
         let Some(event) = self.reading(found).await? else { return Ok(None) };
-        let seq = whole(&event, "seq");
-        let (Some(seq), true) = (seq, event.get_str("topic").is_ok_and(|own| own == topic.as_str())) else {
-            return Ok(None);
-        };
+        let Some(seq) = whole(&event, "seq") else { return Ok(None) };
         // It may have gone from the log and be there as the newest of its key.
         Ok(self.topic(topic).await?.filter(|known| known.first <= seq).map(|_| seq))
     }

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use mongodb::bson::{Document, doc};
 use prom_mongod::{self as mongod, fresh_database, shared};
 use prom_protocol::{EventOptions, TopicOrPattern, encode_event_body};
-use prom_store::{Append, CursorPut, Rule};
+use prom_store::{Append, CursorPut, Rule, wall_clock};
 
-use super::*;
+use super::{document::long, *};
 
 /// Far beyond what is waited for, so that only a defect meets it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -286,10 +286,14 @@ async fn no_read_looks_at_more_than_it_answers_with() {
         ),
         ("a snapshot", doc! { "aggregate": "events", "pipeline": newest, "cursor": {} }, 11),
         ("a position", doc! { "find": "events", "filter": { "topic": "t", "seq": 77_i64 }, "limit": 1 }, 1),
-        ("an id", doc! { "find": "events", "filter": { "_id": "x" }, "limit": 1 }, 1),
+        ("an id", doc! { "find": "events", "filter": { "topic": "t", "id": "x" }, "limit": 1 }, 1),
         ("a topic", doc! { "find": "topics", "filter": { "_id": "t" } }, 1),
         ("a topic's cursors", doc! { "find": "cursors", "filter": cursor::of_topic(&topic("t")) }, 1),
-        ("ids", doc! { "find": "events", "filter": { "_id": { "$in": ["x", "y"] } } }, 4),
+        (
+            "ids",
+            doc! { "find": "events", "filter": { "$or": [{ "topic": "t", "id": { "$in": ["x", "y"] } }, { "topic": "u", "id": "x" }] } },
+            6,
+        ),
         (
             "a trim",
             doc! { "find": "events", "filter": { "topic": "t", "seq": { "$gt": 0_i64, "$lt": 5_i64 } }, "sort": { "seq": 1 } },
@@ -321,7 +325,7 @@ async fn what_others_wrote_into_the_collections_is_said_to_be_damaged() {
     commit(&store, vec![event("t", Some("x"), Some("k"), 1)], vec![put("t", "g", 1)]).await;
     let events = store.inner.database.collection::<Document>("events");
     events
-        .update_one(doc! { "_id": "x" }, doc! { "$set": { "payload": { "at": mongodb::bson::DateTime::now() } } })
+        .update_one(doc! { "id": "x" }, doc! { "$set": { "payload": { "at": mongodb::bson::DateTime::now() } } })
         .await
         .unwrap();
     let cursors = store.inner.database.collection::<Document>("cursors");
@@ -341,6 +345,48 @@ async fn what_others_wrote_into_the_collections_is_said_to_be_damaged() {
     }
     assert!(damaged(again.cursor(&topic("t"), &Group::new("g").unwrap()).await.unwrap_err()));
     assert!(again.cursors(&topic("t")).await.unwrap().is_empty(), "one that cannot be read hides no others");
+}
+
+/// A database as hubs of format 1 left it.
+#[tokio::test]
+async fn a_database_of_an_older_hub_goes_on_with_its_ids_by_topic() {
+    let options = fresh().await;
+    let store = open(&options).await;
+    commit(&store, vec![event("t", Some("x"), Some("k"), 7), event("t", Some("y"), None, u64::MAX >> 12)], vec![])
+        .await;
+    let database = store.inner.database.clone();
+    drop(store);
+    let events = database.collection::<Document>("events");
+    events.drop_index("topic_1_id_1").await.unwrap();
+    for id in ["x", "y"] {
+        let mut old = events.find_one_and_delete(doc! { "id": id }).await.unwrap().unwrap();
+        old.remove("id");
+        old.remove("at");
+        old.insert("_id", id);
+        events.insert_one(old).await.unwrap();
+    }
+    let meta = database.collection::<Document>("meta");
+    meta.update_one(doc! { "_id": "format" }, doc! { "$set": { "version": 1 } }).await.unwrap();
+
+    let before = wall_clock();
+    let again = open(&options).await;
+    let again = &*again;
+    let page = again.read(&topic("t"), 0, 10, 10_000).await.unwrap();
+    let read: Vec<_> = page.events.iter().map(|event| (&*event.id, event.seq)).collect();
+    assert_eq!(read, [("x", 1), ("y", 2)]);
+    assert_eq!(again.seq_of(&topic("t"), "y").await, Ok(Some(2)));
+    let appends = || vec![event("t", Some("x"), None, 8), event("u", Some("x"), None, 8)];
+    let outcomes = commit(again, appends(), vec![]).await;
+    assert_eq!(outcomes.iter().map(|own| (own.seq, own.duplicate)).collect::<Vec<_>>(), [(1, true), (1, false)]);
+    let outcomes = commit(again, appends(), vec![]).await;
+    assert_eq!(outcomes.iter().map(|own| (own.seq, own.duplicate)).collect::<Vec<_>>(), [(1, true), (1, true)]);
+    let at = async |id: &str| events.find_one(doc! { "topic": "t", "id": id }).await.unwrap().unwrap().get_i64("at");
+    let (first, second) = (at("x").await.unwrap(), at("y").await.unwrap());
+    assert_eq!(first, 7);
+    assert!(second >= long(before) && second <= long(wall_clock()), "a publisher's time that is to come is none");
+    let format = meta.find_one(doc! { "_id": "format" }).await.unwrap().unwrap();
+    assert_eq!(format.get_i32("version").unwrap(), 2);
+    assert!(open(&options).await.seq_of(&topic("t"), "x").await.is_ok(), "once");
 }
 
 /// Every read of it waited for eight seconds, and was then refused.
@@ -488,8 +534,8 @@ mod refusals {
         let options = fresh().await;
         let store = open(&options).await;
         let meta = store.inner.database.collection::<Document>("meta");
-        meta.update_one(doc! { "_id": "format" }, doc! { "$set": { "version": 2 } }).await.unwrap();
+        meta.update_one(doc! { "_id": "format" }, doc! { "$set": { "version": 3 } }).await.unwrap();
         let error = refused(&options.url).await;
-        assert!(error.contains("has format 2"), "{error}");
+        assert!(error.contains("has format 3"), "{error}");
     }
 }

@@ -1,10 +1,8 @@
 //! Which appends are refused, whatever the backend: the rules that are the same in all of them.
 
-use std::sync::Arc;
-
 use prom_protocol::{ErrorCode, Refusal, limits};
 
-use crate::values::{Append, Appended};
+use crate::values::Append;
 
 /// Most topics of a hub.
 pub const MAX_TOPICS: usize = 100_000;
@@ -44,18 +42,6 @@ pub fn admit_append(append: &Append) -> Result<(), Refusal> {
 /// makes room.
 pub fn is_exempt(append: &Append) -> bool {
     append.id.as_ref().is_some_and(|id| id.starts_with('$'))
-}
-
-/// The outcome of an append whose id is there already, on the same topic or on another one.
-///
-/// # Errors
-/// `publish_failed` when it is on another topic. Which one is not said: the publisher may not be allowed to know.
-pub fn known_id(id: &Arc<str>, seq: u64, same_topic: bool) -> Result<Appended, Refusal> {
-    if same_topic {
-        Ok(Appended { id: id.clone(), seq, duplicate: true })
-    } else {
-        Err(Refusal::new(ErrorCode::PublishFailed, "opts.id stands on another topic"))
-    }
 }
 
 /// Whether one more topic may come beside the `topics` there are.

@@ -31,7 +31,7 @@ macro_rules! store_conformance {
             what_no_record_can_hold_is_refused_and_the_rest_goes_on
             an_id_that_looks_like_the_stores_own_is_an_id_like_any
             many_topics_and_keys_stay_apart
-            an_id_on_another_topic_is_refused_and_the_rest_goes_on
+            ids_are_unique_within_a_topic_and_not_beyond
             reads_stop_at_their_limits_and_give_at_least_one
             reads_at_and_past_both_ends
             positions_are_found_by_id_and_by_time
@@ -285,15 +285,39 @@ pub async fn the_same_id_is_stored_once(store: &Arc<dyn Store>) {
     assert_eq!(publish(store, "t", None, "4").await.seq, 3, "a duplicate uses up no seq");
 }
 
-pub async fn an_id_on_another_topic_is_refused_and_the_rest_goes_on(store: &Arc<dyn Store>) {
-    let appends = vec![event("a", Some("x"), None, "1"), event("b", Some("x"), None, "2"), event("b", None, None, "3")];
-    let outcomes = commit(store, appends, vec![put("b", "g", 0)]).await;
-    assert_eq!(outcomes[0].as_ref().map(|a| a.seq), Ok(1));
-    let refused = outcomes[1].as_ref().unwrap_err();
-    assert_eq!(refused.code(), ErrorCode::PublishFailed);
-    assert!(!refused.message().contains('a') || !refused.message().contains(" a "), "says not which topic: {refused}");
-    assert_eq!(outcomes[2].as_ref().map(|a| a.seq), Ok(1));
-    assert!(store.cursor(&topic("b"), &group("g")).await.unwrap().is_some());
+/// Somebody who knew or guessed an id could keep others from using it, on a topic they may not even see, and find out
+/// whether they had.
+pub async fn ids_are_unique_within_a_topic_and_not_beyond(store: &Arc<dyn Store>) {
+    let made = publish(store, "a", None, "1").await.id;
+    let appends = || {
+        let ids = ["order-8-paid", &*made, "order-8-paid"];
+        let on = |topic: &'static str| ids.into_iter().map(move |id| event(topic, Some(id), Some("k"), "2"));
+        on("a").chain(on("b")).chain(on("c")).collect::<Vec<_>>()
+    };
+    let told = |outcomes: Vec<Result<Appended, Refusal>>| -> Vec<(u64, bool)> {
+        outcomes.into_iter().map(|outcome| outcome.map(|own| (own.seq, own.duplicate)).unwrap()).collect()
+    };
+    let first = told(commit(store, appends(), Vec::new()).await);
+    let (a, others) = first.split_at(3);
+    assert_eq!(a, [(2, false), (1, true), (2, true)]);
+    for other in others.chunks(3) {
+        assert_eq!(other, [(1, false), (2, false), (1, true)]);
+    }
+    let again = told(commit(store, appends(), Vec::new()).await);
+    assert_eq!(
+        again,
+        [[(2, true), (1, true), (2, true)], [(1, true), (2, true), (1, true)], [(1, true), (2, true), (1, true)]]
+            .concat()
+    );
+    for (on, order, own) in [("a", 2, 1), ("b", 1, 2), ("c", 1, 2)] {
+        assert_eq!(store.seq_of(&topic(on), "order-8-paid").await, Ok(Some(order)), "{on}");
+        assert_eq!(store.seq_of(&topic(on), &made).await, Ok(Some(own)), "{on}");
+        assert_eq!(seqs(store, on, 0).await, [1, 2]);
+    }
+    // One topic's events go, the others' ids stay.
+    fill(store, "b", 500).await;
+    assert_eq!(store.seq_of(&topic("b"), "order-8-paid").await, Ok(None));
+    assert_eq!(store.seq_of(&topic("a"), "order-8-paid").await, Ok(Some(2)));
 }
 
 pub async fn reads_stop_at_their_limits_and_give_at_least_one(store: &Arc<dyn Store>) {

@@ -23,9 +23,9 @@ pub type Grown = Box<dyn Fn(&Topic, u64) + Send + Sync>;
 ///   [`BODY_BYTES`](crate::BODY_BYTES), is refused by itself, the hub's own too: see
 ///   [`admit_append`](crate::admit_append).
 /// - **Payload.** What comes back is what was published, byte for byte.
-/// - **Idempotence.** Ids are unique in the hub. An append whose id stands on the same topic is answered with that
+/// - **Idempotence.** Ids are unique within a topic. An append whose id stands on the same topic is answered with that
 ///   event's id and seq and `duplicate`, and stores nothing, for as long as that event is retained; also within one batch.
-///   An id that stands on another topic is refused.
+///   What stands on other topics changes nothing: who may not publish there can neither block nor find out their ids.
 /// - **Durability.** When `commit` returns, the batch is as durable as the backend's level says.
 /// - **Epoch.** A topic's epoch is set when its log is made and never changes while the log lives.
 /// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed, unless a

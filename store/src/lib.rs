@@ -27,7 +27,7 @@ mod start;
 mod values;
 
 pub use self::{
-    admission::{BODY_BYTES, MAX_TOPICS, admit_append, admit_topic, is_exempt, known_id},
+    admission::{BODY_BYTES, MAX_TOPICS, admit_append, admit_topic, is_exempt},
     clock::wall_clock,
     contract::{Grown, Store},
     durability::Durability,

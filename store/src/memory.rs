@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use prom_protocol::{ErrorCode, Group, Refusal, Topic, encode_event_position};
 
 use crate::{
-    admission::{admit_append, admit_topic, is_exempt, known_id},
+    admission::{admit_append, admit_topic, is_exempt},
     contract::Store,
     error::StoreError,
     ids::new_id,
@@ -30,7 +30,6 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Inner {
     topics: BTreeMap<Topic, Log>,
-    ids: HashMap<Arc<str>, (Topic, u64)>,
     bytes: usize,
 }
 
@@ -40,6 +39,8 @@ struct Log {
     /// Seq of the front of `events`.
     first: u64,
     events: VecDeque<Stored>,
+    /// Seqs by id.
+    ids: HashMap<Arc<str>, u64>,
     latest: BTreeMap<Box<str>, Stored>,
     cursors: BTreeMap<Group, Cursor>,
     bytes: usize,
@@ -51,6 +52,7 @@ impl Log {
             epoch: fastrand::u64(1..=prom_protocol::limits::TS_MAX),
             first: 1,
             events: VecDeque::new(),
+            ids: HashMap::new(),
             latest: BTreeMap::new(),
             cursors: BTreeMap::new(),
             bytes: 0,
@@ -99,9 +101,9 @@ impl Inner {
     fn append(&mut self, append: Append, now: u64, room: &mut Room) -> Result<Appended, Refusal> {
         admit_append(&append)?;
         if let Some(id) = &append.id
-            && let Some((topic, seq)) = self.ids.get(id)
+            && let Some(seq) = self.topics.get(&append.topic).and_then(|log| log.ids.get(id))
         {
-            return known_id(id, *seq, *topic == append.topic);
+            return Ok(Appended { id: id.clone(), seq: *seq, duplicate: true });
         }
         let cost = append.body.len() + append.id.as_ref().map_or(36, |id| id.len()) + OVERHEAD;
         let exempt = is_exempt(&append);
@@ -139,7 +141,7 @@ impl Inner {
         log.events.push_back(record);
         log.bytes += cost;
         self.bytes += cost;
-        self.ids.insert(id.clone(), (append.topic, seq));
+        log.ids.insert(id.clone(), seq);
         Ok(Appended { id, seq, duplicate: false })
     }
 
@@ -157,7 +159,7 @@ impl Inner {
             while self.bytes > target && log.first <= settled {
                 let Some(record) = log.events.pop_front() else { break };
                 log.first += 1;
-                self.ids.remove(&record.id);
+                log.ids.remove(&record.id);
                 // The newest event of a key stays, and stays counted.
                 if record
                     .key
@@ -242,7 +244,7 @@ impl Store for MemoryStore {
     }
 
     async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
-        Ok(self.read_lock().ids.get(id).filter(|(own, _)| own == topic).map(|(_, seq)| *seq))
+        Ok(self.read_lock().topics.get(topic).and_then(|log| log.ids.get(id)).copied())
     }
 
     async fn seq_before_ts(&self, topic: &Topic, ts: u64) -> Result<u64, StoreError> {

@@ -8,7 +8,7 @@ use prom_protocol::{EventOptions, Group, Topic, encode_event_body};
 /// A committed event: what delivery needs to know of it, and its wire JSON as every subscriber gets it.
 #[derive(Debug)]
 pub struct Record {
-    /// Unique in the hub.
+    /// Unique within its topic.
     pub id: Arc<str>,
     /// Position in its topic, from 1.
     pub seq: u64,

@@ -219,7 +219,7 @@ fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, Refusal> {
 /// An event as stored and sent, parsed. Borrows from its JSON; the payload stays raw.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Event<'a> {
-    /// Its id, unique in the hub.
+    /// Its id, unique in its topic.
     #[serde(borrow)]
     pub id: Text<'a>,
     /// Position in its topic, from 1.

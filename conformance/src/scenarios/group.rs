@@ -25,6 +25,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             "A group on a pattern gets the events of its topics by the name of the pattern, and of later topics too."
         ),
         scenario!(
+            two_topics_of_a_pattern_may_have_the_same_id,
+            [Subscribe],
+            "Two topics have an event of the same id, in a handler at the same time: both are handled and settled."
+        ),
+        scenario!(
             a_filter_lets_only_some_events_through,
             [Subscribe],
             "Of ten events three have the key: those are given, and all ten are settled."
@@ -113,6 +118,25 @@ async fn a_pattern_is_one_subscription(stage: &Stage) -> Outcome {
     let topics: HashSet<_> = client.until_given(Some("g"), 3).await?.into_iter().map(|given| given.topic).collect();
     check_eq!(topics, HashSet::from(["logs.web", "logs.web.eu", "logs"].map(str::to_owned)), "the topics");
     for topic in ["logs.web", "logs.web.eu", "logs"] {
+        stage.until_settled(topic, "g").await?;
+    }
+    Ok(())
+}
+
+async fn two_topics_of_a_pattern_may_have_the_same_id(stage: &Stage) -> Outcome {
+    let client = stage.client().await?;
+    let subscribe = json!({
+        "topic": "logs.*", "group": "g", "handler": {"hold": true}, "options": {"from": "earliest", "maxAttempts": 1_000},
+    });
+    for topic in ["logs.a", "logs.b", "logs.c"] {
+        stage.publish(topic, [(json!(topic), json!({"id": "own"}))]).await?;
+    }
+    client.ask("subscribe", subscribe).await?;
+    let held = client.until_given(Some("g"), 3).await?;
+    let topics: HashSet<_> = held.into_iter().map(|given| given.topic).collect();
+    check_eq!(topics, HashSet::from(["logs.a", "logs.b", "logs.c"].map(str::to_owned)), "the topics");
+    client.ask("release", json!({})).await?;
+    for topic in ["logs.a", "logs.b", "logs.c"] {
         stage.until_settled(topic, "g").await?;
     }
     Ok(())

@@ -155,10 +155,11 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     return () => void listeners.delete(own);
   }
 
-  /** The next event of that name. */
+  /** The next event of that name; rejects when the client ends before. */
   once<K extends keyof ClientEvents>(name: K): Promise<ClientEvents[K]> {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       const off = this.on(name, (event) => (off(), resolve(event)));
+      void this.closed.then((error) => (off(), reject(error ?? CLOSED)));
     });
   }
 

@@ -158,7 +158,7 @@ impl Past {
             args::string(&body, "code").and_then(|code| ErrorCode::from_wire(&code)).unwrap_or(ErrorCode::Internal)
         };
         let status = || ["the hub answered with the HTTP status ", &decimal(response.status().into())].concat();
-        Err(Error::of(code, args::string(&body, "msg").unwrap_or_else(status)))
+        Err(Error::of(code, args::string(&body, "error").unwrap_or_else(status)))
     }
 }
 

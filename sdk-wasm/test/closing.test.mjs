@@ -25,6 +25,17 @@ describe("closing", { timeout: 40 * PATIENCE }, () => {
     await hub.stop();
   });
 
+  it("once: a wait for an event ends with the client", async () => {
+    const c = client();
+    await c.connect();
+    const state = c.once("state");
+    const gap = assert.rejects(within("once", c.once("gap")), code("closed"));
+    await c.close();
+    assert.equal((await state).state, "closed", "the end itself is an event");
+    await gap;
+    await assert.rejects(within("once, after the end", c.once("gap")), code("closed"));
+  });
+
   /** A handler at work on each of so many events of `in`; `go` lets all of them publish to `out` and end. */
   const working = async (c, count = 3, publishes = true) => {
     let go;

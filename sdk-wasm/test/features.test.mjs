@@ -54,6 +54,8 @@ describe("on a real hub", { timeout: 5 * PATIENCE }, () => {
 
     it(`${name}: what is refused, and a signal`, async () => {
       await refused("a pattern", () => c[name]("a.*").next(), "bad_topic");
+      // The hub's words, not the number of a status.
+      await assert.rejects(c[name](await filled(1), { from: "afterSeq", afterSeq: 1e9 }).next(), /afterSeq.* is (after|not in)/);
       await refused("a position", () => c[name](newTopic(), { from: "afterId", afterId: "nowhere" }).next(), "position_gone");
       const topic = await filled(10);
       const reason = new Error("enough");

@@ -27,6 +27,15 @@ const LEASE_MS: f64 = 30_000.0;
 /// Timers of hidden pages may fire once a minute: leases there are long enough not to need them sooner.
 const HIDDEN_LEASE_MS: f64 = 300_000.0;
 
+/// How leases are kept, by options that were checked.
+pub(crate) fn keep_of(options: &JsValue) -> Keep {
+    Keep {
+        lease_ms: args::number(options, "ackTimeoutMs").unwrap_or(LEASE_MS),
+        extends: args::get(options, "autoExtend").is_ok_and(|extends| extends.is_undefined() || extends.is_truthy()),
+        timeout_ms: args::number(options, "handlerTimeoutMs").unwrap_or(f64::INFINITY),
+    }
+}
+
 /// A handler of the application.
 pub(crate) struct Handler {
     function: Function,
@@ -39,13 +48,7 @@ pub(crate) struct Handler {
 impl Handler {
     /// With options that were checked.
     pub(crate) fn new(shell: &Rc<Shell>, function: Function, once: Option<Once>, options: &JsValue) -> Self {
-        let keep = Keep {
-            lease_ms: args::number(options, "ackTimeoutMs").unwrap_or(LEASE_MS),
-            extends: args::get(options, "autoExtend")
-                .is_ok_and(|extends| extends.is_undefined() || extends.is_truthy()),
-            timeout_ms: args::number(options, "handlerTimeoutMs").unwrap_or(f64::INFINITY),
-        };
-        Self { function, once: once.map(Rc::new), keep, shell: Rc::downgrade(shell) }
+        Self { function, once: once.map(Rc::new), keep: keep_of(options), shell: Rc::downgrade(shell) }
     }
 
     fn handle(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival, event: JsValue) {
@@ -141,8 +144,13 @@ impl Shell {
         }
     }
 
+    /// For how long a lease is extended.
+    pub(crate) fn extension_ms(&self, keep: Keep) -> f64 {
+        if self.hidden.get() { keep.lease_ms.max(HIDDEN_LEASE_MS) } else { keep.lease_ms }
+    }
+
     fn extend_lease(self: &Rc<Self>, open: &Rc<Open>, keep: Keep) {
-        let ms = if self.hidden.get() { keep.lease_ms.max(HIDDEN_LEASE_MS) } else { keep.lease_ms };
+        let ms = self.extension_ms(keep);
         self.settle_quietly(open, Settle::Extend(whole(ms)));
         open.extend_at.set(now() + ms / 2.0);
         self.look_at_leases(open.extend_at.get());
@@ -187,7 +195,13 @@ impl Shell {
                 next.set(next.get().min(open.over_at.get()).min(open.extend_at.get()));
             }
         });
-        self.look_at_leases(next.get());
+        self.look_at_leases(next.get().min(self.waiting_leases_due(now)));
+    }
+
+    /// The same for what waits to be taken.
+    fn waiting_leases_due(self: &Rc<Self>, now: f64) -> f64 {
+        let targets: Vec<_> = self.sinks.borrow().iter().map(|sink| Rc::clone(&sink.target)).collect();
+        targets.iter().fold(f64::INFINITY, |next, target| next.min(target.leases_due(now)))
     }
 
     fn each_handled(self: &Rc<Self>, each: &mut dyn FnMut(&Rc<Open>, Keep)) {
@@ -208,6 +222,8 @@ impl Shell {
                     self.extend_lease(open, keep);
                 }
             });
+            // Before timers get rare.
+            self.waiting_leases_due(f64::INFINITY);
         }
     }
 

@@ -168,7 +168,7 @@ impl PromShell {
         let plain = group.is_undefined();
         let (fields, group) = if plain { (args::LIVE, None) } else { (args::MEMBER, Some(text(group, "group")?)) };
         let json = args::options(options, fields)?;
-        let queue = Rc::new(Queue::new(&self.0, plain));
+        let queue = Rc::new(Queue::new(&self.0, plain, options));
         let target: Rc<dyn Target> = Rc::<Queue>::clone(&queue);
         let sink = self.join(None, topic, group, target, json)?;
         self.0.settle_call(call, Ok(PromQueue { shell: Rc::clone(&self.0), sink, queue }.into()));

@@ -6,10 +6,15 @@ use std::{
     rc::{Rc, Weak},
 };
 
+use prom_sdk_core::{DeliveryRef, Settle};
 use wasm_bindgen::JsValue;
 
 use crate::{
+    args::whole,
     arrival::Arrival,
+    clock::now,
+    handler::keep_of,
+    open::Keep,
     shell::Shell,
     sink::{Sink, Target},
 };
@@ -18,10 +23,16 @@ use crate::{
 const HIGH_WATER: usize = 1000;
 const LOW_WATER: usize = 250;
 
+/// A delivery that waits to be taken.
+struct Waiting {
+    arrival: Arrival,
+    /// When its lease is to be extended, on the clock of `now`; infinite: it is not.
+    extend_at: f64,
+}
+
 /// What arrived and was not taken yet, and who waits for more.
-#[derive(Default)]
 pub(crate) struct Queue {
-    waiting: RefCell<VecDeque<Arrival>>,
+    waiting: RefCell<VecDeque<Waiting>>,
     /// Calls of the face.
     takers: RefCell<VecDeque<f64>>,
     paused: Cell<bool>,
@@ -30,13 +41,24 @@ pub(crate) struct Queue {
     error: RefCell<Option<JsValue>>,
     /// Gives events instead of deliveries.
     plain: bool,
+    /// How the leases of what waits are kept: whoever takes it has at least half of one.
+    keep: Keep,
     shell: Weak<Shell>,
 }
 
 impl Queue {
-    /// Of deliveries; `plain`: of events.
-    pub(crate) fn new(shell: &Rc<Shell>, plain: bool) -> Self {
-        Self { plain, shell: Rc::downgrade(shell), ..Self::default() }
+    /// Of deliveries; `plain`: of events. With options that were checked.
+    pub(crate) fn new(shell: &Rc<Shell>, plain: bool, options: &JsValue) -> Self {
+        Self {
+            waiting: RefCell::default(),
+            takers: RefCell::default(),
+            paused: Cell::new(false),
+            ended: Cell::new(false),
+            error: RefCell::default(),
+            plain,
+            keep: keep_of(options),
+            shell: Rc::downgrade(shell),
+        }
     }
 
     fn take(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: Arrival) {
@@ -45,8 +67,15 @@ impl Queue {
         }
         let leased = arrival.lease.is_some();
         let subscription = arrival.subscription;
-        self.waiting.borrow_mut().push_back(arrival);
+        let keeps = leased && self.keep.extends;
+        // Timers of a hidden page come late.
+        let wait = if shell.hidden.get() { 0.0 } else { arrival.ack_deadline_ms / 2.0 };
+        let extend_at = if keeps { now() + wait } else { f64::INFINITY };
+        self.waiting.borrow_mut().push_back(Waiting { arrival, extend_at });
         self.serve(shell, sink);
+        if !self.waiting.borrow().is_empty() {
+            shell.look_at_leases(if wait > 0.0 { extend_at } else { self.leases_due(now()) });
+        }
         if !leased && self.waiting.borrow().len() >= HIGH_WATER && !self.paused.replace(true) {
             Self::pause(shell, subscription, true);
         }
@@ -69,7 +98,7 @@ impl Queue {
             if self.takers.borrow().is_empty() {
                 return;
             }
-            let Some(arrival) = self.waiting.borrow_mut().pop_front() else { break };
+            let Some(Waiting { arrival, .. }) = self.waiting.borrow_mut().pop_front() else { break };
             let Some(call) = self.takers.borrow_mut().pop_front() else { return };
             if self.waiting.borrow().len() <= LOW_WATER && self.paused.replace(false) {
                 Self::pause(shell, arrival.subscription, false);
@@ -103,7 +132,7 @@ impl Queue {
 
     /// What was leased comes again on the next connection.
     fn forget_leased(&self) {
-        self.waiting.borrow_mut().retain(|arrival| arrival.lease.is_none());
+        self.waiting.borrow_mut().retain(|waiting| waiting.arrival.lease.is_none());
     }
 
     /// There will be no more; `void` says whether what is leased is void as well.
@@ -133,6 +162,29 @@ impl Target for Queue {
 
     fn lost(&self) {
         self.forget_leased();
+    }
+
+    fn leases_due(&self, due: f64) -> f64 {
+        let Some(shell) = self.shell.upgrade() else { return f64::INFINITY };
+        let ms = shell.extension_ms(self.keep);
+        let mut next = f64::INFINITY;
+        for Waiting { arrival, extend_at } in self.waiting.borrow_mut().iter_mut() {
+            if extend_at.is_finite() && *extend_at <= due {
+                let delivery = DeliveryRef {
+                    subscription: arrival.subscription,
+                    connection: arrival.connection,
+                    id: &arrival.id,
+                    lease: arrival.lease.as_deref(),
+                };
+                shell.ask(&mut |session, now| {
+                    session.settle_quietly(now, delivery, Settle::Extend(whole(ms)));
+                });
+                *extend_at = now() + ms / 2.0;
+            }
+            next = next.min(*extend_at);
+        }
+        shell.run();
+        next
     }
 
     fn drain(&self) {

@@ -32,6 +32,12 @@ pub(crate) trait Target {
     /// The connection is gone, and with it all leases.
     fn lost(&self) {}
 
+    /// Extends the leases of what waits here, as far as they are due `now`; says when the next one is.
+    fn leases_due(&self, now: f64) -> f64 {
+        let _ = now;
+        f64::INFINITY
+    }
+
     /// The client drains: take no more work.
     fn drain(&self) {}
 

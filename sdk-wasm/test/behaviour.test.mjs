@@ -81,6 +81,23 @@ describe("the client", () => {
     assert.deepEqual([hub.of("MODACK")[0].extend_ms, hub.of("ACK")[0].corr], [1000, undefined]);
   });
 
+  it("extends the leases of what waits in an iterator, until it is taken", async () => {
+    const kept = c.events("a", "g", { ackTimeoutMs: 100 });
+    const own = c.events("b", "g", { ackTimeoutMs: 100, autoExtend: false });
+    await hub.until(() => hub.of("SUBSCRIBE").length === 2);
+    for (const topic of ["b", "a", "a"]) await c.publish(topic, 1, { id: `${topic}${hub.of("PUBLISH").length}` });
+    const of = (id) => hub.of("MODACK").filter((frame) => frame.id === id).length;
+    await hub.until(() => of("a1") >= 2 && of("a2") >= 2);
+    const { value: taken } = await kept.next();
+    assert.equal(taken.event.id, "a1");
+    const before = of("a1");
+    const waiting = of("a2");
+    await hub.until(() => of("a2") >= waiting + 2);
+    assert.deepEqual([of("a1"), of("b0")], [before, 0], "what is taken, and what is not to be kept");
+    await taken.ack();
+    await Promise.all([kept.return(), own.return()]);
+  });
+
   it("tells the hub why a handler failed, and the caller what the hub refused", async () => {
     const errors = recorder();
     c.on("error", (error) => errors(error.code));

@@ -231,7 +231,13 @@ fn sockets(mut limits: Limits) -> (Limits, Arc<Sockets>) {
     if let Some(room) = web::room() {
         most = most.min(usize::try_from(room.free).unwrap_or(usize::MAX)).max(1);
         if most < limits.sockets.min(limits.connections) {
-            tracing::warn!(sockets = most, "the limit of open files allows fewer sockets than configured");
+            let default = Limits::default();
+            // What nobody asked for is no reason to worry: the defaults are for large machines.
+            if (limits.sockets, limits.connections) == (default.sockets, default.connections) {
+                tracing::info!(sockets = most, "as many sockets as the limit of open files allows");
+            } else {
+                tracing::warn!(sockets = most, "the limit of open files allows fewer sockets than configured");
+            }
         }
     }
     // Who connects when these are all taken is to be told so, for which it needs a socket.

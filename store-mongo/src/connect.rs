@@ -9,7 +9,7 @@ use mongodb::{
     options::{ClientOptions, IndexOptions},
 };
 
-use crate::{CONNECT_TIMEOUT, SYSTEM_DATABASES, migrate};
+use crate::{CONNECT_TIMEOUT, SYSTEM_DATABASES, document, migrate};
 
 /// Everything about opening together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(13);
@@ -250,17 +250,11 @@ async fn make(database: &Database) -> Result<(), Error> {
         .keys(doc! { "topic": 1, "key": 1, "seq": -1 })
         .options(IndexOptions::builder().partial_filter_expression(doc! { "key": { "$exists": true } }).build())
         .build();
-    events.create_indexes([position, newest, ids()]).await?;
+    events.create_indexes([position, newest, document::ids()]).await?;
     // Only now: a hub that was ended in between brings it forward once more.
     let meta = database.collection::<Document>("meta");
     meta.update_one(doc! { "_id": "format" }, doc! { "$set": { "version": FORMAT } }).await?;
     Ok(())
-}
-
-/// Ids are unique within a topic.
-pub(super) fn ids() -> IndexModel {
-    let unique = IndexOptions::builder().unique(true).build();
-    IndexModel::builder().keys(doc! { "topic": 1, "id": 1 }).options(unique).build()
 }
 
 const NAMESPACE_EXISTS: i32 = 48;

@@ -7,10 +7,14 @@
 
 use std::sync::Arc;
 
-use mongodb::bson::{
-    RawDocumentBuf, cstr,
-    oid::ObjectId,
-    raw::{CString, RawBsonRef, RawDocument},
+use mongodb::{
+    IndexModel,
+    bson::{
+        RawDocumentBuf, cstr, doc,
+        oid::ObjectId,
+        raw::{CString, RawBsonRef, RawDocument},
+    },
+    options::IndexOptions,
 };
 use prom_bson::{Unreadable, parse, scalar, write};
 use prom_protocol::encode_event_position;
@@ -23,6 +27,12 @@ pub(super) const MAX_BYTES: usize = 15 * 1024 * 1024;
 /// How deep a field may nest as BSON. MongoDB takes documents nested 100 deep; the event and a dead letter around it take
 /// some of that.
 const LEVELS: usize = 90;
+
+/// The index by which ids are unique within a topic.
+pub(super) fn ids() -> IndexModel {
+    let unique = IndexOptions::builder().unique(true).build();
+    IndexModel::builder().keys(doc! { "topic": 1, "id": 1 }).options(unique).build()
+}
 
 const ID: &str = "id";
 const SEQ: &str = "seq";

@@ -8,7 +8,7 @@ use mongodb::{
 };
 use prom_store::wall_clock;
 
-use crate::{connect, document::long};
+use crate::document::{ids, long};
 
 /// Gives every event its `id`, and as the time of its commit the greatest `ts` up to it, but none that is still to come.
 /// Can be cut short, and done again. Hubs of the older version must not run: the index of topics and ids refuses what
@@ -20,7 +20,7 @@ pub(super) async fn bring_forward(database: &Database) -> Result<(), Error> {
     let set = vec![doc! { "$set": { "id": "$_id", "at": at } }];
     let done = events.update_many(doc! { "id": { "$exists": false } }, set).await?;
     // Here, where it may take as long as it takes.
-    events.create_index(connect::ids()).await?;
+    events.create_index(ids()).await?;
     tracing::info!(events = done.modified_count, "they are");
     Ok(())
 }

@@ -25,9 +25,8 @@ use tungstenite::{Message, Utf8Bytes, protocol::CloseFrame};
 use super::{
     out::Out,
     publish::{MAX_WAITING, Publishes},
-    read::Read,
     session::{Outcome, Session},
-    socket::{Lost, Socket},
+    socket::{Incoming, Lost, Socket},
     subscriptions::{Source, Subscription, Subscriptions},
 };
 use crate::{
@@ -524,7 +523,7 @@ impl Connection {
 /// What the socket was ready for.
 enum Turn {
     Written(Result<(), Lost>),
-    Read(Read),
+    Read(Incoming),
 }
 
 fn poll_socket(out: &mut Out<Socket>, cx: &mut Context<'_>, reading: bool, writing: bool) -> Poll<Turn> {

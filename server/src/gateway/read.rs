@@ -9,16 +9,13 @@ use tungstenite::Message;
 
 use super::{
     connection::{BURST, Connection, End},
-    socket::Lost,
+    socket::{Incoming, Lost},
 };
-
-/// What a socket gave.
-pub(super) type Read = Result<Message, Lost>;
 
 impl Connection {
     /// Handles the rest of a message that has one, or else what was read and what is readable now. Then hands over what it
     /// came to: one message per subscription, one to the writer.
-    pub(super) async fn read_burst(&mut self, first: Option<Read>) -> ControlFlow<End> {
+    pub(super) async fn read_burst(&mut self, first: Option<Incoming>) -> ControlFlow<End> {
         let mut budget = BURST;
         let mut next = first;
         let end = loop {
@@ -40,7 +37,7 @@ impl Connection {
         end
     }
 
-    async fn read(&mut self, read: Read, budget: &mut usize) -> ControlFlow<End> {
+    async fn read(&mut self, read: Incoming, budget: &mut usize) -> ControlFlow<End> {
         *budget -= 1;
         match read {
             Ok(Message::Text(text)) if self.out.is_batching() => {

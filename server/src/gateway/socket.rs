@@ -45,6 +45,9 @@ pub(super) enum Lost {
     Gone,
 }
 
+/// What a socket gave.
+pub(super) type Incoming = Result<Message, Lost>;
+
 /// What [`Out`](super::out::Out) writes to.
 pub(super) trait Wire {
     /// Ready when `send` may be called.

@@ -203,6 +203,6 @@ mod tests {
     #[test]
     fn writes_sizes_in_kilobytes() {
         assert_eq!(kilobytes(61_249), "61.2");
-        assert_eq!(kilobytes(SIZE_LIMIT), "91.0");
+        assert_eq!(kilobytes(91_000), "91.0");
     }
 }

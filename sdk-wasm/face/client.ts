@@ -59,10 +59,8 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   }
 
   get state(): t.ConnectionState { return this.#state; }
-
   /** Connects, as every other call does; resolves when there is a connection. */
   connect(): Promise<void> { return this.#call((raw, call) => raw.connect(call)); }
-
   /** Resolves as soon as there is a connection, however long it takes; rejects when the client is closed. */
   ready(): Promise<void> { return this.#call((raw, call) => raw.ready(call)); }
 
@@ -158,8 +156,10 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   /** The next event of that name; rejects when the client ends before. */
   once<K extends keyof ClientEvents>(name: K): Promise<ClientEvents[K]> {
     return new Promise((resolve, reject) => {
-      const off = this.on(name, (event) => (off(), resolve(event)));
-      void this.closed.then((error) => (off(), reject(error ?? CLOSED)));
+      const off = this.on(name, (event) => (off(), end(), resolve(event)));
+      // Not by `closed`: what waits there stays as long as the client, and this may be called for ever.
+      const end = this.on("state", ({ state, error }) => state === "closed" && (off(), end(), reject(error ?? CLOSED)));
+      if (this.#state === "closed") void this.closed.then((error) => (off(), end(), reject(error ?? CLOSED)));
     });
   }
 

@@ -1,11 +1,13 @@
 //! What is lost with a connection: answers to calls that are open, acknowledgements, the hub itself.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::{join, numbers};
 use crate::{
-    check::{Outcome, check, check_eq},
-    driver::Given,
+    check::{Failure, Outcome, check, check_eq},
+    driver::{Call, Driver, Given},
     scenario::{Scenario, scenario},
     stage::Stage,
     tap::{Side, Verdict},
@@ -56,10 +58,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
+fn is_one(frame: &serde_json::Value, op: &str, field: &str) -> bool {
+    frame["op"] == op && (field.is_empty() || frame.get(field).is_some())
+}
+
 /// Loses the hub's next frames of this op for which `lost` is there; cuts the line; from then on everything passes.
 async fn lose(stage: &Stage, op: &'static str, field: &'static str) -> Outcome {
-    let is_one = move |frame: &serde_json::Value| frame["op"] == op && (field.is_empty() || frame.get(field).is_some());
-    let losing = move |seen: &crate::tap::Seen| seen.side == Side::Hub && is_one(&seen.frame);
+    let losing = move |seen: &crate::tap::Seen| seen.side == Side::Hub && is_one(&seen.frame, op, field);
     let before = stage.tap.seen().iter().filter(|seen| losing(seen)).count();
     let came = |seen: &std::collections::VecDeque<crate::tap::Seen>| {
         (seen.iter().filter(|seen| losing(seen)).count() > before).then_some(())
@@ -75,7 +80,7 @@ async fn lose(stage: &Stage, op: &'static str, field: &'static str) -> Outcome {
 /// From now on the hub's frames of this op that have this field do not arrive.
 fn swallow(stage: &Stage, op: &'static str, field: &'static str) {
     stage.tap.rule(move |side, frame| {
-        let lost = side == Side::Hub && frame["op"] == op && (field.is_empty() || frame.get(field).is_some());
+        let lost = side == Side::Hub && is_one(frame, op, field);
         if lost { Verdict::Swallow } else { Verdict::Pass }
     });
 }
@@ -171,27 +176,29 @@ async fn a_watch_whose_snapshot_is_cut_off_begins_again(stage: &Stage) -> Outcom
 }
 
 async fn a_close_without_a_hub_ends_what_is_open(stage: &Stage) -> Outcome {
-    let client = stage.client().await?;
-    stage.relay.away(true);
-    stage.relay.hang_up().await;
-    client.until_state("reconnecting", 1).await?;
-    let calls: Vec<_> = (0..10).map(|n| client.begin("publish", json!({"topic": "a", "payload": n}))).collect();
+    let (client, calls) = publishes_without_a_hub(stage).await?;
     client.ask("close", json!({})).await?;
-    for call in calls {
-        let answer = call.answer().await?;
-        check!(answer.is_err(), "a publish without a hub was answered {answer:?}");
-    }
-    client.told("state", |state| state == "closed").await.map(drop)
+    are_refused_at_the_end(&client, calls).await
 }
 
 async fn a_drain_without_a_hub_ends_in_its_time(stage: &Stage) -> Outcome {
+    let (client, calls) = publishes_without_a_hub(stage).await?;
+    // It may resolve or tell that it did not end well; it must end.
+    let _ = client.begin("close", json!({"drain": true, "timeoutMs": 500})).answer().await?;
+    are_refused_at_the_end(&client, calls).await
+}
+
+/// A client whose hub is away, and publishes that wait for it.
+async fn publishes_without_a_hub(stage: &Stage) -> Result<(Arc<Driver>, Vec<Call>), Failure> {
     let client = stage.client().await?;
     stage.relay.away(true);
     stage.relay.hang_up().await;
     client.until_state("reconnecting", 1).await?;
-    let calls: Vec<_> = (0..10).map(|n| client.begin("publish", json!({"topic": "a", "payload": n}))).collect();
-    // It may resolve or tell that it did not end well; it must end.
-    let _ = client.begin("close", json!({"drain": true, "timeoutMs": 500})).answer().await?;
+    let calls = (0..10).map(|n| client.begin("publish", json!({"topic": "a", "payload": n}))).collect();
+    Ok((client, calls))
+}
+
+async fn are_refused_at_the_end(client: &Driver, calls: Vec<Call>) -> Outcome {
     for call in calls {
         let answer = call.answer().await?;
         check!(answer.is_err(), "a publish without a hub was answered {answer:?}");

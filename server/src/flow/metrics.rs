@@ -223,19 +223,17 @@ impl Metrics {
 
     /// Counts a publish that was refused.
     pub(crate) fn refused(&self, code: ErrorCode) {
-        count(&self.refused, code);
+        count(&self.refused, ErrorCode::ALL, code);
     }
 
     /// Counts a token that was refused.
     pub(crate) fn auth_refused(&self, code: ErrorCode) {
-        count(&self.auth_refused, code);
+        count(&self.auth_refused, ErrorCode::ALL, code);
     }
 
     /// Counts a WebSocket that the hub closed.
     pub(crate) fn closed(&self, code: CloseCode) {
-        if let Some(index) = CloseCode::ALL.iter().position(|own| *own == code) {
-            self.closed[index].add(1);
-        }
+        count(&self.closed, CloseCode::ALL, code);
     }
 
     /// A group that had `before` events in flight has `now`.
@@ -314,9 +312,9 @@ impl Metrics {
     }
 }
 
-/// One more at the index of `code` in [`ErrorCode::ALL`].
-fn count(counters: &[Counter], code: ErrorCode) {
-    if let Some(index) = ErrorCode::ALL.iter().position(|own| *own == code) {
+/// One more at the index of `code` in `all`.
+fn count<C: PartialEq + Copy>(counters: &[Counter], all: &[C], code: C) {
+    if let Some(index) = all.iter().position(|own| *own == code) {
         counters[index].add(1);
     }
 }

@@ -84,7 +84,7 @@ impl Http {
         };
         let checked = checked.map_err(|refused| {
             self.node.refused_token("HTTP", &refused);
-            Failure::new(refused.code(), refused.message()).expired(refused.expired)
+            Failure::from(refused)
         })?;
         caller.is_known();
         Ok(checked)

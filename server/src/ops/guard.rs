@@ -52,7 +52,7 @@ impl Guard {
     pub(super) async fn check_payloads(&self, node: &Node, headers: &HeaderMap, action: Action) -> Result<(), Failure> {
         let refused = |refused: Refused| {
             node.refused_token("the ops port", &refused);
-            Failure::new(refused.code(), refused.message()).expired(refused.expired)
+            Failure::from(refused)
         };
         let token = bearer(headers, ": OPS_TOKEN, or a token with ops:read").map_err(refused)?;
         if self.token.as_ref().is_some_and(|own| own.as_bytes().ct_eq(token.as_bytes()).into()) {

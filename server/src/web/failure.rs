@@ -10,6 +10,7 @@ use prom_store::{StartError, StoreError};
 use serde::Serialize;
 
 use super::answer::json;
+use crate::auth::Refused;
 
 /// A refused request: its status, its code if it has one, and a message for people.
 #[derive(Debug)]
@@ -38,11 +39,6 @@ impl Failure {
     /// With a status that no code stands for.
     pub(crate) fn status(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, code: None, message: message.into(), expired: false }
-    }
-
-    /// Of a token that was good once: a fresh one helps.
-    pub(crate) fn expired(self, expired: bool) -> Self {
-        Self { expired, ..self }
     }
 
     /// A parameter or header is missing or wrong; `message` names it.
@@ -108,6 +104,12 @@ impl From<NameError> for Failure {
 impl From<Refusal> for Failure {
     fn from(error: Refusal) -> Self {
         Self::new(error.code(), error.message_without_opts())
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self { expired: refused.expired, ..Self::new(refused.code(), refused.message()) }
     }
 }
 

@@ -4,7 +4,7 @@
 //! ```text
 //!   server.rs ── sockets.rs   how many, and who goes          answer.rs, failure.rs   what is answered
 //!       │     └─ files.rs     what the system has for them    params.rs               what was asked
-//!                             bearer.rs                   who asks
+//!                                                             bearer.rs               who asks
 //!   peer.rs   ── heads.rs, read_ahead.rs, write_timeout.rs    page.rs                 the page's files
 //! ```
 

@@ -120,8 +120,8 @@ impl ClientBuilder {
     /// Publishes and subscriptions made meanwhile wait for the connection. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Config`]: the URL is none of a WebSocket, or TLS has no certificates to trust.
-    /// [`crate::ErrorKind::Unauthorized`]: no token was given.
+    /// [`crate::ErrorKind::Config`]: the URL is none of a WebSocket, TLS has no certificates to trust, or the waits of
+    /// [`Self::reconnect`] are the wrong way round. [`crate::ErrorKind::Unauthorized`]: no token was given.
     pub fn connect_lazily(self) -> Result<Client, Error> {
         let client = self.start()?;
         let (reply, _) = tokio::sync::oneshot::channel();
@@ -142,6 +142,9 @@ impl ClientBuilder {
             }
             Tokens::Provider(provider) => Some(provider),
         };
+        if config.reconnect_min_ms > config.reconnect_max_ms {
+            return Err(Error::config("reconnect: the first wait must not be longer than the longest"));
+        }
         let transport = Transport::new(&url)?;
         let span = tracing::debug_span!("prom_client", hub = transport.host().authority);
         let request_timeout = Duration::from_millis(config.request_timeout_ms);

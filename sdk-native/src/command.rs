@@ -63,6 +63,8 @@ pub(crate) struct SubscribeCommand {
     pub(crate) json: String,
     /// Unsettled events the hub may send; none: it is not bounded by credit.
     pub(crate) credit: Option<u32>,
+    /// With acknowledgements: the lease that is asked for.
+    pub(crate) lease: Option<Duration>,
     pub(crate) timeout: Option<Duration>,
     /// How many events may wait for a consumer that is not bounded by credit.
     pub(crate) buffer: usize,

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     task::{Poll, ready},
@@ -30,7 +30,9 @@ pub(crate) enum Item {
 /// An event that was not looked into yet.
 pub(crate) struct Raw {
     pub(crate) connection: u32,
-    pub(crate) event: Box<str>,
+    /// Counts the subscription's events with a lease, from 1; 0: not counted.
+    pub(crate) number: u64,
+    pub(crate) event: Arc<str>,
     pub(crate) context: Context,
     pub(crate) lease: Option<Lease>,
     /// When the lease ends at the latest.
@@ -62,6 +64,33 @@ pub(crate) struct Link {
     /// How many settles and extensions the program has sent. After the consumer has gone, the owner leaves the group only when
     /// it has carried out all of them.
     pub(crate) said: AtomicU64,
+    /// Number of the newest event with a lease that was taken out of the queue.
+    pub(crate) taken: AtomicU64,
+    pub(crate) kept: Kept,
+}
+
+/// Leases that were extended while their events waited in the queue.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// Number of the newest of those events: what was taken at once finds here that its own deadline is right.
+    through: AtomicU64,
+    until: Mutex<Option<Instant>>,
+}
+
+impl Kept {
+    /// Notes that the leases of what waits now, the newest of that number, go on until then.
+    pub(crate) fn extend(&self, through: u64, until: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        self.through.store(through, Ordering::Release);
+    }
+
+    /// When the lease of an event ends that is taken now.
+    fn deadline(&self, raw: &Raw) -> Option<Instant> {
+        if raw.number == 0 || raw.number > self.through.load(Ordering::Acquire) {
+            return raw.deadline;
+        }
+        self.until.lock().unwrap_or_else(PoisonError::into_inner).max(raw.deadline)
+    }
 }
 
 /// The consumer's end. Dropping it unsubscribes.
@@ -85,9 +114,13 @@ impl Feed {
             if self.link.held_back.load(Ordering::Relaxed) && self.items.len() <= self.link.low {
                 self.shared.poke();
             }
-            match item {
-                Some(Item::Event(raw)) if self.void(&raw) => {}
-                item => return Poll::Ready(item),
+            let Some(Item::Event(mut raw)) = item else { return Poll::Ready(item) };
+            if raw.number > 0 {
+                self.link.taken.store(raw.number, Ordering::Release);
+                raw.deadline = self.link.kept.deadline(&raw);
+            }
+            if !self.void(&raw) {
+                return Poll::Ready(Some(Item::Event(raw)));
             }
         }
     }

@@ -211,10 +211,12 @@ impl SubscribeBuilder {
         let Self { inner, topic, group, options, timeout, .. } = self;
         let json = to_json(&options)?;
         let (lease, most) = (Duration::from_millis(options.ack_timeout_ms), options.max_in_flight as usize);
-        let credit = (options.ack == AckMode::Explicit).then_some(options.max_in_flight);
+        let explicit = options.ack == AckMode::Explicit;
+        let credit = explicit.then_some(options.max_in_flight);
+        let kept = explicit.then_some(lease);
         let ask = |reply| {
-            let (group, buffer) = (Some(group), BUFFER);
-            Command::Subscribe(Box::new(SubscribeCommand { topic, group, json, credit, timeout, buffer, reply }))
+            let (group, buffer, lease) = (Some(group), BUFFER, kept);
+            Command::Subscribe(Box::new(SubscribeCommand { topic, group, json, credit, lease, timeout, buffer, reply }))
         };
         let feed = inner.ask(ask).await?;
         Ok(Subscription { feed, inner, lease, most })
@@ -242,6 +244,9 @@ impl IntoFuture for SubscribeBuilder {
 ///
 /// Dropping it leaves the group: what is unsettled, also deliveries the program still holds, goes to other members. The
 /// stream ends when the hub revokes the subscription or the client is closed; [`Self::error`] says why.
+///
+/// The leases of deliveries that wait here are extended; that of one which was taken is the program's to extend
+/// ([`Delivery::extend`]). Taken, it has at least half of its lease left.
 #[derive(Debug)]
 pub struct Subscription {
     feed: Feed,

@@ -11,10 +11,11 @@ use std::{
 use prom_sdk_core::SubscriptionId;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
+use super::leases::Leases;
 use crate::{
     Error,
     command::SubscribeCommand,
-    feed::{Feed, Item, Link},
+    feed::{Feed, Item, Kept, Link},
     numbers::NumberMap,
     shared::Shared,
 };
@@ -36,6 +37,8 @@ pub(super) struct Member {
     heard: u64,
     /// What did not fit: what must not be lost, and how many events were.
     late: VecDeque<Item>,
+    /// With acknowledgements: the leases of what waits in the queue.
+    pub(super) leases: Option<Leases>,
 }
 
 /// What became of an item.
@@ -59,6 +62,8 @@ impl Member {
             low: buffer / 2,
             end: OnceLock::new(),
             said: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            kept: Kept::default(),
         });
         let member = Self {
             topic: command.topic.clone(),
@@ -69,17 +74,26 @@ impl Member {
             paused: false,
             heard: 0,
             late: VecDeque::new(),
+            leases: command.lease.map(|lease| Leases::new(lease, &link)),
         };
         (member, Feed::new(id, receiver, link, Arc::clone(shared)))
     }
 
-    pub(super) fn push(&mut self, item: Item) -> Taken {
+    pub(super) fn push(&mut self, mut item: Item) -> Taken {
         if self.late.is_empty() {
+            if let (Some(leases), Item::Event(raw)) = (&mut self.leases, &mut item) {
+                leases.add(raw);
+            }
             match self.items.try_send(item) {
                 Ok(()) if self.must_hold_back() => return Taken::HoldBack,
                 Ok(()) => return Taken::Yes,
                 Err(TrySendError::Closed(_)) => return Taken::Gone,
-                Err(TrySendError::Full(item)) => self.push_late(item),
+                Err(TrySendError::Full(item)) => {
+                    if let (Some(leases), Item::Event(raw)) = (&mut self.leases, &item) {
+                        leases.take_back(raw);
+                    }
+                    self.push_late(item);
+                }
             }
         } else {
             self.push_late(item);
@@ -183,6 +197,11 @@ impl Members {
         self.0.iter().filter(|(_, member)| member.may_go_on() && !member.paused).map(|(id, _)| *id).collect()
     }
 
+    /// Those that have leases.
+    pub(super) fn leases(&mut self) -> impl Iterator<Item = (SubscriptionId, &mut Leases)> {
+        self.0.iter_mut().filter_map(|(id, member)| Some((*id, member.leases.as_mut()?)))
+    }
+
     /// Ends all of them; what waits can still be taken.
     pub(super) fn end(&mut self, error: &Error) {
         for (_, member) in self.0.drain() {
@@ -207,6 +226,7 @@ mod tests {
             group: None,
             json: String::new(),
             credit,
+            lease: None,
             timeout: None,
             buffer,
             reply: oneshot::channel().0,
@@ -217,7 +237,7 @@ mod tests {
 
     fn event() -> Item {
         let context = crate::Context::new(1, 1, false);
-        Item::Event(Raw { connection: 1, event: "{}".into(), context, lease: None, deadline: None })
+        Item::Event(Raw { connection: 1, number: 0, event: "{}".into(), context, lease: None, deadline: None })
     }
 
     fn take(feed: &mut Feed) -> Option<Item> {

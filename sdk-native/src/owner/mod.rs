@@ -11,6 +11,7 @@
 
 mod backlog;
 mod commands;
+mod leases;
 mod members;
 mod socket;
 
@@ -22,7 +23,7 @@ use std::{
 };
 
 use prom_protocol::frames;
-use prom_sdk_core::{Answer, Config, Output, Session, State, SubscriptionId};
+use prom_sdk_core::{Answer, Config, DeliveryRef, Output, Session, State, SubscriptionId};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -31,6 +32,7 @@ use tokio::{
 
 use self::{
     backlog::Backlog,
+    leases::Leases,
     members::{Member, Members, Taken},
     socket::{Inbox, Opening, Socket},
 };
@@ -98,6 +100,8 @@ pub(crate) struct Owner {
     queued_bytes: usize,
     max_queued: usize,
     max_queued_bytes: usize,
+    /// When to look at the leases of what waits, at the latest.
+    leases_at: Option<Instant>,
     /// When a drain becomes a close.
     drain_until: Option<Instant>,
     sleep: Pin<Box<Sleep>>,
@@ -142,6 +146,7 @@ impl Owner {
             queued_bytes: 0,
             max_queued,
             max_queued_bytes,
+            leases_at: None,
             drain_until: None,
             sleep: Box::pin(tokio::time::sleep(IDLE)),
             turn: Turn::default(),
@@ -172,7 +177,7 @@ impl Owner {
     /// Sets the timer for what comes first. A timer that is early only looks again.
     fn arm(&mut self) {
         let deadline = self.session.deadline().and_then(|ms| self.start.checked_add(Duration::from_millis(ms)));
-        let at = [deadline, self.drain_until, self.backlog.due()]
+        let at = [deadline, self.leases_at, self.drain_until, self.backlog.due()]
             .into_iter()
             .flatten()
             .min()
@@ -264,6 +269,7 @@ impl Owner {
             self.session.tick(now);
             self.perform();
             self.backlog.expire(Instant::now());
+            self.keep_leases(now);
         }
         self.admit(now);
         if let Some(until) = self.drain_until {
@@ -303,6 +309,7 @@ impl Owner {
                 let deadline = arrived.checked_add(Duration::from_millis(context.ack_deadline_ms));
                 let raw = Raw {
                     connection: delivery.connection,
+                    number: 0,
                     event: delivery.event.into(),
                     deadline: deadline.filter(|_| lease.is_some()),
                     lease,
@@ -323,7 +330,13 @@ impl Owner {
 
     fn push(&mut self, now: u64, id: SubscriptionId, item: Item) {
         let Some(member) = self.members.get_mut(id) else { return };
-        match member.push(item) {
+        let pushed = member.push(item);
+        if let Some(due) = member.leases.as_ref().and_then(Leases::newest_due)
+            && self.leases_at.is_none_or(|at| at > due)
+        {
+            self.leases_at = Some(due);
+        }
+        match pushed {
             Taken::Yes => {}
             Taken::HoldBack => {
                 if !member.paused {
@@ -333,6 +346,28 @@ impl Owner {
             // A poke tells of it, after what the program said before.
             Taken::Gone => {}
         }
+    }
+
+    /// Extends the leases of what waits for its consumer.
+    fn keep_leases(&mut self, now: u64) {
+        let instant = Instant::now();
+        if self.leases_at.is_none_or(|at| at > instant) {
+            return;
+        }
+        let connection = self.shared.connection.load(Ordering::Acquire);
+        let mut next = None;
+        for (subscription, leases) in self.members.leases() {
+            let settle = prom_sdk_core::Settle::Extend(millis(leases.length()));
+            for (event, lease) in leases.take_due(instant, connection) {
+                // What cannot be read comes to nobody, either.
+                let Ok(event) = crate::Event::parse(&event) else { continue };
+                let (id, lease) = (event.id.as_str(), Some(lease.as_str()));
+                self.session.settle_quietly(now, DeliveryRef { subscription, connection, id, lease }, settle);
+            }
+            next = [next, leases.due()].into_iter().flatten().min();
+        }
+        self.leases_at = next;
+        self.perform();
     }
 
     fn leave(&mut self, now: u64, id: SubscriptionId, reply: Option<Reply<()>>) {

@@ -103,6 +103,36 @@ async fn a_lease_can_be_extended_and_what_is_dropped_comes_again() {
     in_time(deliveries.pop().unwrap().ack()).await.unwrap();
 }
 
+/// A consumer that works on one event at a time was given the others after their leases had ended: somebody else had them too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_stream_keeps_its_lease() {
+    let hub = hub().await;
+    let (one, two) = (client(&hub).await, client(&hub).await);
+    publish(&one, "a", 1..=3).await;
+    let short = one.subscribe("a", "g").from(StartFrom::Earliest).ack_timeout(SHORT).max_in_flight(3);
+    let mut slow = in_time(short.into_future()).await.unwrap();
+    let mut taken = vec![in_time(slow.next()).await.unwrap()];
+    in_time(taken[0].extend(LONG)).await.unwrap();
+    let mut other = in_time(two.subscribe("a", "g").into_future()).await.unwrap();
+    // A lease of the same length that nobody extends, of an event that came later than those, measures the time.
+    publish(&two, "b", [1]).await;
+    let clock = two.subscribe("b", "g").from(StartFrom::Earliest).ack_timeout(SHORT).max_attempts(100);
+    let mut clock = in_time(clock.into_future()).await.unwrap();
+    for attempt in 1..=3 {
+        assert_eq!(in_time(clock.next()).await.unwrap().context().attempt, attempt);
+    }
+    for _ in 0..2 {
+        let delivery = in_time(slow.next()).await.unwrap();
+        assert!(delivery.time_left().unwrap() > SHORT / 4, "{delivery:?}");
+        taken.push(delivery);
+    }
+    for (payload, delivery) in (1..).zip(taken) {
+        assert_eq!((delivery.payload::<u32>().unwrap(), delivery.context().attempt), (payload, 1));
+        in_time(delivery.ack()).await.unwrap();
+    }
+    assert!(other.next().now_or_never().is_none(), "nobody else was given one");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_subscription_gives_back_what_it_held() {
     let hub = hub().await;

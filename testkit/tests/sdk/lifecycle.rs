@@ -28,6 +28,9 @@ async fn a_bad_token_is_told_at_once() {
     let error = in_time(connect("")).await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Unauthorized, "no_token"), "{error}");
 
+    let backwards = builder(url(&hub)).reconnect(Duration::from_secs(2), Duration::from_secs(1));
+    assert_eq!(kind(backwards.connect_lazily()), ErrorKind::Config);
+
     let client = builder(url(&hub)).token("nonsense").connect_lazily().unwrap();
     assert_eq!(reaches(&client, State::Closed).await.unwrap().kind(), ErrorKind::Unauthorized);
     assert_eq!(kind(in_time(client.publish("a", &1)).await), ErrorKind::Unauthorized, "it says why it is closed");

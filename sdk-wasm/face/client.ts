@@ -4,7 +4,7 @@ import { HubError } from "./error.js";
 import { payloadText } from "./json.js";
 import { PromShell, type PromPast, type PromQueue } from "./prom_sdk.js";
 import type * as t from "./types.js";
-import type { Abortable, ClientEvents, HubEvent, PayloadOf } from "./types.js";
+import type { Abortable, As, ClientEvents, HubEvent, PayloadOf } from "./types.js";
 import { LiveView } from "./view.js";
 
 /** What differs between a page and Node. */
@@ -19,8 +19,6 @@ type Call = <R, O extends Abortable = Abortable>(use: Use<O | undefined>, option
 interface Open { resolve(value: unknown): void; reject(error: unknown): void }
 /** Attempt, most attempts, time left on the lease, lease, whether it was delivered before. */
 type Of = [number, number, number, string | null, boolean];
-/** The payload that the caller names, or else the one of the topic map. */
-type As<T, M, K extends string> = [T] extends [never] ? PayloadOf<M, K> : T;
 type Listener<K extends keyof ClientEvents> = (event: ClientEvents[K]) => void;
 
 const OPTIONS: Required<{ [K in keyof t.ClientOptions]: string }> = {
@@ -31,19 +29,15 @@ const OPTIONS: Required<{ [K in keyof t.ClientOptions]: string }> = {
 /** The client. One instance, one connection, any number of subscriptions. */
 export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   /** @internal */ static environment: Environment;
-  readonly #environment: Environment;
-  readonly #url: string;
-  readonly #token: t.TokenSource;
-  readonly #options: t.ClientOptions;
+  readonly #environment: Environment; readonly #url: string;
+  readonly #token: t.TokenSource; readonly #options: t.ClientOptions;
   readonly #listeners: { [K in keyof ClientEvents]: Set<Listener<K>> } = { state: new Set(), gap: new Set(), revoked: new Set(), error: new Set() };
-  #state: t.ConnectionState = "idle";
+  #state: t.ConnectionState = "idle"; #closing: Promise<void> | undefined;
   #raw: PromShell | undefined;
   /** Calls that wait for the module, in their order. */ #early: (() => void)[] = [];
   /** Calls under way, by their numbers. */ readonly #open = new Map<number, Open>();
-  #calls = 0;
+  #calls = 0; #told = false;
   /** Why there will be no module any more. */ #over: HubError | undefined;
-  #closing: Promise<void> | undefined;
-  #told = false;
   #end!: (error: HubError | undefined) => void;
   /** Resolves when the client has ended, with the error if there was one. */ readonly closed = new Promise<HubError | undefined>((resolve) => (this.#end = resolve));
 
@@ -52,8 +46,9 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     if (typeof url !== "string") throw new TypeError("url must be a string");
     const { protocol, href } = new URL(url);
     if (protocol !== "ws:" && protocol !== "wss:") throw new TypeError(`a ws: or wss: URL is needed, not ${href}`);
-    if (typeof token !== "string" && typeof token !== "function") throw new TypeError("token must be a string or a function");
-    const wrong = misfit(options, OPTIONS);
+    if ((typeof token !== "string" && typeof token !== "function") || token === "") throw new TypeError(`token must be a string or a function, and is ${token === "" ? "empty" : typeof token}`);
+    const upsideDown = (): boolean => (options.reconnectMinMs ?? 0) > (options.reconnectMaxMs ?? 30_000);
+    const wrong = misfit(options, OPTIONS) ?? (upsideDown() ? "options.reconnectMinMs must not be above reconnectMaxMs, by default 30000" : undefined);
     if (wrong) throw new TypeError(wrong);
     [this.#environment, this.#url, this.#token, this.#options] = [new.target.environment, href, token, { ...options }];
   }
@@ -74,9 +69,9 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   /** Publishes all of them in their order, and resolves with their answers. Rejects with the first error; the others may be committed. */
   async publishMany(events: readonly t.Outgoing[]): Promise<t.Published[]> {
     const list = readable("events must be a list", () => [...events.slice()]);
-    const odd = list.findIndex((event) => typeof event !== "object" || event === null);
-    if (odd >= 0) throw refusal(`events[${odd}] must be an object`);
-    return await Promise.all(list.map(({ topic, payload, options }) => this.publish(topic, payload as never, options)));
+    list.forEach((event, at) => check(event, { topic: "", payload: "", options: "" }, `events[${at}]`));
+    return await Promise.all(list.map(({ topic, payload, options }, at) =>
+      this.publish(topic, payload as never, options).catch((error: unknown) => { throw again(error, `events[${at}]: `); })));
   }
 
   /** Resolves when every publish and settle that was called before has its answer. */
@@ -165,8 +160,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
 
   /** Ends the client. With `drain`, what was called and what runs comes to its end first. */
   async close(options: t.CloseOptions = {}): Promise<void> {
-    const wrong = misfit(options, { drain: "boolean", timeoutMs: "number" });
-    if (wrong) throw refusal(wrong);
+    check(options, { drain: "boolean", timeoutMs: "number" });
     const { drain = false, timeoutMs = 10_000 } = options;
     if (!drain || !this.#closing) {
       const here = !this.#raw && !(drain && this.#early.length > 0);
@@ -215,8 +209,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
       return await answer;
     } catch (error) {
       // Made here, the stack of an error holds who awaits the call, instead of what heard the answer.
-      if (typeof error === "string") throw refusal(error);
-      throw error instanceof HubError ? new HubError(error.code, error.message, error.retryable, error.retryAfterMs) : error;
+      throw typeof error === "string" ? refusal(error) : again(error);
     }
   };
 
@@ -254,7 +247,8 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
 
   /** What the module asks of the face. */
   readonly #host = {
-    error: (...of: ConstructorParameters<typeof HubError>) => new HubError(...of),
+    // Where it was made says nothing: a call makes it again, and what an event is about is its cause.
+    error: (...of: ConstructorParameters<typeof HubError>) => Object.assign(new HubError(...of), { stack: `HubError: ${of[1]}` }),
     emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
     settle: (call: number, ok: boolean, value: unknown) => this.#settle(call, ok, value),
     published: (call: number, id: string, seq: number, duplicate: boolean) => this.#settle(call, true, { id, seq, duplicate }),
@@ -288,7 +282,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     const listeners = [...this.#listeners[name]];
     if (name === "error" && listeners.length === 0 && !this.#told) {
       this.#told = true;
-      console.error("Prom Hub:", event, "(later errors are not shown: listen with client.on(\"error\", …))");
+      show(event, "(later errors are not shown: listen with client.on(\"error\", …))");
     }
     for (const listener of listeners) this.#guarded(() => listener(event), name === "error");
   }
@@ -296,10 +290,14 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   /** A fault of the caller's function does not stop the client: it is an error of its own. */
   readonly #guarded = (call: () => unknown, last = false): void => {
     try { call(); } catch (error) {
-      if (last) console.error("Prom Hub:", error);
+      if (last) show(error);
       else this.#raw?.thrown(error);
     }
   };
+}
+
+function show(...what: unknown[]): void {
+  try { console.error("Prom Hub:", ...what); } catch { console.error("Prom Hub: an error that cannot be shown"); }
 }
 
 /** The client of an entry. */
@@ -335,10 +333,8 @@ class Queue<T, O extends Abortable> implements t.Stream<T> {
     return value === undefined ? { value: undefined, done: true } : { value, done: false };
   }
 
-  readonly return = async (): Promise<IteratorResult<T, undefined>> => {
-    await this.#queue.then(this.#end).catch(() => undefined);
-    return { value: undefined, done: true };
-  };
+  readonly return = (): Promise<IteratorResult<T, undefined>> =>
+    this.#queue.then(this.#end).catch(() => undefined).then(() => ({ value: undefined, done: true }));
 
   readonly #end = (queue: PromQueue): Promise<void> => this.#call((_, call) => queue.end(call));
   readonly [Symbol.asyncDispose] = async (): Promise<void> => void (await this.return());
@@ -346,9 +342,7 @@ class Queue<T, O extends Abortable> implements t.Stream<T> {
 }
 
 /** Reads what the caller gave. Whatever it throws, a revoked proxy for instance, is refused with `message`. */
-function readable<R>(message: string, read: () => R): R {
-  try { return read(); } catch { throw refusal(message); }
-}
+function readable<R>(message: string, read: () => R): R { try { return read(); } catch { throw refusal(message); } }
 
 const UNREADABLE = "options must be an object that can be read";
 const CLOSED = new HubError("closed", "the client is closed", false);
@@ -378,21 +372,29 @@ function kept<T>(value: T, depth = 0): T {
   });
 }
 
-/** What is wrong with options of these types. */
-function misfit(options: unknown, types: Record<string, string>): string | undefined {
+/** The same error, made here. */
+function again(error: unknown, where = ""): unknown {
+  if (!(error instanceof HubError)) return error;
+  const { code, message, retryable, retryAfterMs, cause } = error;
+  return Object.assign(new HubError(code, where + message, retryable, retryAfterMs), cause !== undefined && { cause });
+}
+
+function check(options: unknown, types: Record<string, string>, of?: string): void {
+  const wrong = misfit(options, types, of);
+  if (wrong) throw refusal(wrong);
+}
+
+/** What is wrong with options of these types; of any type, where none is named. */
+function misfit(options: unknown, types: Record<string, string>, of = "options"): string | undefined {
   try {
-    if (Object.prototype.toString.call(options) !== "[object Object]") return "options must be an object";
+    if (Object.prototype.toString.call(options) !== "[object Object]") return `${of} must be an object`;
     for (const [name, value] of Object.entries(options as object)) {
-      const type = Object.hasOwn(types, name) && types[name];
-      if (!type) return `options.${name} is not an option; there are ${Object.keys(types).join(", ")}`;
-      if (value !== undefined && (typeof value !== type || Number.isNaN(value))) return `options.${name} must be a ${type}`;
+      if (!Object.hasOwn(types, name)) return `${of}.${name} is not an option; there are ${Object.keys(types).join(", ")}`;
+      const type = types[name];
+      if (type && value !== undefined && (typeof value !== type || Number.isNaN(value))) return `${of}.${name} must be a ${type}`;
     }
-  } catch {
-    return UNREADABLE;
-  }
+  } catch { return UNREADABLE; }
   return undefined;
 }
 
-function refusal(message: string): HubError {
-  return new HubError("bad_frame", message, false);
-}
+function refusal(message: string): HubError { return new HubError("bad_frame", message, false); }

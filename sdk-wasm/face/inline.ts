@@ -1,7 +1,5 @@
-/**
- * The SDK in one file, with the module inside, for what cannot fetch a file from beside a script: esbuild, plain Rollup,
- * the development servers of bundlers, a page that is one file. `bundle.mjs` makes `dist/single/inline.js` of it.
- */
+/** The SDK in one file, with the module inside, for what cannot fetch a file from beside a script: esbuild, plain Rollup, the development
+ * servers of bundlers, a page that is one file. `bundle.mjs` makes `dist/single/inline.js` of it. */
 
 import { clientOf, type Client } from "./client.js";
 import { loader } from "./load.js";

@@ -4,55 +4,57 @@
 
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 
+import type { Client } from "./client.js";
 import type { HubError } from "./error.js";
-import type { EventFilter, HubEvent, LiveOptions, View } from "./types.js";
+import type { As, EventFilter, HubEvent, LiveOptions, Topics, View } from "./types.js";
 
-/** `ready`: the first snapshot is complete, or the subscription stands. `error`: why it could not be opened. */
+/** `ready`: the first snapshot is complete, or the subscription stands. `error`: why it could not be opened, or has ended. */
 export type Opened = { readonly ready: boolean; readonly error: HubError | undefined };
-/** The newest event of each key, in the order the keys came: the same array until something changes; and the live map itself, once `ready`. */
+/** The newest event of each key, in the order the keys came: the same array until something changes; and the live map itself. */
 export type Watched<T> = Opened & { readonly entries: ReturnType<View<T>["getSnapshot"]>; readonly view: View<T> | undefined };
-type Closable = { close(): Promise<unknown> };
-/** What the hooks ask of a client; every `PromClient` has it. */
-interface Client {
-  watch(topic: string, options: { filter?: EventFilter; signal: AbortSignal }): Promise<View<unknown>>;
-  live(topic: string, handler: (event: HubEvent) => void, options: LiveOptions): Promise<Closable>;
-}
+type State<R> = { open: unknown; value?: R | undefined; error?: HubError };
 
 const NONE: readonly never[] = [];
 
 /** Watches a topic while the component is mounted. Without a client (not logged in yet, for instance) it waits for one. */
-export function useWatch<T>(client: Client | undefined, topic: string, options: { filter?: EventFilter } = {}): Watched<T> {
+export function useWatch<T = never, M extends Topics = Topics, K extends string = string>(
+  client: Client<M> | undefined, topic: K, options: { filter?: EventFilter } = {}): Watched<As<T, M, K>> {
   // A literal is another object at each render: what it says counts.
   const text = JSON.stringify(options);
-  const open = useCallback((signal: AbortSignal) => client?.watch(topic, { ...JSON.parse(text), signal }), [client, topic, text]);
-  const { value, ready, error } = useOpened(open);
-  const view = value as View<T> | undefined;
+  const open = useCallback((signal: AbortSignal) => client?.watch<T, K>(topic, { ...JSON.parse(text), signal }), [client, topic, text]);
+  const { value: view, ready, error } = useOpened(client, topic, open);
   const subscribe = useCallback((listener: () => void) => view?.subscribe(listener) ?? (() => undefined), [view]);
   const entries = useSyncExternalStore(subscribe, () => view?.getSnapshot() ?? NONE, () => NONE);
   return { entries, view, ready, error };
 }
 
 /** Calls `handler` with each event of a topic or pattern, in order, while the component is mounted; the newest handler given. */
-export function useSubscription<T>(client: Client | undefined, topic: string, handler: (event: HubEvent<T>) => void, options: Omit<LiveOptions, "signal"> = {}): Opened {
+export function useSubscription<T = never, M extends Topics = Topics, K extends string = string>(
+  client: Client<M> | undefined, topic: K, handler: (event: HubEvent<As<T, M, K>>) => void, options: Omit<LiveOptions, "signal"> = {}): Opened {
   const newest = useRef(handler);
   useEffect(() => void (newest.current = handler));
   const text = JSON.stringify(options);
-  const listener = useCallback((event: HubEvent) => newest.current(event as HubEvent<T>), []);
-  const open = useCallback((signal: AbortSignal) => client?.live(topic, listener, { ...JSON.parse(text), signal }), [client, topic, text]);
-  const { ready, error } = useOpened(open);
-  return { ready, error };
+  const listener = useCallback((event: HubEvent<As<T, M, K>>) => newest.current(event), []);
+  const open = useCallback((signal: AbortSignal) => client?.live<T, K>(topic, listener, { ...JSON.parse(text), signal }), [client, topic, text]);
+  return useOpened(client, topic, open);
 }
 
-function useOpened<R extends Closable>(open: (signal: AbortSignal) => Promise<R> | undefined): Opened & { value: R | undefined } {
-  const [state, setState] = useState<{ open: unknown; value?: R; error?: HubError }>();
+function useOpened<M extends Topics, R extends { close(): Promise<unknown> }>(
+  client: Client<M> | undefined, topic: string, open: (signal: AbortSignal) => Promise<R> | undefined): Opened & { value: R | undefined } {
+  const [state, setState] = useState<State<R>>();
   useEffect(() => {
     const abort = new AbortController();
+    const set = (more: State<R>): void => { if (!abort.signal.aborted) setState((was) => ({ ...(was?.open === open && was), ...more })); };
+    const failed = (error: HubError): void => set({ open, error });
     const opened = open(abort.signal);
-    opened?.then((value) => abort.signal.aborted || setState({ open, value }), (error: HubError) => abort.signal.aborted || setState({ open, error }));
+    opened?.then((value) => set({ open, value }), failed);
+    // Of a client that has ended `ready` says with what error.
+    const off = [client?.on("state", ({ state, error }) => state === "closed" && void client.ready().catch((closed: HubError) => failed(error ?? closed))),
+      client?.on("revoked", (revoked) => revoked.topic === topic && revoked.group === "" && failed(revoked.error))];
     // Closing what the connection lost already is refused, and is as good.
-    return () => (abort.abort(), void opened?.then((value) => value.close()).catch(() => undefined));
+    return () => (abort.abort(), off.forEach((end) => end?.()), void opened?.then((value) => value.close()).catch(() => undefined));
   }, [open]);
   // What another topic gave is not this one's.
   const now = state?.open === open ? state : undefined;
-  return { value: now?.value, error: now?.error, ready: now?.value !== undefined };
+  return { value: now?.value, error: now?.error, ready: now?.value !== undefined && !now.error };
 }

@@ -1,11 +1,13 @@
 /** The public types of the SDK. Units: every duration and timestamp is in milliseconds; timestamps count from the Unix epoch. */
-/// <reference lib="esnext.disposable" />
+/// <reference lib="esnext.disposable" preserve="true" />
 
 import type { HubError } from "./error.js";
 
 /** What a client's topics carry: `new PromClient<{ "orders.paid": Order }>(…)`. Topics that are not named carry anything. */
 export type Topics = object;
 export type PayloadOf<M, K extends string> = K extends keyof M ? M[K] : unknown;
+/** The payload that the caller names, or else the one of the topic map. */
+export type As<T, M, K extends string> = [T] extends [never] ? PayloadOf<M, K> : T;
 
 /** What JSON would lose or alter; a publish refuses it. A property may be `undefined`: it counts as absent. */
 type Lost = undefined | bigint | symbol | ((...args: never) => unknown) | ReadonlyMap<unknown, unknown> | ReadonlySet<unknown>
@@ -55,7 +57,7 @@ export type Start =
 type Strings = readonly string[];
 type Headers = Readonly<Record<string, string>>;
 
-/** An event passes when it has one of `keys`, one of `tags`, and all of `headers`. */
+/** An event passes when it has one of `keys`, one of `tags`, and all of `headers`. An empty one counts as absent. */
 export interface EventFilter { readonly keys?: Strings; readonly tags?: Strings; readonly headers?: Headers }
 
 /** Default start: `latest`. */
@@ -127,7 +129,7 @@ export interface Revoked { readonly topic: string; readonly group: string; reado
 
 export interface ClientEvents {
   state: StateChange; gap: Gap; revoked: Revoked;
-  /** Errors that belong to no call, for instance of an acknowledgement. One that nobody listens to is told once on the console. */ error: HubError;
+  /** Errors that belong to no call: of a handler that failed, a listener, an acknowledgement; `cause` is what was thrown. One that nobody listens to is told once on the console. */ error: HubError;
 }
 
 export interface WatchOptions<T> extends Abortable {

@@ -16,8 +16,7 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
     this.#guarded = guarded;
   }
 
-  /** @internal */
-  event(event: HubEvent<T>): void {
+  /** @internal */ event(event: HubEvent<T>): void {
     if (event.key === undefined) return;
     const key = this.topic.includes("*") ? `${event.topic}::${event.key}` : event.key;
     this.#seen?.add(key);
@@ -27,16 +26,14 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
     this.#tell(event);
   }
 
-  /** @internal */
-  live(): void {
+  /** @internal */ live(): void {
     const seen = this.#seen;
     this.#seen = undefined;
     if (seen && seen.size < this.size) for (const key of this.keys()) if (!seen.has(key)) this.delete(key);
     this.#tell(undefined);
   }
 
-  /** @internal */
-  lost(): void { this.#seen = new Set(); }
+  /** @internal */ lost(): void { this.#seen = new Set(); }
 
   #tell(event: HubEvent<T> | undefined): void {
     this.#snapshot = undefined;
@@ -46,8 +43,7 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
 
   readonly subscribe = (listener: () => void): (() => void) => {
     const own = (): void => listener();
-    this.#listeners.add(own);
-    return () => void this.#listeners.delete(own);
+    return (this.#listeners.add(own), () => void this.#listeners.delete(own));
   };
 
   readonly getSnapshot = (): readonly (readonly [string, HubEvent<T>])[] => (this.#snapshot ??= [...this]);

@@ -110,6 +110,7 @@ function types(name, packages, quick) {
       [`${name} bundler`]: check("bundler", { module: "esnext", moduleResolution: "bundler", lib: dom }, ["use.ts", "hooks.ts"]),
       [`${name} node16`]: check("node16", node("node16"), ["use.ts", "use.cts", "hooks.ts"]),
       [`${name} nodenext`]: check("nodenext", node("nodenext"), ["use.ts", "use.cts", "hooks.ts"]),
+      [`${name} without Node`]: check("nonode", { module: "esnext", moduleResolution: "bundler", lib: ["es2022", "dom"], types: [] }, ["hooks.ts"]),
       [`${name} without dom`]: check("nodom", { ...node("nodenext"), lib: ["es2023"] }, ["use.ts", "use.cts"]),
     },
   };

@@ -14,7 +14,11 @@ use crate::{
 };
 
 impl Shell {
+    /// Who is told of what comes. Nobody once the client was closed, be it in the middle of a message.
     pub(crate) fn sink(&self, id: SubscriptionId) -> Option<Rc<Sink>> {
+        if self.is_over() {
+            return None;
+        }
         self.sinks.borrow().iter().find(|sink| sink.id.get() == id).cloned()
     }
 

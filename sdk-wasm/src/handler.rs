@@ -72,8 +72,7 @@ impl Handler {
                 let own = open.topic.as_ref().map(|topic| [topic, "::", &arrival.id].concat());
                 let id = own.as_deref().unwrap_or(&arrival.id);
                 let result = once.run(id, &function, &event, &ctx).await;
-                let reason = result.err().map(|thrown| reason_of(&thrown));
-                finish(&shell, &open, reason.as_deref().map_or(Ok(()), Err));
+                settled(&shell, &open, result.err().as_ref());
             });
             return;
         }
@@ -99,6 +98,24 @@ impl Target for Handler {
 
     fn handles(&self) -> bool {
         true
+    }
+}
+
+/// What a handler answered has settled; with what it threw.
+fn settled(shell: &Rc<Shell>, open: &Rc<Open>, thrown: Option<&JsValue>) {
+    match thrown {
+        Some(thrown) => failed(shell, open, &reason_of(thrown), thrown),
+        None => finish(shell, open, Ok(())),
+    }
+}
+
+/// A handler has failed: its event goes back. Nobody else may hear of that, so the listeners of errors do.
+fn failed(shell: &Rc<Shell>, open: &Rc<Open>, reason: &str, thrown: &JsValue) {
+    if !open.ended.get() {
+        finish(shell, open, Err(reason));
+        let message =
+            ["the handler of ", &open.sink.topic, " failed, event ", &open.id, " goes back: ", reason].concat();
+        shell.report_failed("handler_failed", &message, thrown);
     }
 }
 
@@ -159,8 +176,7 @@ impl Shell {
     /// What a handler answered has settled, as an error if `thrown` is given.
     pub(crate) fn handled(self: &Rc<Self>, open: f64, thrown: Option<&JsValue>) {
         if let Some(open) = self.find_open(open) {
-            let reason = thrown.map(reason_of);
-            finish(self, &open, reason.as_deref().map_or(Ok(()), Err));
+            settled(self, &open, thrown);
         }
     }
 
@@ -186,7 +202,7 @@ impl Shell {
         self.each_handled(&mut |open, keep| {
             if open.over_at.get() <= now {
                 let ms = args::decimal(keep.timeout_ms);
-                finish(self, open, Err(&["the handler took longer than ", &ms, " ms"].concat()));
+                failed(self, open, &["the handler took longer than ", &ms, " ms"].concat(), &JsValue::UNDEFINED);
                 open.tell_abort();
             } else if open.extend_at.get() <= now {
                 self.extend_lease(open, keep);

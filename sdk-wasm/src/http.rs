@@ -67,7 +67,7 @@ impl PromPast {
     pub fn next(&self, call: f64) {
         let past = Rc::clone(&self.0);
         face::spawn(async move {
-            let events = past.next().await;
+            let events = if past.shell.is_over() { Err(Error::closed()) } else { past.next().await };
             past.shell.settle_call(call, events.map(|events| events.map_or(JsValue::UNDEFINED, JsValue::from)));
         });
     }

@@ -189,6 +189,11 @@ impl Shell {
         self.state.get()
     }
 
+    /// Whether it was closed, although its end may still have to be told.
+    pub(crate) fn is_over(&self) -> bool {
+        self.session.borrow().state() == State::Closed
+    }
+
     /// Number of the present connection: leases of older ones are void.
     pub(crate) fn connection(&self) -> u32 {
         self.session.borrow().connection()
@@ -257,8 +262,16 @@ impl Shell {
 
     /// What a function of the application threw where nobody waits for it.
     pub(crate) fn report_thrown(&self, thrown: &JsValue) {
-        let message = ["a listener failed: ", &reason_of(thrown)].concat();
-        self.host.emit("error", &self.host.error("listener_failed", &message, false, None));
+        self.report_failed("listener_failed", &["a listener failed: ", &reason_of(thrown)].concat(), thrown);
+    }
+
+    /// A function of the application failed; `cause` is what it threw, if it threw.
+    pub(crate) fn report_failed(&self, code: &str, message: &str, cause: &JsValue) {
+        let error = self.host.error(code, message, false, None);
+        if !cause.is_undefined() {
+            face::set(&error, "cause", cause);
+        }
+        self.host.emit("error", &error);
     }
 
     /// Takes a message of the hub: one frame, or several, one a line.

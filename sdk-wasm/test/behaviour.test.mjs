@@ -108,7 +108,7 @@ describe("the client", () => {
       return true;
     };
     await c.publish("a", 1);
-    assert.deepEqual(await errors.until(1), [["store_unavailable"]]);
+    assert.deepEqual(await errors.until(2), [["handler_failed"], ["store_unavailable"]]);
     assert.equal(hub.of("NACK")[0].reason, "boom");
   });
 

@@ -36,6 +36,16 @@ describe("closing", { timeout: 40 * PATIENCE }, () => {
     await assert.rejects(within("once, after the end", c.once("gap")), code("closed"));
   });
 
+  it("what came along in the same message is told to nobody after close", async () => {
+    const c = client();
+    const told = recorder();
+    const open = [c.live("a", (event) => (told("live", event.payload), c.close())), c.watch("a", { onChange: (event) => event && told("watch", event.payload) })];
+    await within("both", Promise.all(open));
+    for (const n of [1, 2]) hub.publish("a", n, { key: `k${n}` });
+    await within("the end", c.closed);
+    assert.deepEqual(told.calls, [["live", 1]]);
+  });
+
   /** A handler at work on each of so many events of `in`; `go` lets all of them publish to `out` and end. */
   const working = async (c, count = 3, publishes = true) => {
     let go;

@@ -64,6 +64,19 @@ describe("on a real hub", { timeout: 5 * PATIENCE }, () => {
     });
   }
 
+  for (const name of ["history", "export"]) {
+    it(`${name}: a client that is closed asks the hub nothing`, async () => {
+      const topic = await filled(2500);
+      const own = client();
+      const begun = own[name](topic);
+      assert.equal((await within("the first", begun.next())).value.payload, 0);
+      await own.close();
+      const rest = (async () => { for await (const _ of begun); })();
+      await assert.rejects(within("the rest", rest), code("closed"));
+      await assert.rejects(within("another", own[name](topic).next()), code("closed"));
+    });
+  }
+
   it("live: a handler gets what follows, in order, until it is closed", async () => {
     const topic = newTopic();
     const got = recorder();
@@ -91,7 +104,10 @@ describe("on a real hub", { timeout: 5 * PATIENCE }, () => {
     const answers = await c.publishMany(numbers(0, 500).map((n) => ({ topic, payload: n, options: { id: `${topic}-${n}` } })));
     assert.deepEqual(answers.map(({ seq }) => seq), numbers(1, 501));
     assert.deepEqual(await c.publishMany([]), []);
-    await assert.rejects(c.publishMany([{ topic, payload: 1 }, { topic: "$audit", payload: 1 }]), code("forbidden"));
+    await assert.rejects(c.publishMany([{ topic, payload: 1 }, { topic: "$audit", payload: 1 }]), (error) => code("forbidden")(error) && error.message.startsWith("events[1]: "));
+    await assert.rejects(c.publishMany([{ topic, payload: 1 }, { topic, data: 1 }]), (error) =>
+      code("bad_frame")(error) && error.message === "events[1].data is not an option; there are topic, payload, options");
+    await assert.rejects(c.publishMany([{ topic, payload: 1 }, { topic }]), (error) => code("bad_payload")(error) && error.message === "events[1]: payload is undefined");
   });
 
   it("flush: what was called before it has its answer", async () => {

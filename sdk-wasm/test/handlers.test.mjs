@@ -89,6 +89,24 @@ describe("a handler", { timeout: 40 * PATIENCE }, () => {
     await goesOn("what handlers throw", c, hub);
   };
 
+  it("that fails is told to the listeners of errors, with what it threw", async () => {
+    const errors = recorder();
+    c.on("error", errors);
+    const cause = new TypeError("mine");
+    const fails = [() => { throw cause; }, () => Promise.reject(cause), () => new Promise(() => {})];
+    for (const [n, fail] of fails.entries()) await c.subscribe(`t${n}`, "g", ({ id }) => (id === `e${n}` && hub.of("NACK").length <= n ? fail() : undefined), { handlerTimeoutMs: 50 });
+    const store = { seen: async () => false, mark: async () => undefined };
+    await c.subscribeExactlyOnce("t3", "g", store, (_, { attempt }) => { if (attempt === 1) throw cause; });
+    for (const n of [0, 1, 2, 3]) {
+      hub.publish(`t${n}`, 1, { id: `e${n}` });
+      await acked(`e${n}`);
+    }
+    await errors.until(4);
+    assert.deepEqual(errors.calls.map(([error]) => [error.code, error.retryable, error.message, error.cause]), [
+      ...["mine", "mine", "the handler took longer than 50 ms", "mine"].map((reason, n) =>
+        ["handler_failed", false, `the handler of t${n} failed, event e${n} goes back: ${reason}`, n === 2 ? undefined : cause])]);
+  });
+
   it("may throw anything", () =>
     givesBack((value) => {
       throw value;

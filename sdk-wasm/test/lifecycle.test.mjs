@@ -52,7 +52,7 @@ describe("a client", { timeout: 3 * PATIENCE }, () => {
 
   it("takes what a live handler or a listener throws for an error event, and no more", async () => {
     const errors = recorder();
-    c.on("error", (error) => errors(error.code));
+    c.on("error", (error) => errors(error.code, error.cause instanceof Error));
     c.on("state", boom);
     c.on("error", boom);
     await c.live("a", boom);
@@ -60,7 +60,7 @@ describe("a client", { timeout: 3 * PATIENCE }, () => {
     await c.watch("a", { onChange: boom });
     hub.publish("a", 1, { key: "k" });
     await errors.until(4);
-    assert.ok(errors.calls.every(([name]) => name === "listener_failed"), String(errors.calls));
+    assert.ok(errors.calls.every(([name, caused]) => name === "listener_failed" && caused), String(errors.calls));
     await goesOn("listeners", c, hub);
   });
 

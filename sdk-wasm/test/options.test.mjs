@@ -31,7 +31,8 @@ describe("the constructor", { timeout: PATIENCE }, () => {
       if (typeof bad === "function") continue;
       throws(kind, () => new PromClient(url, bad), /token/);
     }
-    throws("none at all", () => new PromClient(url), /token/);
+    throws("none at all", () => new PromClient(url), /token must be a string or a function, and is undefined/);
+    throws("an empty one", () => new PromClient(url, ""), /token .* is empty/);
   });
 
   it("takes options by their names and types", () => {
@@ -48,6 +49,9 @@ describe("the constructor", { timeout: PATIENCE }, () => {
     for (const given of ["timeout", "timoutMs", "websocket", "batches", "toString"]) {
       throws(given, () => new PromClient(url, "t", { [given]: 1 }), new RegExp(`options\\.${given} is not an option; there are timeoutMs, .*WebSocket`));
     }
+    throws("a backoff that shrinks", () => new PromClient(url, "t", { reconnectMinMs: 100, reconnectMaxMs: 10 }), /options\.reconnectMinMs must not be above reconnectMaxMs/);
+    throws("one beside the default", () => new PromClient(url, "t", { reconnectMinMs: 30_001 }), /reconnectMaxMs, by default 30000/);
+    assert.equal(new PromClient(url, "t", { reconnectMaxMs: 10 }).state, "idle");
     const absent = Object.fromEntries(["timeoutMs", "reconnectMinMs", "maxQueued", "WebSocket", "batch", "log"].map((name) => [name, undefined]));
     assert.equal(new PromClient(url, "t", absent).state, "idle");
     assert.equal(new PromClient(url, "t", undefined).state, "idle");

@@ -25,6 +25,7 @@ for (let n = 0; n < 60; n++) {
   await c.publish("good", n);
   if (kind === "throw") {
     const nacks = hub.of("NACK").length;
+    c.on("error", (error) => error.code === "handler_failed" || console.log(`call ${n}: ${error.code}`));
     await c.subscribe(`t${n}`, "g", (_, { attempt }) => {
       if (attempt === 1) throw Object.assign(new Error(), { message: ["name must be a string"] });
     });

@@ -174,7 +174,8 @@ pub async fn what_was_added_is_what_is_claimed(fixture: &Fixture) {
         .header("z", "1")
         .header("a", "2")
         .tag("eu")
-        .caused_by("cause");
+        .caused_by("cause")
+        .caused_by("other");
     fixture.put(full).await;
     let claim = fixture.claim(10).await;
     let [claimed] = &claim.rows[..] else { panic!("one row") };
@@ -185,7 +186,7 @@ pub async fn what_was_added_is_what_is_claimed(fixture: &Fixture) {
     let options = serde_json::to_value(event.options()).unwrap();
     let expected = serde_json::json!({
         "id": "id-1", "ts": 1_700_000_000_123_u64, "key": "order-7", "sid": "s", "headers": {"z": "1", "a": "2"},
-        "tags": ["eu"], "caused_by": "cause",
+        "tags": ["eu"], "caused_by": ["cause", "other"],
     });
     assert_eq!(options, expected);
     let names: Vec<_> = event.options().headers.iter().map(|(name, _)| name).collect();

@@ -36,7 +36,8 @@
 //! | `status` | `pending`, missing or `null` | `pending` |
 //! | `ts` | Date, number of milliseconds; missing | the event's `ts`; missing: the time in an ObjectId `_id`, else the row comes first and the hub's clock counts |
 //! | `attempts` | missing, `null` | 0 |
-//! | `key`, `sid`, `caused_by` | string, ObjectId, UUID, number | their text |
+//! | `key`, `sid` | string, ObjectId, UUID, number | their text |
+//! | `caused_by` | one of these, or a list of them | a list of their texts |
 //! | `headers` | an object of strings, numbers, booleans | strings |
 //! | `payload` | any value `JSON.stringify` has a text for | that text; Decimal128 as a string, Int64 as a number, other binary as base64 |
 //!

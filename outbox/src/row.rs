@@ -105,7 +105,7 @@ pub struct NewRow {
     pub(crate) sid: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) tags: Vec<String>,
-    pub(crate) caused_by: Option<String>,
+    pub(crate) caused_by: Vec<String>,
 }
 
 impl NewRow {
@@ -130,7 +130,7 @@ impl NewRow {
             sid: None,
             headers: Vec::new(),
             tags: Vec::new(),
-            caused_by: None,
+            caused_by: Vec::new(),
         }
     }
 
@@ -176,10 +176,10 @@ impl NewRow {
         self
     }
 
-    /// Id of the event that led to this one.
+    /// Adds the id of an event that led to this one; at most 32.
     #[must_use]
     pub fn caused_by(mut self, id: impl Into<String>) -> Self {
-        self.caused_by = Some(id.into());
+        self.caused_by.push(id.into());
         self
     }
 
@@ -230,9 +230,9 @@ pub struct Row {
     /// Tags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Id of the event that led to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub caused_by: Option<String>,
+    /// Ids of the events that led to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caused_by: Vec<String>,
     /// Its state.
     pub status: Status,
     /// The drainer that has it, or published it.
@@ -278,7 +278,7 @@ impl Row {
                 .map(|(name, value)| (Text::from(name), Text::from(value)))
                 .collect::<Headers<'static>>(),
             tags: self.tags.iter().cloned().map(Text::from).collect(),
-            caused_by: self.caused_by.clone().map(Text::from),
+            caused_by: self.caused_by.iter().cloned().map(Text::from).collect(),
         };
         OutboxEvent::new(&self.topic, self.id.clone(), options, payload)
     }

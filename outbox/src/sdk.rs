@@ -38,11 +38,9 @@ fn options(event: &OutboxEvent, within: Duration) -> PublishOptions {
     if let Some(sid) = &from.sid {
         options = options.sid(sid.as_str());
     }
-    if let Some(cause) = &from.caused_by {
-        options = options.caused_by(cause.as_str());
-    }
     for (name, value) in from.headers.iter() {
         options = options.header(name, value);
     }
+    let options = from.caused_by.iter().fold(options, |options, cause| options.caused_by(cause.as_str()));
     from.tags.iter().fold(options, |options, tag| options.tag(tag.as_str()))
 }

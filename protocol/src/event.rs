@@ -1,6 +1,6 @@
 //! The event record: what a publisher may set, and the wire JSON that is stored and sent.
 
-use serde::{Deserialize, Serialize, ser::SerializeMap};
+use serde::{Deserialize, Deserializer, Serialize, ser::SerializeMap};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -113,9 +113,9 @@ pub struct EventOptions<'a> {
     /// At most 32 tags of 1..=64 bytes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Text<'a>>,
-    /// Id of the event that led to this one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub caused_by: Option<Text<'a>>,
+    /// Ids of the events that led to this one: at most 32, of 1..=512 bytes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caused_by: Vec<Text<'a>>,
 }
 
 raw_fields! {
@@ -160,7 +160,7 @@ impl<'a> EventOptions<'a> {
             }
         }
         check_list("opts.tags", &self.tags, limits::TAGS, limits::TAG_BYTES)?;
-        text("opts.caused_by", &self.caused_by, limits::KEY_BYTES)
+        check_list("opts.caused_by", &self.caused_by, limits::CAUSES, limits::KEY_BYTES)
     }
 
     pub(crate) fn from_field(field: Field<'a>) -> Result<Self, Refusal> {
@@ -178,7 +178,7 @@ impl<'a> EventOptions<'a> {
             sid: raw.sid.bounded("opts.sid", limits::ID_BYTES)?,
             headers: Headers::from_field(raw.headers, "opts.headers")?,
             tags: raw.tags.list("opts.tags", limits::TAGS, limits::TAG_BYTES)?,
-            caused_by: raw.caused_by.bounded("opts.caused_by", limits::KEY_BYTES)?,
+            caused_by: raw.caused_by.one_or_list("opts.caused_by", limits::CAUSES, limits::KEY_BYTES)?,
         })
     }
 
@@ -191,7 +191,7 @@ impl<'a> EventOptions<'a> {
             sid: self.sid.map(Text::into_owned),
             headers: self.headers.into_owned(),
             tags: self.tags.into_iter().map(Text::into_owned).collect(),
-            caused_by: self.caused_by.map(Text::into_owned),
+            caused_by: self.caused_by.into_iter().map(Text::into_owned).collect(),
         }
     }
 }
@@ -241,12 +241,25 @@ pub struct Event<'a> {
     /// At most 32 tags.
     #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Text<'a>>,
-    /// Id of the event that led to it.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub caused_by: Option<Text<'a>>,
+    /// Ids of the events that led to it. Events of older hubs have one string.
+    #[serde(borrow, default, deserialize_with = "one_or_list", skip_serializing_if = "Vec::is_empty")]
+    pub caused_by: Vec<Text<'a>>,
     /// The payload: one JSON value, as the publisher wrote it.
     #[serde(borrow)]
     pub payload: &'a RawValue,
+}
+
+fn one_or_list<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Text<'a>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either<'a> {
+        One(#[serde(borrow)] Text<'a>),
+        List(#[serde(borrow)] Vec<Text<'a>>),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::One(one) => vec![one],
+        Either::List(list) => list,
+    })
 }
 
 impl<'a> Event<'a> {
@@ -297,8 +310,8 @@ pub fn encode_event_body(out: &mut Vec<u8>, topic: &str, options: &EventOptions<
     if !options.tags.is_empty() {
         field(out, key::TAGS, &options.tags);
     }
-    if let Some(cause) = &options.caused_by {
-        field(out, key::CAUSED_BY, cause);
+    if !options.caused_by.is_empty() {
+        field(out, key::CAUSED_BY, &options.caused_by);
     }
     out.extend_from_slice(key::PAYLOAD.as_bytes());
     out.extend_from_slice(crate::single_line(payload).as_bytes());
@@ -329,7 +342,7 @@ mod tests {
             sid: Some("s".into()),
             headers: [(Text::from("trace"), Text::from("ü\n"))].into_iter().collect(),
             tags: vec!["a".into(), "b".into()],
-            caused_by: Some("c".into()),
+            caused_by: vec!["c".into(), "d".into()],
             ..EventOptions::default()
         };
         let mut out = Vec::new();
@@ -344,6 +357,35 @@ mod tests {
         assert_eq!((event.key, event.sid, event.caused_by), (options.key, options.sid, options.caused_by));
         assert_eq!((event.headers, event.tags), (options.headers, options.tags));
         assert_eq!(event.payload.get(), "{ \"x\": [1.50]}");
+    }
+
+    #[test]
+    fn one_cause_is_a_list_of_one() {
+        for (json, wanted) in [
+            ("", &[][..]),
+            (r#""caused_by":"c\u00fc","#, &["cü"]),
+            (r#""caused_by":[],"#, &[]),
+            (r#""caused_by":["a","b\n"],"#, &["a", "b\n"]),
+        ] {
+            let event = format!(r#"{{"id":"i","seq":1,"ts":2,"topic":"a",{json}"payload":1}}"#);
+            assert_eq!(
+                Event::parse(&event).unwrap().caused_by,
+                wanted.iter().map(|&id| Text::from(id)).collect::<Vec<_>>(),
+                "{json}"
+            );
+        }
+        assert!(Event::parse(r#"{"id":"i","seq":1,"ts":2,"topic":"a","caused_by":7,"payload":1}"#).is_err());
+        let read = |json: &str| {
+            let raw: RawOptions<'_> = serde_json::from_str(json).unwrap();
+            EventOptions::from_raw(&raw)
+                .map(|options| options.caused_by.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(read(r#"{"caused_by":"a"}"#).unwrap(), ["a"]);
+        assert_eq!(read(r#"{"caused_by":["a","b"]}"#).unwrap(), ["a", "b"]);
+        let said = |json| read(json).unwrap_err().message().to_owned();
+        assert_eq!(said(r#"{"caused_by":7}"#), "opts.caused_by must be a string or a list of strings");
+        assert_eq!(said(r#"{"caused_by":["a",7]}"#), "opts.caused_by must be a string or a list of strings");
+        assert_eq!(said(r#"{"caused_by":[""]}"#), "an entry of opts.caused_by must be 1 to 512 bytes");
     }
 
     #[test]
@@ -373,6 +415,9 @@ mod tests {
             EventOptions { tags: vec!["t".repeat(65).into()], ..plain() },
             EventOptions { tags: vec!["\t".into()], ..plain() },
             EventOptions { tags: vec!["t".into(); 32], ..plain() },
+            EventOptions { caused_by: vec!["c".into(); 32], ..plain() },
+            EventOptions { caused_by: vec!["c".into(); 33], ..plain() },
+            EventOptions { caused_by: vec!["c".into(), "".into()], ..plain() },
             EventOptions { headers: headers(&many), ..plain() },
             EventOptions { headers: headers(&many[..32]), ..plain() },
         ];
@@ -381,7 +426,7 @@ mod tests {
                 EventOptions { id: text(bytes), ..plain() },
                 EventOptions { key: text(bytes), ..plain() },
                 EventOptions { sid: text(bytes), ..plain() },
-                EventOptions { caused_by: text(bytes), ..plain() },
+                EventOptions { caused_by: text(bytes).into_iter().collect(), ..plain() },
             ]
         }));
         cases.extend(
@@ -396,6 +441,6 @@ mod tests {
             assert_eq!(options.check(), read, "{json}");
             refused += usize::from(read.is_err());
         }
-        assert_eq!(refused, 23);
+        assert_eq!(refused, 25);
     }
 }

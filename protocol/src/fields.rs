@@ -126,6 +126,17 @@ impl<'a> Field<'a> {
         Ok(self.parse(name, "true or false")?.unwrap_or(false))
     }
 
+    /// The same as [`Self::list`]; one string is a list of one.
+    pub(crate) fn one_or_list(self, name: &str, entries: usize, bytes: usize) -> Result<Vec<Text<'a>>, Refusal> {
+        let one = self.raw.is_some_and(|raw| raw.get().starts_with('"'));
+        if one {
+            return Ok(self.bounded(name, bytes)?.into_iter().collect());
+        }
+        let list: Vec<Text<'a>> = self.parse(name, "a string or a list of strings")?.unwrap_or_default();
+        check_list(name, &list, entries, bytes)?;
+        Ok(list)
+    }
+
     /// A list of at most `entries` strings of 1 to `bytes` bytes each.
     pub(crate) fn list(self, name: &str, entries: usize, bytes: usize) -> Result<Vec<Text<'a>>, Refusal> {
         let list: Vec<Text<'a>> = self.parse(name, "a list of strings")?.unwrap_or_default();

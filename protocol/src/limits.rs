@@ -20,6 +20,8 @@ pub const HEADER_NAME_BYTES: usize = 64;
 pub const HEADER_VALUE_BYTES: usize = 1024;
 /// Most tags of an event.
 pub const TAGS: usize = 32;
+/// Ids in `caused_by` of an event.
+pub const CAUSES: usize = 32;
 /// Longest tag, in bytes.
 pub const TAG_BYTES: usize = 64;
 /// Longest `corr`, in bytes.

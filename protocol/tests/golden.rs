@@ -97,7 +97,7 @@ fn client_frames() -> Vec<(&'static str, Option<&'static str>, ClientFrame<'stat
         sid: Some("checkout-3".into()),
         headers: [("trace".into(), "4bf92f35".into()), ("empty".into(), "".into())].into_iter().collect(),
         tags: vec!["eu".into(), "card".into()],
-        caused_by: Some("order-7-placed".into()),
+        caused_by: vec!["order-7-placed".into(), "card-3-charged".into()],
     };
     let escapes = EventOptions {
         id: Some("quote\" back\\slash".into()),
@@ -171,8 +171,8 @@ fn client_frames() -> Vec<(&'static str, Option<&'static str>, ClientFrame<'stat
 }
 
 const EVENT: &str = r#"{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","payload":{"order":7}}"#;
-const EVENT_FULL: &str = r#"{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","key":"order-7","sid":"checkout-3","headers":{"trace":"4bf92f35"},"tags":["eu","card"],"caused_by":"order-7-placed","payload":{"order":7,"total":19.50}}"#;
-const DEAD_LETTER: &str = r#"{"id":"$dead.billing/orders.paid/42","seq":3,"ts":1767225660000,"topic":"dlq.orders.paid","key":"order-7","caused_by":"order-7-paid","payload":{"topic":"orders.paid","group":"billing","original":{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","payload":{"order":7}},"err":"no such order","ts":1767225660000,"attempts":5}}"#;
+const EVENT_FULL: &str = r#"{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","key":"order-7","sid":"checkout-3","headers":{"trace":"4bf92f35"},"tags":["eu","card"],"caused_by":["order-7-placed","card-3-charged"],"payload":{"order":7,"total":19.50}}"#;
+const DEAD_LETTER: &str = r#"{"id":"$dead.billing/orders.paid/42","seq":3,"ts":1767225660000,"topic":"dlq.orders.paid","key":"order-7","caused_by":["order-7-paid"],"payload":{"topic":"orders.paid","group":"billing","original":{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","payload":{"order":7}},"err":"no such order","ts":1767225660000,"attempts":5}}"#;
 
 fn event(
     (topic, group): (&'static str, &'static str),
@@ -573,7 +573,7 @@ fn the_documents_limits_are_those_of_the_code() {
         ("| `afterId` | ", format!("| 1 to {} bytes |", limits::KEY_BYTES)),
         ("| `opts.id` | ", format!("| 1 to {} bytes,", limits::ID_BYTES)),
         ("| `opts.sid` | ", format!("| 1 to {} bytes,", limits::ID_BYTES)),
-        ("| `opts.caused_by` | ", format!("| 1 to {} bytes,", limits::KEY_BYTES)),
+        ("| `opts.caused_by` | ", format!("| {}; each 1 to {} bytes,", limits::CAUSES, limits::KEY_BYTES)),
         ("| `opts.key` | ", format!("| 1 to {} bytes,", limits::KEY_BYTES)),
         ("| `opts.tags` | ", format!("| {}; each 1 to {} bytes,", limits::TAGS, limits::TAG_BYTES)),
         ("| `opts.headers` | ", format!("| {}; names 1 to {} bytes,", limits::HEADERS, limits::HEADER_NAME_BYTES)),

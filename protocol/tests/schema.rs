@@ -160,6 +160,12 @@ fn of_list(path: &str, entries: usize, bytes: usize, into: &mut BTreeMap<String,
     of_text(&format!("{path}/items"), bytes as u64, into);
 }
 
+/// One id, or a list of them.
+fn of_causes(path: &str, into: &mut BTreeMap<String, u64>) {
+    of_text(&format!("{path}/anyOf/0"), limits::KEY_BYTES as u64, into);
+    of_list(&format!("{path}/anyOf/1"), limits::CAUSES, limits::KEY_BYTES, into);
+}
+
 /// The limits that both schemas have.
 fn of_both() -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
@@ -192,7 +198,7 @@ fn the_limits_are_those_of_the_code() {
     of_text(&format!("{opts}/id"), limits::ID_BYTES as u64, all);
     of_text(&format!("{opts}/sid"), limits::ID_BYTES as u64, all);
     of_text(&format!("{opts}/key"), limits::KEY_BYTES as u64, all);
-    of_text(&format!("{opts}/caused_by"), limits::KEY_BYTES as u64, all);
+    of_causes(&format!("{opts}/caused_by"), all);
     of_integer(&format!("{opts}/ts"), 0, Some(limits::TS_MAX), all);
     of_list(&format!("{opts}/tags"), limits::TAGS, limits::TAG_BYTES, all);
     let opts = "/subscribeOptions";
@@ -226,7 +232,7 @@ fn the_limits_are_those_of_the_code() {
     of_integer("/eventRecord/ts", 0, Some(limits::TS_MAX), all);
     of_text("/eventRecord/key", limits::KEY_BYTES as u64, all);
     of_text("/eventRecord/sid", limits::ID_BYTES as u64, all);
-    of_text("/eventRecord/caused_by", limits::KEY_BYTES as u64, all);
+    of_causes("/eventRecord/caused_by", all);
     of_list("/eventRecord/tags", limits::TAGS, limits::TAG_BYTES, all);
     let mut found = BTreeMap::new();
     limits_of(&schema("server"), "", &mut found);

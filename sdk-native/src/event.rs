@@ -29,9 +29,9 @@ pub struct Event {
     /// Its tags, at most 32.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Id of the event that led to it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub caused_by: Option<String>,
+    /// Ids of the events that led to it, at most 32.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caused_by: Vec<String>,
     payload: Box<RawValue>,
 }
 
@@ -48,7 +48,7 @@ impl Event {
             sid: event.sid.map(owned),
             headers: event.headers.into_owned(),
             tags: event.tags.into_iter().map(owned).collect(),
-            caused_by: event.caused_by.map(owned),
+            caused_by: event.caused_by.into_iter().map(owned).collect(),
             payload: event.payload.to_owned(),
         })
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn an_event_keeps_all_it_had_on_the_wire() {
-        let json = r#"{"id":"i\"d","seq":7,"ts":5,"topic":"a.b","key":"k","sid":"s","headers":{"h":"v"},"tags":["t"],"caused_by":"c","payload":{"x":1.50}}"#;
+        let json = r#"{"id":"i\"d","seq":7,"ts":5,"topic":"a.b","key":"k","sid":"s","headers":{"h":"v"},"tags":["t"],"caused_by":["c","d"],"payload":{"x":1.50}}"#;
         let event = Event::parse(json).unwrap();
         assert_eq!(serde_json::to_string(&event).unwrap(), json);
         assert_eq!((event.id.as_str(), event.headers.value("h")), ("i\"d", Some("v")));

@@ -87,10 +87,10 @@ impl PublishOptions {
         self
     }
 
-    /// Id of the event that led to this one.
+    /// Adds the id of an event that led to this one; at most 32.
     #[must_use]
     pub fn caused_by(mut self, id: impl Into<String>) -> Self {
-        self.event.caused_by = Some(Text::from(id.into()));
+        self.event.caused_by.push(Text::from(id.into()));
         self
     }
 

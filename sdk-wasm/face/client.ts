@@ -1,7 +1,7 @@
 /** The client, apart from how its module is loaded, which the entries say. */
 
 import { HubError } from "./error.js";
-import { payloadText } from "./json.js";
+import { named, payloadText } from "./json.js";
 import { PromShell, type PromPast, type PromQueue } from "./prom_sdk.js";
 import type * as t from "./types.js";
 import type { Abortable, As, ClientEvents, HubEvent, PayloadOf } from "./types.js";
@@ -33,10 +33,9 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   readonly #token: t.TokenSource; readonly #options: t.ClientOptions;
   readonly #listeners: { [K in keyof ClientEvents]: Set<Listener<K>> } = { state: new Set(), gap: new Set(), revoked: new Set(), error: new Set() };
   #state: t.ConnectionState = "idle"; #closing: Promise<void> | undefined;
-  #raw: PromShell | undefined;
   /** Calls that wait for the module, in their order. */ #early: (() => void)[] = [];
   /** Calls under way, by their numbers. */ readonly #open = new Map<number, Open>();
-  #calls = 0; #told = false;
+  #raw: PromShell | undefined; #calls = 0; #told = false;
   /** Why there will be no module any more. */ #over: HubError | undefined;
   #end!: (error: HubError | undefined) => void;
   /** Resolves when the client has ended, with the error if there was one. */ readonly closed = new Promise<HubError | undefined>((resolve) => (this.#end = resolve));
@@ -128,7 +127,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     const past = await this.#call<PromPast, t.HistoryOptions>((raw, call, options) => raw.past(call, stream, topic, options), options);
     try {
       let events: HubEvent<T>[] | undefined;
-      while ((events = await this.#call<typeof events>((_, call) => past.next(call)))) yield* events;
+      while ((events = await this.#call<typeof events>((_, call) => past.next(call)))) yield* named(events);
     } finally {
       past.cancel();
     }
@@ -161,26 +160,21 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   /** Ends the client. With `drain`, what was called and what runs comes to its end first. */
   async close(options: t.CloseOptions = {}): Promise<void> {
     check(options, { drain: "boolean", timeoutMs: "number" });
-    const { drain = false, timeoutMs = 10_000 } = options;
-    if (!drain || !this.#closing) {
-      const here = !this.#raw && !(drain && this.#early.length > 0);
-      this.#closing = here ? Promise.resolve(this.#finish(CLOSED)) : this.#call((raw, call) => raw.close(call, drain, timeoutMs));
-    }
+    const { drain = false, timeoutMs = 10_000 } = options, here = !this.#raw && !(drain && this.#early.length > 0);
+    if (!drain || !this.#closing) this.#closing = here ? Promise.resolve(this.#finish(CLOSED)) : this.#call((raw, call) => raw.close(call, drain, timeoutMs));
     await this.#closing;
   }
 
   [Symbol.asyncDispose](): Promise<void> { return this.close({ drain: true }); }
 
-  /** Ends without the module, or after it. */
-  #finish(over: HubError, fault = false): void {
+  /** Ends without the module, or after it. */ #finish(over: HubError, fault = false): void {
     this.#over ??= over;
     this.#raw = undefined;
     this.#refuse(over);
     if (this.#state !== "closed") this.#enter({ state: "closed", previous: this.#state, ...(fault && { error: over }) });
   }
 
-  /** Refuses every call under way. */
-  #refuse(error: unknown): void {
+  /** Refuses every call under way. */ #refuse(error: unknown): void {
     this.#early = [];
     for (const call of [...this.#open.keys()]) this.#settle(call, false, error);
   }
@@ -249,6 +243,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   readonly #host = {
     // Where it was made says nothing: a call makes it again, and what an event is about is its cause.
     error: (...of: ConstructorParameters<typeof HubError>) => Object.assign(new HubError(...of), { stack: `HubError: ${of[1]}` }),
+    named,
     emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
     settle: (call: number, ok: boolean, value: unknown) => this.#settle(call, ok, value),
     published: (call: number, id: string, seq: number, duplicate: boolean) => this.#settle(call, true, { id, seq, duplicate }),

@@ -11,6 +11,12 @@ export function payloadText(payload: unknown): string {
   throw Object.assign(new HubError("bad_payload", `payload${wrong ?? THROWS}`, false), thrown.length > 0 && { cause: thrown[0] });
 }
 
+/** The hub's `caused_by`, in events of older hubs one string, is `causedBy` here. */
+export function named<T extends readonly object[]>(events: T): T {
+  for (const event of events as readonly { causedBy?: unknown; caused_by?: unknown }[]) if (event?.caused_by) (event.causedBy = [event.caused_by].flat(), delete event.caused_by);
+  return events;
+}
+
 /** Far deeper than the hub accepts; ends the walk through a cycle. */
 const DEPTH = 200;
 const THROWS = " cannot be read: it throws";

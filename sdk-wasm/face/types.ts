@@ -29,7 +29,7 @@ export interface HubEvent<T = unknown> {
   /** What the event is about; `watch` keeps the newest event of each key. */ readonly key?: string;
   /** The publisher's session or stream id, if it gave one. */ readonly sid?: string;
   readonly headers?: Headers; readonly tags?: Strings;
-  /** Id of the event that led to this one. */ readonly caused_by?: string;
+  /** Ids of the events that led to this one. */ readonly causedBy?: Strings;
   readonly payload: T;
 }
 
@@ -39,7 +39,7 @@ export interface Abortable { readonly signal?: AbortSignal | undefined }
 export interface PublishOptions extends Abortable {
   /** Chosen by the publisher so that a repeat is recognised; default: a new UUIDv7, kept over reconnects. */ readonly id?: string | undefined;
   /** Default: the hub's clock at commit. */ readonly ts?: number | undefined;
-  readonly key?: string | undefined; readonly sid?: string | undefined; readonly caused_by?: string | undefined;
+  readonly key?: string | undefined; readonly sid?: string | undefined; readonly causedBy?: string | Strings | undefined;
   readonly headers?: Headers | undefined; readonly tags?: Strings | undefined;
   /** How long to wait for the hub's answer, reconnects included; default 30000. */ readonly timeoutMs?: number | undefined;
 }

@@ -58,6 +58,8 @@ pub(crate) enum Kind {
     /// One of these.
     Word(&'static [&'static str]),
     Texts,
+    /// A list of strings, or one that is a list of one.
+    OneOrTexts,
     Map,
     /// An object of these fields.
     Object(&'static [Field]),
@@ -101,7 +103,7 @@ pub(crate) const PUBLISH: &[Field] = &[
     wire("sid", Kind::Text),
     wire("headers", Kind::Map),
     wire("tags", Kind::Texts),
-    wire("caused_by", Kind::Text),
+    wire("causedBy", Kind::OneOrTexts),
     TIMEOUT,
     SIGNAL,
 ];
@@ -165,7 +167,7 @@ fn object(json: &mut String, object: &JsValue, name: &str, fields: &[Field]) -> 
         }
         let mut own = String::new();
         let json = if field.wire { &mut *json } else { &mut own };
-        begin(json, key);
+        begin(json, if key == "causedBy" { "caused_by" } else { key });
         match field.kind {
             Kind::Ms(most) => match value.as_f64().filter(|ms| !ms.is_nan()) {
                 Some(ms) => json.push_str(&decimal(ms.min(most).max(0.0).floor())),
@@ -183,7 +185,8 @@ fn object(json: &mut String, object: &JsValue, name: &str, fields: &[Field]) -> 
                 }
                 quote(json, &word);
             }
-            Kind::Texts => texts(json, value, full)?,
+            Kind::OneOrTexts if value.is_string() => quote(json, &text(value, full)?),
+            Kind::Texts | Kind::OneOrTexts => texts(json, value, full)?,
             Kind::Map => {
                 let mut map = String::new();
                 each(value, full, " must be an object of strings", &mut |key, full, value| {

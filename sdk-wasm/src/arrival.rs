@@ -97,7 +97,7 @@ fn id_of(event: &str) -> String {
 
 impl Events {
     /// Reads all of them at once: crossing to JavaScript is what costs. Gives the reasons of those that are not JSON.
-    pub(crate) fn parse(&self, texts: &[&str]) -> Vec<String> {
+    pub(crate) fn parse(&self, host: &Host, texts: &[&str]) -> Vec<String> {
         if texts.is_empty() {
             return Vec::new();
         }
@@ -114,6 +114,7 @@ impl Events {
             let one = |text: &&str| JSON::parse(text).map_err(|thrown| broken.push(reason_of(&thrown)));
             texts.iter().map(one).map(Result::unwrap_or_default).collect()
         });
+        host.named(&events);
         // It is parsed once.
         let _ = self.0.set(events);
         broken

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use js_sys::{Function, Promise, Reflect};
+use js_sys::{Array, Function, Promise, Reflect};
 use serde::Serialize;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
@@ -32,6 +32,10 @@ extern "C" {
     /// Ends a publish.
     #[wasm_bindgen(method)]
     pub(crate) fn published(this: &Host, call: f64, id: &str, seq: f64, duplicate: bool);
+
+    /// Gives the events of a list the names that they have in JavaScript.
+    #[wasm_bindgen(method)]
+    pub(crate) fn named(this: &Host, events: &Array);
 
     /// Tells the listeners of `name`.
     #[wasm_bindgen(method)]

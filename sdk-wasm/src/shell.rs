@@ -295,7 +295,7 @@ impl Shell {
                 self.steps.borrow_mut().extend(arrival.map(Step::Event));
             }
         }
-        for reason in events.parse(&texts) {
+        for reason in events.parse(&self.host, &texts) {
             self.report(&Error::of(ErrorCode::BadJson, ["an event of the hub: ", &reason].concat()));
         }
         self.run();

@@ -26,7 +26,7 @@ const publishOptions = {
   id: notStrings,
   key: notStrings,
   sid: notStrings,
-  caused_by: notStrings,
+  causedBy: () => notNames().filter(([kind]) => kind !== "a text"),
   ts: () => [...notNumbers(), ["NaN", NaN], ["Infinity", Infinity], ["a fraction", 1.5], ["a negative number", -1]],
   timeoutMs: notNumbers,
   headers: notHeaders,

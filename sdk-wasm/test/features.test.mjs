@@ -65,6 +65,15 @@ describe("on a real hub", { timeout: 5 * PATIENCE }, () => {
   }
 
   for (const name of ["history", "export"]) {
+    it(`${name}: causes are a list`, async () => {
+      const topic = newTopic();
+      await c.publish(topic, 1, { causedBy: "a" });
+      await c.publish(topic, 2, { causedBy: ["a", "b"] });
+      const causes = [];
+      for await (const event of c[name](topic)) causes.push(event.causedBy, "caused_by" in event);
+      assert.deepEqual(causes, [["a"], false, ["a", "b"], false]);
+    });
+
     it(`${name}: a client that is closed asks the hub nothing`, async () => {
       const topic = await filled(2500);
       const own = client();

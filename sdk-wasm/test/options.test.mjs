@@ -111,7 +111,7 @@ describe("at the call", { timeout: 20 * PATIENCE }, () => {
       close: (options) => c.close(options),
     };
     const near = [
-      ...["publish", "publishMany"].flatMap((call) => [[call, "kye", "key"], [call, "causedBy", "caused_by"], [call, "caused", "caused_by"], [call, "header", "headers"], [call, "tag", "tags"], [call, "timeout", "timeoutMs"], [call, "Id", "id"]]),
+      ...["publish", "publishMany"].flatMap((call) => [[call, "kye", "key"], [call, "caused_by", "causedBy"], [call, "caused", "causedBy"], [call, "header", "headers"], [call, "tag", "tags"], [call, "timeout", "timeoutMs"], [call, "Id", "id"]]),
       ...["subscribe", "subscribeExactlyOnce", "events"].flatMap((call) => [[call, "form", "from"], [call, "maxInflight", "maxInFlight"], [call, "ackTimeout", "ackTimeoutMs"], [call, "max_attempts", "maxAttempts"], [call, "order", "ordered"], [call, "filters", "filter"], [call, "afterseq", "afterSeq"]]),
       ...["live", "live without a handler"].flatMap((call) => [[call, "form", "from"], [call, "filtre", "filter"]]),
       ["watch", "onchange", "onChange"],
@@ -163,7 +163,7 @@ describe("at the call", { timeout: 20 * PATIENCE }, () => {
     const wrong = [];
     const check = (what, call, wanted, message) => refused(what, call, wanted, message).catch((error) => wrong.push(error.message));
     for (const text of half) {
-      for (const option of ["id", "key", "sid", "caused_by"]) await check(option, () => c.publish("a", 1, { [option]: text }), "bad_frame", new RegExp(`options\\.${option}`));
+      for (const option of ["id", "key", "sid", "causedBy"]) await check(option, () => c.publish("a", 1, { [option]: text }), "bad_frame", new RegExp(`options\\.${option}`));
       await check("header", () => c.publish("a", 1, { headers: { h: text } }), "bad_frame", /options\.headers/);
       await check("header's name", () => c.publish("a", 1, { headers: { [text]: "v" } }), "bad_frame", /options\.headers/);
       await check("tag", () => c.publish("a", 1, { tags: ["t", text] }), "bad_frame", /options\.tags/);

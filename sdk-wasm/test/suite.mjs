@@ -88,13 +88,16 @@ export function suite(name, { PromClient, HubError }, start) {
       const topic = newTopic();
       const got = recorder();
       await c.subscribe(topic, "g", (event, ctx) => got(event, ctx));
-      const options = { key: "k", sid: "s", headers: { h: "ü\n" }, tags: ["t"], caused_by: "c" };
+      const options = { key: "k", sid: "s", headers: { h: "ü\n" }, tags: ["t"], causedBy: ["c", "d"] };
       const payload = { text: "ä\"\\\u2028😀", n: [0, -1.5, 1e21, 9007199254740991], no: null };
       await c.publish(topic, payload, options);
       const [[event, ctx]] = await got.until(1);
       assert.deepEqual(event.payload, payload);
       assert.equal(event.topic, topic);
       for (const [name, value] of Object.entries(options)) assert.deepEqual(event[name], value);
+      assert.equal("caused_by" in event, false);
+      const one = await c.publish(topic, 1, { causedBy: "c" });
+      assert.deepEqual((await got.until(2)).map(([{ id, causedBy }]) => id === one.id && causedBy).at(-1), ["c"]);
       assert.deepEqual([ctx.attempt, ctx.redelivered], [1, false]);
       assert.ok(ctx.ackDeadlineMs > 0 && ctx.ackDeadlineMs <= 30_000);
     });

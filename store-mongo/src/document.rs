@@ -208,7 +208,7 @@ mod tests {
             sid: Some(Text::from("s")),
             headers: Headers::from_iter([(Text::from("b"), Text::from("1")), (Text::from("a"), Text::from("2"))]),
             tags: vec![Text::from("x"), Text::from("y")],
-            caused_by: Some(Text::from("c")),
+            caused_by: vec![Text::from("c")],
             ..EventOptions::default()
         };
         let body = body(&options, r#"{"order":{"id":7,"total":19.5}}"#);

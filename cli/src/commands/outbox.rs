@@ -221,10 +221,13 @@ fn fields(out: &mut Vec<u8>, row: &Row) -> anyhow::Result<()> {
     field("_id", &row.id)?;
     field("status", row.status.as_str())?;
     field("topic", &row.topic)?;
-    for (name, value) in [("key", &row.key), ("sid", &row.sid), ("caused_by", &row.caused_by)] {
+    for (name, value) in [("key", &row.key), ("sid", &row.sid)] {
         if let Some(value) = value {
             field(name, value)?;
         }
+    }
+    for cause in &row.caused_by {
+        field("caused_by", cause)?;
     }
     for (name, at) in [("ts", row.ts), ("lease_until", row.lease_until), ("next_try_at", row.next_try_at)] {
         if let Some(at) = at {

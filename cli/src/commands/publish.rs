@@ -37,9 +37,9 @@ pub(crate) struct Args {
     /// A tag. Repeatable.
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
-    /// Id of the event that led to this one.
-    #[arg(long)]
-    caused_by: Option<String>,
+    /// Id of an event that led to this one. Repeatable.
+    #[arg(long, value_name = "ID")]
+    caused_by: Vec<String>,
     /// JSON lines on a terminal too.
     #[arg(long)]
     json: bool,
@@ -137,12 +137,10 @@ impl Args {
         if let Some(sid) = &self.sid {
             options = options.sid(sid);
         }
-        if let Some(cause) = &self.caused_by {
-            options = options.caused_by(cause);
-        }
         for (name, value) in &self.headers {
             options = options.header(name, value);
         }
+        let options = self.caused_by.iter().fold(options, PublishOptions::caused_by);
         self.tags.iter().fold(options, PublishOptions::tag)
     }
 }

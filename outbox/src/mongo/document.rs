@@ -42,7 +42,7 @@ pub(super) fn read(document: &RawDocument) -> Read {
         key: reader.text("key"),
         sid: reader.text("sid"),
         tags: reader.tags(),
-        caused_by: reader.text("caused_by"),
+        caused_by: reader.causes(),
         status: reader.status(),
         claimed_by: reader.text_or_none("claimed_by"),
         lease_until: reader.field("lease_until").and_then(millis),
@@ -172,6 +172,21 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A list, or one that is a list of one.
+    fn causes(&mut self) -> Vec<String> {
+        let Some(RawBsonRef::Array(array)) = self.field("caused_by") else {
+            return self.text("caused_by").into_iter().collect();
+        };
+        let causes: Option<Vec<_>> = array.into_iter().map(|cause| text::of(cause.ok()?)).collect();
+        causes.unwrap_or_else(|| {
+            self.problem(
+                ErrorCode::BadFrame,
+                "an entry of caused_by must be a string, an ObjectId, a UUID or a number",
+            );
+            Vec::new()
+        })
+    }
+
     fn text(&mut self, name: &str) -> Option<String> {
         let value = self.field(name)?;
         let text = text::of(value);
@@ -240,13 +255,15 @@ pub(super) fn write(new: NewRow, now: u64) -> Result<(RawDocumentBuf, String), R
         }
         document.append(cstr!("headers"), headers);
     }
-    for (name, value) in [(cstr!("key"), row.key), (cstr!("sid"), row.sid), (cstr!("caused_by"), row.caused_by)] {
+    for (name, value) in [(cstr!("key"), row.key), (cstr!("sid"), row.sid)] {
         if let Some(value) = value {
             document.append(name, value);
         }
     }
-    if !row.tags.is_empty() {
-        document.append(cstr!("tags"), row.tags.into_iter().collect::<RawArrayBuf>());
+    for (name, list) in [(cstr!("tags"), row.tags), (cstr!("caused_by"), row.caused_by)] {
+        if !list.is_empty() {
+            document.append(name, list.into_iter().collect::<RawArrayBuf>());
+        }
     }
     document.append(cstr!("status"), Status::Pending.as_str());
     document.append(cstr!("ts"), date(row.ts.unwrap_or(now)));

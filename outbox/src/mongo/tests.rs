@@ -126,7 +126,7 @@ async fn documents_of_javascript_services_are_rows() {
     let options = serde_json::to_value(full.event.as_ref().unwrap().options()).unwrap();
     let expected = serde_json::json!({
         "id": "7", "ts": 1_700_000_000_003_u64, "key": "5", "sid": "s", "headers": {"n": "1", "b": "true", "s": "s"},
-        "tags": ["a"], "caused_by": hex,
+        "tags": ["a"], "caused_by": [hex],
     });
     assert_eq!(options, expected);
     // And each is marked by its own kind of id.

@@ -23,7 +23,7 @@ pub(super) fn dead_letter(topic: &Topic, group: &Group, dead: &Dead) -> Option<A
     let options = EventOptions {
         id: Some(Text::from(&*id)),
         key: dead.event.key.as_deref().map(Text::from),
-        caused_by: Some(Text::from(&*dead.event.id)),
+        caused_by: vec![Text::from(&*dead.event.id)],
         ..EventOptions::default()
     };
     Some(Append::new(topic.dead_letter()?, &options, &payload))

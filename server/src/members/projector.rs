@@ -295,7 +295,7 @@ impl Projector {
         let options = EventOptions {
             key: Some(Text::from(state.process_id.as_str())),
             sid: state.sid.as_deref().map(Text::from),
-            caused_by: cause.map(Text::from),
+            caused_by: cause.map(Text::from).into_iter().collect(),
             ..EventOptions::default()
         };
         let payload = serde_json::to_string(state).unwrap_or_default();

@@ -179,7 +179,7 @@ async fn dead_letters_of_different_events_have_different_ids() {
     let mut reader = Client::open(&hub).await;
     reader.subscribe("dlq.t", "d", json!({"from": "earliest"})).await;
     let events = reader.events(2).await;
-    let causes: Vec<&Value> = events.iter().map(|event| &event["event"]["caused_by"]).collect();
+    let causes: Vec<&Value> = events.iter().map(|event| &event["event"]["caused_by"][0]).collect();
     assert_eq!(causes, ["c", "b.c"]);
     assert_eq!(events[0]["event"]["id"], "$dead.a.b/t/1");
     hub.shutdown().await;

@@ -53,7 +53,7 @@ async fn caused(store: &MongoStore) -> BTreeMap<String, usize> {
     for event in &page.events {
         let event: Value = serde_json::from_str(event.text()).unwrap();
         // None: it has gone stale.
-        if let Some(cause) = event["caused_by"].as_str() {
+        if let Some(cause) = event["caused_by"][0].as_str() {
             *caused.entry(cause.to_owned()).or_default() += 1;
         }
     }

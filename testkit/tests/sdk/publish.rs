@@ -21,7 +21,8 @@ async fn an_event_is_committed_with_all_it_carries() {
         .header("trace", "4bf9 \"2f\"")
         .tag("eu")
         .tag("card")
-        .caused_by("order-7-placed");
+        .caused_by("order-7-placed")
+        .caused_by("card-3-charged");
     let payload = json!({"order": 7, "total": 19.5});
     let first = in_time(client.publish_with("orders.paid", &payload, options.clone())).await.unwrap();
     assert_eq!((first.id.as_str(), first.seq, first.duplicate), ("order-7-paid", 1, false));
@@ -33,7 +34,7 @@ async fn an_event_is_committed_with_all_it_carries() {
     assert_eq!(
         serde_json::to_value(delivery.event()).unwrap(),
         json!({"id": "order-7-paid", "seq": 1, "ts": 1_767_225_600_000_u64, "topic": "orders.paid", "key": "order-7", "sid": "checkout-3",
-            "headers": {"trace": "4bf9 \"2f\""}, "tags": ["eu", "card"], "caused_by": "order-7-placed",
+            "headers": {"trace": "4bf9 \"2f\""}, "tags": ["eu", "card"], "caused_by": ["order-7-placed", "card-3-charged"],
             "payload": {"order": 7, "total": 19.5}})
     );
     in_time(delivery.ack()).await.unwrap();
@@ -188,7 +189,7 @@ async fn what_the_hub_would_refuse_is_refused_before_there_is_one() {
         (new().key(long(513)), "key must be 1 to 512 bytes"),
         (new().key("\u{7f}"), "key must not hold control characters"),
         (new().sid(long(129)), "sid must be 1 to 128 bytes"),
-        (new().caused_by(""), "caused_by must be 1 to 512 bytes"),
+        (new().caused_by("c").caused_by(""), "an entry of caused_by must be 1 to 512 bytes"),
         (new().tag(""), "an entry of tags must be 1 to 64 bytes"),
         (new().tag(long(65)), "an entry of tags must be 1 to 64 bytes"),
         (tags, "tags may hold at most 32 strings"),

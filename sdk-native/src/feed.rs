@@ -5,6 +5,7 @@
 //! hub to pause, and the log waits; at the low one it asks to go on.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering, fence},
@@ -69,27 +70,30 @@ pub(crate) struct Link {
     pub(crate) kept: Kept,
 }
 
-/// Leases that were extended while their events waited in the queue.
+/// Leases that were extended while their events waited in the queue, by the numbers of the events.
 #[derive(Default)]
 pub(crate) struct Kept {
-    /// Number of the newest of those events: what was taken at once finds here that its own deadline is right.
+    /// The greatest of the numbers: what came later need not look further.
     through: AtomicU64,
-    until: Mutex<Option<Instant>>,
+    ends: Mutex<HashMap<u64, Instant>>,
 }
 
 impl Kept {
-    /// Notes that the leases of what waits now, the newest of that number, go on until then.
-    pub(crate) fn extend(&self, through: u64, until: Instant) {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
-        self.through.store(through, Ordering::Release);
+    /// Says when the leases of all end that wait now.
+    pub(crate) fn set(&self, ends: impl Iterator<Item = (u64, Instant)>) {
+        let mut own = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        own.clear();
+        own.extend(ends);
+        let through = own.keys().copied().max().unwrap_or_default();
+        self.through.fetch_max(through, Ordering::Release);
     }
 
     /// When the lease of an event ends that is taken now.
     fn deadline(&self, raw: &Raw) -> Option<Instant> {
-        if raw.number == 0 || raw.number > self.through.load(Ordering::Acquire) {
+        if raw.number > self.through.load(Ordering::Acquire) {
             return raw.deadline;
         }
-        self.until.lock().unwrap_or_else(PoisonError::into_inner).max(raw.deadline)
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(&raw.number).or(raw.deadline)
     }
 }
 
@@ -116,8 +120,9 @@ impl Feed {
             }
             let Some(Item::Event(mut raw)) = item else { return Poll::Ready(item) };
             if raw.number > 0 {
-                self.link.taken.store(raw.number, Ordering::Release);
+                // In this order: what the owner sees as taken has not read an extension that was never sent.
                 raw.deadline = self.link.kept.deadline(&raw);
+                self.link.taken.store(raw.number, Ordering::Release);
             }
             if !self.void(&raw) {
                 return Poll::Ready(Some(Item::Event(raw)));

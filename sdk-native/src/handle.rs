@@ -172,7 +172,24 @@ where
         }
     }
     let _ = tell_stopping.send(true);
-    while running.join_next().await.is_some() {}
+    loop {
+        tokio::select! {
+            ended = running.join_next() => if ended.is_none() { break },
+            // It was on its way here. Others can have it now, and need not wait for the last handler.
+            Some(delivery) = subscription.next() => {
+                let (event, _, ticket) = delivery.into_parts();
+                let key: Key = (event.topic.as_str().into(), event.id.as_str().into());
+                let ticket = match tickets.get(&key) {
+                    Some(own) => own.adopt(ticket),
+                    None => Some(ticket),
+                };
+                if let Some(ticket) = ticket {
+                    let reason = Some("the handling is ending".to_owned());
+                    let _ = ticket.settle_quietly(event.id, Settle::Nack { reason, delay: None, dead: false }).await;
+                }
+            }
+        }
+    }
     let error = subscription.error();
     // Not by dropping it, which may overtake the last acknowledgements: the hub would give those events to others.
     let _ = subscription.unsubscribe().await;

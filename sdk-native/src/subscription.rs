@@ -245,8 +245,9 @@ impl IntoFuture for SubscribeBuilder {
 /// Dropping it leaves the group: what is unsettled, also deliveries the program still holds, goes to other members. The
 /// stream ends when the hub revokes the subscription or the client is closed; [`Self::error`] says why.
 ///
-/// The leases of deliveries that wait here are extended; that of one which was taken is the program's to extend
-/// ([`Delivery::extend`]). Taken, it has at least half of its lease left.
+/// The leases of deliveries that wait here are extended, for as long as they wait: nobody else gets them, and they have used an
+/// attempt. So give it the [`SubscribeBuilder::max_in_flight`] you work at, and drop a stream that you do not read. The lease of
+/// one that was taken is the program's to extend ([`Delivery::extend`]); taken, it has at least half of it left.
 #[derive(Debug)]
 pub struct Subscription {
     feed: Feed,
@@ -261,7 +262,7 @@ impl Subscription {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Stops delivery to this client, also over reconnects. What was delivered already still comes.
+    /// Stops delivery to this client, also over reconnects. What was delivered already still comes, here and nowhere else.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotSubscribed`]: the subscription has ended. [`crate::ErrorKind::Timeout`].

@@ -35,7 +35,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   #state: t.ConnectionState = "idle"; #closing: Promise<void> | undefined;
   /** Calls that wait for the module, in their order. */ #early: (() => void)[] = [];
   /** Calls under way, by their numbers. */ readonly #open = new Map<number, Open>();
-  #raw: PromShell | undefined; #calls = 0; #told = false;
+  #raw: PromShell | undefined; #calls = 0; readonly #told = new Set<string>();
   /** Why there will be no module any more. */ #over: HubError | undefined;
   #end!: (error: HubError | undefined) => void;
   /** Resolves when the client has ended, with the error if there was one. */ readonly closed = new Promise<HubError | undefined>((resolve) => (this.#end = resolve));
@@ -101,7 +101,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     }
     return this.#subscribe((raw, call, options) => raw.live(call, topic, handler, options), options).then((id) => {
       const close = (): Promise<void> => this.#leave(id);
-      return { topic, close, [Symbol.asyncDispose]: close };
+      return { id, topic, close, [Symbol.asyncDispose]: close };
     });
   }
 
@@ -109,8 +109,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   async watch<T = never, K extends string = string>(topic: K, options?: t.WatchOptions<As<T, M, K>>): Promise<t.View<As<T, M, K>>> {
     const view = new LiveView<As<T, M, K>>(topic, this.#guarded);
     const id = await this.#subscribe((raw, call, options) => raw.watch(call, topic, view, options), options);
-    view.end = () => this.#leave(id);
-    return view;
+    return Object.assign(view, { id, end: () => this.#leave(id) });
   }
 
   /** The past of a topic, page by page. */
@@ -275,9 +274,9 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
 
   #emit<K extends keyof ClientEvents>(name: K, event: ClientEvents[K]): void {
     const listeners = [...this.#listeners[name]];
-    if (name === "error" && listeners.length === 0 && !this.#told) {
-      this.#told = true;
-      show(event, "(later errors are not shown: listen with client.on(\"error\", …))");
+    if (name === "error" && listeners.length === 0 && !this.#told.has((event as HubError).code)) {
+      this.#told.add((event as HubError).code);
+      show(event, "(later ones of this code are not shown: listen with client.on(\"error\", …))");
     }
     for (const listener of listeners) this.#guarded(() => listener(event), name === "error");
   }
@@ -369,9 +368,7 @@ function kept<T>(value: T, depth = 0): T {
 
 /** The same error, made here. */
 function again(error: unknown, where = ""): unknown {
-  if (!(error instanceof HubError)) return error;
-  const { code, message, retryable, retryAfterMs, cause } = error;
-  return Object.assign(new HubError(code, where + message, retryable, retryAfterMs), cause !== undefined && { cause });
+  return error instanceof HubError ? new HubError(error.code, where + error.message, error.retryable, error.retryAfterMs, error.cause) : error;
 }
 
 function check(options: unknown, types: Record<string, string>, of?: string): void {
@@ -388,7 +385,7 @@ function misfit(options: unknown, types: Record<string, string>, of = "options")
       const type = types[name];
       if (type && value !== undefined && (typeof value !== type || Number.isNaN(value))) return `${of}.${name} must be a ${type}`;
     }
-  } catch { return UNREADABLE; }
+  } catch { return `${of} must be an object that can be read`; }
   return undefined;
 }
 

@@ -8,7 +8,7 @@ export function payloadText(payload: unknown): string {
   try {
     if (wrong === undefined) return JSON.stringify(payload);
   } catch (error) { thrown.push(error); }
-  throw Object.assign(new HubError("bad_payload", `payload${wrong ?? THROWS}`, false), thrown.length > 0 && { cause: thrown[0] });
+  throw new HubError("bad_payload", `payload${wrong ?? THROWS}`, false, undefined, thrown[0]);
 }
 
 /** The hub's `caused_by`, in events of older hubs one string, is `causedBy` here. */

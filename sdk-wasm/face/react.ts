@@ -22,7 +22,7 @@ export function useWatch<T = never, M extends Topics = Topics, K extends string 
   // A literal is another object at each render: what it says counts.
   const text = JSON.stringify(options);
   const open = useCallback((signal: AbortSignal) => client?.watch<T, K>(topic, { ...JSON.parse(text), signal }), [client, topic, text]);
-  const { value: view, ready, error } = useOpened(client, topic, open);
+  const { value: view, ready, error } = useOpened(client, open);
   const subscribe = useCallback((listener: () => void) => view?.subscribe(listener) ?? (() => undefined), [view]);
   const entries = useSyncExternalStore(subscribe, () => view?.getSnapshot() ?? NONE, () => NONE);
   return { entries, view, ready, error };
@@ -36,21 +36,22 @@ export function useSubscription<T = never, M extends Topics = Topics, K extends 
   const text = JSON.stringify(options);
   const listener = useCallback((event: HubEvent<As<T, M, K>>) => newest.current(event), []);
   const open = useCallback((signal: AbortSignal) => client?.live<T, K>(topic, listener, { ...JSON.parse(text), signal }), [client, topic, text]);
-  return useOpened(client, topic, open);
+  return useOpened(client, open);
 }
 
-function useOpened<M extends Topics, R extends { close(): Promise<unknown> }>(
-  client: Client<M> | undefined, topic: string, open: (signal: AbortSignal) => Promise<R> | undefined): Opened & { value: R | undefined } {
+function useOpened<M extends Topics, R extends { readonly id: number; close(): Promise<unknown> }>(
+  client: Client<M> | undefined, open: (signal: AbortSignal) => Promise<R> | undefined): Opened & { value: R | undefined } {
   const [state, setState] = useState<State<R>>();
   useEffect(() => {
     const abort = new AbortController();
     const set = (more: State<R>): void => { if (!abort.signal.aborted) setState((was) => ({ ...(was?.open === open && was), ...more })); };
     const failed = (error: HubError): void => set({ open, error });
     const opened = open(abort.signal);
-    opened?.then((value) => set({ open, value }), failed);
+    let id: number | undefined;
+    opened?.then((value) => (id = value.id, set({ open, value })), failed);
     // Of a client that has ended `ready` says with what error.
     const off = [client?.on("state", ({ state, error }) => state === "closed" && void client.ready().catch((closed: HubError) => failed(error ?? closed))),
-      client?.on("revoked", (revoked) => revoked.topic === topic && revoked.group === "" && failed(revoked.error))];
+      client?.on("revoked", ({ subscription, error }) => subscription === id && failed(error))];
     // Closing what the connection lost already is refused, and is as good.
     return () => (abort.abort(), off.forEach((end) => end?.()), void opened?.then((value) => value.close()).catch(() => undefined));
   }, [open]);

@@ -125,7 +125,7 @@ export interface StateChange {
 /** Events of a subscription were skipped by the hub, first and last seq. `group` is empty without one. */
 export interface Gap { readonly topic: string; readonly group: string; readonly from: number; readonly to: number; readonly reason: string }
 /** The hub ended a subscription, for instance because a new token no longer allows it. */
-export interface Revoked { readonly topic: string; readonly group: string; readonly error: HubError }
+export interface Revoked { /** The `id` of a view or live subscription. */ readonly subscription: number; readonly topic: string; readonly group: string; readonly error: HubError }
 
 export interface ClientEvents {
   state: StateChange; gap: Gap; revoked: Revoked;
@@ -143,14 +143,14 @@ export interface WatchOptions<T> extends Abortable {
  * snapshot by itself. `watch()` resolves when the first snapshot is complete.
  */
 export interface View<T> extends ReadonlyMap<string, HubEvent<T>>, AsyncDisposable {
-  readonly topic: string;
+  readonly id: number; readonly topic: string;
   /** Calls `listener` after each change; returns what ends that. */ subscribe(listener: () => void): () => void;
   /** All entries; the same array until something changes. */ getSnapshot(): readonly (readonly [string, HubEvent<T>])[];
   close(): Promise<void>;
 }
 
 /** What `live` with a handler gives. */
-export interface Subscription extends AsyncDisposable { readonly topic: string; close(): Promise<void> }
+export interface Subscription extends AsyncDisposable { readonly id: number; readonly topic: string; close(): Promise<void> }
 /** Ends with `break`, `return()`, its signal, or the client. */
 export interface Stream<T> extends AsyncIterableIterator<T, undefined>, AsyncDisposable { [Symbol.asyncIterator](): this }
 

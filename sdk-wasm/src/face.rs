@@ -23,6 +23,7 @@ extern "C" {
         message: &str,
         retryable: bool,
         retry_after_ms: Option<f64>,
+        cause: &JsValue,
     ) -> JsValue;
 
     /// Ends call number `call`: with its result, or what is wrong, which is a string where an argument is.

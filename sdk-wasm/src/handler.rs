@@ -111,7 +111,10 @@ fn settled(shell: &Rc<Shell>, open: &Rc<Open>, thrown: Option<&JsValue>) {
 
 /// A handler has failed: its event goes back. Nobody else may hear of that, so the listeners of errors do.
 fn failed(shell: &Rc<Shell>, open: &Rc<Open>, reason: &str, thrown: &JsValue) {
-    if !open.ended.get() {
+    if open.ended.get() || shell.is_over() {
+        return;
+    }
+    {
         finish(shell, open, Err(reason));
         let message =
             ["the handler of ", &open.sink.topic, " failed, event ", &open.id, " goes back: ", reason].concat();

@@ -67,7 +67,7 @@ impl PromPast {
     pub fn next(&self, call: f64) {
         let past = Rc::clone(&self.0);
         face::spawn(async move {
-            let events = if past.shell.is_over() { Err(Error::closed()) } else { past.next().await };
+            let events = past.next().await;
             past.shell.settle_call(call, events.map(|events| events.map_or(JsValue::UNDEFINED, JsValue::from)));
         });
     }
@@ -84,6 +84,9 @@ impl PromPast {
 impl Past {
     async fn next(&self) -> Result<Option<Array>, Error> {
         while self.left.get() > 0.0 && !self.complete.get() {
+            if self.shell.is_over() {
+                return Err(self.shell.why_over().await);
+            }
             let events = if self.stream { self.chunk().await? } else { self.page().await? };
             if events.length() > 0 {
                 let left = self.left.get();
@@ -140,6 +143,9 @@ impl Past {
         TopicOrPattern::new(self.topic.as_str())?;
         let shell = &self.shell;
         let token = face::token(&shell.token).await.map_err(|message| Error::of(ErrorCode::NoToken, message))?;
+        if shell.is_over() {
+            return Err(shell.why_over().await);
+        }
         // `ws://host/path` is `http://host` and `wss:` is `https:`.
         let host = web_sys::Url::new(&shell.url).map(|url| url.host()).map_err(|thrown| lost(&thrown))?;
         let scheme = if shell.url.starts_with("wss:") { "https://" } else { "http://" };

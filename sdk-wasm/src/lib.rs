@@ -310,11 +310,12 @@ impl PromQueue {
 fn config(options: &JsValue, token: &JsValue) -> Config {
     let default = Config::default();
     let ms = |name: &str, default: u64| args::number(options, name).map_or(default, whole);
+    let longest = ms("reconnectMaxMs", default.reconnect_max_ms);
     Config {
         token: token.as_string(),
         request_timeout_ms: ms("timeoutMs", default.request_timeout_ms),
-        reconnect_min_ms: ms("reconnectMinMs", default.reconnect_min_ms),
-        reconnect_max_ms: ms("reconnectMaxMs", default.reconnect_max_ms),
+        reconnect_min_ms: ms("reconnectMinMs", default.reconnect_min_ms.min(longest)),
+        reconnect_max_ms: longest,
         max_queued: ms("maxQueued", default.max_queued as u64) as usize,
         max_queued_bytes: ms("maxQueuedBytes", default.max_queued_bytes as u64) as usize,
         batch: args::get(options, "batch").is_ok_and(|batch| batch.is_undefined() || batch.is_truthy()),

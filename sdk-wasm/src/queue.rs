@@ -28,6 +28,8 @@ struct Waiting {
     arrival: Arrival,
     /// When its lease is to be extended, on the clock of `now`; infinite: it is not.
     extend_at: f64,
+    /// When it ends; infinite: there is none.
+    ends_at: f64,
 }
 
 /// What arrived and was not taken yet, and who waits for more.
@@ -71,7 +73,8 @@ impl Queue {
         // Timers of a hidden page come late.
         let wait = if shell.hidden.get() { 0.0 } else { arrival.ack_deadline_ms / 2.0 };
         let extend_at = if keeps { now() + wait } else { f64::INFINITY };
-        self.waiting.borrow_mut().push_back(Waiting { arrival, extend_at });
+        let ends_at = if leased { now() + arrival.ack_deadline_ms } else { f64::INFINITY };
+        self.waiting.borrow_mut().push_back(Waiting { arrival, extend_at, ends_at });
         self.serve(shell, sink);
         if !self.waiting.borrow().is_empty() {
             shell.look_at_leases(if wait > 0.0 { extend_at } else { self.leases_due(now()) });
@@ -98,7 +101,11 @@ impl Queue {
             if self.takers.borrow().is_empty() {
                 return;
             }
-            let Some(Waiting { arrival, .. }) = self.waiting.borrow_mut().pop_front() else { break };
+            let Some(Waiting { arrival, ends_at, .. }) = self.waiting.borrow_mut().pop_front() else { break };
+            // After a standstill: the hub has given it to somebody else.
+            if ends_at <= now() {
+                continue;
+            }
             let Some(call) = self.takers.borrow_mut().pop_front() else { return };
             if self.waiting.borrow().len() <= LOW_WATER && self.paused.replace(false) {
                 Self::pause(shell, arrival.subscription, false);
@@ -168,7 +175,9 @@ impl Target for Queue {
         let Some(shell) = self.shell.upgrade() else { return f64::INFINITY };
         let ms = shell.extension_ms(self.keep);
         let mut next = f64::INFINITY;
-        for Waiting { arrival, extend_at } in self.waiting.borrow_mut().iter_mut() {
+        let present = now();
+        self.waiting.borrow_mut().retain(|waiting| waiting.ends_at > present);
+        for Waiting { arrival, extend_at, ends_at } in self.waiting.borrow_mut().iter_mut() {
             if extend_at.is_finite() && *extend_at <= due {
                 let delivery = DeliveryRef {
                     subscription: arrival.subscription,
@@ -179,7 +188,8 @@ impl Target for Queue {
                 shell.ask(&mut |session, now| {
                     session.settle_quietly(now, delivery, Settle::Extend(whole(ms)));
                 });
-                *extend_at = now() + ms / 2.0;
+                *extend_at = present + ms / 2.0;
+                *ends_at = present + ms;
             }
             next = next.min(*extend_at);
         }

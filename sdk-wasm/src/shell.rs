@@ -121,6 +121,7 @@ struct GapEvent<'a> {
 
 #[derive(Serialize)]
 struct RevokedEvent<'a> {
+    subscription: u32,
     topic: &'a str,
     group: &'a str,
     #[serde(with = "serde_wasm_bindgen::preserve")]
@@ -194,6 +195,14 @@ impl Shell {
         self.session.borrow().state() == State::Closed
     }
 
+    /// Why it is over.
+    pub(crate) async fn why_over(self: &Rc<Self>) -> Error {
+        match self.wait(&mut Session::ready).await {
+            Ok(Err(error)) => error,
+            _ => Error::closed(),
+        }
+    }
+
     /// Number of the present connection: leases of older ones are void.
     pub(crate) fn connection(&self) -> u32 {
         self.session.borrow().connection()
@@ -252,7 +261,8 @@ impl Shell {
 
     /// What JavaScript is told of an error.
     pub(crate) fn error(&self, error: &Error) -> JsValue {
-        self.host.error(error.code(), error.message(), error.retryable(), error.retry_after_ms().map(|ms| ms as f64))
+        let retry_after_ms = error.retry_after_ms().map(|ms| ms as f64);
+        self.host.error(error.code(), error.message(), error.retryable(), retry_after_ms, &JsValue::UNDEFINED)
     }
 
     /// An error that belongs to no call.
@@ -267,15 +277,15 @@ impl Shell {
 
     /// A function of the application failed; `cause` is what it threw, if it threw.
     pub(crate) fn report_failed(&self, code: &str, message: &str, cause: &JsValue) {
-        let error = self.host.error(code, message, false, None);
-        if !cause.is_undefined() {
-            face::set(&error, "cause", cause);
-        }
-        self.host.emit("error", &error);
+        self.host.emit("error", &self.host.error(code, message, false, None, cause));
     }
 
     /// Takes a message of the hub: one frame, or several, one a line.
     pub(crate) fn message(self: &Rc<Self>, message: &str) {
+        if self.log.is_some() {
+            // Before anything is borrowed: it may call the client.
+            message.split('\n').for_each(|frame| self.log("<", frame));
+        }
         let events = Rc::new(Events::default());
         let mut texts: Vec<&str> = Vec::new();
         {
@@ -285,7 +295,6 @@ impl Shell {
                 if frame.is_empty() && !message.is_empty() {
                     continue;
                 }
-                self.log("<", frame);
                 let delivery = session.frame(now, frame);
                 let arrival = delivery.map(|delivery| {
                     texts.push(delivery.event);
@@ -319,6 +328,10 @@ impl Shell {
     }
 
     fn output(self: &Rc<Self>, output: Output) {
+        use Output::{Error, Gap, Live, NeedToken, Revoked};
+        if self.is_over() && matches!(output, NeedToken(_) | Live { .. } | Gap { .. } | Revoked { .. } | Error(_)) {
+            return;
+        }
         match output {
             Output::Open => (self.connect)(self),
             Output::Send(frame) => self.send(&frame),
@@ -362,8 +375,8 @@ impl Shell {
                 let Some(sink) = self.remove_sink(subscription) else { return };
                 let error = self.error(&error);
                 self.end_sink(&sink, Some(&error));
-                let revoked =
-                    RevokedEvent { topic: &sink.topic, group: sink.group.as_deref().unwrap_or_default(), error };
+                let (topic, group) = (sink.topic.as_str(), sink.group.as_deref().unwrap_or_default());
+                let revoked = RevokedEvent { subscription: sink.id.get().0, topic, group, error };
                 self.host.emit("revoked", &face::value(&revoked));
             }
             Output::Error(error) => self.report(&error),

@@ -98,6 +98,32 @@ describe("the client", () => {
     await Promise.all([kept.return(), own.return()]);
   });
 
+  it("gives out nothing whose lease has ended while the process stood still", async () => {
+    let connection;
+    hub.intercept = (frame, client) => void (connection = client);
+    const deliveries = c.events("a", "g");
+    await hub.until(() => hub.of("SUBSCRIBE").length === 1);
+    const send = (id, ms) => connection.send({ op: "EVENT", topic: "a", group: "g", event: { id, seq: 1, ts: 1, topic: "a", payload: id },
+      ctx: { attempt: 1, max_attempts: 5, ack_deadline_ms: ms, lease: "1".padStart(16, "0"), redelivered: false } });
+    send("short", 40);
+    send("long", 60_000);
+    await c.publish("other", 1);
+    const end = performance.now() + 60;
+    while (performance.now() < end);
+    assert.equal((await deliveries.next()).value.event.id, "long");
+    assert.equal(hub.of("MODACK").some(({ id }) => id === "short"), false, "nobody brings it back");
+    await deliveries.return();
+  });
+
+  it("a debug log may call the client", async () => {
+    const told = [];
+    const own = new PromClient(hub.url, "t", { log: (line) => { told.push(line); if (line.startsWith("<") && told.length < 20) void own.publish("logged", line).catch(() => {}); } });
+    await own.publish("a", 1);
+    await hub.until(() => hub.of("PUBLISH").filter(({ topic }) => topic === "logged").length >= 2);
+    assert.equal((await own.publish("a", 2)).duplicate, false);
+    await own.close();
+  });
+
   it("tells the hub why a handler failed, and the caller what the hub refused", async () => {
     const errors = recorder();
     c.on("error", (error) => errors(error.code));

@@ -37,11 +37,15 @@ describe("closing", { timeout: 40 * PATIENCE }, () => {
   });
 
   it("what came along in the same message is told to nobody after close", async () => {
+    let connection;
+    hub.intercept = (frame, client) => void (connection = client);
     const c = client();
     const told = recorder();
+    c.on("gap", () => told("gap"));
     const open = [c.live("a", (event) => (told("live", event.payload), c.close())), c.watch("a", { onChange: (event) => event && told("watch", event.payload) })];
     await within("both", Promise.all(open));
     for (const n of [1, 2]) hub.publish("a", n, { key: `k${n}` });
+    connection.send({ op: "GAP", topic: "a", group: "$live-1", from: 3, to: 4, reason: "retention" });
     await within("the end", c.closed);
     assert.deepEqual(told.calls, [["live", 1]]);
   });

@@ -29,8 +29,10 @@ pub(super) struct Member {
     pub(super) group: Option<String>,
     items: mpsc::Sender<Item>,
     link: Arc<Link>,
-    /// Without credit: the length at which the hub is asked to pause.
-    high: Option<usize>,
+    /// The length at which the hub is asked to pause.
+    high: usize,
+    /// The hub sends no more than there is credit.
+    credit: bool,
     /// The program asked to pause.
     pub(super) paused: bool,
     /// How many settles and extensions of the program the owner has carried out.
@@ -54,12 +56,15 @@ pub(super) enum Taken {
 impl Member {
     pub(super) fn new(id: SubscriptionId, command: &SubscribeCommand, shared: &Arc<Shared>) -> (Self, Feed) {
         let buffer = command.buffer.clamp(1, SLACK);
-        // With credit: what is unsettled now, and as much that a lost connection or an expired lease has made void.
-        let capacity = command.credit.map_or(buffer + SLACK, |credit| 2 * credit.max(1) as usize);
+        let credit = command.credit.map(|credit| credit.max(1) as usize);
+        // With credit: what is unsettled now, and as much that a lost connection or an expired lease has made void. More of that
+        // means that nobody takes anything: then the hub must pause, or what comes finds no room and uses up its attempts.
+        let capacity = credit.map_or(buffer + SLACK, |credit| 2 * credit);
+        let (high, low) = credit.map_or((buffer, buffer / 2), |credit| (credit + 1, credit));
         let (items, receiver) = mpsc::channel(capacity);
         let link = Arc::new(Link {
             held_back: AtomicBool::new(false),
-            low: buffer / 2,
+            low,
             end: OnceLock::new(),
             said: AtomicU64::new(0),
             taken: AtomicU64::new(0),
@@ -70,7 +75,8 @@ impl Member {
             group: command.group.clone(),
             items,
             link: Arc::clone(&link),
-            high: command.credit.is_none().then_some(buffer),
+            high,
+            credit: credit.is_some(),
             paused: false,
             heard: 0,
             late: VecDeque::new(),
@@ -105,7 +111,7 @@ impl Member {
     fn push_late(&mut self, item: Item) {
         tracing::debug!(topic = self.topic, "a subscription's queue is full");
         // With credit a lease brings an event back, and nothing else is of interest.
-        if self.high.is_none() {
+        if self.credit {
             return;
         }
         match (item, self.late.back_mut()) {
@@ -129,8 +135,7 @@ impl Member {
     }
 
     fn must_hold_back(&self) -> bool {
-        let Some(high) = self.high else { return false };
-        if self.length() < high || self.link.held_back.swap(true, Ordering::Relaxed) {
+        if self.length() < self.high || self.link.held_back.swap(true, Ordering::Relaxed) {
             return false;
         }
         // Pairs with the fence in `Feed::poll_next`.
@@ -154,6 +159,9 @@ impl Member {
     /// Counts a settle or an extension. Returns whether the consumer has gone and this was its last.
     pub(super) fn heard(&mut self) -> bool {
         self.heard += 1;
+        if let Some(leases) = &mut self.leases {
+            leases.forget_taken();
+        }
         self.is_gone()
     }
 
@@ -280,11 +288,17 @@ mod tests {
         assert!(matches!(take(&mut feed), Some(Item::Event(_))));
     }
 
+    /// A consumer that took nothing over two reconnects had a queue full of what was void: what came then found no room, time
+    /// and again, until it was a dead letter.
     #[test]
-    fn with_credit_the_queue_is_bounded_and_nothing_is_held_back() {
-        let (mut member, mut feed, _poked) = member(Some(3), 1);
+    fn with_credit_the_hub_is_held_back_by_what_is_void_alone() {
+        let (mut member, mut feed, mut poked) = member(Some(3), 1);
+        assert!((0..3).all(|_| member.push(event()) == Taken::Yes), "as much as there is credit");
+        assert_eq!(member.push(event()), Taken::HoldBack, "of an older connection, then");
         assert!((0..100).all(|_| member.push(event()) == Taken::Yes));
-        assert!((0..6).all(|_| take(&mut feed).is_some()));
+        assert!((0..3).all(|_| take(&mut feed).is_some()));
+        assert!(poked.try_recv().is_ok() && member.may_go_on());
+        assert!((0..3).all(|_| take(&mut feed).is_some()));
         assert!(take(&mut feed).is_none());
         drop(feed);
         assert_eq!(member.push(event()), Taken::Gone);

@@ -354,19 +354,20 @@ impl Owner {
         if self.leases_at.is_none_or(|at| at > instant) {
             return;
         }
+        self.leases_at = None;
+        // What is not taken before a drain goes to others.
+        if self.shared.draining.load(Ordering::Acquire) {
+            return;
+        }
         let connection = self.shared.connection.load(Ordering::Acquire);
-        let mut next = None;
         for (subscription, leases) in self.members.leases() {
             let settle = prom_sdk_core::Settle::Extend(millis(leases.length()));
-            for (event, lease) in leases.take_due(instant, connection) {
-                // What cannot be read comes to nobody, either.
-                let Ok(event) = crate::Event::parse(&event) else { continue };
-                let (id, lease) = (event.id.as_str(), Some(lease.as_str()));
-                self.session.settle_quietly(now, DeliveryRef { subscription, connection, id, lease }, settle);
+            for (id, lease) in leases.take_due(instant, connection) {
+                let delivery = DeliveryRef { subscription, connection, id: &id, lease: Some(lease.as_str()) };
+                self.session.settle_quietly(now, delivery, settle);
             }
-            next = [next, leases.due()].into_iter().flatten().min();
+            self.leases_at = [self.leases_at, leases.due()].into_iter().flatten().min();
         }
-        self.leases_at = next;
         self.perform();
     }
 

@@ -52,7 +52,8 @@ async fn rows_become_events_of_a_hub() {
         let delivery = in_time(orders.next()).await.unwrap();
         let event = delivery.event();
         if event.id == "first" {
-            let json = (event.ts, event.key.as_deref(), event.sid.as_deref(), event.caused_by.first().map(String::as_str));
+            let json =
+                (event.ts, event.key.as_deref(), event.sid.as_deref(), event.caused_by.first().map(String::as_str));
             assert_eq!(json, (1_700_000_000_123, Some("order-7"), Some("s"), Some("c")));
             assert_eq!(event.headers.iter().collect::<Vec<_>>(), [("z", "1")]);
             assert_eq!(event.raw().get(), r#"{"order":7,"total":19.5}"#);

@@ -161,6 +161,30 @@ async fn who_is_silent_before_or_after_the_handshake_is_cut_when_a_head_would_be
 }
 
 #[tokio::test]
+async fn a_websocket_that_the_hub_ends_ends_with_the_word_that_tls_has_for_it() {
+    // Without it a client cannot tell an end from a line that somebody cut.
+    let trust = Trust::new();
+    let mut config = trust.config();
+    config.limits.auth_timeout = SOON;
+    let hub = Hub::start(config).await.unwrap();
+    let mut stream = connect(hub.address(), trust.client()).await.unwrap();
+    let upgrade = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+    ];
+    let head: String = upgrade.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let asked = format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{head}\r\n");
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    in_time(stream.read_to_end(&mut bytes)).await.expect("not cut");
+    // The close frame: 4408.
+    assert!(bytes.windows(2).any(|two| two == 4408_u16.to_be_bytes()), "{}", String::from_utf8_lossy(&bytes));
+    hub.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_handshake_that_does_not_go_on_makes_room() {
     let trust = Trust::new();
     let mut config = trust.config();

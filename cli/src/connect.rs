@@ -1,9 +1,12 @@
 //! The way to a hub, shared by every command that talks to one.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
-use prom_sdk::Client;
+use prom_sdk::{Client, ClientBuilder};
 
 use crate::secret;
 
@@ -17,6 +20,9 @@ pub(crate) struct Connection {
     /// Token to authenticate with [default: one made with the secret of the `prom dev` that runs in this folder]
     #[arg(long, env = "PROM_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// Authorities to trust instead of the system's, PEM, for a hub whose certificate is of one's own making.
+    #[arg(long, env = "PROM_CA_FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Data folder of `prom dev`.
     #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
     pub(crate) data: PathBuf,
@@ -27,6 +33,14 @@ pub(crate) struct Connection {
 
 /// How long a token is good for that is made on the fly; a new one is made before it runs out.
 const TTL: Duration = Duration::from_secs(3600);
+
+/// `builder`, which trusts `ca_file` if there is one.
+pub(crate) fn trusting(builder: ClientBuilder, ca_file: Option<&Path>) -> ClientBuilder {
+    match ca_file.filter(|path| !path.as_os_str().is_empty()) {
+        Some(path) => builder.ca_file(path),
+        None => builder,
+    }
+}
 
 impl Connection {
     /// A token for `scopes`: the one that was given, or one made with the secret of `prom dev`.
@@ -57,6 +71,7 @@ impl Connection {
                 })
             }
         };
+        let builder = trusting(builder, self.ca_file.as_deref());
         let connecting = tokio::time::timeout(self.timeout, builder.connect());
         match connecting.await {
             Ok(connected) => connected.with_context(|| format!("cannot connect to {}", self.url)),

@@ -8,6 +8,9 @@
 //! [limits]                 # what clients may take: see limits.rs
 //! sockets = 25000
 //!
+//! [tls]                    # certificates of the ports: see tls.rs
+//! cert_file = "fullchain.pem"
+//!
 //! [[retention]]            # the first rule that matches a topic counts
 //! topics = "orders.**"
 //! max_age = "30d"
@@ -25,7 +28,7 @@ use prom_hub::{embedded::Options, store::Rule};
 use prom_protocol::TopicOrPattern;
 use serde::Deserialize;
 
-use crate::limits::Limits;
+use crate::{limits::Limits, tls};
 
 /// Least room for events, and least memory for the newest ones.
 const LEAST: ByteSize = ByteSize::mib(1);
@@ -37,6 +40,10 @@ struct File {
     store: Store,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    tls: tls::Public,
+    #[serde(default)]
+    ops_tls: tls::Ops,
     #[serde(default)]
     retention: Vec<RetentionRule>,
 }
@@ -69,16 +76,19 @@ enum Unsettled {
     Drop,
 }
 
+/// What is read from a file beside options and limits: the rules, and where certificates are.
+type Read = (Vec<Rule>, tls::InFile);
+
 /// Reads a file into `options` and `limits`.
 ///
 /// # Errors
 /// What is wrong with it, naming the field.
-pub(crate) fn read(path: &Path, options: &mut Options, limits: &mut prom_hub::Limits) -> anyhow::Result<Vec<Rule>> {
+pub(crate) fn read(path: &Path, options: &mut Options, limits: &mut prom_hub::Limits) -> anyhow::Result<Read> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&text, options, limits).with_context(|| path.display().to_string())
 }
 
-fn parse(text: &str, options: &mut Options, limits: &mut prom_hub::Limits) -> anyhow::Result<Vec<Rule>> {
+fn parse(text: &str, options: &mut Options, limits: &mut prom_hub::Limits) -> anyhow::Result<Read> {
     let file: File = toml::from_str(text)?;
     file.limits.apply(limits)?;
     for (name, size) in [("store.max_bytes", file.store.max_bytes), ("store.cache_bytes", file.store.cache_bytes)] {
@@ -90,7 +100,8 @@ fn parse(text: &str, options: &mut Options, limits: &mut prom_hub::Limits) -> an
     if let Some(size) = file.store.cache_bytes {
         options.cache_bytes = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     }
-    file.retention.iter().enumerate().map(|(index, rule)| rule.checked(&format!("retention[{index}]"))).collect()
+    let rules = file.retention.iter().enumerate().map(|(index, rule)| rule.checked(&format!("retention[{index}]")));
+    Ok((rules.collect::<anyhow::Result<_>>()?, tls::InFile { tls: file.tls, ops_tls: file.ops_tls }))
 }
 
 impl RetentionRule {
@@ -143,7 +154,8 @@ mod tests {
             unsettled = "drop"
         "#;
         let mut limits = prom_hub::Limits::default();
-        let rules = parse(text, &mut options, &mut limits).unwrap();
+        let (rules, files) = parse(text, &mut options, &mut limits).unwrap();
+        assert_eq!(files, tls::InFile::default());
         assert_eq!((limits.sockets, limits.sockets_per_address, limits.exports), (500, Some(7), 32));
         assert_eq!(limits.head_timeout, Duration::from_secs(2));
         assert_eq!(options.max_bytes, Some(2 << 30));
@@ -171,6 +183,7 @@ mod tests {
             ("[limits]\nsockets_per_address = 0", "limits.sockets_per_address must be 1 to 1000000"),
             ("[limits]\nhead_timeout = \"soon\"", "limits.head_timeout"),
             ("[limits]\nidle_timeout = \"1ms\"", "limits.idle_timeout must be 100ms to 1h"),
+            ("[tls]\ncert = \"a\"", "unknown field `cert`"),
             ("nonsense", "nonsense"),
         ] {
             let error =

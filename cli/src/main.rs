@@ -21,6 +21,7 @@ mod page;
 mod processes;
 mod secret;
 mod settings;
+mod tls;
 mod tokens;
 #[cfg(not(feature = "mongodb"))]
 mod without_mongo;

@@ -12,7 +12,7 @@ use prom_hub::{
 #[cfg(feature = "mongodb")]
 use prom_hub::{OutboxName, mongo};
 
-use crate::{file, page};
+use crate::{file, page, tls::Tls};
 
 /// Where and how a hub listens: shared by `prom hub` and `prom dev`.
 #[derive(Debug, Args)]
@@ -39,9 +39,12 @@ pub(crate) struct Listen {
     /// needed all the same]
     #[arg(long, env = "PROM_ORIGINS", value_delimiter = ',')]
     pub(crate) origins: Vec<String>,
-    /// Listen on an address other machines can reach although tokens then travel unencrypted: there is TLS in front.
+    /// Listen without TLS on an address other machines can reach although tokens then travel unencrypted: there is TLS
+    /// in front.
     #[arg(long)]
     pub(crate) allow_plaintext: bool,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
     /// Folder the events are kept in.
     #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
     pub(crate) data: PathBuf,
@@ -122,7 +125,8 @@ impl Listen {
         config.page = Some(page::file);
         let mut options = Options { durability: self.durability, ..Options::default() };
         let read = |path| file::read(path, &mut options, &mut config.limits);
-        let rules = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let (rules, files) = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        self.tls.apply(files, &mut config)?;
         options.retention = Retention::new(rules).with_own();
         config.store = match (self.memory_mb, self.mongo_url.filter(|url| !url.is_empty())) {
             (Some(_), Some(_)) => bail!("MONGO_URL and PROM_MEMORY_MB are both set; a hub has one store"),

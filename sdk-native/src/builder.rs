@@ -33,13 +33,23 @@ pub struct ClientBuilder {
     config: Config,
     max_queued: usize,
     max_queued_bytes: usize,
+    #[cfg(feature = "tls")]
+    ca_file: Option<std::path::PathBuf>,
 }
 
 impl ClientBuilder {
     pub(crate) fn new(url: impl Into<String>) -> Self {
         let config = Config::default();
         let (max_queued, max_queued_bytes) = (config.max_queued, config.max_queued_bytes);
-        Self { url: url.into(), tokens: Tokens::Missing, config, max_queued, max_queued_bytes }
+        Self {
+            url: url.into(),
+            tokens: Tokens::Missing,
+            config,
+            max_queued,
+            max_queued_bytes,
+            #[cfg(feature = "tls")]
+            ca_file: None,
+        }
     }
 
     /// A token that never changes. When it expires or is refused the client closes; see [`Self::token_provider`].
@@ -60,6 +70,14 @@ impl ClientBuilder {
         Fut: Future<Output = Result<String, BoxError>> + Send + 'static,
     {
         self.tokens = Tokens::Provider(TokenSource::new(provider));
+        self
+    }
+
+    /// Trusts the authorities in this PEM file with `wss://`, and no others: for a hub whose certificate is of one's own
+    /// making. It is read once, when the client is made. Default: those the system trusts, or those of `SSL_CERT_FILE`.
+    #[cfg(feature = "tls")]
+    pub fn ca_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
         self
     }
 
@@ -120,8 +138,9 @@ impl ClientBuilder {
     /// Publishes and subscriptions made meanwhile wait for the connection. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Config`]: the URL is none of a WebSocket, TLS has no certificates to trust, or the waits of
-    /// [`Self::reconnect`] are the wrong way round. [`crate::ErrorKind::Unauthorized`]: no token was given.
+    /// [`crate::ErrorKind::Config`]: the URL is none of a WebSocket, TLS has no certificates to trust, or not those of
+    /// `ca_file`, or the waits of [`Self::reconnect`] are the wrong way round. [`crate::ErrorKind::Unauthorized`]: no token
+    /// was given.
     pub fn connect_lazily(self) -> Result<Client, Error> {
         let client = self.start()?;
         let (reply, _) = tokio::sync::oneshot::channel();
@@ -133,7 +152,11 @@ impl ClientBuilder {
     fn start(self) -> Result<Client, Error> {
         /// Commands on their way to the owner.
         const COMMANDS: usize = 4096;
-        let Self { url, tokens, mut config, max_queued, max_queued_bytes } = self;
+        #[cfg(feature = "tls")]
+        let trust = self.ca_file;
+        #[cfg(not(feature = "tls"))]
+        let trust = None;
+        let Self { url, tokens, mut config, max_queued, max_queued_bytes, .. } = self;
         let tokens = match tokens {
             Tokens::Missing => return Err(Error::no_token()),
             Tokens::Fixed(token) => {
@@ -145,7 +168,7 @@ impl ClientBuilder {
         if config.reconnect_min_ms > config.reconnect_max_ms {
             return Err(Error::config("reconnect: the first wait must not be longer than the longest"));
         }
-        let transport = Transport::new(&url)?;
+        let transport = Transport::new(&url, trust.as_deref())?;
         let span = tracing::debug_span!("prom_client", hub = transport.host().authority);
         let request_timeout = Duration::from_millis(config.request_timeout_ms);
         let http = Http::new(Arc::clone(transport.host()), &config, tokens.clone());

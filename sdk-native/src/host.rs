@@ -1,5 +1,6 @@
 //! Where the hub is, and how it is spoken to safely: the same for the WebSocket and for plain HTTP.
 
+use std::path::Path;
 #[cfg(feature = "tls")]
 use std::sync::Arc;
 
@@ -19,11 +20,12 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// The host of the WebSocket's URL.
+    /// The host of the WebSocket's URL, trusted by the authorities in `trust`, or by those of the system.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Config`]: the URL is none, or there are no certificates to trust.
-    pub(crate) fn of(url: &str) -> Result<Self, Error> {
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "there is no TLS that trusts anybody"))]
+    pub(crate) fn of(url: &str, trust: Option<&Path>) -> Result<Self, Error> {
         let request = url
             .into_client_request()
             .map_err(|error| Error::config("the URL is not one of a WebSocket").with_source(error))?;
@@ -43,13 +45,28 @@ impl Host {
             port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
             authority: uri.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
             #[cfg(feature = "tls")]
-            tls: secure.then(tls_config).transpose()?,
+            tls: secure.then(|| tls_config(trust)).transpose()?,
         })
     }
 }
 
 #[cfg(feature = "tls")]
-fn tls_config() -> Result<Arc<rustls::ClientConfig>, Error> {
+fn tls_config(trust: Option<&Path>) -> Result<Arc<rustls::ClientConfig>, Error> {
+    let roots = match trust {
+        Some(path) => authorities(path)?,
+        None => system()?,
+    };
+    // Named, because a program may have other providers, and then there is no default.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::config("TLS cannot be set up").with_source(error))?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// The authorities the system trusts.
+#[cfg(feature = "tls")]
+fn system() -> Result<rustls::RootCertStore, Error> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
@@ -60,12 +77,21 @@ fn tls_config() -> Result<Arc<rustls::ClientConfig>, Error> {
             None => error,
         });
     }
-    // Named, because a program may have other providers, and then there is no default.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::config("TLS cannot be set up").with_source(error))?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(roots)
+}
+
+/// Those in a file.
+#[cfg(feature = "tls")]
+fn authorities(path: &Path) -> Result<rustls::RootCertStore, Error> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let file = path.display();
+    let unfit = |error: String| Error::config(format!("the authorities in {file} cannot be trusted: {error}"));
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in CertificateDer::pem_file_iter(path).map_err(|error| unfit(error.to_string()))? {
+        let authority = authority.map_err(|error| unfit(error.to_string()))?;
+        roots.add(authority).map_err(|error| unfit(error.to_string()))?;
+    }
+    if roots.is_empty() { Err(unfit("it holds no certificate".into())) } else { Ok(roots) }
 }
 
 #[cfg(test)]
@@ -80,7 +106,7 @@ mod tests {
             ("ws://[::1]:8090/a/b?c=d", "::1", 8090, "[::1]:8090"),
             ("ws://user:word@hub:1/", "hub", 1, "hub:1"),
         ] {
-            let host = Host::of(url).unwrap();
+            let host = Host::of(url, None).unwrap();
             assert_eq!((&*host.name, host.port, &*host.authority), (name, port, authority));
         }
     }

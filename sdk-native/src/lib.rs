@@ -28,7 +28,7 @@
 //! # async fn fetch_token() -> Result<String, std::io::Error> { Ok(String::new()) }
 //! ```
 //!
-//! The feature `tls`, on by default, adds `wss://` by rustls with the certificates the system trusts.
+//! The feature `tls`, on by default, adds `wss://` by rustls with the authorities the system trusts, or those of `ca_file`.
 
 mod builder;
 mod client;

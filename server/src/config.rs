@@ -11,7 +11,7 @@ use crate::members::mongo_outbox::OutboxName;
 use crate::{
     auth::{self, Auth, Jwt, SECRET_BYTES, STATIC_TOKEN_BYTES},
     node::Limits,
-    web::Page,
+    web::{Page, Tls},
 };
 
 /// Shortest token for the ops port, in bytes: it has no name and no end, so it must not be guessed.
@@ -54,11 +54,18 @@ pub struct Config {
     pub ops_token: Option<String>,
     /// The ops port asks for a token on loopback too; default: only for payloads.
     pub ops_auth: bool,
+    /// TLS of the port; default: none, and then only loopback, or `allow_plaintext`.
+    pub tls: Option<Tls>,
+    /// TLS of the operators' pages; default: none, with the same limits.
+    pub ops_tls: Option<Tls>,
+    /// Authorities, PEM: with `ops_tls`, who connects to the operators' pages needs a certificate that one of them signed,
+    /// beside the token that is asked for all the same. Default: no certificate is asked for.
+    pub ops_client_ca: Option<PathBuf>,
     /// How tokens are checked.
     pub auth: Auth,
     /// Origins of pages that may connect; none: any.
     pub origins: Option<Vec<String>>,
-    /// Listening on other than loopback without TLS is intended.
+    /// Listening on other than loopback without TLS of the hub's own is intended.
     pub allow_plaintext: bool,
     /// Where events are kept; default: in memory, 512 MiB of them.
     pub store: StoreConfig,
@@ -112,14 +119,17 @@ pub enum ConfigError {
     NoOpsToken,
     /// The ops port is not on loopback, and there is no TLS.
     #[error(
-        "OPS_BIND {0} is reachable from other machines and tokens would travel unencrypted; put TLS in front and pass --allow-plaintext"
+        "OPS_BIND {0} is reachable from other machines and tokens would travel unencrypted; set OPS_TLS_CERT_FILE and OPS_TLS_KEY_FILE, or put TLS in front and pass --allow-plaintext"
     )]
     OpsPlaintext(IpAddr),
     /// Not loopback, and no TLS.
     #[error(
-        "BIND {0} is reachable from other machines and tokens would travel unencrypted; put TLS in front and pass --allow-plaintext"
+        "BIND {0} is reachable from other machines and tokens would travel unencrypted; set TLS_CERT_FILE and TLS_KEY_FILE, or put TLS in front and pass --allow-plaintext"
     )]
     Plaintext(IpAddr),
+    /// Certificates cannot be asked for without TLS.
+    #[error("OPS_TLS_CLIENT_CA_FILE is set without OPS_TLS_CERT_FILE and OPS_TLS_KEY_FILE")]
+    ClientCaAlone,
 }
 
 impl Config {
@@ -132,6 +142,9 @@ impl Config {
             ops_bind: IpAddr::from([127, 0, 0, 1]),
             ops_token: None,
             ops_auth: false,
+            tls: None,
+            ops_tls: None,
+            ops_client_ca: None,
             auth,
             origins: None,
             allow_plaintext: false,
@@ -153,7 +166,7 @@ impl Config {
             }
             Auth::Static(_) => {}
         }
-        if !self.bind.is_loopback() && !self.allow_plaintext {
+        if !self.bind.is_loopback() && self.tls.is_none() && !self.allow_plaintext {
             return Err(ConfigError::Plaintext(self.bind));
         }
         self.check_ops()
@@ -167,7 +180,10 @@ impl Config {
             }
             _ => {}
         }
-        if !self.ops_bind.is_loopback() && !self.allow_plaintext {
+        if self.ops_client_ca.is_some() && self.ops_tls.is_none() {
+            return Err(ConfigError::ClientCaAlone);
+        }
+        if !self.ops_bind.is_loopback() && self.ops_tls.is_none() && !self.allow_plaintext {
             return Err(ConfigError::OpsPlaintext(self.ops_bind));
         }
         Ok(())
@@ -226,6 +242,23 @@ mod tests {
         assert!(matches!(open.check(), Err(ConfigError::Plaintext(_))));
         open.allow_plaintext = true;
         assert_eq!(open.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_port_with_tls_needs_no_leave_to_be_reachable_and_one_without_still_does() {
+        let everywhere = IpAddr::from([0, 0, 0, 0]);
+        let tls = || Some(Tls { cert: "cert.pem".into(), key: "key.pem".into() });
+        let mut both = Config::new(Auth::hs256("s".repeat(32)));
+        (both.bind, both.ops_bind) = (everywhere, everywhere);
+        both.tls = tls();
+        assert_eq!(both.check(), Err(ConfigError::OpsPlaintext(everywhere)), "each port has its own");
+        both.ops_tls = tls();
+        assert_eq!(both.check(), Ok(()));
+        both.tls = None;
+        assert_eq!(both.check(), Err(ConfigError::Plaintext(everywhere)));
+        both.allow_plaintext = true;
+        (both.ops_tls, both.ops_client_ca) = (None, Some("ca.pem".into()));
+        assert_eq!(both.check(), Err(ConfigError::ClientCaAlone));
     }
 
     #[test]

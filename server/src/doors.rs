@@ -27,12 +27,12 @@ async fn root(state: State<Arc<Node>>, request: Request) -> Response {
     if request.headers().contains_key(header::UPGRADE) {
         socket(state, request).await
     } else {
-        page::serve(state.page, "", request.headers())
+        page::serve(state.page, "", request.headers(), state.secure)
     }
 }
 
 async fn asset(State(node): State<Arc<Node>>, uri: Uri, headers: HeaderMap) -> Response {
-    page::serve(node.page, uri.path().trim_start_matches('/'), &headers)
+    page::serve(node.page, uri.path().trim_start_matches('/'), &headers, node.secure)
 }
 
 async fn socket(State(node): State<Arc<Node>>, request: Request) -> Response {

@@ -22,7 +22,7 @@ use crate::{
     members::{outbox::Drained, projector::Projector},
     node::{Limits, Node, WRITE_GRACE},
     ops::{self, Guard, Ops},
-    web::{self, Bounds, Port, Sockets, Times},
+    web::{self, Bounds, Certificates, Current, Port, Sockets, Times, TlsError},
 };
 
 /// How long connections, groups and the writer may take to end.
@@ -37,6 +37,9 @@ pub enum StartError {
     /// The configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// TLS cannot be spoken with the files that are there.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The port cannot be had.
     #[error("cannot listen on {address}: {}", explain(source))]
     Listen {
@@ -107,6 +110,7 @@ impl Hub {
     /// What keeps it from starting, for people.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        let (tls, ops_tls) = certificates(&config).await?;
         let address = SocketAddr::new(config.bind, config.port);
         let listen = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -151,6 +155,12 @@ impl Hub {
             tasks.spawn(refresher);
         }
         let (limits, sockets) = sockets(config.limits);
+        let (public_tls, own_tls) =
+            (tls.as_ref().map(Certificates::current), ops_tls.as_ref().map(Certificates::current));
+        let shown = [&tls, &ops_tls].into_iter().flatten().map(Certificates::figures).collect();
+        for certificates in [tls, ops_tls].into_iter().flatten() {
+            tasks.spawn(certificates.keep(ending.clone()));
+        }
         let node = Arc::new(Node {
             store: Arc::clone(&store),
             topics,
@@ -159,18 +169,27 @@ impl Hub {
             groups,
             verifier,
             limits,
+            secure: public_tls.is_some(),
             origins: config.origins,
             page: config.page,
             tasks: tasks.clone(),
             ending: ending.clone(),
             connections: AtomicUsize::new(0),
         });
-        let server = public_port(listener, &node, sockets, ending.clone()).map_err(listen)?;
+        let server = public_port(listener, &node, sockets, public_tls, ending.clone()).map_err(listen)?;
         let public = Arc::clone(server.sockets());
         let guard = Guard::new(config.ops_token, config.ops_auth, config.ops_bind.is_loopback());
         let started = Instant::now();
         let ops = ops.map(|listener| {
-            ops::start(listener, |own| Ops { node, guard, outboxes, address, started, sockets: [public, own] })
+            ops::start(listener, own_tls, |own| Ops {
+                node,
+                guard,
+                outboxes,
+                address,
+                started,
+                sockets: [public, own],
+                certificates: shown,
+            })
         });
         let ops = ops.transpose().map_err(listen)?;
         if matches!(config.auth, Auth::Static(_)) {
@@ -184,7 +203,8 @@ impl Hub {
             tracing::warn!("JWT_JWKS_URL is set without JWT_ISS or JWT_AUD: tokens made for others may be accepted");
         }
         let ops_port = ops.as_ref().map(|ops| ops.address().to_string());
-        tracing::info!(%address, ops = ops_port, store = store.name(), durability = store.durability(), auth = ?config.auth, "hub ready");
+        let (tls, ops_tls) = (config.tls.is_some(), config.ops_tls.is_some());
+        tracing::info!(%address, tls, ops = ops_port, ops_tls, store = store.name(), durability = store.durability(), auth = ?config.auth, "hub ready");
         Ok(Self { address, ending, over, tasks, server, writer: writer_ended, store, ops })
     }
 
@@ -225,6 +245,22 @@ impl Hub {
     }
 }
 
+/// The certificates of the public port and of the ops port.
+async fn certificates(config: &Config) -> Result<(Option<Certificates>, Option<Certificates>), TlsError> {
+    let public = match config.tls.clone() {
+        Some(tls) => Some(Certificates::load(web::PUBLIC, tls, None).await?),
+        None => None,
+    };
+    let ops = match config.ops_tls.clone() {
+        // Without the port its files are no matter.
+        Some(tls) if config.ops_port.is_some() => {
+            Some(Certificates::load(web::OPS, tls, config.ops_client_ca.clone()).await?)
+        }
+        _ => None,
+    };
+    Ok((public, ops))
+}
+
 /// The sockets of the public port, and the limits as the open files of this process allow them.
 fn sockets(mut limits: Limits) -> (Limits, Arc<Sockets>) {
     let mut most = limits.sockets;
@@ -251,12 +287,14 @@ fn public_port(
     listener: TcpListener,
     node: &Arc<Node>,
     sockets: Arc<Sockets>,
+    tls: Option<Current>,
     ending: CancellationToken,
 ) -> io::Result<Port> {
     let Limits { head_timeout, idle_timeout, write_timeout, .. } = node.limits;
     let bounds = Bounds {
         sockets,
         times: Times { head: head_timeout, idle: idle_timeout, write: write_timeout + WRITE_GRACE },
+        tls,
         files: web::room().map(|room| room.below),
         keeps_requests: false,
         ending: ENDING,

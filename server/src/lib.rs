@@ -47,5 +47,5 @@ pub use self::{
     config::{Config, ConfigError, OPS_TOKEN_BYTES, StoreConfig},
     hub::{Hub, StartError},
     node::Limits,
-    web::Page,
+    web::{Page, Tls, TlsError, TlsFault},
 };

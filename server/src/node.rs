@@ -95,6 +95,8 @@ pub(crate) struct Node {
     pub(crate) verifier: Verifier,
     /// What connections and requests may take.
     pub(crate) limits: Limits,
+    /// The public port speaks TLS.
+    pub(crate) secure: bool,
     /// Origins of pages that may connect; none: any.
     pub(crate) origins: Option<Vec<String>>,
     /// The live page; none: there is none.
@@ -116,12 +118,15 @@ impl Node {
 
     /// Whether pages of `origin` may talk to the hub: any, those of the list, and those of the hub's own address.
     pub(crate) fn admits(&self, origin: &str, headers: &HeaderMap) -> bool {
-        self.origins.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == origin)) || is_own(origin, headers)
+        self.origins.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == origin))
+            || self.is_own(origin, headers)
     }
-}
 
-/// Whether a page of this hub's own is connecting: its origin is where it connects to.
-fn is_own(origin: &str, headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    host.is_some() && origin.split_once("://").map(|(_, authority)| authority) == host
+    /// Whether a page of this hub's own is connecting: its origin is where it connects to. Under the hub's own TLS none of
+    /// its pages came in the clear, where anybody on the way could have written them.
+    fn is_own(&self, origin: &str, headers: &HeaderMap) -> bool {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let Some((scheme, authority)) = origin.split_once("://") else { return false };
+        host == Some(authority) && (scheme == "https" || !self.secure)
+    }
 }

@@ -1,13 +1,13 @@
 //! A client that speaks plain frames.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use prom_hub::Hub;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    Connector, MaybeTlsStream, WebSocketStream, connect_async, connect_async_tls_with_config,
     tungstenite::{self, Message, client::IntoClientRequest},
 };
 
@@ -35,12 +35,28 @@ impl Client {
         Self { socket, held: VecDeque::new() }
     }
 
+    /// A connection under TLS, by the name `localhost`.
+    pub async fn connect_tls(hub: &Hub, tls: rustls::ClientConfig) -> Self {
+        let url = format!("wss://localhost:{}/ws", hub.address().port());
+        let connector = Some(Connector::Rustls(Arc::new(tls)));
+        let (socket, _) = connect_async_tls_with_config(url, None, true, connector).await.expect("connects");
+        Self { socket, held: VecDeque::new() }
+    }
+
+    /// The same, that may publish and subscribe everywhere.
+    pub async fn open_tls(hub: &Hub, tls: rustls::ClientConfig) -> Self {
+        Self::connect_tls(hub, tls).await.with_every_right().await
+    }
+
     /// A connection that may publish and subscribe everywhere.
     pub async fn open(hub: &Hub) -> Self {
-        let mut client = Self::connect(hub).await;
-        let ok = client.ask(json!({"op": "AUTH", "token": token(&["*:**"])})).await;
+        Self::connect(hub).await.with_every_right().await
+    }
+
+    async fn with_every_right(mut self) -> Self {
+        let ok = self.ask(json!({"op": "AUTH", "token": token(&["*:**"])})).await;
         assert_eq!(ok["op"], "OK");
-        client
+        self
     }
 
     /// Sends a frame.

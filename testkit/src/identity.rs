@@ -44,7 +44,7 @@ enum Pair {
 }
 
 /// What openssl writes to its output.
-fn openssl(args: &[&str]) -> Vec<u8> {
+pub(crate) fn openssl(args: &[&str]) -> Vec<u8> {
     let output = Command::new("openssl").args(args).stderr(Stdio::null()).output().expect("openssl runs");
     assert!(output.status.success(), "openssl {args:?}");
     output.stdout

@@ -8,6 +8,7 @@
 //!   hub.rs      config(), hub(), hub_at(), mongo(): hubs on free ports, in this process
 //!   token.rs    token(), token_with(), token_for(): what these hubs accept
 //!   identity.rs an identity provider: keys that sign tokens, a server that publishes them
+//!   tls.rs      an authority that issues certificates, and connections that trust it
 //!   wait.rs     until(), in_time(): wait for a condition, with one deadline
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod http;
 mod hub;
 pub mod identity;
 mod relay;
+pub mod tls;
 mod token;
 mod wait;
 

@@ -1,12 +1,14 @@
 //! `prom dev`: a hub for trying things.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, path::PathBuf, time::Duration};
 
+use anyhow::Context;
 use prom_hub::{Auth, Hub};
 use prom_sdk::Client;
 
 use super::heartbeat::{self, Which};
 use crate::{
+    connect::trusting,
     own_mongo::{self, OwnMongo},
     secret,
     settings::Listen,
@@ -25,6 +27,9 @@ pub(crate) struct Args {
     /// folder mongo of the data folder. The server: MONGOD, or mongod on PATH, or what `npm run setup -- mongod` fetched.
     #[arg(long)]
     mongo: bool,
+    /// Authorities that the hub's own heartbeat trusts instead of the system's, PEM, where the hub speaks TLS.
+    #[arg(long, env = "PROM_CA_FILE")]
+    ca_file: Option<PathBuf>,
     #[command(flatten)]
     which: Which,
     /// Do not publish this machine's processes.
@@ -64,12 +69,16 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     }
     let auth = Auth::hs256(secret.clone());
     super::raise_open_files();
+    let config = args.listen.config(auth)?;
+    let scheme = |tls: bool, scheme: &str| if tls { format!("{scheme}s") } else { scheme.to_owned() };
+    let (http, ws) = (scheme(config.tls.is_some(), "http"), scheme(config.tls.is_some(), "ws"));
+    let ops_http = scheme(config.ops_tls.is_some(), "http");
     let hub = tokio::select! {
-        hub = Hub::start(args.listen.config(auth)?) => hub?,
+        hub = Hub::start(config) => hub?,
         () = &mut interrupted => return end(mongo).await,
     };
     let address = hub.address();
-    let ops = hub.ops_address().map(|ops| format!("\n  For operators   http://{ops}/groups")).unwrap_or_default();
+    let ops = hub.ops_address().map(|ops| format!("\n  For operators   {ops_http}://{ops}/groups")).unwrap_or_default();
     let server = mongo.as_ref().map(|mongo| format!("\n  MongoDB         {}", mongo.url())).unwrap_or_default();
     let page = secret::mint(&secret, &["read:process.state".into()], TTL, Some("page"))?;
     let all = secret::mint(&secret, &["*:**".into()], TTL, Some("dev"))?;
@@ -78,8 +87,8 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     writeln!(
         out,
         "\n  Prom Hub {} is running. {kept}\n\n  \
-         Live processes  http://{address}/#token={page}\n  \
-         WebSocket       ws://{address}/ws{ops}{server}\n  \
+         Live processes  {http}://{address}/#token={page}\n  \
+         WebSocket       {ws}://{address}/ws{ops}{server}\n  \
          Token           {all}\n                  may do everything, good for 7 days\n\n  \
          Stop with Ctrl+C.\n",
         env!("CARGO_PKG_VERSION"),
@@ -87,7 +96,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     out.flush()?;
     drop(out);
 
-    let url = format!("ws://{address}/ws");
+    let url = format!("{ws}://{address}/ws");
     let beating = async {
         if args.no_heartbeat {
             return std::future::pending().await;
@@ -96,7 +105,10 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
             let token = secret::mint(&secret, &["publish:heartbeat.received".into()], OWN_TTL, Some("heartbeat"));
             async move { token.map_err(|error| error.to_string().into()) }
         };
-        let client = Client::builder(&url).token_provider(provider).connect().await?;
+        let builder = trusting(Client::builder(&url).token_provider(provider), args.ca_file.as_deref());
+        let client = builder.connect().await.with_context(|| {
+            format!("this machine's processes cannot be published to {url}; --no-heartbeat does without")
+        })?;
         heartbeat::beat(&client, &args.which).await
     };
     let result = tokio::select! {

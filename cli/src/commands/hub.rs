@@ -8,6 +8,7 @@ use crate::{settings::Listen, tokens::Tokens};
 #[command(after_help = "Examples:
   JWT_SECRET=$(openssl rand -hex 32) prom hub
   JWT_JWKS_URL=https://login.example.com/.well-known/jwks.json JWT_ISS=https://login.example.com/ JWT_AUD=hub prom hub
+  JWT_SECRET=… BIND=0.0.0.0 TLS_CERT_FILE=fullchain.pem TLS_KEY_FILE=privkey.pem prom hub
   JWT_SECRET=… BIND=0.0.0.0 prom hub --allow-plaintext      behind a proxy that speaks TLS
   WS_TOKEN=try-me prom hub                                  one token for everything")]
 pub(crate) struct Args {

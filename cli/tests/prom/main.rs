@@ -12,4 +12,5 @@ mod own_mongo;
 mod refusals;
 mod rights;
 mod store;
+mod tls;
 mod tokens;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -44,8 +45,8 @@ pub(crate) struct Transport {
 impl Transport {
     /// # Errors
     /// See [`Host::of`].
-    pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        Ok(Self { url: url.to_owned(), host: Arc::new(Host::of(url)?) })
+    pub(crate) fn new(url: &str, trust: Option<&Path>) -> Result<Self, Error> {
+        Ok(Self { url: url.to_owned(), host: Arc::new(Host::of(url, trust)?) })
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {

@@ -7,6 +7,7 @@
 //!
 //! Nothing here scans the log, and nothing here is waited for by anybody who carries events.
 
+mod certificates;
 mod guard;
 mod key_sets;
 mod outboxes;

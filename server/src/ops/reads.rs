@@ -18,12 +18,12 @@ use prom_store::{Cursor, Store, StoreError, Stored, Tail};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{guard::Guard, key_sets, outboxes};
+use super::{certificates, guard::Guard, key_sets, outboxes};
 use crate::{
     flow::metrics::{Now, OfPort},
     members::outbox::{Drained, Report},
     node::Node,
-    web::{Cut, Failure, JSON, Params, Sockets, answer, json},
+    web::{Cut, Failure, Figures, JSON, Params, Sockets, answer, json},
 };
 
 /// Rows of a page where the request names no `limit`.
@@ -44,6 +44,8 @@ pub(crate) struct Ops {
     pub(crate) started: Instant,
     /// Those of the public port and of this one.
     pub(crate) sockets: [Arc<Sockets>; 2],
+    /// Of the ports that speak TLS.
+    pub(crate) certificates: Vec<Arc<Figures>>,
 }
 
 type Answer = Result<Response<Body>, Failure>;
@@ -312,6 +314,7 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response<Body> {
     };
     let mut text = ops.node.metrics.render(&now);
     key_sets::render(&mut text, &ops.node.verifier.key_sets());
+    certificates::render(&mut text, &ops.certificates);
     outboxes::render(&mut text, &ops.outbox_reports().await);
     answer(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"), text)
 }

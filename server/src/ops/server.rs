@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{reads::Ops, routes::router};
-use crate::web::{Bounds, Port, Sockets, Times};
+use crate::web::{Bounds, Current, Port, Sockets, Times};
 
 /// Sockets at a time. One more takes the place of the one that is idle longest.
 const SOCKETS: usize = 64;
@@ -36,13 +36,18 @@ pub(crate) struct Running {
 }
 
 /// Serves the ops port, which tells of its own sockets too.
-pub(crate) fn start(listener: TcpListener, ops: impl FnOnce(Arc<Sockets>) -> Ops) -> io::Result<Running> {
+pub(crate) fn start(
+    listener: TcpListener,
+    tls: Option<Current>,
+    ops: impl FnOnce(Arc<Sockets>) -> Ops,
+) -> io::Result<Running> {
     let sockets = Sockets::new("ops", SOCKETS, None);
     let router = router(Arc::new(ops(Arc::clone(&sockets))));
     let stop = CancellationToken::new();
     let bounds = Bounds {
         sockets,
         times: Times { head: HEAD_TIMEOUT, idle: HEAD_TIMEOUT, write: WRITE_TIMEOUT },
+        tls,
         // Its few sockets may take from what others leave.
         files: None,
         keeps_requests: true,

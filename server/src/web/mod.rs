@@ -3,15 +3,18 @@
 //!
 //! ```text
 //!   server.rs ── sockets.rs   how many, and who goes          answer.rs, failure.rs   what is answered
-//!       │     └─ files.rs     what the system has for them    params.rs               what was asked
-//!                                                             bearer.rs               who asks
-//!   peer.rs   ── heads.rs, read_ahead.rs, write_timeout.rs    page.rs                 the page's files
+//!       │     ├─ files.rs     what the system has for them    params.rs               what was asked
+//!       │     └─ handshake.rs TLS ── certificates.rs          bearer.rs               who asks
+//!   peer.rs   ── heads.rs, read_ahead.rs,                     page.rs                 the page's files
+//!                wire.rs, write_timeout.rs
 //! ```
 
 mod answer;
 mod bearer;
+mod certificates;
 mod failure;
 mod files;
+mod handshake;
 mod heads;
 pub(crate) mod page;
 mod params;
@@ -19,16 +22,21 @@ mod peer;
 mod read_ahead;
 mod server;
 mod sockets;
+mod wire;
 mod write_timeout;
 
-pub use self::page::Page;
 pub(crate) use self::{
     answer::{JSON, answer, json},
     bearer::bearer,
+    certificates::{Certificates, Current, Figures, OPS, PUBLIC},
     failure::Failure,
     files::room,
     params::Params,
     peer::{Peer, Times},
     server::{Bounds, Caller, Port},
     sockets::{Cut, Sockets},
+};
+pub use self::{
+    certificates::{Tls, TlsError, TlsFault},
+    page::Page,
 };

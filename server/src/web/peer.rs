@@ -1,7 +1,7 @@
 //! A socket of a port as its protocol sees it: bounded in time both ways, and asked to leave where others need its place.
 //!
 //! ```text
-//!   TcpStream ── ReadAhead ── WriteTimeout ── Peer ──► HTTP, one head at a time (heads.rs) ──► a WebSocket
+//!   TcpStream ── WriteTimeout ── (TLS) ── ReadAhead ── Peer ──► HTTP, one head at a time (heads.rs) ──► a WebSocket
 //! ```
 
 use std::{
@@ -15,7 +15,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep},
 };
 
@@ -23,7 +22,7 @@ use super::{
     heads::{Exchange, Part, Scan},
     read_ahead::ReadAhead,
     sockets::{Cut, Seat},
-    write_timeout::WriteTimeout,
+    wire::Wire,
 };
 
 /// How long a peer may take.
@@ -40,11 +39,13 @@ pub(crate) struct Times {
 /// A socket.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    stream: WriteTimeout<ReadAhead<TcpStream>>,
+    stream: ReadAhead<Wire>,
     /// None once there is no HTTP any more.
     exchange: Option<Arc<Exchange>>,
     seat: Arc<Seat>,
     times: Times,
+    /// When the first head must be there.
+    first_by: Instant,
     /// When the head that is awaited, or the wait for one, has taken too long.
     clock: Option<Clock>,
     requests: bool,
@@ -58,9 +59,10 @@ struct Clock {
 }
 
 impl Peer {
-    pub(super) fn new(stream: TcpStream, exchange: Arc<Exchange>, seat: Arc<Seat>, times: Times) -> Self {
-        let stream = WriteTimeout::new(ReadAhead::new(stream), times.write);
-        Self { stream, exchange: Some(exchange), seat, times, clock: None, requests: false }
+    /// Its first request's head must be there at `first_by`.
+    pub(super) fn new(wire: Wire, exchange: Arc<Exchange>, seat: Arc<Seat>, times: Times, first_by: Instant) -> Self {
+        let stream = ReadAhead::new(wire);
+        Self { stream, exchange: Some(exchange), seat, times, first_by, clock: None, requests: false }
     }
 
     /// Its place among the sockets of its port.
@@ -70,15 +72,19 @@ impl Peer {
 
     /// Changes for how long it may take nothing.
     pub(crate) fn set_write_limit(&mut self, limit: Duration) {
-        self.stream.set_limit(limit);
+        self.stream.stream.socket().set_limit(limit);
     }
 
     /// Waits for the head of a request, at most for as long as it may take.
     fn poll_late(&mut self, cx: &mut Context<'_>, begun: bool) -> Poll<io::Result<()>> {
         let first = !self.requests;
         let clock = self.clock.get_or_insert_with(|| {
-            let limit = if first || begun { self.times.head } else { self.times.idle };
-            Clock { timer: Box::pin(tokio::time::sleep(limit)), head: first || begun }
+            let by = match (first, begun) {
+                (true, _) => self.first_by,
+                (false, true) => Instant::now() + self.times.head,
+                (false, false) => Instant::now() + self.times.idle,
+            };
+            Clock { timer: Box::pin(tokio::time::sleep_until(by)), head: first || begun }
         });
         if begun && !clock.head {
             clock.head = true;
@@ -105,12 +111,12 @@ impl Peer {
             Part::Rest => {
                 self.exchange = None;
                 self.clock = None;
-                self.stream.stream.poll_read_most(cx, buf, usize::MAX)
+                self.stream.poll_read_most(cx, buf, usize::MAX)
             }
             Part::Body(left) => {
                 let before = buf.filled().len();
                 let most = usize::try_from(left).unwrap_or(usize::MAX);
-                ready!(self.stream.stream.poll_read_most(cx, buf, most))?;
+                ready!(self.stream.poll_read_most(cx, buf, most))?;
                 let left = left.saturating_sub((buf.filled().len() - before) as u64);
                 exchange.set(if left == 0 { Part::Head(super::heads::Head::default()) } else { Part::Body(left) });
                 Poll::Ready(Ok(()))
@@ -118,10 +124,10 @@ impl Peer {
             // The service will say what comes next, in this task. Until then an end is all that is looked for.
             Part::Between => {
                 exchange.poll_answering(cx);
-                if self.stream.stream.is_ahead() {
+                if self.stream.is_ahead() {
                     return Poll::Pending;
                 }
-                match ready!(self.stream.stream.poll_ahead(cx))? {
+                match ready!(self.stream.poll_ahead(cx))? {
                     [] => Poll::Ready(Ok(())),
                     _ => Poll::Pending,
                 }
@@ -133,7 +139,7 @@ impl Peer {
                 Poll::Ready(Ok(()))
             }
             Part::Head(mut head) => {
-                let Poll::Ready(ahead) = self.stream.stream.poll_ahead(cx) else {
+                let Poll::Ready(ahead) = self.stream.poll_ahead(cx) else {
                     // While a request is answered the next one has all the time there is.
                     return if exchange.poll_answering(cx) { Poll::Pending } else { self.poll_late(cx, head.begun) };
                 };
@@ -145,7 +151,7 @@ impl Peer {
                     Scan::Bare(count) => (count, Part::refused()),
                 };
                 buf.put_slice(&ahead[..count]);
-                self.stream.stream.consume(count);
+                self.stream.consume(count);
                 exchange.set(next);
                 if matches!(next, Part::Between) {
                     self.requests = true;
@@ -168,7 +174,7 @@ impl AsyncRead for Peer {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let read = match this.exchange.clone() {
-            None => this.stream.stream.poll_read_most(cx, buf, usize::MAX),
+            None => this.stream.poll_read_most(cx, buf, usize::MAX),
             Some(exchange) => {
                 let part = exchange.part();
                 this.poll_part(cx, buf, &exchange, part)
@@ -184,7 +190,7 @@ impl AsyncRead for Peer {
 
 impl Peer {
     fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if std::mem::take(&mut self.stream.failed) {
+        if std::mem::take(&mut self.stream.stream.socket().failed) {
             self.seat.cut(Cut::Stalled);
         }
         if written.is_pending() && self.seat.poll_evicted(cx) {
@@ -214,7 +220,8 @@ impl AsyncWrite for Peer {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.written(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -23,7 +23,7 @@ thread_local! {
 /// A stream that is read ahead of what is asked for.
 #[derive(Debug)]
 pub(crate) struct ReadAhead<S> {
-    stream: S,
+    pub(super) stream: S,
     /// Read and not asked for yet, from `at` on.
     ahead: Vec<u8>,
     at: usize,

@@ -1,7 +1,7 @@
 //! The HTTP server of both ports, with bounds on everything: sockets, heads, time.
 //!
 //! ```text
-//!   accept ──► a seat (sockets.rs) ──► Peer (peer.rs) ──► hyper ──► strict (one Host, …) ──► router
+//!   accept ──► a seat (sockets.rs) ──► TLS (handshake.rs) ──► Peer (peer.rs) ──► hyper ──► strict (one Host, …) ──► router
 //! ```
 
 use std::{
@@ -30,14 +30,19 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    certificates::Current,
     failure::Failure,
+    handshake::shake,
     heads::Exchange,
     peer::{Peer, Times},
     sockets::{Cut, Seat, Sockets},
+    wire::Wire,
+    write_timeout::WriteTimeout,
 };
 
 /// Bytes of a request's head.
@@ -54,6 +59,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 pub(crate) struct Bounds {
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) times: Times,
+    /// What it speaks TLS with; none: it speaks none.
+    pub(crate) tls: Option<Current>,
     /// Open files of the process that sockets leave alone; none where that is not known.
     pub(crate) files: Option<u64>,
     /// A request protects its socket from being asked to leave, even without a token.
@@ -210,16 +217,28 @@ fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY not set");
     }
-    let exchange = Arc::new(Exchange::new());
-    let peer = Peer::new(stream, Arc::clone(&exchange), Arc::clone(&seat), bounds.times);
-    let service = Connected { router, exchange, seat, keeps: bounds.keeps_requests };
-    let ending = bounds.ending;
-    let mut http = http1::Builder::new();
-    // The time that heads may take is the peer's matter.
-    http.header_read_timeout(None).max_header_size(HEAD_BYTES).max_headers(HEADERS).max_buf_size(BUFFER);
-    let connection = http.serve_connection(TokioIo::new(peer), service).with_upgrades();
+    let Bounds { times, keeps_requests: keeps, ending, .. } = *bounds;
+    let tls = bounds.tls.clone();
+    let head_by = Instant::now() + times.head;
     async move {
-        let mut connection = pin!(connection);
+        let wire = match tls {
+            None => Wire::Plain(WriteTimeout::new(stream, times.write)),
+            Some(tls) => {
+                let shaken = tokio::select! {
+                    shaken = shake(stream, times.write, &tls, &seat, head_by) => shaken,
+                    () = stop.cancelled() => return,
+                };
+                let Some(wire) = shaken else { return };
+                wire
+            }
+        };
+        let exchange = Arc::new(Exchange::new());
+        let peer = Peer::new(wire, Arc::clone(&exchange), Arc::clone(&seat), times, head_by);
+        let service = Connected { router, exchange, seat, keeps };
+        let mut http = http1::Builder::new();
+        // The time that heads may take is the peer's matter.
+        http.header_read_timeout(None).max_header_size(HEAD_BYTES).max_headers(HEADERS).max_buf_size(BUFFER);
+        let mut connection = pin!(http.serve_connection(TokioIo::new(peer), service).with_upgrades());
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = stop.cancelled() => {

@@ -35,8 +35,10 @@ pub(crate) enum Cut {
     Accept,
     /// It had no token, and made room for another one.
     Evicted,
-    /// Its request's head did not come in time.
+    /// Its request's head, or the TLS handshake before that, did not come in time.
     Head,
+    /// It and the port could not agree on TLS.
+    Handshake,
     /// It was idle between two requests.
     Idle,
     /// It took nothing, or too little, of what it had asked for.
@@ -44,8 +46,17 @@ pub(crate) enum Cut {
 }
 
 impl Cut {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Limit, Self::Address, Self::Files, Self::Accept, Self::Evicted, Self::Head, Self::Idle, Self::Stalled];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Limit,
+        Self::Address,
+        Self::Files,
+        Self::Accept,
+        Self::Evicted,
+        Self::Head,
+        Self::Handshake,
+        Self::Idle,
+        Self::Stalled,
+    ];
 
     /// As a label of a metric.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -56,6 +67,7 @@ impl Cut {
             Self::Accept => "accept",
             Self::Evicted => "evicted",
             Self::Head => "head",
+            Self::Handshake => "handshake",
             Self::Idle => "idle",
             Self::Stalled => "stalled",
         }
@@ -69,6 +81,7 @@ impl Cut {
             Self::Files => Some("sockets refused: the rest of the open files this process may have is the store's"),
             Self::Accept => Some("sockets cannot be accepted"),
             Self::Evicted => Some("sockets without a token were closed to make room for others"),
+            Self::Handshake => Some("TLS handshakes failed"),
             Self::Head | Self::Idle | Self::Stalled => None,
         }
     }
@@ -265,6 +278,11 @@ impl Seat {
     /// Counts that it was closed.
     pub(crate) fn cut(&self, why: Cut) {
         self.sockets.cut(why, &self.address);
+    }
+
+    /// The same, with what came before it.
+    pub(crate) fn cut_as(&self, why: Cut, detail: &dyn std::fmt::Display) {
+        self.sockets.cut(why, &format_args!("{}: {detail}", self.address));
     }
 }
 

@@ -13,5 +13,6 @@ mod ops;
 mod original_client;
 mod rights;
 mod sockets;
+mod tls;
 mod two_hubs;
 mod wire;

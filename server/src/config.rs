@@ -63,6 +63,8 @@ pub struct Config {
     pub ops_client_ca: Option<PathBuf>,
     /// How tokens are checked.
     pub auth: Auth,
+    /// File of revoked tokens, which is looked at twice a second and must be there; default: none, and nothing can be revoked.
+    pub revocations_file: Option<PathBuf>,
     /// Origins of pages that may connect; none: any.
     pub origins: Option<Vec<String>>,
     /// Listening on other than loopback without TLS of the hub's own is intended.
@@ -111,6 +113,9 @@ pub enum ConfigError {
     /// No token could be accepted.
     #[error("JWT_MAX_LIFETIME must be at least 1s")]
     NoLifetime,
+    /// The one token has no claims to revoke it by.
+    #[error("REVOCATIONS_FILE and WS_TOKEN are both set; the static token is revoked by changing it")]
+    StaticRevocations,
     /// The operators' token is too short.
     #[error("OPS_TOKEN is {0} bytes long; it needs at least {OPS_TOKEN_BYTES} (try: openssl rand -hex 32)")]
     ShortOpsToken(usize),
@@ -146,6 +151,7 @@ impl Config {
             ops_tls: None,
             ops_client_ca: None,
             auth,
+            revocations_file: None,
             origins: None,
             allow_plaintext: false,
             store: StoreConfig::Memory(512 * 1024 * 1024),
@@ -164,6 +170,7 @@ impl Config {
             Auth::Static(token) if token.len() < STATIC_TOKEN_BYTES => {
                 return Err(ConfigError::ShortToken(token.len()));
             }
+            Auth::Static(_) if self.revocations_file.is_some() => return Err(ConfigError::StaticRevocations),
             Auth::Static(_) => {}
         }
         if !self.bind.is_loopback() && self.tls.is_none() && !self.allow_plaintext {

@@ -12,6 +12,7 @@ mod guard;
 mod key_sets;
 mod outboxes;
 mod reads;
+mod revocations;
 mod routes;
 mod server;
 

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod dev;
 pub(crate) mod heartbeat;
 pub(crate) mod hub;
+pub(crate) mod ops;
 #[cfg(feature = "mongodb")]
 pub(crate) mod outbox;
 pub(crate) mod publish;

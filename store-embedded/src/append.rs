@@ -199,7 +199,7 @@ impl Appender {
             if listed {
                 state.ids.add(shared.store, topic, &event.id, at.offset(), encoded.now);
             }
-            state.apply_event(topic, event, at, bytes);
+            state.apply_event(topic, event, encoded.now, at, bytes);
         }
         for (topic, put, at) in encoded.cursors {
             state.apply_cursor(topic, put.group, Arc::new(put.cursor), at);

@@ -13,7 +13,7 @@ use prom_store::{StoreError, wall_clock};
 
 use crate::{
     append::{reserve, segment_name},
-    format::{Position, RawRecord, SEGMENT_HEADER},
+    format::{ALIGN, COMMIT_HEADER, Position, RawRecord, SEGMENT_HEADER},
     index::LatestAt,
     keeper::{Keeper, Measured, sync_log},
     record::{EventRecord, encode_moved},
@@ -26,6 +26,8 @@ use crate::{
 
 /// Most bytes copied forward in one commit, but for one larger event.
 const COPY: usize = 256 * 1024;
+/// What a commit takes beside its records, in bytes.
+const COPIED: usize = COMMIT_HEADER + ALIGN;
 /// Most bytes copied forward a second while the hub works.
 const COPY_RATE: usize = 32 * 1024 * 1024;
 /// A segment is small if it has less than this part of [`Options::segment_bytes`](crate::Options::segment_bytes).
@@ -203,7 +205,7 @@ impl Keeper<'_> {
                 });
                 let (part, others) = rest.split_at(count.count().max(1));
                 rest = others;
-                let copied = self.copy_part(part, &mut forgotten)?;
+                let copied = self.copy_part(part, commit.time, &mut forgotten)?;
                 self.flush_if_due()?;
                 if copied > 0 && self.gentle {
                     std::thread::sleep(Duration::from_secs_f64(copied as f64 / COPY_RATE as f64));
@@ -221,10 +223,12 @@ impl Keeper<'_> {
         shared.index.forget(&forgotten).map_err(|error| index_failed(&error))
     }
 
-    /// Copies forward what is wanted of some records; returns how many bytes that were.
+    /// Copies forward what is wanted of some records, which were committed at `time`; returns how many bytes that were. The
+    /// copies' commit has that time too: they are no younger for having been copied.
     fn copy_part(
         &self,
         records: &[(Position, RawRecord<'_>)],
+        time: u64,
         forgotten: &mut Vec<(u32, Box<str>, LatestAt)>,
     ) -> Result<usize, StoreError> {
         let shared = self.shared();
@@ -234,19 +238,24 @@ impl Keeper<'_> {
             return Ok(0);
         }
         let room = wanted.iter().map(|wanted| wanted.record.length).sum::<usize>();
+        let now = wall_clock();
+        // A repair has made commits without a time.
+        let time = if time > 0 { time } else { now };
+        // Here, because a segment that is made for them is made now.
+        appender.make_room(shared, now, room + reserve(shared) + COPIED)?;
         appender.put_records(
             shared,
-            wall_clock(),
-            room + reserve(shared),
+            time,
+            room,
             |out, base| {
                 let encode = |wanted: &Wanted<'_>| encode_moved(out, &wanted.record, shared.store, base);
                 wanted.iter().map(encode).map(|offset| Position::new(base.segment(), offset)).collect()
             },
             |state, positions| {
                 for (Wanted { event, record, retained, newest }, at) in wanted.iter().zip(positions) {
-                    state.apply_moved(event, at, record.length as u64, *retained, *newest);
+                    state.apply_moved(event, time, at, record.length as u64, *retained, *newest);
                     if event.listed {
-                        state.ids.add(shared.store, event.topic, event.id, at.offset(), wall_clock());
+                        state.ids.add(shared.store, event.topic, event.id, at.offset(), now);
                     }
                 }
             },

@@ -145,14 +145,14 @@ impl State {
         }
     }
 
-    /// Applies an event that was appended; it is in the cache from now on.
-    pub(crate) fn apply_event(&mut self, topic: u32, event: Stored, at: Position, bytes: u64) {
+    /// Applies an event that was appended in a commit of that time; it is in the cache from now on.
+    pub(crate) fn apply_event(&mut self, topic: u32, event: Stored, committed: u64, at: Position, bytes: u64) {
         self.records += 1;
         let Some(log) = self.topics.get_mut(topic as usize) else { return };
         log.tail = event.seq;
         self.bytes += bytes;
         log.bytes += bytes;
-        log.add_event(event.seq, event.ts, at, bytes);
+        log.add_event(event.seq, event.ts, committed, at, bytes);
         if let Some(key) = &event.key {
             if log.latest.is_empty() {
                 self.dirty_latest.insert(topic);
@@ -175,10 +175,12 @@ impl State {
         }
     }
 
-    /// Applies an event that was copied forward: as a retained one, as the newest of its key, or as both.
+    /// Applies an event that was `committed` then and copied forward: as a retained one, as the newest of its key, or as
+    /// both.
     pub(crate) fn apply_moved(
         &mut self,
         event: &EventRecord<'_>,
+        committed: u64,
         at: Position,
         bytes: u64,
         retained: bool,
@@ -187,7 +189,7 @@ impl State {
         self.records += 1;
         let Some(log) = self.topics.get_mut(event.topic as usize) else { return };
         if retained {
-            log.add_event(event.seq, event.ts, at, bytes);
+            log.add_event(event.seq, event.ts, committed, at, bytes);
         }
         if let Some(key) = event.key.filter(|_| newest) {
             self.dirty_latest.insert(event.topic);

@@ -440,6 +440,65 @@ fn a_group_that_keeps_up_does_not_read_the_disk() {
     assert_eq!(small.seqs("a").len(), 200);
 }
 
+fn with_ts(on: &str, ts: u64) -> Append {
+    Append { ts: Some(ts), ..Append::new(topic(on), &prom_protocol::EventOptions::default(), "1") }
+}
+
+/// The first event of a topic, with a `ts` that was far ahead, kept all behind it for good.
+#[test]
+fn age_counts_from_the_commit_whatever_a_publisher_says() {
+    let rules = vec![Rule { max_age: Some(Duration::from_secs(3600)), ..rule("**") }];
+    let mut store = Quiet::open(SimDisk::default(), with_rules(rules));
+    // Committed in 1970, with times to come.
+    store.commit(vec![with_ts("ahead", prom_protocol::limits::TS_MAX), with_ts("ahead", 1)], Vec::new()).unwrap();
+    // Committed now, with times long gone.
+    store.now = prom_store::wall_clock();
+    store.commit(vec![with_ts("behind", 1), with_ts("behind", 2)], Vec::new()).unwrap();
+    // What is known of the time stands in an index file, or is found in the log.
+    for files in [true, false] {
+        let before = store.again();
+        if files {
+            before.log.appender().roll(&before.log.shared, store.now, 0).unwrap();
+            keeper::Keeper::new(&before.log).flush(false, None).unwrap();
+        }
+        let again = before.again();
+        again.upkeep();
+        assert_eq!((again.seqs("ahead"), again.seqs("behind")), (vec![], vec![1, 2]), "{files}");
+        assert_eq!(again.again().seqs("behind"), [1, 2]);
+    }
+    store.upkeep();
+    assert_eq!((store.seqs("ahead"), store.seqs("behind")), (vec![], vec![1, 2]));
+}
+
+#[test]
+fn an_event_that_was_copied_forward_is_as_old_as_before() {
+    let rules = vec![Rule { max_age: Some(Duration::from_secs(3600)), ..rule("**") }];
+    let mut store = Quiet::open(SimDisk::default(), with_rules(rules));
+    // In 1970, and now; a group holds both.
+    for (on, now, ts) in [("old", 1_000_000, prom_protocol::limits::TS_MAX), ("new", prom_store::wall_clock(), 1)] {
+        store.now = now;
+        store.settle(on, 0);
+        store.commit(vec![with_ts(on, ts), with_ts(on, ts)], Vec::new()).unwrap();
+        // Nobody holds these, which have most of the segment.
+        store.now = 1_000_000;
+        for _ in 0..50 {
+            store.publish("rest", None, None, 1_000).unwrap();
+        }
+        store.log.appender().roll(&store.log.shared, now, 0).unwrap();
+    }
+    store.upkeep();
+    let segment = |on: &str| store.log.shared.read().topic(&topic(on)).unwrap().runs.values().next().unwrap().segment;
+    let active = store.log.shared.read().end.segment();
+    assert_eq!((segment("old"), segment("new")), (active, active), "they were copied");
+    let mut again = store.again();
+    again.now = prom_store::wall_clock();
+    again.settle("old", 2);
+    again.settle("new", 2);
+    again.log.appender().roll(&again.log.shared, again.now, 0).unwrap();
+    again.upkeep();
+    assert_eq!((again.seqs("old"), again.seqs("new")), (vec![], vec![1, 2]));
+}
+
 #[test]
 fn what_is_derived_is_made_again_from_the_log() {
     let mut store =

@@ -24,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) offsets: Offsets,
     /// Highest `ts`; if a part was cut off, still that of the whole run.
     pub(crate) max_ts: u64,
+    /// When its last event was committed, by the hub's clock; not earlier than that, where it is not known exactly.
+    pub(crate) committed: u64,
     /// Bytes of the records; if a part was cut off, in proportion.
     pub(crate) bytes: u64,
 }
@@ -59,6 +61,7 @@ impl Run {
             skip: 0,
             offsets: Offsets::File(entry.offsets_at),
             max_ts: entry.max_ts,
+            committed: entry.committed,
             bytes: entry.bytes,
         }
     }
@@ -142,8 +145,8 @@ impl TopicLog {
         own.or_else(|| self.runs.range(seq..).next().map(|(_, run)| run))
     }
 
-    /// Notes that an event stands at `at`. If it stood elsewhere before, that counts no more.
-    pub(crate) fn add_event(&mut self, seq: u64, ts: u64, at: Position, bytes: u64) {
+    /// Notes that an event that was `committed` then stands at `at`. If it stood elsewhere before, that counts no more.
+    pub(crate) fn add_event(&mut self, seq: u64, ts: u64, committed: u64, at: Position, bytes: u64) {
         if seq < self.first {
             return;
         }
@@ -156,6 +159,7 @@ impl TopicLog {
         {
             run.last = seq;
             run.max_ts = run.max_ts.max(ts);
+            run.committed = run.committed.max(committed);
             run.bytes += bytes;
             offsets.push(at.offset());
             if let Some(mut old) = self.runs.remove(&seq)
@@ -167,7 +171,8 @@ impl TopicLog {
             return;
         }
         let offsets = Offsets::Memory(vec![at.offset()]);
-        self.insert_run(Run { first: seq, last: seq, segment: at.segment(), skip: 0, offsets, max_ts: ts, bytes });
+        let (first, last, segment, max_ts) = (seq, seq, at.segment(), ts);
+        self.insert_run(Run { first, last, segment, skip: 0, offsets, max_ts, committed, bytes });
     }
 
     /// Adds a run; older runs lose the seqs that it has. Whoever calls counts its bytes.

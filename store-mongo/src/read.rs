@@ -227,6 +227,29 @@ impl Inner {
         Ok(seq.map_or(known.seq, |seq| seq - 1))
     }
 
+    /// The first seq of a topic that was committed at `oldest` or later; the one behind its last when there is none.
+    pub(super) async fn find_commit(&self, topic: &Topic, known: Known, oldest: u64) -> Result<u64, Error> {
+        // Of a topic that an older hub wrote last, only its events know.
+        if known.first > known.seq || (known.max_at > 0 && known.max_at < oldest) {
+            return Ok(known.seq + 1);
+        }
+        let (mut low, mut high) = (known.first, known.seq + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            // The next one that is there: one may have been trimmed meanwhile, or been deleted by hand.
+            let filter = doc! { "topic": topic.as_str(), "seq": { "$gte": long(middle), "$lt": long(high) } };
+            let found = self.events.find_one(filter).sort(doc! { "seq": 1 }).projection(doc! { "seq": 1, "at": 1 });
+            match found.max_time(READ_TIMEOUT).await? {
+                Some(event) if whole(&event, "at").is_some_and(|at| at < oldest) => {
+                    low = whole(&event, "seq").unwrap_or(middle) + 1;
+                }
+                // Also where nothing tells: what may be young stays.
+                Some(_) | None => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
     /// `ts` and greatest `ts` so far of the event at `seq`.
     async fn times(&self, topic: &Topic, seq: u64) -> Result<Option<(u64, u64)>, Error> {
         let filter = doc! { "topic": topic.as_str(), "seq": long(seq) };

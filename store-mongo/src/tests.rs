@@ -61,7 +61,11 @@ fn put(on: &str, group: &str, floor: u64) -> CursorPut {
 }
 
 async fn commit(store: &MongoStore, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Vec<Appended> {
-    let outcomes = store.commit(Batch { now: 1_000, appends, cursors }).await.unwrap();
+    commit_at(store, 1_000, appends, cursors).await
+}
+
+async fn commit_at(store: &MongoStore, now: u64, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Vec<Appended> {
+    let outcomes = store.commit(Batch { now, appends, cursors }).await.unwrap();
     outcomes.into_iter().map(Result::unwrap).collect()
 }
 
@@ -196,12 +200,17 @@ async fn rules_trim_what_is_beyond_them_and_keep_what_groups_need() {
     };
     let store = open(&options).await;
     let now = prom_store::wall_clock();
-    let appends = (1..=100).flat_map(|i| {
-        let ts = if i <= 70 { now - 120_000 } else { now };
-        let key = (i <= 2).then_some("old").or((i == 50).then_some("other"));
-        ["aged", "counted", "sized", "needed", "dropped", "free"].map(|on| event(on, None, key, ts))
-    });
-    commit(&store, appends.collect(), vec![put("needed", "g", 40), put("dropped", "g", 40)]).await;
+    // What a publisher says of the time is nothing to go by: the old ones are ahead, and the new ones behind.
+    let appends = |range: std::ops::RangeInclusive<u64>| {
+        range.flat_map(|i| {
+            let ts = if i <= 70 { now + 1_000_000_000 } else { 1 };
+            let key = (i <= 2).then_some("old").or((i == 50).then_some("other"));
+            ["aged", "counted", "sized", "needed", "dropped", "free"].map(|on| event(on, None, key, ts))
+        })
+    };
+    let groups = vec![put("needed", "g", 40), put("dropped", "g", 40)];
+    commit_at(&store, now - 120_000, appends(1..=70).collect(), groups).await;
+    commit_at(&store, now, appends(71..=100).collect(), Vec::new()).await;
     for (on, first) in [("aged", 71), ("counted", 91), ("needed", 41), ("dropped", 91), ("free", 1)] {
         until(on, async || (tail(&store, on).await.first == first).then_some(())).await;
     }

@@ -257,7 +257,7 @@ impl Inner {
         }
         if let Some(age) = rule.max_age {
             let oldest = wall_clock().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-            first = first.max(self.find_ts(topic, known, oldest).await? + 1);
+            first = first.max(self.find_commit(topic, known, oldest).await?);
         }
         Ok(first)
     }

@@ -9,7 +9,7 @@ use prom_protocol::{Topic, TopicOrPattern, topics};
 pub struct Rule {
     /// The topics it is for.
     pub topics: TopicOrPattern,
-    /// Longest time an event is kept, by its `ts`.
+    /// Longest time an event is kept, from its commit on by the hub's clock: its `ts` is the publisher's, and says nothing.
     pub max_age: Option<Duration>,
     /// Most events of a topic.
     pub max_events: Option<u64>,

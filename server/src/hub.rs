@@ -8,7 +8,7 @@ use std::{
 };
 
 use prom_protocol::Topic;
-use prom_store::{MemoryStore, Store, StoreError};
+use prom_store::{Change, MemoryStore, Store, StoreError};
 use prom_store_embedded::{EmbeddedStore, OpenError};
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -292,12 +292,15 @@ async fn open(config: StoreConfig) -> Result<Opened, StartError> {
     Ok(Opened { store, outboxes: Box::new(|_| Vec::new()) })
 }
 
-/// Wakes who listens to topics that other hubs write to.
+/// Wakes who listens to topics that other hubs write to or remove.
 async fn follow(store: Arc<dyn Store>, topics: Arc<Topics>, ending: CancellationToken) {
-    let grown = Box::new(move |topic: &Topic, seq| topics.grown_elsewhere(topic, seq));
+    let changed = Box::new(move |topic: &Topic, change| match change {
+        Change::Grown(seq) => topics.grown_elsewhere(topic, seq),
+        Change::Removed => topics.removed(topic),
+    });
     tokio::select! {
         () = ending.cancelled() => {}
-        () = store.follow(grown) => {}
+        () = store.follow(changed) => {}
     }
 }
 

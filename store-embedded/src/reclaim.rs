@@ -16,7 +16,7 @@ use crate::{
     format::{ALIGN, COMMIT_HEADER, Position, RawRecord, SEGMENT_HEADER},
     index::LatestAt,
     keeper::{Keeper, Measured, sync_log},
-    record::{EventRecord, encode_moved},
+    record::{EventRecord, encode_moved, gone},
     scan::Scanner,
     shared::{index_failed, unreadable},
     sidecar,
@@ -276,7 +276,8 @@ impl Keeper<'_> {
         let mut wanted = Vec::new();
         for (at, record) in records {
             let Some(event) = EventRecord::decode(record) else { continue };
-            let Some(log) = state.topics.get(event.topic as usize) else { continue };
+            let log = state.topics.get(event.topic as usize).filter(|log| !log.is_removed());
+            let Some(log) = log else { continue };
             let here = |run: &&Run| run.segment == at.segment() && (run.first..=run.last).contains(&event.seq);
             let retained = event.seq >= log.first && log.run_at(event.seq).filter(here).is_some();
             let mut newest = false;
@@ -299,26 +300,39 @@ impl Keeper<'_> {
         Ok(wanted)
     }
 
-    /// Copies forward the topics and cursors whose last record stands in a segment.
+    /// Copies forward the topics and cursors whose last record stands in a segment. That something was removed must be known
+    /// for as long as there are older segments, in which it may stand.
     fn copy_names(&self, segment: u32) -> Result<(), StoreError> {
         let shared = self.shared();
         let mut appender = self.log.appender();
-        let (topics, cursors) = {
+        let (topics, cursors, forgotten) = {
             let state = shared.read();
-            let mut topics = Vec::new();
-            let mut cursors = Vec::new();
+            let older = state.has_older(segment);
+            let (mut topics, mut cursors, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
             for log in &state.topics {
-                if log.record_at.segment() == segment {
+                if log.record_at.segment() == segment && (older || !log.is_removed()) {
                     topics.push((log.number, log.first));
+                }
+                for (group, at) in log.gone.iter().filter(|(_, at)| at.segment() == segment) {
+                    if older {
+                        cursors.push((log.number, group.clone(), Arc::new(gone())));
+                    } else {
+                        forgotten.push((log.number, group.clone(), *at));
+                    }
                 }
                 for (group, own) in log.cursors.iter().filter(|(_, own)| own.at.segment() == segment) {
                     cursors.push((log.number, group.clone(), Arc::clone(&own.cursor)));
                 }
             }
-            (topics, cursors)
+            (topics, cursors, forgotten)
         };
         self.trim(&mut appender, wall_clock(), &topics)?;
-        appender.put_cursors(shared, wall_clock(), &cursors)
+        appender.put_cursors(shared, wall_clock(), &cursors)?;
+        let mut state = shared.write();
+        for (topic, group, at) in forgotten {
+            state.forget_gone(topic, group, at);
+        }
+        Ok(())
     }
 
     /// Removes a segment of which nothing is wanted any more.
@@ -327,13 +341,19 @@ impl Keeper<'_> {
         sync_log(self.log, None)?;
         let number = segment.number;
         Arc::make_mut(&mut self.shared().write().segments).remove(&number);
-        let failed = |error: io::Error| StoreError::Unavailable(format!("segment {number} cannot be removed: {error}"));
+        let failed = |error: io::Error| {
+            let mut state = self.shared().write();
+            state.stuck = Some(state.stuck.map_or(number, |stuck| stuck.min(number)));
+            StoreError::Unavailable(format!("segment {number} cannot be removed: {error}"))
+        };
         for name in [segment_name(number), sidecar::name(number)] {
             match self.shared().disk.remove(&name) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
             }
         }
-        self.shared().disk.sync().map_err(failed)
+        self.shared().disk.sync().map_err(failed)?;
+        self.shared().write().find_free();
+        Ok(())
     }
 }

@@ -63,6 +63,7 @@ impl<'a> Recovery<'a> {
         self.state.add_runs(self.runs).map_err(|what| self.opening.damaged(what))?;
         self.state.segments = Segments::new(self.segments);
         self.state.end = end;
+        self.state.find_free();
         Ok(self.state)
     }
 
@@ -109,6 +110,10 @@ impl<'a> Recovery<'a> {
             }
         }
         for (record, at) in topics.values() {
+            // The numbers of topics that were removed, and of which nothing is left.
+            while self.state.topics.len() < record.number as usize {
+                self.state.push_removed();
+            }
             self.state.apply_topic(record, *at).map_err(|what| self.opening.damaged(what))?;
         }
         Ok(())

@@ -68,6 +68,14 @@ mod simulated {
     prom_store::store_conformance!(|max_bytes| async move { open_small(SimDisk::default(), max_bytes) });
 }
 
+#[tokio::test]
+async fn topics_that_are_removed_make_room_for_others() {
+    let disk = Arc::new(SimDisk::default()) as Arc<dyn Disk>;
+    let options = Options { segment_bytes: 1 << 20, ..Options::default() };
+    let store = Arc::new(EmbeddedStore::open_on(&disk, options).unwrap()) as Arc<dyn Store>;
+    prom_store::conformance::topics_that_are_removed_make_room_for_others(&store).await;
+}
+
 /// A store without threads of its own: what they do is done when a test says so.
 struct Quiet {
     disk: SimDisk,

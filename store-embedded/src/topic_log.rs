@@ -8,7 +8,12 @@ use std::{
 use prom_protocol::{Group, Topic};
 use prom_store::{Cursor, Stored, Tail};
 
-use crate::{format::Position, index::LatestAt, record::TopicRecord, sidecar::RunEntry};
+use crate::{
+    format::Position,
+    index::LatestAt,
+    record::{NO_TOPIC, TopicRecord},
+    sidecar::RunEntry,
+};
 
 /// Consecutive events of a topic in one segment.
 #[derive(Debug, Clone)]
@@ -72,6 +77,7 @@ impl Run {
 pub(crate) struct TopicLog {
     pub(crate) topic: Topic,
     pub(crate) number: u32,
+    /// [`NO_TOPIC`]: it was removed, and only its number is still taken.
     pub(crate) epoch: u64,
     /// First seq that is retained.
     pub(crate) first: u64,
@@ -88,6 +94,8 @@ pub(crate) struct TopicLog {
     /// By key: newest events that the index does not have yet.
     pub(crate) latest: BTreeMap<Box<str>, LatestAt>,
     pub(crate) cursors: BTreeMap<Group, CursorState>,
+    /// Groups whose cursors were removed, and where the record stands that says so. It stays for as long as older ones may.
+    pub(crate) gone: BTreeMap<Group, Position>,
     /// Bytes of the retained events' records.
     pub(crate) bytes: u64,
     /// Where the last topic record about it stands.
@@ -103,6 +111,38 @@ pub(crate) struct CursorState {
 }
 
 impl TopicLog {
+    /// An empty log, as the record that stands at `at` says.
+    pub(crate) fn new(topic: Topic, record: &TopicRecord<'_>, at: Position) -> Self {
+        Self {
+            topic,
+            number: record.number,
+            epoch: record.epoch,
+            first: record.first,
+            tail: record.tail,
+            stored_tail: record.tail,
+            holes: record.holes.to_vec(),
+            runs: BTreeMap::new(),
+            cache: VecDeque::new(),
+            latest: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            bytes: 0,
+            record_at: at,
+        }
+    }
+
+    /// What is left of a topic that was removed, as the record that stands at `at` says.
+    pub(crate) fn removed(topic: Topic, number: u32, at: Position) -> Self {
+        let name = topic.as_str().to_owned().into();
+        let record = TopicRecord { number, name, epoch: NO_TOPIC, first: 1, tail: 0, holes: Vec::new().into() };
+        Self::new(topic, &record, at)
+    }
+
+    /// It was removed.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.epoch == NO_TOPIC
+    }
+
     pub(crate) fn tail(&self) -> Tail {
         Tail { epoch: self.epoch, first: self.first, seq: self.tail }
     }

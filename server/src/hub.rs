@@ -19,7 +19,7 @@ use crate::{
     doors,
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::{Context, Groups},
-    members::{outbox::Drained, projector::Projector},
+    members::{expiry::Expiry, outbox::Drained, projector::Projector},
     node::{Limits, Node, WRITE_GRACE},
     ops::{self, Guard, Ops},
     web::{self, Bounds, Port, Sockets, Times},
@@ -120,6 +120,7 @@ impl Hub {
             None => None,
         };
 
+        let retention = config.store.retention();
         let Opened { store, outboxes } = open(config.store).await?;
         let metrics = Arc::<Metrics>::default();
         let topics = Arc::new(Topics::load(&*store, Arc::clone(&metrics)).await?);
@@ -145,6 +146,14 @@ impl Hub {
         });
         let projector = Projector::new(Arc::clone(&store), writer.clone(), groups.clone());
         tasks.spawn(projector.run(ending.clone()));
+        let expiry = Expiry {
+            store: Arc::clone(&store),
+            writer: writer.clone(),
+            groups: groups.clone(),
+            retention,
+            expire_groups: config.expire_groups,
+        };
+        tasks.spawn(expiry.run(ending.clone()));
 
         let verifier = Verifier::new(&config.auth);
         for refresher in verifier.refreshers(&ending) {

@@ -22,6 +22,7 @@ fn retention() -> Retention {
         max_bytes: None,
         compact,
         drop_unsettled: false,
+        expire_empty: None,
     };
     // `kept` keeps everything, so that segments are mixed and must be copied forward.
     Retention::new(vec![rule("a", 30, true), rule("b.**", 20, false)])

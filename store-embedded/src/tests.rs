@@ -150,7 +150,15 @@ fn topic(name: &str) -> Topic {
 
 fn rule(topics: &str) -> Rule {
     let topics = prom_protocol::TopicOrPattern::new(topics).unwrap();
-    Rule { topics, max_age: None, max_events: None, max_bytes: None, compact: false, drop_unsettled: false }
+    Rule {
+        topics,
+        max_age: None,
+        max_events: None,
+        max_bytes: None,
+        compact: false,
+        drop_unsettled: false,
+        expire_empty: None,
+    }
 }
 
 fn with_rules(rules: Vec<Rule>) -> Options {

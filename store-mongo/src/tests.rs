@@ -242,6 +242,7 @@ fn rule(topics: &str) -> Rule {
         max_bytes: None,
         compact: false,
         drop_unsettled: false,
+        expire_empty: None,
     }
 }
 

@@ -208,8 +208,10 @@ impl Actor {
                 let _ = reply.send(self.members(topic.as_ref()).len());
             }
             ToGroup::Remove(remove) => {
-                let Remove { only, topics, reply } = *remove;
-                let _ = reply.send(self.remove(only.as_ref(), topics).await);
+                let Remove { only, topics, idle, reply } = *remove;
+                let busy = idle && !self.consumers.is_empty();
+                let removed = if busy { Ok(false) } else { self.remove(only.as_ref(), topics).await.map(|()| true) };
+                let _ = reply.send(removed);
             }
         }
     }

@@ -62,8 +62,10 @@ pub(crate) struct Remove {
     pub only: Option<Topic>,
     /// Topics in which it has a position.
     pub topics: Vec<Topic>,
-    /// Answered when they are gone.
-    pub reply: oneshot::Sender<Result<(), StoreError>>,
+    /// Only if the group has no members.
+    pub idle: bool,
+    /// Answered when they are gone; `false`: they are not, for it has members.
+    pub reply: oneshot::Sender<Result<bool, StoreError>>,
 }
 
 /// A member that joins.

@@ -83,12 +83,27 @@ impl Groups {
         only: Option<Topic>,
         topics: Vec<Topic>,
     ) -> Result<(), StoreError> {
+        self.ask_to_remove(group, |reply| Remove { only, topics, idle: false, reply }).await.map(drop)
+    }
+
+    /// Removes a group's positions in `topics` if it has no members; whether it has.
+    ///
+    /// # Errors
+    /// As [`Groups::remove`].
+    pub(crate) async fn remove_idle(&self, group: &Group, topics: Vec<Topic>) -> Result<bool, StoreError> {
+        self.ask_to_remove(group, |reply| Remove { only: None, topics, idle: true, reply }).await
+    }
+
+    async fn ask_to_remove(
+        &self,
+        group: &Group,
+        remove: impl FnOnce(oneshot::Sender<Result<bool, StoreError>>) -> Remove,
+    ) -> Result<bool, StoreError> {
         let busy = || StoreError::Unavailable("the group does not answer".into());
         let (reply, removed) = oneshot::channel();
         // By the group itself, so that nothing it is about to store comes behind.
         let asked = async {
-            let remove = Remove { only, topics, reply };
-            self.open(group).send(ToGroup::Remove(Box::new(remove))).await.map_err(|_| busy())?;
+            self.open(group).send(ToGroup::Remove(Box::new(remove(reply)))).await.map_err(|_| busy())?;
             removed.await.unwrap_or_else(|_| Err(busy()))
         };
         tokio::time::timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(busy()))

@@ -1,6 +1,10 @@
 //! Topics and groups that operators remove, and what those see of it who use them.
 
-use prom_hub::{Config, Hub};
+use prom_hub::{
+    Config, Hub, StoreConfig,
+    store::{Retention, Rule},
+};
+use prom_protocol::TopicOrPattern;
 use prom_testkit::{
     Client, config,
     http::{Answer, ops, raw, request},
@@ -209,5 +213,63 @@ async fn only_who_may_change_things_removes_them() {
     ask(&token(&["ops:read"])).await.refused(403, "needs ops:admin");
     ask(&token(&["*:**"])).await.refused(403, "needs ops:admin");
     assert_eq!(ask(&token(&["ops:admin"])).await.json()["deleted"], true);
+    hub.shutdown().await;
+}
+
+/// Everything of it was trimmed, and it was still one of the topics there may be.
+#[tokio::test]
+async fn what_nobody_uses_any_more_expires_where_that_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let second = std::time::Duration::from_secs(1);
+    let rule = |topics: &str| Rule {
+        topics: TopicOrPattern::new(topics).unwrap(),
+        max_age: Some(second),
+        max_events: None,
+        max_bytes: None,
+        compact: false,
+        drop_unsettled: false,
+        expire_empty: Some(second),
+    };
+    let never = Rule { expire_empty: None, ..rule("stays.**") };
+    let keyed = Rule { compact: true, ..rule("keyed.**") };
+    let retention = Retention::new(vec![never, keyed, rule("**")]);
+    let options = prom_hub::embedded::Options { retention, segment_bytes: 64 * 1024, ..Default::default() };
+    let store = StoreConfig::Embedded(folder.path().to_owned(), options);
+    let hub = Hub::start(Config { ops_port: Some(0), store, expire_groups: Some(second), ..config() }).await.unwrap();
+    let (mut client, mut member) = (Client::open(&hub).await, Client::open(&hub).await);
+    for topic in ["stays.a", "keyed.a", "goes.a", "held.a", "left.a"] {
+        // With the key its newest event stays.
+        publish(&mut client, topic, 1).await;
+    }
+    for (topic, group) in [("held.a", "present"), ("left.a", "gone")] {
+        member.subscribe(topic, group, json!({"from": "earliest"})).await;
+        let event = member.next().await;
+        let id = &event["event"]["id"];
+        assert_eq!(
+            member.ask(json!({"op": "ACK", "corr": "1", "topic": topic, "group": group, "id": id})).await["op"],
+            "OK"
+        );
+    }
+    assert_eq!(member.ask(json!({"op": "UNSUBSCRIBE", "topic": "left.a", "group": "gone"})).await["op"], "OK");
+    // A full segment is sealed, and what is in it can go.
+    let names = async || -> Vec<String> {
+        let topics = ops(&hub, "/topics").await.json();
+        topics["topics"].as_array().unwrap().iter().map(|row| row["topic"].as_str().unwrap().to_owned()).collect()
+    };
+    let payload = "x".repeat(10_000);
+    until_some("the topics that go", async || {
+        client.ask(json!({"op": "PUBLISH", "topic": "stays.filler", "payload": payload})).await;
+        let names = names().await;
+        (!names.iter().any(|name| ["goes.a", "left.a"].contains(&&**name))).then_some(())
+    })
+    .await;
+    let names = names().await;
+    for stays in ["stays.a", "keyed.a", "held.a"] {
+        assert!(names.iter().any(|name| name == stays), "{stays} of {names:?}");
+    }
+    let groups = ops(&hub, "/groups").await.json();
+    let groups: Vec<_> =
+        groups["groups"].as_array().unwrap().iter().map(|row| row["group"].as_str().unwrap()).collect();
+    assert_eq!(groups, ["present"]);
     hub.shutdown().await;
 }

@@ -319,7 +319,7 @@ fn every_op_and_every_route_has_a_line_in_the_table() {
         match ask {
             Frame(frame) => drop(ops.remove(frame["op"].as_str().unwrap())),
             Public(_, path) | Guarded(path) | Ops(path) | GuardedDelete(path) | OpsDelete(path) => {
-                missing.retain(|route| !is_of(route, path))
+                missing.retain(|route| !is_of(route, path));
             }
         }
     }

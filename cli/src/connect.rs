@@ -76,9 +76,15 @@ impl Connection {
         match connecting.await {
             Ok(connected) => connected.with_context(|| format!("cannot connect to {}", self.url)),
             Err(_) => bail!(
-                "cannot connect to {}: no hub answered within {}; --url or PROM_URL says where it is",
+                "cannot connect to {}: no hub answered within {}; --url or PROM_URL says where it is{}",
                 self.url,
-                humantime::format_duration(self.timeout)
+                humantime::format_duration(self.timeout),
+                // Of the two it is the certificate as a rule.
+                if self.url.starts_with("wss:") {
+                    ", --ca-file or PROM_CA_FILE whose certificate to trust"
+                } else {
+                    ""
+                }
             ),
         }
     }

@@ -7,6 +7,7 @@
 //!   heartbeat                 publish this machine's processes
 //!   bench                     measure a hub        commands/bench.rs
 //!   store                     check and mend a data folder
+//!   topic, group delete       take topics and groups out of a hub that runs
 //!   outbox                    look into an outbox, retry and delete rows
 //! ```
 
@@ -15,6 +16,7 @@ mod connect;
 mod file;
 mod limits;
 mod logging;
+mod operate;
 mod output;
 mod own_mongo;
 mod page;
@@ -73,6 +75,12 @@ enum Command {
     /// Check a data folder, look into it, make it smaller, mend it.
     #[command(subcommand)]
     Store(commands::store::Command),
+    /// Delete topics of a hub that runs.
+    #[command(subcommand)]
+    Topic(commands::topic::Command),
+    /// Delete groups of a hub that runs.
+    #[command(subcommand)]
+    Group(commands::group::Command),
     /// Look into an outbox in MongoDB, have parked rows published after all, delete rows.
     #[cfg(feature = "mongodb")]
     #[command(subcommand)]
@@ -107,6 +115,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Heartbeat(args) => commands::heartbeat::run(args).await,
         Command::Bench(args) => commands::bench::run(args).await,
         Command::Store(command) => commands::store::run(command),
+        Command::Topic(command) => commands::topic::run(command).await,
+        Command::Group(command) => commands::group::run(command).await,
         #[cfg(feature = "mongodb")]
         Command::Outbox(command) => commands::outbox::run(command).await,
         #[cfg(not(feature = "mongodb"))]

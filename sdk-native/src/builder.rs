@@ -155,7 +155,7 @@ impl ClientBuilder {
         #[cfg(feature = "tls")]
         let trust = self.ca_file;
         #[cfg(not(feature = "tls"))]
-        let trust = None;
+        let trust: Option<std::path::PathBuf> = None;
         let Self { url, tokens, mut config, max_queued, max_queued_bytes, .. } = self;
         let tokens = match tokens {
             Tokens::Missing => return Err(Error::no_token()),

@@ -8,6 +8,7 @@
 //!                ▲
 //!   read ──── read.rs        follow.rs   other hubs' commits       trim.rs   retention       lease.rs   who does what
 //!
+//!   remove.rs    takes topics and groups out
 //!   migrate.rs   what older hubs wrote
 //!   connect.rs   opens and prepares the database      document.rs, cursor.rs   events and cursors as documents
 //! ```
@@ -25,11 +26,13 @@ mod lease;
 mod migrate;
 mod plan;
 mod read;
+mod remove;
 #[cfg(test)]
 mod tests;
 mod trim;
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -45,7 +48,7 @@ use mongodb::{
 };
 use prom_protocol::{Group, Refusal, Topic};
 use prom_store::{
-    Appended, Batch, Cursor, Durability, Grown, LatestPage, Page, Retention, Store, StoreError, Stored, Tail,
+    Appended, Batch, Changed, Cursor, Durability, LatestPage, Page, Retention, Store, StoreError, Stored, Tail,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -140,6 +143,8 @@ struct Inner {
     /// The hub is ending: nothing is to take long.
     hurry: CancellationToken,
     said: Mutex<Option<Instant>>,
+    /// Epochs of the logs that this hub has removed lately, and that the stream of changes has yet to tell.
+    removed: Mutex<VecDeque<u64>>,
     /// See [`lease`].
     owner: Box<str>,
 }
@@ -203,6 +208,7 @@ impl MongoStore {
             failing: AtomicBool::new(false),
             hurry: CancellationToken::new(),
             said: Mutex::default(),
+            removed: Mutex::default(),
             owner: lease::owner(),
             options: options.clone(),
         });
@@ -339,6 +345,18 @@ impl Store for MongoStore {
         self.inner.cursors(topic).await
     }
 
+    async fn topics_of(&self, group: &Group) -> Result<Vec<Topic>, StoreError> {
+        self.inner.topics_of(group).await
+    }
+
+    async fn remove_topic(&self, topic: &Topic, only: Option<Tail>) -> Result<bool, StoreError> {
+        self.inner.remove_topic(topic, only).await
+    }
+
+    async fn remove_cursors(&self, cursors: &[(Topic, Group)]) -> Result<(), StoreError> {
+        self.inner.remove_cursors(cursors).await
+    }
+
     fn hurry(&self) {
         self.inner.hurry.cancel();
     }
@@ -347,8 +365,8 @@ impl Store for MongoStore {
         self.inner.ready().await
     }
 
-    async fn follow(&self, grown: Grown) {
-        self.inner.follow(&self.closed, &grown).await;
+    async fn follow(&self, changed: Changed) {
+        self.inner.follow(&self.closed, &changed).await;
     }
 
     async fn lease(&self, name: &str, ttl: Duration) -> Result<bool, StoreError> {

@@ -36,6 +36,7 @@ fn a_client_trusts_the_authority_it_is_given_and_no_other() {
     let others = Authority::new(&folder.0, "others");
     let (ok, said) = publish(&["--timeout", "2s", "--ca-file", others.cert.to_str().unwrap()], &[]);
     assert!(!ok && said.contains("cannot connect to wss://localhost"), "{said}");
+    assert!(said.contains("PROM_CA_FILE whose certificate to trust"), "{said}");
     for (file, words) in
         [("missing.pem", "missing.pem cannot be trusted"), ("own.key", "own.key cannot be trusted: it holds no")]
     {

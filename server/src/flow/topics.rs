@@ -26,7 +26,7 @@ pub(crate) struct ListenerKey {
 /// What a listener is sent. It then reads [`TopicState::tail`], which may be further on by then.
 #[derive(Debug)]
 pub(crate) enum Signal {
-    /// A topic that it listens to has grown.
+    /// A topic that it listens to has grown, or was removed.
     Grown(ListenerKey),
     /// A topic has come that may match one of its patterns.
     New(Arc<TopicState>),
@@ -67,6 +67,8 @@ pub(crate) struct TopicState {
     /// The name.
     pub topic: Topic,
     tail: AtomicU64,
+    /// How often it was removed: seqs of before are not of the log that is there now.
+    removals: AtomicU64,
     /// Its series, from its first event on.
     published: OnceLock<Counter>,
     listeners: Mutex<Vec<Listener>>,
@@ -78,7 +80,12 @@ impl TopicState {
         self.tail.load(Ordering::SeqCst)
     }
 
-    /// Sends `Signal::Grown(key)` when the topic grows, for as long as the returned link lives.
+    /// How often it was removed. To be looked at before the tail, and after a read: it changes before there is another log.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::SeqCst)
+    }
+
+    /// Sends `Signal::Grown(key)` when the topic grows or is removed, for as long as the returned link lives.
     pub(crate) fn listen(&self, key: ListenerKey, signals: SignalSender) -> Link {
         let sent = Arc::new(AtomicBool::new(false));
         let mut listeners = lock(&self.listeners);
@@ -93,6 +100,10 @@ impl TopicState {
 
     fn grow(&self, tail: u64) {
         self.tail.fetch_max(tail, Ordering::SeqCst);
+        self.signal();
+    }
+
+    fn signal(&self) {
         lock(&self.listeners).retain(|listener| {
             listener.is_wanted()
                 && (listener.sent.swap(true, Ordering::SeqCst)
@@ -143,6 +154,7 @@ impl Topics {
         let state = Arc::new(TopicState {
             topic: topic.clone(),
             tail: AtomicU64::new(0),
+            removals: AtomicU64::new(0),
             published: OnceLock::new(),
             listeners: Mutex::default(),
         });
@@ -180,6 +192,16 @@ impl Topics {
         let state = self.state(topic);
         state.published.get_or_init(|| self.metrics.published(topic)).add(events);
         state.grow(tail);
+    }
+
+    /// Tells everybody that `topic` was removed. To be called before there is another log of that name.
+    pub(crate) fn removed(&self, topic: &Topic) {
+        let state = lock(&self.inner).topics.get(topic).map(Arc::clone);
+        if let Some(state) = state {
+            state.tail.store(0, Ordering::SeqCst);
+            state.removals.fetch_add(1, Ordering::SeqCst);
+            state.signal();
+        }
     }
 
     /// Tells everybody that `topic` has grown to `tail`, if that is news: another hub may have written to it.
@@ -275,5 +297,23 @@ mod tests {
         topics.state(&Topic::new("b.y").unwrap());
         assert!(matches!(received.try_recv(), Ok(Signal::New(state)) if state.topic.as_str() == "a.y"));
         assert!(received.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_topic_that_was_removed_is_told_and_counts_from_nothing() {
+        let topics = Topics::default();
+        let topic = Topic::new("a").unwrap();
+        topics.removed(&topic);
+        let (signals, mut received) = mpsc::unbounded_channel();
+        let state = topics.state(&topic);
+        let link = state.listen(KEY, signals);
+        topics.grown(&topic, 7, 7);
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(KEY))));
+        link.rearm();
+        topics.removed(&topic);
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(KEY))));
+        assert_eq!((state.removals(), state.tail()), (1, 0));
+        topics.grown(&topic, 1, 1);
+        assert_eq!((state.removals(), state.tail()), (1, 1), "of the new log");
     }
 }

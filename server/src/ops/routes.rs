@@ -8,19 +8,21 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{delete, get},
 };
 
 use prom_protocol::Action;
 
-use super::reads::{self, Ops};
+use super::{
+    reads::{self, Ops},
+    removals,
+};
 use crate::web::Failure;
 
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-const UNKNOWN: &str =
-    "no such path; there are /healthz, /readyz, /topics, /groups, /cursors, /lag, /latest-by-key, /outbox and /metrics";
+const UNKNOWN: &str = "no such path; there are /healthz, /readyz, /topics, /groups, /cursors, /lag, /latest-by-key, /outbox and /metrics, and DELETE /topics/{topic} and /groups/{group}";
 
 /// The routes of the ops port.
 pub(crate) fn router(ops: Arc<Ops>) -> Router {
@@ -37,7 +39,12 @@ pub(crate) fn router(ops: Arc<Ops>) -> Router {
         .route("/outbox", get(reads::outbox))
         .route("/metrics", get(reads::metrics))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), operators));
+    let changes = Router::new()
+        .route("/topics/{topic}", delete(removals::topic))
+        .route("/groups/{group}", delete(removals::group))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), admins));
     health
+        .merge(changes)
         .merge(payloads)
         .merge(reads)
         .fallback(async || Failure::status(StatusCode::NOT_FOUND, UNKNOWN))
@@ -50,6 +57,15 @@ pub(crate) fn router(ops: Arc<Ops>) -> Router {
 async fn operators(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
     let Ops { node, guard, .. } = &*ops;
     match guard.check(node, request.headers(), Action::OpsRead).await {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// Lets operators change things.
+async fn admins(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
+    let Ops { node, guard, .. } = &*ops;
+    match guard.check(node, request.headers(), Action::OpsAdmin).await {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
     }

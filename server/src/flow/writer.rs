@@ -154,13 +154,22 @@ fn ending() -> StoreError {
 async fn remove(store: &dyn Store, topics: &Topics, removal: Removal) {
     match removal {
         Removal::Topic(topic, only, reply) => {
+            let before = store.tail(&topic).await;
             let removed = store.remove_topic(&topic, only).await;
-            // Before anybody can publish there again. After an error nobody knows; then they look at a log that is there.
-            if removed != Ok(false) {
+            let gone = match &removed {
+                Ok(removed) => *removed,
+                // Nobody knows, but for the log that is there.
+                Err(_) => match (before, store.tail(&topic).await) {
+                    (Ok(before), Ok(now)) => before.map(|tail| tail.epoch) != now.map(|tail| tail.epoch),
+                    (Err(_), _) | (_, Err(_)) => true,
+                },
+            };
+            // Before anybody can publish there again.
+            if gone {
                 topics.removed(&topic);
-            }
-            if let (Err(_), Ok(Some(tail))) = (&removed, store.tail(&topic).await) {
-                topics.grown_elsewhere(&topic, tail.seq);
+                if let (Err(_), Ok(Some(tail))) = (&removed, store.tail(&topic).await) {
+                    topics.grown_elsewhere(&topic, tail.seq);
+                }
             }
             let _ = reply.send(removed);
         }

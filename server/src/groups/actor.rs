@@ -382,7 +382,9 @@ impl Actor {
                 self.engine.tail(topic, followed.state.tail());
             }
             Signal::New(state) => {
-                if self.engine.track_of(&state.topic).is_some() {
+                // It may be an old signal: of a pattern that is not the group's any more.
+                let meant = self.patterns.iter().any(|pattern| pattern.matches(&state.topic));
+                if self.engine.track_of(&state.topic).is_some() || !meant {
                     return;
                 }
                 // A topic that comes while a pattern is subscribed is received from its start.

@@ -273,3 +273,18 @@ async fn what_nobody_uses_any_more_expires_where_that_is_wanted() {
     assert_eq!(groups, ["present"]);
     hub.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_group_on_a_pattern_has_what_is_published_again_from_its_first_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = StoreConfig::Embedded(folder.path().to_owned(), Default::default());
+    let hub = Hub::start(Config { ops_port: Some(0), store, ..config() }).await.expect("the hub starts");
+    let mut client = Client::open(&hub).await;
+    publish(&mut client, "a.b", 1).await;
+    assert_eq!(delete(&hub, "/topics/a.b").await.json()["deleted"], true);
+    client.subscribe("a.*", "g", json!({"from": "earliest"})).await;
+    assert_eq!(ops(&hub, "/topics").await.json()["topics"], json!([]));
+    assert_eq!(ops(&hub, "/groups").await.json()["groups"], json!([]));
+    publish(&mut client, "a.b", 2).await;
+    assert_eq!(payloads(&client.events(1).await), [2]);
+}

@@ -11,7 +11,7 @@
 //! what stands there. That makes trying again safe too, when a commit's answer was lost.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -160,11 +160,11 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Plan, (Failed, Option<Plan>)> {
         let limit = soon(deadline);
-        let (known, topics) = within(limit, self.known(batch)).await.map_err(|failed| (failed, None))?;
+        let (known, going, topics) = within(limit, self.known(batch)).await.map_err(|failed| (failed, None))?;
         let wanted = batch.appends.iter().zip(ids).map(|(append, id)| cost(append, id)).sum();
         let (trims, room) = within(limit, self.make_room(batch, wanted)).await.map_err(|failed| (failed, None))?;
         let cut: Vec<(Topic, u64)> = trims.iter().map(|(topic, to)| (topic.clone(), to.is.first)).collect();
-        let plan = Plan::new(Inputs { batch, ids, known: &known, taken, unsure, trims, room, topics });
+        let plan = Plan::new(Inputs { batch, ids, known: &known, going: &going, taken, unsure, trims, room, topics });
         if plan.full && taken.is_none() {
             return Err((Failed::Taken, Some(plan)));
         }
@@ -177,8 +177,8 @@ impl Inner {
         }
     }
 
-    /// Where the topics of a batch stand, and how many topics there are.
-    async fn known(&self, batch: &Batch) -> Result<(HashMap<Topic, Known>, usize), Error> {
+    /// Where the topics of a batch stand, which of them are being removed, and how many topics there are.
+    async fn known(&self, batch: &Batch) -> Result<(HashMap<Topic, Known>, HashSet<Topic>, usize), Error> {
         let mut known = HashMap::new();
         let mut unknown: BTreeSet<&Topic> = BTreeSet::new();
         let topics = {
@@ -195,14 +195,15 @@ impl Inner {
             cache.topics()
         };
         if unknown.is_empty() {
-            return Ok((known, topics));
+            return Ok((known, HashSet::new(), topics));
         }
         let names: Vec<&str> = unknown.into_iter().map(Topic::as_str).collect();
-        for (topic, stand) in self.load_topics(doc! { "_id": { "$in": names } }).await? {
+        let (there, going) = self.load_all(doc! { "_id": { "$in": names } }).await?;
+        for (topic, stand) in there {
             self.cache().learn(&topic, stand);
             known.insert(topic, stand);
         }
-        Ok((known, topics))
+        Ok((known, going.into_iter().collect(), topics))
     }
 
     /// Where the ids of a batch stand.

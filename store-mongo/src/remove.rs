@@ -15,6 +15,7 @@ use mongodb::{
 };
 use prom_protocol::{Group, Topic};
 use prom_store::{StoreError, Tail};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Inner,
@@ -29,10 +30,19 @@ pub(super) const REMOVED: &str = "removed";
 const AT_ONCE: i64 = 2_000;
 /// Cursors that are deleted at once.
 const CURSORS: usize = 1_000;
-/// How long the writer waits for the events to be deleted; an upkeep does the rest.
-const AT_ONCE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the writer waits for a small topic's events to be deleted; those of a large one go behind its answer.
+const AT_ONCE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one large topic's events are deleted before the next one's are.
+const LONGEST_TURN: Duration = Duration::from_secs(10);
 /// Most removals of this hub that are remembered until the stream of changes tells them.
 const REMEMBERED: usize = 10_000;
+
+/// What is left of a topic that is being removed.
+#[derive(Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    More,
+}
 
 impl Inner {
     /// See [`Store::topics_of`](prom_store::Store::topics_of).
@@ -69,14 +79,14 @@ impl Inner {
         if !claimed {
             return Ok(false);
         }
-        let deleted = self.finish_removal(topic);
-        match tokio::time::timeout(AT_ONCE_TIMEOUT, deleted).await {
-            Ok(Ok(())) => {}
+        match tokio::time::timeout(AT_ONCE_TIMEOUT, self.delete_some_of(topic)).await {
+            Ok(Ok(Left::Nothing)) => return Ok(true),
+            Ok(Ok(Left::More)) | Err(_) => tracing::debug!(%topic, "a removed topic's events are deleted later"),
             Ok(Err(error)) => {
                 tracing::warn!(%topic, error = reason(&error), "a removed topic's events are deleted later");
             }
-            Err(_) => tracing::debug!(%topic, "a removed topic's events are deleted later"),
         }
+        self.removing.notify_one();
         Ok(true)
     }
 
@@ -117,47 +127,74 @@ impl Inner {
         Ok(true)
     }
 
-    /// Deletes what is left of topics that are being removed.
-    pub(super) async fn finish_removals(&self) -> Result<(), Error> {
-        let mut found = self.topics.find(doc! { REMOVED: { "$exists": true } }).projection(doc! { "_id": 1 }).await?;
-        let mut topics = Vec::new();
-        while found.advance().await? {
-            topics.extend(found.current().get_str("_id").ok().and_then(|name| Topic::new(name).ok()));
+    /// Deletes what is left of topics that are being removed, by this hub or by one that ended before it had, until the
+    /// store is closed.
+    pub(super) async fn keep_removing(&self, closed: &CancellationToken) {
+        loop {
+            // Hubs that started together do not do this together.
+            let pause = self.options.upkeep_every.mul_f64(0.75 + fastrand::f64() / 2.0);
+            tokio::select! {
+                () = closed.cancelled() => return,
+                () = self.removing.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            let done = tokio::select! {
+                () = closed.cancelled() => return,
+                done = self.finish_removals() => done,
+            };
+            if let Err(error) = done {
+                self.retrying(&reason(&error));
+            }
         }
-        for topic in topics {
-            self.finish_removal(&topic).await?;
+    }
+
+    /// One round over the topics that are being removed. What keeps one from it keeps no other.
+    async fn finish_removals(&self) -> Result<(), Error> {
+        for topic in self.load_all(doc! { REMOVED: { "$exists": true } }).await?.1 {
+            let deleted = async {
+                while self.delete_some_of(&topic).await? == Left::More {}
+                Ok::<_, Error>(())
+            };
+            match tokio::time::timeout(LONGEST_TURN, deleted).await {
+                Ok(Ok(())) => tracing::debug!(%topic, "a removed topic's events are deleted"),
+                Ok(Err(error)) => self.retrying(&format!("the removal of {topic}: {}", reason(&error))),
+                // The others, then this one again.
+                Err(_) => self.removing.notify_one(),
+            }
         }
         Ok(())
     }
 
-    async fn finish_removal(&self, topic: &Topic) -> Result<(), Error> {
+    /// Deletes some events of a topic that is being removed, and behind the last ones its document.
+    async fn delete_some_of(&self, topic: &Topic) -> Result<Left, Error> {
         let own = doc! { "_id": topic.as_str(), REMOVED: { "$exists": true } };
-        let Some(found) = self.topics.find_one(own).await? else { return Ok(()) };
-        let Some(epoch) = whole(&found, REMOVED) else { return Ok(()) };
+        let Some(found) = self.topics.find_one(own).await? else { return Ok(Left::Nothing) };
+        let Some(epoch) = whole(&found, REMOVED) else { return Ok(Left::Nothing) };
         let own = doc! { "_id": topic.as_str(), REMOVED: long(epoch) };
         // Of a hub that ended before it had deleted them. Groups that have begun since stand at the beginning.
         let mut cursors = cursor::of_topic(topic);
         cursors.insert("$nor", [doc! { "epoch": 0_i64, "lastSeq": 0_i64 }]);
         self.cursors.delete_many(cursors).await?;
-        loop {
-            let some = self.events.find(doc! { "topic": topic.as_str() }).sort(doc! { "seq": 1 }).limit(AT_ONCE);
-            let mut some = some.projection(doc! { "_id": 1 }).await?;
-            let mut ids = Vec::new();
-            while some.advance().await? {
-                ids.extend(Document::try_from(some.current()).ok().and_then(|mut event| event.remove("_id")));
-            }
-            if ids.is_empty() {
-                break;
-            }
+        let some = self.events.find(doc! { "topic": topic.as_str() }).sort(doc! { "seq": 1 }).limit(AT_ONCE);
+        let mut some = some.projection(doc! { "_id": 1 }).await?;
+        let mut ids = Vec::new();
+        while some.advance().await? {
+            ids.extend(Document::try_from(some.current()).ok().and_then(|mut event| event.remove("_id")));
+        }
+        let more = i64::try_from(ids.len()).is_ok_and(|found| found >= AT_ONCE);
+        if !ids.is_empty() {
             // Another hub may be done with it, and there be another log: but not while this document is there, so what was
             // found before is of the one that goes.
             if self.topics.find_one(own.clone()).await?.is_none() {
-                return Ok(());
+                return Ok(Left::Nothing);
             }
             self.events.delete_many(doc! { "_id": { "$in": ids } }).await?;
         }
+        if more {
+            return Ok(Left::More);
+        }
         self.topics.delete_one(own).await?;
-        Ok(())
+        Ok(Left::Nothing)
     }
 
     /// See [`Store::remove_cursors`](prom_store::Store::remove_cursors).

@@ -1,5 +1,7 @@
 //! Topics that are removed, by one hub and by several.
 
+use prom_protocol::ErrorCode;
+
 use super::*;
 
 #[tokio::test]
@@ -41,10 +43,66 @@ async fn a_removal_that_was_cut_short_is_finished() {
     assert_eq!(store.tail(&topic("t")).await, Ok(None), "nobody sees it");
     assert_eq!(store.topics().await, Ok(Vec::new()));
     assert!(store.latest(&topic("t"), "k").await.unwrap().is_none());
-    // Who publishes there waits until another hub has finished.
+    // Who publishes there is told to come again until another hub has finished.
     let other = open(&options).await;
-    assert_eq!(commit(&store, vec![event("t", None, None, 1)], Vec::new()).await[0].seq, 1);
+    assert_eq!(publish_until_it_may(&store, "t").await, 1);
     assert_eq!((seqs(&other, "t").await, other.cursors(&topic("t")).await.unwrap().len()), (vec![1], 0));
     let events = store.database().collection::<Document>("events");
     assert_eq!(events.count_documents(doc! {}).await.unwrap(), 1);
+}
+
+/// Publishes again and again while the topic is being removed; the seq.
+async fn publish_until_it_may(store: &MongoStore, on: &str) -> u64 {
+    until("the topic is removed", async || {
+        let batch = Batch { now: 1, appends: vec![event(on, Some("again"), None, 1)], cursors: Vec::new() };
+        match store.commit(batch).await.unwrap().remove(0) {
+            Ok(appended) => {
+                assert!(!appended.duplicate);
+                Some(appended.seq)
+            }
+            Err(refusal) => {
+                assert_eq!(refusal.code(), ErrorCode::StoreUnavailable);
+                None
+            }
+        }
+    })
+    .await
+}
+
+/// They waited for it, and failed with it when the deadline was over.
+#[tokio::test]
+async fn a_topic_that_is_being_removed_holds_up_no_other() {
+    let options = Options { upkeep_every: Duration::from_secs(3600), ..fresh().await };
+    let store = open(&Options { commit_deadline: Duration::from_secs(5), ..options.clone() }).await;
+    commit(&store, vec![event("t", Some("again"), None, 1)], Vec::new()).await;
+    let epoch = long(tail(&store, "t").await.epoch);
+    let topics = store.database().collection::<Document>("topics");
+    let claim = doc! { "$set": { "removed": epoch, "epoch": 0_i64, "bytes": 0_i64 } };
+    topics.update_one(doc! { "_id": "t" }, claim).await.unwrap();
+    // The id of the first is in the log that goes, and is taken there.
+    for id in ["again", "new"] {
+        let appends = vec![event("t", Some(id), None, 1), event("other", None, None, 1)];
+        let done = store.commit(Batch { now: 1, appends, cursors: Vec::new() }).await.unwrap();
+        assert_eq!(done[0].as_ref().unwrap_err().code(), ErrorCode::StoreUnavailable);
+        assert!(done[1].is_ok());
+    }
+    assert_eq!(seqs(&store, "other").await, [1, 2]);
+}
+
+/// Nobody waits for an upkeep, be there as much as there may.
+#[tokio::test]
+async fn a_large_topic_is_removed_behind_the_answer() {
+    let options = Options { upkeep_every: Duration::from_secs(3600), ..fresh().await };
+    let store = open(&options).await;
+    for _ in 0..3 {
+        commit(&store, (0..3_000).map(|_| event("t", None, None, 1)).collect(), vec![put("t", "g", 3)]).await;
+    }
+    assert_eq!(store.remove_topic(&topic("t"), None).await, Ok(true));
+    assert_eq!(store.tail(&topic("t")).await, Ok(None));
+    let done = store.commit(Batch { now: 1, appends: vec![event("other", None, None, 1)], cursors: Vec::new() }).await;
+    assert!(done.unwrap()[0].is_ok());
+    assert_eq!(publish_until_it_may(&store, "t").await, 1);
+    assert_eq!((seqs(&store, "t").await, store.cursors(&topic("t")).await), (vec![1], Ok(Vec::new())));
+    let events = store.database().collection::<Document>("events");
+    assert_eq!(events.count_documents(doc! { "topic": "t" }).await.unwrap(), 1);
 }

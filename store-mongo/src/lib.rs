@@ -144,8 +144,10 @@ struct Inner {
     /// The hub is ending: nothing is to take long.
     hurry: CancellationToken,
     said: Mutex<Option<Instant>>,
-    /// Epochs of the logs that this hub has removed lately, and that the stream of changes has yet to tell.
-    removed: Mutex<VecDeque<u64>>,
+    /// The logs that this hub removes, or has removed lately and the stream of changes has yet to tell.
+    removed: Mutex<VecDeque<remove::Removed>>,
+    /// It has removed one, or has given that up.
+    resolved: Notify,
     /// There is a removal to be finished.
     removing: Notify,
     /// See [`lease`].
@@ -212,6 +214,7 @@ impl MongoStore {
             hurry: CancellationToken::new(),
             said: Mutex::default(),
             removed: Mutex::default(),
+            resolved: Notify::new(),
             removing: Notify::new(),
             owner: lease::owner(),
             options: options.clone(),

@@ -1,6 +1,7 @@
 //! Topics that are removed, by one hub and by several.
 
 use prom_protocol::ErrorCode;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::*;
 
@@ -35,20 +36,63 @@ async fn a_hub_that_does_not_know_of_a_removal_writes_to_the_new_log() {
 async fn a_removal_that_was_cut_short_is_finished() {
     let options = Options { upkeep_every: Duration::from_millis(50), ..fresh().await };
     let store = open(&Options { upkeep_every: Duration::from_secs(3600), ..options.clone() }).await;
-    commit(&store, (0..2_500).map(|_| event("t", None, Some("k"), 1)).collect(), vec![put("t", "g", 3)]).await;
-    let epoch = long(tail(&store, "t").await.epoch);
+    commit(&store, (0..2_500).map(|_| event("t", None, Some("k"), 1)).collect(), Vec::new()).await;
+    let was = tail(&store, "t").await.epoch;
+    let at = |group: &str, epoch, floor| {
+        let cursor = Cursor { epoch, floor, delivered: floor, ..Cursor::default() };
+        CursorPut { topic: topic("t"), group: Group::new(group).unwrap(), cursor }
+    };
+    let epoch = long(was);
     let topics = store.database().collection::<Document>("topics");
     let claim = doc! { "$set": { "removed": epoch, "epoch": 0_i64, "bytes": 0_i64 } };
     topics.update_one(doc! { "_id": "t" }, claim).await.unwrap();
     assert_eq!(store.tail(&topic("t")).await, Ok(None), "nobody sees it");
     assert_eq!(store.topics().await, Ok(Vec::new()));
     assert!(store.latest(&topic("t"), "k").await.unwrap().is_none());
+    // One that was stored late, one of a group that has begun since, and one of a later log.
+    commit(&store, Vec::new(), vec![at("late", was, 3), at("begun", 0, 0), at("later", was ^ 1, 2)]).await;
     // Who publishes there is told to come again until another hub has finished.
     let other = open(&options).await;
     assert_eq!(publish_until_it_may(&store, "t").await, 1);
-    assert_eq!((seqs(&other, "t").await, other.cursors(&topic("t")).await.unwrap().len()), (vec![1], 0));
+    assert_eq!(seqs(&other, "t").await, [1]);
+    let cursors = store.database().collection::<Document>("cursors");
+    let mut left = cursors.distinct("group", doc! { "topic": "t" }).await.unwrap();
+    left.sort_by_key(ToString::to_string);
+    assert_eq!(left, ["begun".into(), "later".into()]);
     let events = store.database().collection::<Document>("events");
     assert_eq!(events.count_documents(doc! {}).await.unwrap(), 1);
+}
+
+/// Without the topic's document there is nothing that could be as it was seen.
+#[tokio::test]
+async fn positions_without_a_topic_go_only_if_all_is_to_go() {
+    let store = open(&fresh().await).await;
+    commit(&store, Vec::new(), vec![put("t", "g", 0)]).await;
+    store.database().collection::<Document>("topics").delete_many(doc! {}).await.unwrap();
+    let seen = Tail { epoch: 0, first: 1, seq: 0 };
+    assert_eq!(store.remove_topic(&topic("t"), Some(seen)).await, Ok(false));
+    assert_eq!(store.cursors(&topic("t")).await.unwrap().len(), 1);
+    assert_eq!(store.remove_topic(&topic("t"), None).await, Ok(true));
+    assert_eq!(store.cursors(&topic("t")).await, Ok(Vec::new()));
+}
+
+/// It begins before the removal, which then is none, or behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_begins_while_an_idle_topic_goes_keeps_its_position() {
+    let options = fresh().await;
+    let (here, there) = (open(&options).await, open(&options).await);
+    for round in 0..40 {
+        let name = format!("t{round}");
+        commit(&here, vec![event(&name, None, None, 1)], Vec::new()).await;
+        let (seen, gone) = (tail(&here, &name).await, topic(&name));
+        let begin = async {
+            // Each round somewhat later.
+            tokio::time::sleep(Duration::from_micros(round * 100)).await;
+            commit(&there, Vec::new(), vec![put(&name, "g", 0)]).await;
+        };
+        let (removed, ()) = tokio::join!(here.remove_topic(&gone, Some(seen)), begin);
+        assert_eq!(there.cursors(&gone).await.unwrap().len(), 1, "round {round}: {removed:?}");
+    }
 }
 
 /// Publishes again and again while the topic is being removed; the seq.
@@ -105,4 +149,60 @@ async fn a_large_topic_is_removed_behind_the_answer() {
     assert_eq!((seqs(&store, "t").await, store.cursors(&topic("t")).await), (vec![1], Ok(Vec::new())));
     let events = store.database().collection::<Document>("events");
     assert_eq!(events.count_documents(doc! { "topic": "t" }).await.unwrap(), 1);
+}
+
+/// What a store's follower hears.
+pub(super) struct Hears {
+    pub(super) changes: mpsc::UnboundedReceiver<(String, Change)>,
+    _task: JoinHandle<()>,
+}
+
+impl Hears {
+    pub(super) fn new(store: &Arc<MongoStore>) -> Self {
+        let (heard, changes) = mpsc::unbounded_channel();
+        let store = Arc::clone(store);
+        let told = move |topic: &Topic, change| drop(heard.send((topic.to_string(), change)));
+        Self { changes, _task: tokio::spawn(async move { store.follow(Box::new(told)).await }) }
+    }
+
+    async fn next(&mut self) -> (String, Change) {
+        tokio::time::timeout(PATIENCE, self.changes.recv()).await.unwrap().unwrap()
+    }
+
+    /// All that is heard until then.
+    pub(super) async fn until(&mut self, last: &(String, Change)) -> Vec<(String, Change)> {
+        let mut heard = Vec::new();
+        loop {
+            heard.push(self.next().await);
+            if heard.last() == Some(last) {
+                return heard;
+            }
+        }
+    }
+}
+
+/// The one that comes too late took the other's removal for its own when it heard of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_hubs_that_remove_a_topic_at_once_one_hears_of_it() {
+    let options = fresh().await;
+    let stores = [open(&options).await, open(&options).await];
+    let mut hear = stores.each_ref().map(Hears::new);
+    for round in 0..20 {
+        let name = format!("t{round}");
+        commit(&stores[0], vec![event(&name, None, None, 1)], Vec::new()).await;
+        for hears in &mut hear {
+            hears.until(&(name.clone(), Change::Grown(1))).await;
+        }
+        let gone = topic(&name);
+        let (here, there) = tokio::join!(stores[0].remove_topic(&gone, None), stores[1].remove_topic(&gone, None));
+        let removed = [here.unwrap(), there.unwrap()];
+        assert_eq!(removed.iter().filter(|removed| **removed).count(), 1, "one of them does it");
+        let end = format!("end{round}");
+        commit(&stores[0], vec![event(&end, None, None, 1)], Vec::new()).await;
+        for (hears, removed) in hear.iter_mut().zip(removed) {
+            let heard = hears.until(&(end.clone(), Change::Grown(1))).await;
+            let told = heard.contains(&(name.clone(), Change::Removed));
+            assert_eq!(told, !removed, "who has not done it hears of it, once: {heard:?}");
+        }
+    }
 }

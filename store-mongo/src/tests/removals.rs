@@ -95,6 +95,31 @@ async fn a_group_that_begins_while_an_idle_topic_goes_keeps_its_position() {
     }
 }
 
+/// What a hub that does not know of the removal stores late is nothing against the positions in the log that came then.
+#[tokio::test]
+async fn a_late_position_of_a_log_that_went_overwrites_none() {
+    let store = open(&fresh().await).await;
+    commit(&store, vec![event("t", None, None, 1)], Vec::new()).await;
+    let before = tail(&store, "t").await.epoch;
+    assert_eq!(store.remove_topic(&topic("t"), None).await, Ok(true));
+    commit(&store, vec![event("t", None, None, 1), event("t", None, None, 1)], Vec::new()).await;
+    let after = tail(&store, "t").await.epoch;
+    let group = Group::new("g").unwrap();
+    let at = |epoch, floor| {
+        let cursor = Cursor { epoch, floor, delivered: floor, ..Cursor::default() };
+        CursorPut { topic: topic("t"), group: group.clone(), cursor }
+    };
+    // Where there is none yet, the late one stands in nobody's way.
+    for (put, floor) in
+        [(at(before, 9), None), (at(after, 1), Some(1)), (at(before, 9), Some(1)), (at(after, 2), Some(2))]
+    {
+        commit(&store, Vec::new(), vec![put]).await;
+        let found = store.cursor(&topic("t"), &group).await.unwrap();
+        assert_eq!(found.map(|cursor| cursor.floor), floor);
+        assert_eq!(store.topics_of(&group).await.unwrap().len(), usize::from(floor.is_some()));
+    }
+}
+
 /// Publishes again and again while the topic is being removed; the seq.
 async fn publish_until_it_may(store: &MongoStore, on: &str) -> u64 {
     until("the topic is removed", async || {

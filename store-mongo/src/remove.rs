@@ -9,7 +9,7 @@
 //! deleted is never of another log. A hub that ends in between leaves the rest to the next pass of any hub.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{MutexGuard, PoisonError},
     time::Duration,
 };
@@ -37,7 +37,7 @@ pub(super) const REMOVED: &str = "removed";
 const AT_ONCE: i64 = 2_000;
 /// Pause before a claim is tried again.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Cursors that are deleted at once.
+/// Cursors that are looked at or deleted at once.
 const CURSORS: usize = 1_000;
 /// How long the writer waits for a small topic's events to be deleted; those of a large one go behind its answer.
 const AT_ONCE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,24 +56,31 @@ enum Left {
 impl Inner {
     /// See [`Store::topics_of`](prom_store::Store::topics_of).
     pub(super) async fn topics_of(&self, group: &Group) -> Result<Vec<Topic>, StoreError> {
-        let end = format!("{}{group}", cursor::BETWEEN);
         let found = async {
             let mut session = self.session().await?;
-            let find = self.cursors.find(doc! {}).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 });
+            let find = self.cursors.find(doc! { "group": group.as_str() }).projection(doc! { "epoch": 1 });
             let mut found = find.session(&mut session).await?;
-            let mut topics = Vec::new();
+            let mut positions = Vec::new();
             while found.advance(&mut session).await? {
-                let name = found.current().get_str("_id").ok().and_then(|id| id.strip_suffix(&end));
-                topics.extend(name.and_then(|name| Topic::new(name).ok()));
+                let document = found.current();
+                let name =
+                    document.get_str("_id").ok().and_then(|id| id.split_once(cursor::BETWEEN)).map(|(name, _)| name);
+                let epoch = whole(document, "epoch").unwrap_or(0);
+                positions.extend(name.and_then(|name| Topic::new(name).ok()).map(|topic| (topic, epoch)));
             }
-            Ok(topics)
+            // Behind the positions: one in a log that is gone by now counts no more.
+            let mut epochs = HashMap::new();
+            for some in positions.chunks(CURSORS) {
+                let names: Vec<&str> =
+                    some.iter().filter(|(_, epoch)| *epoch != 0).map(|(topic, _)| topic.as_str()).collect();
+                if !names.is_empty() {
+                    epochs.extend(self.load_topics(doc! { "_id": { "$in": names } }).await?);
+                }
+            }
+            positions.retain(|(topic, epoch)| *epoch == 0 || epochs.get(topic).is_some_and(|is| is.epoch == *epoch));
+            Ok(positions)
         };
-        let mut topics = Vec::new();
-        for topic in self.reading(found).await? {
-            if self.cursor(&topic, group).await?.is_some() {
-                topics.push(topic);
-            }
-        }
+        let mut topics: Vec<Topic> = self.reading(found).await?.into_iter().map(|(topic, _)| topic).collect();
         topics.sort_unstable();
         Ok(topics)
     }

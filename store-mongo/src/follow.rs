@@ -51,16 +51,18 @@ impl Inner {
         let topics = self.database.collection::<Document>("topics");
         let mut changes = topics.watch().pipeline([wanted]).read_concern(ReadConcern::majority()).await?;
         // Behind the opening: nothing falls between the two.
-        let before = std::mem::take(epochs);
         let there = self.load_topics(doc! {}).await?;
+        // Only now: had that failed, the next opening would have nothing to compare with.
+        let before = std::mem::take(epochs);
         epochs.extend(there.iter().map(|(topic, known)| (topic.clone(), known.epoch)));
         for (topic, epoch) in before {
             if epochs.get(&topic) != Some(&epoch) {
-                self.removed_elsewhere(&topic, epoch, changed);
+                // If this hub did it, the stream may yet tell that.
+                self.unless_removed_here(&topic, epoch, || self.removed_elsewhere(&topic, changed)).await;
             }
         }
         for (topic, known) in there {
-            changed(&topic, Change::Grown(known.seq));
+            self.unless_removed_here(&topic, known.epoch, || changed(&topic, Change::Grown(known.seq))).await;
         }
         *pause = PAUSES[0];
         while changes.is_alive() {
@@ -76,24 +78,25 @@ impl Inner {
             let number = |name: &str| fields.get_i64(name).ok().and_then(|number| u64::try_from(number).ok());
             if let Some(epoch) = number(REMOVED) {
                 epochs.remove(&topic);
-                self.removed_elsewhere(&topic, epoch, changed);
+                self.unless_removed_here(&topic, epoch, || self.removed_elsewhere(&topic, changed)).await;
+                self.removal_was_told(&topic, epoch);
                 continue;
             }
             if let Some(epoch) = number("epoch") {
                 epochs.insert(topic.clone(), epoch);
             }
+            // What this hub has removed meanwhile has grown for nobody.
             if let Some(seq) = number("seq") {
-                changed(&topic, Change::Grown(seq));
+                let epoch = epochs.get(&topic).copied().unwrap_or(0);
+                self.unless_removed_here(&topic, epoch, || changed(&topic, Change::Grown(seq))).await;
             }
         }
         Ok(())
     }
 
-    /// Tells that the log of that epoch was removed, unless this hub did it: then everybody knows.
-    fn removed_elsewhere(&self, topic: &Topic, epoch: u64, changed: &Changed) {
-        if !self.removed_here(epoch) {
-            self.cache().drop_topic(topic);
-            changed(topic, Change::Removed);
-        }
+    /// Tells that a topic was removed by another hub. If this one did it, everybody knows.
+    fn removed_elsewhere(&self, topic: &Topic, changed: &Changed) {
+        self.cache().drop_topic(topic);
+        changed(topic, Change::Removed);
     }
 }

@@ -50,6 +50,7 @@ use prom_protocol::{Group, Refusal, Topic};
 use prom_store::{
     Appended, Batch, Changed, Cursor, Durability, LatestPage, Page, Retention, Store, StoreError, Stored, Tail,
 };
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::cache::Cache;
@@ -143,8 +144,12 @@ struct Inner {
     /// The hub is ending: nothing is to take long.
     hurry: CancellationToken,
     said: Mutex<Option<Instant>>,
-    /// Epochs of the logs that this hub has removed lately, and that the stream of changes has yet to tell.
-    removed: Mutex<VecDeque<u64>>,
+    /// The logs that this hub removes, or has removed lately and the stream of changes has yet to tell.
+    removed: Mutex<VecDeque<remove::Removed>>,
+    /// It has removed one, or has given that up.
+    resolved: Notify,
+    /// There is a removal to be finished.
+    removing: Notify,
     /// See [`lease`].
     owner: Box<str>,
 }
@@ -209,6 +214,8 @@ impl MongoStore {
             hurry: CancellationToken::new(),
             said: Mutex::default(),
             removed: Mutex::default(),
+            resolved: Notify::new(),
+            removing: Notify::new(),
             owner: lease::owner(),
             options: options.clone(),
         });
@@ -221,6 +228,8 @@ impl MongoStore {
         let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (upkeep, end) = (Arc::clone(&inner), closed.clone());
         tasks.spawn(async move { upkeep.keep_up(&end).await });
+        let (removals, end) = (Arc::clone(&inner), closed.clone());
+        tasks.spawn(async move { removals.keep_removing(&end).await });
         Ok(Self { inner, closed, tasks })
     }
 }

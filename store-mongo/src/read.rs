@@ -20,6 +20,7 @@ use crate::{
     connect::reason,
     cursor,
     document::{decode, long, whole},
+    remove::REMOVED,
 };
 
 /// Longest time a read may take.
@@ -161,14 +162,20 @@ impl Inner {
 
     /// Topics with events, in name order.
     pub(super) async fn load_topics(&self, filter: Document) -> Result<Vec<(Topic, Known)>, Error> {
+        Ok(self.load_all(filter).await?.0)
+    }
+
+    /// The same, and behind them the topics that are being removed.
+    pub(super) async fn load_all(&self, filter: Document) -> Result<(Vec<(Topic, Known)>, Vec<Topic>), Error> {
         let mut session = self.session().await?;
         let mut found = self.topics.find(filter).sort(doc! { "_id": 1 }).session(&mut session).await?;
-        let mut topics = Vec::new();
+        let (mut topics, mut going) = (Vec::new(), Vec::new());
         while found.advance(&mut session).await? {
             let document = found.current();
             let number = |name: &str| whole(document, name);
             let name = document.get_str("_id").ok().and_then(|name| Topic::new(name).ok());
-            if document.get("removed").is_ok_and(|removed| removed.is_some()) {
+            if document.get(REMOVED).is_ok_and(|removed| removed.is_some()) {
+                going.extend(name);
                 continue;
             }
             // With groups alone it is no topic yet.
@@ -179,7 +186,7 @@ impl Inner {
             let groups = document.get_i32("groups").unwrap_or(0);
             topics.push((name, Known { epoch, first, seq, max_ts, max_at, bytes, groups }));
         }
-        Ok(topics)
+        Ok((topics, going))
     }
 
     pub(super) async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {

@@ -189,7 +189,6 @@ impl Inner {
         if self.options.max_bytes.is_some() {
             self.count_bytes().await?;
         }
-        self.finish_removals().await?;
         for (topic, known) in self.load_topics(doc! {}).await? {
             // What keeps one topic from being trimmed keeps no other from it.
             let done = tokio::time::timeout(LONGEST_TOPIC, self.keep_up_topic(&topic, known, swept)).await;

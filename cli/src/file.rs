@@ -18,6 +18,10 @@
 //! max_bytes = "10GiB"      # of each topic
 //! compact = true           # the newest event of each key stays, whatever the limits say; default false
 //! unsettled = "drop"       # also what a group has not settled may go; default "keep"
+//! expire_empty = "7d"      # a topic that has had neither events nor groups for so long is removed; default never
+//!
+//! [groups]
+//! expire = "30d"           # a group that has had no members for so long is removed; default never
 //! ```
 
 use std::{path::Path, time::Duration};
@@ -46,6 +50,14 @@ struct File {
     ops_tls: tls::Ops,
     #[serde(default)]
     retention: Vec<RetentionRule>,
+    #[serde(default)]
+    groups: Groups,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Groups {
+    expire: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,6 +78,7 @@ struct RetentionRule {
     compact: bool,
     #[serde(default)]
     unsettled: Unsettled,
+    expire_empty: Option<String>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -76,8 +89,16 @@ enum Unsettled {
     Drop,
 }
 
-/// What is read from a file beside options and limits: the rules, and where certificates are.
-type Read = (Vec<Rule>, tls::InFile);
+/// What a file says beside options and limits.
+#[derive(Debug, Default)]
+pub(crate) struct Read {
+    /// Rules of retention.
+    pub(crate) rules: Vec<Rule>,
+    /// A group goes that has had no members for so long.
+    pub(crate) expire_groups: Option<Duration>,
+    /// Where certificates are.
+    pub(crate) certificates: tls::InFile,
+}
 
 /// Reads a file into `options` and `limits`.
 ///
@@ -100,20 +121,30 @@ fn parse(text: &str, options: &mut Options, limits: &mut prom_hub::Limits) -> an
     if let Some(size) = file.store.cache_bytes {
         options.cache_bytes = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     }
-    let rules = file.retention.iter().enumerate().map(|(index, rule)| rule.checked(&format!("retention[{index}]")));
-    Ok((rules.collect::<anyhow::Result<_>>()?, tls::InFile { tls: file.tls, ops_tls: file.ops_tls }))
+    let rules = file.retention.iter().enumerate();
+    let rules = rules.map(|(index, rule)| rule.checked(&format!("retention[{index}]"))).collect::<Result<_, _>>()?;
+    let expire_groups = time("groups.expire", file.groups.expire.as_deref())?;
+    Ok(Read { rules, expire_groups, certificates: tls::InFile { tls: file.tls, ops_tls: file.ops_tls } })
+}
+
+/// A time of at least a second.
+fn time(name: &str, given: Option<&str>) -> anyhow::Result<Option<Duration>> {
+    let time = given.map(humantime::parse_duration).transpose();
+    let time = time.map_err(|error| anyhow::anyhow!("{name}: {error}; it is like 90s, 12h, 30d"))?;
+    if time.is_some_and(|time| time < Duration::from_secs(1)) {
+        bail!("{name} must be at least 1s");
+    }
+    Ok(time)
 }
 
 impl RetentionRule {
     fn checked(&self, name: &str) -> anyhow::Result<Rule> {
         let topics = TopicOrPattern::new(&self.topics).map_err(|error| anyhow::anyhow!("{name}.topics: {error}"))?;
-        let max_age = self.max_age.as_deref().map(humantime::parse_duration).transpose();
-        let max_age = max_age.map_err(|error| anyhow::anyhow!("{name}.max_age: {error}; it is like 90s, 12h, 30d"))?;
-        if max_age.is_none() && self.max_events.is_none() && self.max_bytes.is_none() {
-            bail!("{name} sets no limit: give max_age, max_events or max_bytes");
-        }
-        if max_age.is_some_and(|age| age < Duration::from_secs(1)) {
-            bail!("{name}.max_age must be at least 1s");
+        let max_age = time(&format!("{name}.max_age"), self.max_age.as_deref())?;
+        let expire_empty = time(&format!("{name}.expire_empty"), self.expire_empty.as_deref())?;
+        let limits = [max_age.is_some(), self.max_events.is_some(), self.max_bytes.is_some(), expire_empty.is_some()];
+        if !limits.contains(&true) {
+            bail!("{name} sets no limit: give max_age, max_events, max_bytes or expire_empty");
         }
         if self.max_events == Some(0) {
             bail!("{name}.max_events must be at least 1");
@@ -125,6 +156,7 @@ impl RetentionRule {
             max_bytes: self.max_bytes.map(|size| size.as_u64()),
             compact: self.compact,
             drop_unsettled: self.unsettled == Unsettled::Drop,
+            expire_empty,
         })
     }
 }
@@ -152,10 +184,16 @@ mod tests {
             max_events = 10
             max_bytes = "5MB"
             unsettled = "drop"
+            expire_empty = "7d"
+            [groups]
+            expire = "1h"
         "#;
         let mut limits = prom_hub::Limits::default();
-        let (rules, files) = parse(text, &mut options, &mut limits).unwrap();
-        assert_eq!(files, tls::InFile::default());
+        let Read { rules, expire_groups, certificates } = parse(text, &mut options, &mut limits).unwrap();
+        assert_eq!(expire_groups, Some(Duration::from_secs(3600)));
+        let week = Some(Duration::from_secs(7 * 24 * 3600));
+        assert_eq!((rules[0].expire_empty, rules[1].expire_empty), (None, week));
+        assert_eq!(certificates, tls::InFile::default());
         assert_eq!((limits.sockets, limits.sockets_per_address, limits.exports), (500, Some(7), 32));
         assert_eq!(limits.head_timeout, Duration::from_secs(2));
         assert_eq!(options.max_bytes, Some(2 << 30));
@@ -178,6 +216,9 @@ mod tests {
             ("[[retention]]\ntopics = \"a\"\nmax_age = \"10ms\"", "retention[0].max_age must be at least 1s"),
             ("[[retention]]\ntopics = \"a\"\nmax_events = 0", "retention[0].max_events must be at least 1"),
             ("[[retention]]\ntopics = \"a\"\nmax_events = 1\nunsettled = \"x\"", "unsettled"),
+            ("[[retention]]\ntopics = \"a\"\nexpire_empty = \"10ms\"", "retention[0].expire_empty must be at least 1s"),
+            ("[groups]\nexpire = \"soon\"", "groups.expire: "),
+            ("[groups]\nexpires = \"1h\"", "unknown field `expires`"),
             ("[limits]\nsocket = 1", "unknown field `socket`"),
             ("[limits]\nexports = 0", "limits.exports must be 1 to 1000000"),
             ("[limits]\nsockets_per_address = 0", "limits.sockets_per_address must be 1 to 1000000"),

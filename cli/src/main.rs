@@ -8,6 +8,7 @@
 //!   bench                     measure a hub        commands/bench.rs
 //!   ops                       revoke tokens
 //!   store                     check and mend a data folder
+//!   topic, group delete       take topics and groups out of a hub that runs
 //!   outbox                    look into an outbox, retry and delete rows
 //! ```
 
@@ -16,6 +17,7 @@ mod connect;
 mod file;
 mod limits;
 mod logging;
+mod operate;
 mod output;
 mod own_mongo;
 mod page;
@@ -77,6 +79,12 @@ enum Command {
     /// Check a data folder, look into it, make it smaller, mend it.
     #[command(subcommand)]
     Store(commands::store::Command),
+    /// Delete topics of a hub that runs.
+    #[command(subcommand)]
+    Topic(commands::topic::Command),
+    /// Delete groups of a hub that runs.
+    #[command(subcommand)]
+    Group(commands::group::Command),
     /// Look into an outbox in MongoDB, have parked rows published after all, delete rows.
     #[cfg(feature = "mongodb")]
     #[command(subcommand)]
@@ -112,6 +120,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => commands::bench::run(args).await,
         Command::Ops(command) => commands::ops::run(command),
         Command::Store(command) => commands::store::run(command),
+        Command::Topic(command) => commands::topic::run(command).await,
+        Command::Group(command) => commands::group::run(command).await,
         #[cfg(feature = "mongodb")]
         Command::Outbox(command) => commands::outbox::run(command).await,
         #[cfg(not(feature = "mongodb"))]

@@ -132,8 +132,10 @@ impl Listen {
         config.page = Some(page::file);
         let mut options = Options { durability: self.durability, ..Options::default() };
         let read = |path| file::read(path, &mut options, &mut config.limits);
-        let (rules, files) = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        self.tls.apply(files, &mut config)?;
+        let file::Read { rules, expire_groups, certificates } =
+            self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        config.expire_groups = expire_groups;
+        self.tls.apply(certificates, &mut config)?;
         options.retention = Retention::new(rules).with_own();
         config.store = match (self.memory_mb, self.mongo_url.filter(|url| !url.is_empty())) {
             (Some(_), Some(_)) => bail!("MONGO_URL and PROM_MEMORY_MB are both set; a hub has one store"),

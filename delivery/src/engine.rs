@@ -111,6 +111,8 @@ pub struct Engine {
     pub(crate) members: BTreeMap<MemberId, Member>,
     pub(crate) tracks: Vec<Track>,
     by_topic: HashMap<Topic, usize>,
+    /// Tracks that mean nothing, until there is one of their topic again.
+    forgotten: HashMap<Topic, usize>,
     /// Events that were taken up and whose settle is not stored, by id: track and seq.
     pub(crate) ids: Ids,
     /// Leases and retries by the time they run out: time, track, seq.
@@ -133,6 +135,7 @@ impl Engine {
             members: BTreeMap::new(),
             tracks: Vec::new(),
             by_topic: HashMap::new(),
+            forgotten: HashMap::new(),
             ids: Ids::default(),
             timers: BTreeSet::new(),
             first_lease,
@@ -164,21 +167,45 @@ impl Engine {
         if let Some(track) = self.track_of(&topic) {
             return track;
         }
-        let index = self.tracks.len();
+        let index = self.forgotten.remove(&topic).unwrap_or(self.tracks.len());
         let mut track = Track::new(topic.clone(), cursor, tail);
         for (id, member) in self.members.iter().filter(|(_, member)| member.target.matches(&topic)) {
             track.join(*id, &member.options);
         }
-        self.tracks.push(track);
+        match self.tracks.get_mut(index) {
+            Some(forgotten) => *forgotten = track,
+            None => self.tracks.push(track),
+        }
         self.by_topic.insert(topic, index);
         index
+    }
+
+    /// Forgets a topic: its position, what is leased of it, what waits to be stored. Its members stay members. Answers to reads
+    /// and [`Persist`]s of it that are under way must not reach the engine any more.
+    pub fn forget(&mut self, index: usize) {
+        let seqs: Vec<u64> = self.tracks[index].unsettled.keys().copied().collect();
+        for seq in seqs {
+            self.release(index, seq);
+            if let Some(unsettled) = self.tracks[index].unsettled.remove(&seq) {
+                self.ids.remove(&unsettled.event.id, (index, seq));
+            }
+        }
+        let track = &mut self.tracks[index];
+        let unstored = std::mem::take(&mut track.unstored).into_iter().chain(std::mem::take(&mut track.storing));
+        let topic = track.topic.clone();
+        for event in unstored {
+            self.ids.remove(&event.id, (index, event.seq));
+        }
+        self.tracks[index] = Track::new(topic.clone(), Cursor::default(), 0);
+        self.by_topic.remove(&topic);
+        self.forgotten.insert(topic, index);
     }
 
     /// Adds a member.
     pub fn join(&mut self, id: MemberId, target: TopicOrPattern, options: SubscribeOptions) {
         for index in 0..self.tracks.len() {
             let track = &self.tracks[index];
-            if target.matches(&track.topic) {
+            if target.matches(&track.topic) && !self.forgotten.contains_key(&track.topic) {
                 if track.members.is_empty() && track.ordered != options.ordered {
                     self.put_back(index);
                 }
@@ -355,6 +382,10 @@ impl Engine {
     pub fn loaded(&mut self, index: usize, page: Page) -> Vec<(u64, u64)> {
         let track = &mut self.tracks[index];
         track.reading = false;
+        if track.epoch == 0 {
+            // Until now there was no log.
+            track.epoch = page.epoch;
+        }
         let mut gaps = Vec::from_iter(track.skip_to(page.first.saturating_sub(1)));
         for event in page.events {
             if event.seq <= track.read_to {

@@ -75,7 +75,7 @@ pub enum Item {
     /// This event.
     Event(Stored),
     /// Events of the topic with this index were gone before they could be sent, trimmed or damaged and given up: first
-    /// and last seq.
+    /// and last seq. Or the topic was removed, with all up to the last seq, if the first is not behind what was sent.
     Gap(usize, u64, u64),
     /// The snapshot is complete.
     Live,
@@ -161,16 +161,7 @@ impl Live {
     pub fn add(&mut self, position: u64, tail: u64) -> usize {
         let phase = if self.watch { Phase::Snapshot { at: position, after: None, known: 0 } } else { Phase::Following };
         let index = self.sources.len();
-        self.sources.push(Source {
-            phase,
-            tail,
-            position,
-            round: HashMap::new(),
-            round_to: 0,
-            caught_up: 0,
-            queued: false,
-            incomplete: false,
-        });
+        self.sources.push(Source::new(phase, position, tail, false, false));
         if self.watch {
             self.snapshots.push_back(index);
         }
@@ -182,6 +173,19 @@ impl Live {
     pub fn tail(&mut self, topic: usize, tail: u64) {
         let source = &mut self.sources[topic];
         source.tail = source.tail.max(tail);
+        self.changed(topic);
+    }
+
+    /// The topic with this index was removed: what of its log was not sent is gone, and of a log that follows everything is
+    /// sent. The whole of the old one is told as a [`Item::Gap`] that begins at 1. A read of it that is under way is to be
+    /// answered with [`Live::failed`].
+    pub fn restart(&mut self, topic: usize) {
+        let source = &mut self.sources[topic];
+        let last = source.tail.max(source.position);
+        *source = Source::new(Phase::Following, 0, 0, source.queued, source.incomplete);
+        if last > 0 {
+            self.backlog.push_back(Item::Gap(topic, 1, last));
+        }
         self.changed(topic);
     }
 
@@ -334,6 +338,10 @@ fn passes(filter: &Filter, event: &Stored) -> bool {
 }
 
 impl Source {
+    fn new(phase: Phase, position: u64, tail: u64, queued: bool, incomplete: bool) -> Self {
+        Self { phase, tail, position, round: HashMap::new(), round_to: 0, caught_up: 0, queued, incomplete }
+    }
+
     /// Whether every key is sent as it was when the last page of the snapshot was read, or newer.
     fn is_complete(&self) -> bool {
         matches!(self.phase, Phase::Following) && self.position >= self.caught_up && self.round.is_empty()
@@ -619,6 +627,64 @@ mod tests {
             let page = Page { first: 1, read_to: 1, ..Page::default() };
             live.found(Found::Events(topic, page));
             assert!(begun.elapsed().as_secs() < 60, "this goes on for hours");
+        }
+    }
+
+    #[test]
+    fn a_topic_that_was_removed_is_told_and_followed_from_its_new_beginning() {
+        for from in [StartFrom::Earliest, StartFrom::Snapshot] {
+            let page = |seqs: std::ops::RangeInclusive<u64>| {
+                let record = |seq: u64| {
+                    let json = format!("{{\"seq\":{seq}}}").into();
+                    Stored::new(prom_store::Record {
+                        id: seq.to_string().into(),
+                        seq,
+                        ts: 1,
+                        key: Some("k".into()),
+                        json,
+                    })
+                };
+                let (first, read_to) = (1, *seqs.end());
+                Found::Events(0, Page { events: seqs.map(record).collect(), first, read_to, ..Page::default() })
+            };
+            let told = |live: &mut Live| match live.next() {
+                Some(Next::Send(items)) => items
+                    .iter()
+                    .map(|item| match item {
+                        Item::Event(event) => format!("{}", event.seq),
+                        Item::Gap(_, first, last) => format!("gap {first}-{last}"),
+                        Item::Live => "live".to_owned(),
+                    })
+                    .collect(),
+                other => vec![format!("{other:?}")],
+            };
+            let mut live = Live::new(&from, Filter::default());
+            live.add(0, 3);
+            if from == StartFrom::Snapshot {
+                assert!(matches!(live.next(), Some(Next::Read(Wanted::Latest { .. }))));
+                live.found(Found::Latest(0, LatestPage::default()));
+            }
+            assert!(matches!(live.next(), Some(Next::Read(Wanted::Events { after: 0, .. }))));
+            live.found(page(1..=2));
+            if from == StartFrom::Earliest {
+                assert_eq!(told(&mut live), ["1", "2"]);
+            }
+            // The third was never sent. A read is under way, of nobody knows which log.
+            let _ = live.next();
+            live.restart(0);
+            live.failed();
+            let seen = told(&mut live);
+            assert_eq!(seen[0], "gap 1-3", "{seen:?}");
+            assert_eq!(
+                seen.len(),
+                if from == StartFrom::Snapshot { 2 } else { 1 },
+                "a snapshot of nothing is complete"
+            );
+            assert!(live.next().is_none(), "there is no new log yet");
+            live.tail(0, 2);
+            assert!(matches!(live.next(), Some(Next::Read(Wanted::Events { after: 0, .. }))), "from its beginning");
+            live.found(page(1..=2));
+            assert_eq!(told(&mut live), if from == StartFrom::Snapshot { vec!["2"] } else { vec!["1", "2"] });
         }
     }
 

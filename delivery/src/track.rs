@@ -53,7 +53,7 @@ pub struct Dead {
 #[derive(Debug)]
 pub(crate) struct Track {
     pub(crate) topic: Topic,
-    epoch: u64,
+    pub(crate) epoch: u64,
     /// Every event at or below is settled.
     floor: u64,
     floor_id: Option<Arc<str>>,

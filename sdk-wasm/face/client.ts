@@ -35,6 +35,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   #state: t.ConnectionState = "idle"; #closing: Promise<void> | undefined;
   /** Calls that wait for the module, in their order. */ #early: (() => void)[] = [];
   /** Calls under way, by their numbers. */ readonly #open = new Map<number, Open>();
+  /** What forgets the signals of subscriptions. */ readonly #offs = new Map<number, () => void>();
   #raw: PromShell | undefined; #calls = 0; readonly #told = new Set<string>();
   /** Why there will be no module any more. */ #over: HubError | undefined;
   #end!: (error: HubError | undefined) => void;
@@ -43,8 +44,9 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   /** @throws TypeError for a URL that is not `ws:` or `wss:`, a token that is neither string nor function, and unknown options. */
   constructor(url: string, token: t.TokenSource, options: t.ClientOptions = {}) {
     if (typeof url !== "string") throw new TypeError("url must be a string");
-    const { protocol, href } = new URL(url);
+    const { protocol, href, hash } = new URL(url);
     if (protocol !== "ws:" && protocol !== "wss:") throw new TypeError(`a ws: or wss: URL is needed, not ${href}`);
+    if (hash) throw new TypeError("url must not have a fragment (#…): the token is the second argument");
     if ((typeof token !== "string" && typeof token !== "function") || token === "") throw new TypeError(`token must be a string or a function, and is ${token === "" ? "empty" : typeof token}`);
     const upsideDown = (): boolean => (options.reconnectMinMs ?? 0) > (options.reconnectMaxMs ?? 30_000);
     const wrong = misfit(options, OPTIONS) ?? (upsideDown() ? "options.reconnectMinMs must not be above reconnectMaxMs, by default 30000" : undefined);
@@ -105,8 +107,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     });
   }
 
-  /** A live map of the newest event of each key. */
-  async watch<T = never, K extends string = string>(topic: K, options?: t.WatchOptions<As<T, M, K>>): Promise<t.View<As<T, M, K>>> {
+  /** A live map of the newest event of each key. */ async watch<T = never, K extends string = string>(topic: K, options?: t.WatchOptions<As<T, M, K>>): Promise<t.View<As<T, M, K>>> {
     const view = new LiveView<As<T, M, K>>(topic, this.#guarded);
     const id = await this.#subscribe((raw, call, options) => raw.watch(call, topic, view, options), options);
     return Object.assign(view, { id, end: () => this.#leave(id) });
@@ -123,17 +124,16 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   }
 
   async *#past<T>(stream: boolean, topic: string, options: t.HistoryOptions | undefined): AsyncGenerator<HubEvent<T>, undefined> {
-    const past = await this.#call<PromPast, t.HistoryOptions>((raw, call, options) => raw.past(call, stream, topic, options), options);
+    const signal = signalOf(options), past = await this.#call<PromPast, t.HistoryOptions>((raw, call, options) => raw.past(call, stream, topic, options), options);
     try {
       let events: HubEvent<T>[] | undefined;
-      while ((events = await this.#call<typeof events>((_, call) => past.next(call)))) yield* named(events);
-    } finally {
+      while ((events = await this.#call<typeof events>((_, call) => past.next(call)))) for (const event of named(events)) (signal?.throwIfAborted(), yield event);
+    } catch (error) { throw signal?.aborted ? signal.reason : error; } finally {
       past.cancel();
     }
   }
 
-  /** Leaves a group. Handlers that run finish and acknowledge; no new one starts. */
-  unsubscribe(topic: string, group: string): Promise<void> { return this.#call((raw, call) => raw.unsubscribe(call, topic, group)); }
+  /** Leaves a group. Handlers that run finish and acknowledge; no new one starts. */ unsubscribe(topic: string, group: string): Promise<void> { return this.#call((raw, call) => raw.unsubscribe(call, topic, group)); }
 
   /** Calls `listener` for each event of that name; returns what ends it. */
   on<K extends keyof ClientEvents>(name: K, listener: Listener<K>): () => void {
@@ -181,7 +181,9 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   async #subscribe<O extends Abortable>(use: Use<O | undefined>, options: O | undefined): Promise<number> {
     const end = (id: number): void => void this.#leave(id).catch(() => undefined);
     const id = await this.#call(use, options, end);
-    options?.signal?.addEventListener("abort", () => end(id), { once: true });
+    const signal = signalOf(options), abort = (): void => end(id);
+    signal?.addEventListener("abort", abort, { once: true });
+    if (signal) this.#offs.set(id, () => signal.removeEventListener("abort", abort));
     return id;
   }
 
@@ -242,7 +244,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   readonly #host = {
     // Where it was made says nothing: a call makes it again, and what an event is about is its cause.
     error: (...of: ConstructorParameters<typeof HubError>) => Object.assign(new HubError(...of), { stack: `HubError: ${of[1]}` }),
-    named,
+    named, ended: (id: number) => (this.#offs.get(id)?.(), this.#offs.delete(id)),
     emit: (name: keyof ClientEvents, event: never) => (name === "state" ? this.#enter(event) : this.#emit(name, event)),
     settle: (call: number, ok: boolean, value: unknown) => this.#settle(call, ok, value),
     published: (call: number, id: string, seq: number, duplicate: boolean) => this.#settle(call, true, { id, seq, duplicate }),
@@ -283,10 +285,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
 
   /** A fault of the caller's function does not stop the client: it is an error of its own. */
   readonly #guarded = (call: () => unknown, last = false): void => {
-    try { call(); } catch (error) {
-      if (last) show(error);
-      else this.#raw?.thrown(error);
-    }
+    try { call(); } catch (error) { last ? show(error) : this.#raw?.thrown(error); }
   };
 }
 
@@ -313,29 +312,32 @@ class Context implements t.DeliveryContext {
 /** A subscription as an iterator. */
 class Queue<T, O extends Abortable> implements t.Stream<T> {
   readonly #call: Call;
-  readonly #queue: Promise<PromQueue>;
+  readonly #queue: Promise<PromQueue>; #off = (): void => undefined;
 
   constructor(call: Call, open: Use<O | undefined>, options: O | undefined) {
     this.#call = call;
     this.#queue = call<PromQueue, O>(open, options, this.#end);
-    this.#queue.then(() => options?.signal?.addEventListener("abort", () => void this.return(), { once: true }), () => undefined);
+    const abort = (): void => void this.return(), listen = (signal = options?.signal): void => {
+      (signal?.addEventListener("abort", abort, { once: true }), this.#off = () => signal?.removeEventListener("abort", abort));
+    };
+    this.#queue.then(() => listen(), () => undefined);
   }
 
   async next(): Promise<IteratorResult<T, undefined>> {
     const queue = await this.#queue;
     const value = await this.#call<T | undefined>((_, call) => queue.next(call));
-    return value === undefined ? { value: undefined, done: true } : { value, done: false };
+    return value === undefined ? (this.#off(), { value: undefined, done: true }) : { value, done: false };
   }
 
   readonly return = (): Promise<IteratorResult<T, undefined>> =>
     this.#queue.then(this.#end).catch(() => undefined).then(() => ({ value: undefined, done: true }));
 
-  readonly #end = (queue: PromQueue): Promise<void> => this.#call((_, call) => queue.end(call));
+  readonly #end = (queue: PromQueue): Promise<void> => (this.#off(), this.#call((_, call) => queue.end(call)));
   readonly [Symbol.asyncDispose] = async (): Promise<void> => void (await this.return());
   readonly [Symbol.asyncIterator] = (): this => this;
 }
 
-/** Reads what the caller gave. Whatever it throws, a revoked proxy for instance, is refused with `message`. */
+/** What the caller gave may throw, a revoked proxy for instance. */
 function readable<R>(message: string, read: () => R): R { try { return read(); } catch { throw refusal(message); } }
 
 const UNREADABLE = "options must be an object that can be read";

@@ -33,7 +33,7 @@ export interface HubEvent<T = unknown> {
   readonly payload: T;
 }
 
-/** The signal ends what it was given to: a wait, a subscription, an iterator, a view. */
+/** The signal ends what it was given to: a wait, `history` and `export` reject with its reason; a subscription, an iterator, a view end. */
 export interface Abortable { readonly signal?: AbortSignal | undefined }
 
 export interface PublishOptions extends Abortable {
@@ -99,7 +99,7 @@ export interface DeliveryContext {
   readonly maxAttempts: number; readonly redelivered: boolean;
   /** Time that was left on the lease when the frame was sent. */ readonly ackDeadlineMs: number;
   /** Fencing token of this delivery; `null` where there is nothing to acknowledge. */ readonly lease: string | null;
-  /** Aborts when the lease is lost, the handler's time is over, or the subscription ends. */ readonly signal: AbortSignal;
+  /** Aborts when the lease is lost, the handler's time is over, or the client is closed; one that leaves a group lets handlers finish. */ readonly signal: AbortSignal;
   /** Extends the lease to `ms` from now. */ extend(ms: number): Promise<void>;
 }
 

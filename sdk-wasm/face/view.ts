@@ -9,8 +9,7 @@ export class LiveView<T> extends Map<string, HubEvent<T>> implements View<T> {
   #snapshot: [string, HubEvent<T>][] | undefined;
   /** Keys of the snapshot that is being read; none once it is complete. */ #seen: Set<string> | undefined = new Set();
   /** @internal */ onChange: WatchOptions<T>["onChange"];
-  id = 0;
-  /** @internal Ends the subscription. */ end = (): Promise<void> => Promise.resolve();
+  id = 0; /** @internal Ends the subscription. */ end = (): Promise<void> => Promise.resolve();
 
   constructor(readonly topic: string, guarded: (call: () => unknown) => void) {
     super();

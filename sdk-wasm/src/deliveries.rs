@@ -8,6 +8,7 @@ use wasm_bindgen::JsValue;
 
 use crate::{
     arrival::Arrival,
+    clock::now,
     open::{Keep, Open},
     shell::{Shell, Waiter},
     sink::Sink,
@@ -39,6 +40,7 @@ impl Shell {
             !own
         });
         ended.iter().for_each(|open| open.void());
+        self.host.ended(sink.id.get().0.into());
         sink.target.ended(error);
         self.tell_idle();
     }
@@ -100,6 +102,9 @@ impl Shell {
             }
             return self.settle_call(call, Ok(JsValue::UNDEFINED));
         };
+        if let Settle::Extend(ms) = settle {
+            open.ends_at.set(now() + ms as f64);
+        }
         let delivery = open.reference(&lease);
         let waiter = Waiter::Call { call, open: ends.then_some(open.number) };
         self.request(waiter, &mut |session, now| session.settle(now, delivery, settle));

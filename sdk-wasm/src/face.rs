@@ -34,6 +34,10 @@ extern "C" {
     #[wasm_bindgen(method)]
     pub(crate) fn published(this: &Host, call: f64, id: &str, seq: f64, duplicate: bool);
 
+    /// A subscription has ended.
+    #[wasm_bindgen(method)]
+    pub(crate) fn ended(this: &Host, subscription: f64);
+
     /// Gives the events of a list the names that they have in JavaScript.
     #[wasm_bindgen(method)]
     pub(crate) fn named(this: &Host, events: &Array);

@@ -214,6 +214,16 @@ impl Shell {
                 next.set(next.get().min(open.over_at.get()).min(open.extend_at.get()));
             }
         });
+        let by_hand: Vec<_> = self.open.borrow().iter().filter(|open| open.keep.is_none()).cloned().collect();
+        for open in by_hand {
+            if open.ends_at.get() > now {
+                next.set(next.get().min(open.ends_at.get()));
+            } else {
+                // Somebody else has it now; to settle it can still be tried.
+                open.ends_at.set(f64::INFINITY);
+                open.tell_abort();
+            }
+        }
         self.look_at_leases(next.get().min(self.waiting_leases_due(now)));
     }
 

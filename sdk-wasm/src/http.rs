@@ -76,7 +76,11 @@ impl PromPast {
     pub fn cancel(&self) {
         if let Some(reader) = self.0.reader.take() {
             // Whether the hub hears of it or not, nothing more is read.
-            drop(reader.cancel());
+            let cancelled = reader.cancel();
+            face::spawn(async move {
+                // Of a stream that failed it is refused: nobody else would hear of that.
+                let _ = JsFuture::from(cancelled).await;
+            });
         }
     }
 }
@@ -85,7 +89,7 @@ impl Past {
     async fn next(&self) -> Result<Option<Array>, Error> {
         while self.left.get() > 0.0 && !self.complete.get() {
             if self.shell.is_over() {
-                return Err(self.shell.why_over().await);
+                return Err(Error::closed());
             }
             let events = if self.stream { self.chunk().await? } else { self.page().await? };
             if events.length() > 0 {
@@ -144,7 +148,7 @@ impl Past {
         let shell = &self.shell;
         let token = face::token(&shell.token).await.map_err(|message| Error::of(ErrorCode::NoToken, message))?;
         if shell.is_over() {
-            return Err(shell.why_over().await);
+            return Err(Error::closed());
         }
         // `ws://host/path` is `http://host` and `wss:` is `https:`.
         let host = web_sys::Url::new(&shell.url).map(|url| url.host()).map_err(|thrown| lost(&thrown))?;

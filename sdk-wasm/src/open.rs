@@ -35,6 +35,8 @@ pub(crate) struct Open {
     pub(crate) extend_at: Cell<f64>,
     /// When its handler has had its time; infinite: never.
     pub(crate) over_at: Cell<f64>,
+    /// When its lease ends, where nobody keeps it.
+    pub(crate) ends_at: Cell<f64>,
     /// How its lease is kept while its handler runs; none: it is settled by hand.
     pub(crate) keep: Option<Keep>,
     /// The handler has come to its end, or its time is over.
@@ -54,6 +56,7 @@ impl Open {
             lease: RefCell::new(arrival.lease.clone()),
             extend_at: Cell::new(f64::INFINITY),
             over_at: Cell::new(f64::INFINITY),
+            ends_at: Cell::new(f64::INFINITY),
             keep,
             ended: Cell::new(false),
             abort: RefCell::default(),

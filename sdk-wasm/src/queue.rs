@@ -110,7 +110,7 @@ impl Queue {
             if self.waiting.borrow().len() <= LOW_WATER && self.paused.replace(false) {
                 Self::pause(shell, arrival.subscription, false);
             }
-            let value = if self.plain { arrival.event() } else { self.delivery(shell, sink, &arrival) };
+            let value = if self.plain { arrival.event() } else { Self::delivery(shell, sink, &arrival, ends_at) };
             shell.host.settle(call, true, &value);
         }
         if self.ended.get() {
@@ -118,8 +118,10 @@ impl Queue {
         }
     }
 
-    fn delivery(&self, shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: &Arrival) -> JsValue {
+    fn delivery(shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: &Arrival, ends_at: f64) -> JsValue {
         let open = shell.open(sink, arrival, None);
+        open.ends_at.set(ends_at);
+        shell.look_at_leases(ends_at);
         sink.running.set(sink.running.get() + u32::from(open.leased()));
         let number = open.number as f64;
         let ctx = arrival.context(&shell.host, open.number);

@@ -195,14 +195,6 @@ impl Shell {
         self.session.borrow().state() == State::Closed
     }
 
-    /// Why it is over.
-    pub(crate) async fn why_over(self: &Rc<Self>) -> Error {
-        match self.wait(&mut Session::ready).await {
-            Ok(Err(error)) => error,
-            _ => Error::closed(),
-        }
-    }
-
     /// Number of the present connection: leases of older ones are void.
     pub(crate) fn connection(&self) -> u32 {
         self.session.borrow().connection()

@@ -98,6 +98,16 @@ describe("the client", () => {
     await Promise.all([kept.return(), own.return()]);
   });
 
+  it("tells whoever settles by hand that the lease has ended", async () => {
+    const deliveries = c.events("a", "g", { ackTimeoutMs: 50 });
+    await hub.until(() => hub.of("SUBSCRIBE").length === 1);
+    hub.publish("a", 1);
+    const { value: { ctx } } = await deliveries.next();
+    assert.equal(ctx.signal.aborted, false);
+    await new Promise((resolve) => ctx.signal.addEventListener("abort", resolve));
+    await deliveries.return();
+  });
+
   it("gives out nothing whose lease has ended while the process stood still", async () => {
     let connection;
     hub.intercept = (frame, client) => void (connection = client);

@@ -2,6 +2,7 @@
 // ready/closed/once/log, the view as an external store.
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { after, before, describe, it } from "node:test";
 
 import { PromClient } from "@prom-hub/sdk";
@@ -65,6 +66,21 @@ describe("on a real hub", { timeout: 5 * PATIENCE }, () => {
   }
 
   for (const name of ["history", "export"]) {
+    it(`${name}: a signal ends it before the next event, with its reason and nothing else`, async () => {
+      const topic = await filled(3000);
+      const unhandled = [];
+      const listener = (error) => unhandled.push(error);
+      process.on("unhandledRejection", listener);
+      const abort = new AbortController();
+      const reason = new Error("enough");
+      const got = [];
+      const read = (async () => { for await (const event of c[name](topic, { signal: abort.signal })) if (got.push(event.seq) === 2) abort.abort(reason); })();
+      await assert.rejects(within("the reading", read), reason);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      process.off("unhandledRejection", listener);
+      assert.deepEqual([got, unhandled], [[1, 2], []]);
+    });
+
     it(`${name}: causes are a list`, async () => {
       const topic = newTopic();
       await c.publish(topic, 1, { causedBy: "a" });
@@ -117,6 +133,23 @@ describe("on a real hub", { timeout: 5 * PATIENCE }, () => {
     await assert.rejects(c.publishMany([{ topic, payload: 1 }, { topic, data: 1 }]), (error) =>
       code("bad_frame")(error) && error.message === "events[1].data is not an option; there are topic, payload, options");
     await assert.rejects(c.publishMany([{ topic, payload: 1 }, { topic }]), (error) => code("bad_payload")(error) && error.message === "events[1]: payload is undefined");
+  });
+
+  it("a signal that lives long is left alone by what has ended", async () => {
+    const { signal } = new AbortController();
+    const topic = newTopic();
+    const own = client();
+    const view = await own.watch(topic, { signal });
+    const live = await own.live(topic, () => {}, { signal });
+    const stream = own.live(topic, { signal });
+    const events = own.events(topic, "g1", { signal });
+    const open = [own.subscribe(topic, "g2", () => {}, { signal }), own.subscribe(topic, "g3", () => {}, { signal })];
+    await within("all", Promise.all([...open, own.publish(topic, 1), stream.next(), events.next()]));
+    assert.equal(getEventListeners(signal, "abort").length, 6);
+    await within("the ends", Promise.all([view.close(), live.close(), stream.return(), events.return(), own.unsubscribe(topic, "g2")]));
+    assert.equal(getEventListeners(signal, "abort").length, 1);
+    await own.close();
+    assert.equal(getEventListeners(signal, "abort").length, 0);
   });
 
   it("flush: what was called before it has its answer", async () => {

@@ -23,6 +23,7 @@ describe("the constructor", { timeout: PATIENCE }, () => {
       if (kind === "an object with toString") continue;
       throws(kind, () => new PromClient(bad, "t"), /url|URL/);
     }
+    throws("a page's address", () => new PromClient(`${url}/#token=t`, "t"), /fragment/);
     assert.equal(new PromClient(new URL(url).href, "t").state, "idle");
   });
 

@@ -1,7 +1,8 @@
 //! The configuration of a hub. Reading it from the environment is the binary's work; checking it is done here.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
+use prom_store::Retention;
 use prom_store_embedded as embedded;
 #[cfg(feature = "mongodb")]
 use prom_store_mongo as mongo;
@@ -27,6 +28,18 @@ pub enum StoreConfig {
     /// In a MongoDB replica set, whose outboxes of these names the hub drains.
     #[cfg(feature = "mongodb")]
     Mongo(mongo::Options, Vec<OutboxName>),
+}
+
+impl StoreConfig {
+    /// What is kept for how long.
+    pub(crate) fn retention(&self) -> Retention {
+        match self {
+            Self::Memory(_) => Retention::default(),
+            Self::Embedded(_, options) => options.retention.clone(),
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(options, _) => options.retention.clone(),
+        }
+    }
 }
 
 #[cfg(feature = "mongodb")]
@@ -71,6 +84,9 @@ pub struct Config {
     pub allow_plaintext: bool,
     /// Where events are kept; default: in memory, 512 MiB of them.
     pub store: StoreConfig,
+    /// A group goes that has had no members for so long. Default: never. Not with MongoDB, where no hub knows of the members on
+    /// others.
+    pub expire_groups: Option<Duration>,
     /// What connections and requests may take.
     pub limits: Limits,
     /// The live page, served at `/`; default: none.
@@ -113,6 +129,9 @@ pub enum ConfigError {
     /// No token could be accepted.
     #[error("JWT_MAX_LIFETIME must be at least 1s")]
     NoLifetime,
+    /// Groups cannot expire where no hub knows of all members.
+    #[error("groups.expire is not for MongoDB: no hub knows of the members on other hubs; use `prom group delete`")]
+    ExpireGroups,
     /// The one token has no claims to revoke it by.
     #[error("REVOCATIONS_FILE and WS_TOKEN are both set; the static token is revoked by changing it")]
     StaticRevocations,
@@ -155,6 +174,7 @@ impl Config {
             origins: None,
             allow_plaintext: false,
             store: StoreConfig::Memory(512 * 1024 * 1024),
+            expire_groups: None,
             limits: Limits::default(),
             page: None,
         }
@@ -175,6 +195,10 @@ impl Config {
         }
         if !self.bind.is_loopback() && self.tls.is_none() && !self.allow_plaintext {
             return Err(ConfigError::Plaintext(self.bind));
+        }
+        #[cfg(feature = "mongodb")]
+        if self.expire_groups.is_some() && matches!(self.store, StoreConfig::Mongo(..)) {
+            return Err(ConfigError::ExpireGroups);
         }
         self.check_ops()
     }

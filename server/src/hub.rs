@@ -9,7 +9,7 @@ use std::{
 };
 
 use prom_protocol::Topic;
-use prom_store::{MemoryStore, Store, StoreError};
+use prom_store::{Change, MemoryStore, Store, StoreError};
 use prom_store_embedded::{EmbeddedStore, OpenError};
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,7 +20,7 @@ use crate::{
     doors,
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::{Context, Groups},
-    members::{outbox::Drained, projector::Projector},
+    members::{expiry::Expiry, outbox::Drained, projector::Projector},
     node::{Limits, Node, WRITE_GRACE},
     ops::{self, Guard, Ops},
     web::{self, Bounds, Certificates, Current, Port, Sockets, Times, TlsError},
@@ -134,6 +134,7 @@ impl Hub {
             None => None,
         };
 
+        let retention = config.store.retention();
         let Opened { store, outboxes } = open(config.store).await?;
         let metrics = Arc::<Metrics>::default();
         let topics = Arc::new(Topics::load(&*store, Arc::clone(&metrics)).await?);
@@ -159,6 +160,14 @@ impl Hub {
         });
         let projector = Projector::new(Arc::clone(&store), writer.clone(), groups.clone());
         tasks.spawn(projector.run(ending.clone()));
+        let expiry = Expiry {
+            store: Arc::clone(&store),
+            writer: writer.clone(),
+            groups: groups.clone(),
+            retention,
+            expire_groups: config.expire_groups,
+        };
+        tasks.spawn(expiry.run(ending.clone()));
 
         tasks.spawn(revocations.clone().keep(ending.clone()));
         let verifier = Verifier::new(&config.auth, revocations);
@@ -352,12 +361,15 @@ async fn open(config: StoreConfig) -> Result<Opened, StartError> {
     Ok(Opened { store, outboxes: Box::new(|_| Vec::new()) })
 }
 
-/// Wakes who listens to topics that other hubs write to.
+/// Wakes who listens to topics that other hubs write to or remove.
 async fn follow(store: Arc<dyn Store>, topics: Arc<Topics>, ending: CancellationToken) {
-    let grown = Box::new(move |topic: &Topic, seq| topics.grown_elsewhere(topic, seq));
+    let changed = Box::new(move |topic: &Topic, change| match change {
+        Change::Grown(seq) => topics.grown_elsewhere(topic, seq),
+        Change::Removed => topics.removed(topic),
+    });
     tokio::select! {
         () = ending.cancelled() => {}
-        () = store.follow(grown) => {}
+        () = store.follow(changed) => {}
     }
 }
 

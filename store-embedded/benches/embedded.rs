@@ -187,6 +187,7 @@ async fn killed(folder: &Path, events: usize) {
         max_bytes: None,
         compact: false,
         drop_unsettled: false,
+        expire_empty: None,
     };
     let options = Options { retention: Retention::new(vec![rule]), ..Options::default() };
     let (before, started) = (folder_bytes(&path), Instant::now());

@@ -3,13 +3,14 @@
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
     io::{self, ErrorKind},
     ops::Range,
     sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
-use prom_protocol::{Group, Refusal};
+use prom_protocol::{Group, Refusal, Topic};
 use prom_store::{Appended, Batch, Cursor, CursorPut, Durability, Record, StoreError, Stored};
 
 use crate::{
@@ -199,7 +200,7 @@ impl Appender {
             if listed {
                 state.ids.add(shared.store, topic, &event.id, at.offset(), encoded.now);
             }
-            state.apply_event(topic, event, at, bytes);
+            state.apply_event(topic, event, encoded.now, at, bytes);
         }
         for (topic, put, at) in encoded.cursors {
             state.apply_cursor(topic, put.group, Arc::new(put.cursor), at);
@@ -384,8 +385,8 @@ fn encode_topics(
         let offset = record.encode(out, store, base);
         topics.push((record, Position::new(base.segment(), offset)));
     };
-    for (index, (topic, epoch)) in plan.new_topics.iter().enumerate() {
-        let number = (state.topics.len() + index) as u32;
+    for (number, topic, epoch) in &plan.new_topics {
+        let number = *number;
         let name = Cow::Owned(topic.as_str().to_owned());
         put(TopicRecord { number, name, epoch: *epoch, first: 1, tail: 0, holes: Cow::Borrowed(&[]) });
     }
@@ -403,9 +404,10 @@ fn encode_events(
     store: u64,
     base: Position,
 ) -> Vec<(Position, Range<usize>)> {
-    let name = |number: u32| match state.topics.get(number as usize) {
-        Some(log) => log.topic.as_str(),
-        None => plan.new_topics[number as usize - state.topics.len()].0.as_str(),
+    let new: HashMap<u32, &Topic> = plan.new_topics.iter().map(|(number, topic, _)| (*number, topic)).collect();
+    let name = |number: u32| match new.get(&number) {
+        Some(topic) => topic.as_str(),
+        None => state.topics[number as usize].topic.as_str(),
     };
     let mut jsons = Vec::with_capacity(plan.events.len());
     for event in &plan.events {

@@ -35,12 +35,13 @@ impl Known {
     /// Adds to the state what the log does not say.
     pub(crate) fn complete(self, state: &mut State) {
         for (topic, group, cursor, at) in self.cursors {
-            let own = state.topics.get(topic as usize).and_then(|log| log.cursors.get(&group));
-            if own.is_none_or(|own| own.at < at) {
+            let log = state.topics.get(topic as usize);
+            let own = log.and_then(|log| log.cursors.get(&group).map(|own| own.at).max(log.gone.get(&group).copied()));
+            if own.is_none_or(|own| own < at) {
                 state.apply_cursor(topic, group, cursor, at);
             }
         }
-        for log in &mut state.topics {
+        for log in state.topics.iter_mut().filter(|log| !log.is_removed()) {
             let by_cursors = log.cursors.values().map(|own| own.cursor.floor.max(own.cursor.delivered)).max();
             let by_files = self.tails.get(&log.number).copied();
             log.tail = log.tail.max(by_cursors.unwrap_or_default()).max(by_files.unwrap_or_default());
@@ -53,11 +54,12 @@ impl Known {
 /// # Errors
 /// What is missing.
 pub(crate) fn complete(state: &State) -> Result<(), String> {
-    for log in &state.topics {
+    for log in state.topics.iter().filter(|log| !log.is_removed()) {
         if let Some((first, last)) = log.missing().iter().find(|gap| !log.holes.contains(gap)) {
             return Err(format!("events {first} to {last} of {} are missing", log.topic));
         }
         let cursors = log.cursors.values().map(|own| own.at);
+        // The record of a topic that was removed, and of such a cursor, may be gone with all before it.
         if let Some(at) = cursors.chain([log.record_at]).find(|at| !state.segments.contains_key(&at.segment())) {
             return Err(format!("{} is missing", segment_name(at.segment())));
         }
@@ -77,7 +79,8 @@ pub(crate) fn newest(state: &State, index: &Index, kept_from: impl Fn(&TopicLog)
     }
     // An entry that is not wanted any more may point to a segment that was dropped.
     for (topic, latest) in index.all_latest().map_err(|error| error.to_string())? {
-        let wanted = state.topics.get(topic as usize).is_some_and(|log| latest.seq >= kept_from(log));
+        let wanted =
+            state.topics.get(topic as usize).is_some_and(|log| !log.is_removed() && latest.seq >= kept_from(log));
         if wanted && gone(&latest.at.segment()) {
             return Err(format!("{} is missing", segment_name(latest.at.segment())));
         }

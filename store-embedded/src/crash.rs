@@ -22,6 +22,7 @@ fn retention() -> Retention {
         max_bytes: None,
         compact,
         drop_unsettled: false,
+        expire_empty: None,
     };
     // `kept` keeps everything, so that segments are mixed and must be copied forward.
     Retention::new(vec![rule("a", 30, true), rule("b.**", 20, false)])
@@ -169,7 +170,11 @@ fn with(
 fn found(shared: &Shared, seed: u64) -> (Model, BTreeMap<String, u64>) {
     let mut model = Model::default();
     let mut firsts = BTreeMap::new();
-    let names: Vec<(Topic, Tail)> = shared.read().topics.iter().map(|log| (log.topic.clone(), log.tail())).collect();
+    let names: Vec<(Topic, Tail)> = {
+        let state = shared.read();
+        let tails = state.by_name.iter().map(|(name, number)| (name.clone(), state.topics[*number as usize].tail()));
+        tails.collect()
+    };
     for (name, tail) in names {
         let mut after = 0;
         let mut newest: HashMap<String, u64> = HashMap::new();
@@ -267,6 +272,24 @@ fn check_kept(shared: &Shared, model: &Model, seed: u64) {
     }
 }
 
+/// Takes a topic or a cursor out; the model without it, and whether that was acknowledged.
+fn remove(log: &Log, driver: &mut Driver, model: &Model) -> (Model, Result<(), StoreError>) {
+    let name = *driver.random.choice(TOPICS.iter()).unwrap();
+    let mut next = model.clone();
+    let mut appender = log.appender();
+    if driver.random.bool() {
+        next.events.retain(|(topic, _), _| topic != name);
+        next.cursors.retain(|(topic, _), _| topic != name);
+        next.tails.remove(name);
+        (next, appender.remove_topic(&log.shared, &topic(name), None).map(drop))
+    } else {
+        let group = if driver.random.bool() { "g" } else { "h" };
+        next.cursors.remove(&(name.to_owned(), group.to_owned()));
+        let cursor = (topic(name), Group::new(group).unwrap());
+        (next, appender.remove_cursors(&log.shared, &[cursor]))
+    }
+}
+
 /// One life of a store: batches and upkeep until the disk goes down. Answers what was acknowledged, and what may be
 /// there instead: each state that was acknowledged since the log was last known to be on disk, and the one under way.
 fn live(log: &Log, driver: &mut Driver, model: &mut Model, durability: Durability, steps: usize) -> Vec<Model> {
@@ -281,9 +304,30 @@ fn live(log: &Log, driver: &mut Driver, model: &mut Model, durability: Durabilit
             possible = vec![model.clone()];
             continue;
         }
+        if driver.random.u8(0..10) == 0 {
+            let (attempt, removed) = remove(log, driver, model);
+            match removed {
+                Ok(()) => {
+                    *model = attempt;
+                    if durability == Durability::Commit {
+                        possible.clear();
+                    }
+                    possible.push(model.clone());
+                    continue;
+                }
+                Err(_) => {
+                    possible.push(attempt);
+                    return possible;
+                }
+            }
+        }
         let (batch, events) = driver.batch(model);
         let cursors = batch.cursors.clone();
-        let firsts = log.shared.read().topics.iter().map(|log| (log.topic.to_string(), log.first)).collect();
+        let firsts = {
+            let state = log.shared.read();
+            let there = state.topics.iter().filter(|log| !log.is_removed());
+            there.map(|log| (log.topic.to_string(), log.first)).collect()
+        };
         let attempt = with(model, &events, &cursors, Err(&firsts));
         match log.appender().commit(&log.shared, batch) {
             Ok(outcomes) => {

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt, io,
-    ops::Bound::{Excluded, Included, Unbounded},
+    ops::Bound::{self, Excluded, Included, Unbounded},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -68,8 +68,10 @@ pub(crate) struct Flush {
     pub(crate) closed: bool,
     /// By number: what the table of topics gets.
     pub(crate) topics: Vec<(u32, Vec<u8>)>,
-    /// By topic number and group: what the table of cursors gets.
-    pub(crate) cursors: Vec<(u32, Box<str>, Vec<u8>)>,
+    /// By number: topics of which nothing else is to stand in the index than what comes with this.
+    pub(crate) removed: Vec<u32>,
+    /// By topic number and group: what the table of cursors gets; none: nothing is to stand there.
+    pub(crate) cursors: Vec<(u32, Box<str>, Option<Vec<u8>>)>,
     /// By topic number and key.
     pub(crate) latest: Vec<(u32, Box<str>, LatestAt)>,
     /// How many records of the log those came from.
@@ -217,12 +219,22 @@ impl Index {
                 topics.insert(number, &**body)?;
             }
             let mut cursors = write.open_table(CURSORS)?;
-            for (topic, group, body) in &flush.cursors {
-                cursors.insert((*topic, &**group), &**body)?;
-            }
             let mut pointed = write.open_table(POINTED)?;
             let mut change = BTreeMap::<u32, i64>::new();
             let mut latest = write.open_table(LATEST)?;
+            for topic in &flush.removed {
+                cursors.retain_in::<(u32, &str), _>(of_topic(*topic), |_, _| false)?;
+                latest.retain_in::<(u32, &str), _>(of_topic(*topic), |_, (at, _)| {
+                    *change.entry(Position(at).segment()).or_default() -= 1;
+                    false
+                })?;
+            }
+            for (topic, group, body) in &flush.cursors {
+                match body {
+                    Some(body) => drop(cursors.insert((*topic, &**group), &**body)?),
+                    None => drop(cursors.remove((*topic, &**group))?),
+                }
+            }
             for (topic, key, new) in &flush.latest {
                 let old = latest.insert((*topic, &**key), (new.at.0, new.seq))?;
                 *change.entry(new.at.segment()).or_default() += 1;
@@ -302,6 +314,14 @@ impl Index {
     }
 }
 
+/// Where keys of a table begin or end that are a topic's number and a name.
+type Border = Bound<(u32, &'static str)>;
+
+/// The keys of a topic in such a table.
+fn of_topic(topic: u32) -> (Border, Border) {
+    (Included((topic, "")), topic.checked_add(1).map_or(Unbounded, |next| Excluded((next, ""))))
+}
+
 fn builder() -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE);
@@ -359,7 +379,7 @@ impl Latest {
         let start = after.map_or(Included((topic, "")), |after| Excluded((topic, after)));
         let end = match last {
             Some(last) => Included((topic, last)),
-            None => topic.checked_add(1).map_or(Unbounded, |next| Excluded((next, ""))),
+            None => of_topic(topic).1,
         };
         let mut page = Vec::new();
         for entry in table.range::<(u32, &str)>((start, end))? {

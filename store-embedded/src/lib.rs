@@ -13,7 +13,7 @@
 //!   read ──── read.rs                upkeep.rs, reclaim.rs   one thread: index, retention, room on disk
 //! ```
 //!
-//! `log.rs` is all of that, open: what everybody reads (`shared.rs`) and the one appender. `keeper.rs` is what upkeep and
+//! `remove.rs` takes topics and cursors out. `log.rs` is all of that, open: what everybody reads (`shared.rs`) and the one appender. `keeper.rs` is what upkeep and
 //! reclaim share, `options.rs` and `opening.rs` what an open begins with, `check.rs` what an opened log must have, `disk.rs`
 //! the files behind a trait, `tools/` what is done with a store that is closed.
 //!
@@ -36,6 +36,7 @@ mod read;
 mod reclaim;
 mod record;
 mod recover;
+mod remove;
 mod scan;
 mod shared;
 mod sidecar;
@@ -188,6 +189,23 @@ impl Store for EmbeddedStore {
         let state = self.log.shared.read();
         let cursors = state.topic(topic).map(|log| log.cursors.iter());
         Ok(cursors.into_iter().flatten().map(|(group, own)| (group.clone(), (*own.cursor).clone())).collect())
+    }
+
+    async fn topics_of(&self, group: &Group) -> Result<Vec<Topic>, StoreError> {
+        let state = self.log.shared.read();
+        let own = state.topics.iter().filter(|log| log.cursors.contains_key(group));
+        let mut topics: Vec<_> = own.map(|log| log.topic.clone()).collect();
+        drop(state);
+        topics.sort_unstable();
+        Ok(topics)
+    }
+
+    async fn remove_topic(&self, topic: &Topic, only: Option<Tail>) -> Result<bool, StoreError> {
+        self.log.appender().remove_topic(&self.log.shared, topic, only)
+    }
+
+    async fn remove_cursors(&self, cursors: &[(Topic, Group)]) -> Result<(), StoreError> {
+        self.log.appender().remove_cursors(&self.log.shared, cursors)
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -65,7 +65,7 @@ fn publish_cut(log: &Log, on: &str, key: &str) {
         .put_records(shared, 1_000, 100_000, encode, |state, at| {
             let json = bytes::Bytes::from(json.clone());
             let event = Record { id: "an-id".into(), seq, ts: 1_000, key: Some(key.into()), json };
-            state.apply_event(number, Arc::new(event), at[0], 70_100);
+            state.apply_event(number, Arc::new(event), 1_000, at[0], 70_100);
         })
         .unwrap();
     assert!(length > 70_000);
@@ -186,7 +186,7 @@ fn ids_that_older_hubs_made_are_still_duplicates() {
     let mut at = Position::default();
     log.appender().put_records(shared, 1_000, 1_000, encode, |_, positions| at = positions[0]).unwrap();
     let record = Record { id: id.clone(), seq: 2, ts: 1_000, key: None, json: json.into() };
-    shared.write().apply_event(0, Arc::new(record), at, length as u64);
+    shared.write().apply_event(0, Arc::new(record), 1_000, at, length as u64);
     let again = |log: &Log| {
         let append =
             |on: &str| Append { topic: topic(on), id: Some(id.clone()), ts: None, key: None, body: body.clone() };

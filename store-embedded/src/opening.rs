@@ -48,6 +48,8 @@ pub(crate) struct Found {
     pub(crate) header: SegmentHeader,
     /// Bytes of the file.
     pub(crate) length: u32,
+    /// When the next one was made: all commits of this one are older. None if there is no next one.
+    pub(crate) next_made_at: Option<u64>,
     /// Where the segment ends as the header of the next one says; none if there is no next one.
     pub(crate) end_by_next: Option<u32>,
 }
@@ -89,8 +91,9 @@ impl Opening<'_> {
             return Err(self.damaged(format!("{} belongs to another store", segment_name(other.header.number))));
         }
         for next in 1..found.len() {
-            let previous_end = found[next].header.previous_end;
+            let SegmentHeader { previous_end, made_at, .. } = found[next].header;
             let own = &mut found[next - 1];
+            own.next_made_at = Some(made_at);
             own.end_by_next = (previous_end.segment() == own.header.number).then_some(previous_end.offset());
         }
         Ok(found)
@@ -99,7 +102,7 @@ impl Opening<'_> {
     /// A segment's file with its length.
     fn found(&self, file: Arc<dyn DiskFile>, header: SegmentHeader) -> Result<Found, OpenError> {
         let length = u32::try_from(file.len().map_err(|error| self.io(error))?).unwrap_or(u32::MAX);
-        Ok(Found { file, header, length, end_by_next: None })
+        Ok(Found { file, header, length, next_made_at: None, end_by_next: None })
     }
 
     /// The first segment of a new store.

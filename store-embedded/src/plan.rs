@@ -47,8 +47,8 @@ pub(crate) struct Plan {
     pub(crate) events: Vec<Planned>,
     /// One for each append of the batch, in its order.
     pub(crate) outcomes: Vec<Result<Appended, Refusal>>,
-    /// Name and epoch; they are numbered on from the topics there are.
-    pub(crate) new_topics: Vec<(Topic, u64)>,
+    /// Number, name and epoch.
+    pub(crate) new_topics: Vec<(u32, Topic, u64)>,
     new_by_name: HashMap<Topic, u32>,
     /// By topic number: its tail with the events of this batch.
     tails: HashMap<u32, u64, BuildHasherDefault<Identity>>,
@@ -78,6 +78,12 @@ impl Plan {
         let Batch { now, appends, cursors } = batch;
         let mut plan = Self { bytes: state.bytes, full, ..Self::default() };
         for put in cursors {
+            // Of a log that was removed, by a group that did not know it yet.
+            let epoch = state.topic(&put.topic).map_or(0, |log| log.epoch);
+            if put.cursor.epoch != 0 && put.cursor.epoch != epoch {
+                tracing::debug!(topic = %put.topic, group = %put.group, "a position in a topic that was removed");
+                continue;
+            }
             let topic = plan
                 .topic(state, &put.topic, true)
                 .map_err(|refused| StoreError::Unavailable(refused.message().to_owned()))?;
@@ -109,12 +115,12 @@ impl Plan {
         if let Some(number) = self.number(state, topic) {
             return Ok(number);
         }
-        let number = state.topics.len() + self.new_topics.len();
-        admit_topic(number, exempt)?;
+        admit_topic(state.count() + self.new_topics.len(), exempt)?;
+        let number = state.free_number(self.new_topics.len());
         let epoch = fastrand::u64(1..=prom_protocol::limits::TS_MAX);
-        self.new_topics.push((topic.clone(), epoch));
-        self.new_by_name.insert(topic.clone(), number as u32);
-        Ok(number as u32)
+        self.new_topics.push((number, topic.clone(), epoch));
+        self.new_by_name.insert(topic.clone(), number);
+        Ok(number)
     }
 
     /// The number of a topic that is there or new in this batch.
@@ -161,7 +167,9 @@ impl Plan {
 
     /// Gives an append its seq and id.
     fn add(&mut self, state: &State, maker: &Maker, topic: u32, append: Append, now: u64) -> Appended {
-        let before = || state.topics.get(topic as usize).map_or(0, |log| log.tail);
+        // Nothing of a removed topic whose number it has.
+        let log = || state.topics.get(topic as usize).filter(|log| !log.is_removed());
+        let before = || log().map_or(0, |log| log.tail);
         let tail = self.tails.entry(topic).or_insert_with(before);
         *tail += 1;
         let seq = *tail;

@@ -42,7 +42,7 @@ impl Shared {
         let Some(log) = state.topic(topic) else {
             return Some(Page { first: 1, read_to: after, ..Page::default() });
         };
-        let mut page = Page { first: log.first, read_to: after, ..Page::default() };
+        let mut page = Page { epoch: log.epoch, first: log.first, read_to: after, ..Page::default() };
         if log.tail < log.first || after >= log.tail {
             return Some(page);
         }
@@ -101,6 +101,11 @@ impl Shared {
             let (block, seqs) = {
                 let state = self.read();
                 let Some(log) = state.topic(topic) else { return Ok(()) };
+                // Of one log, not of two.
+                if page.epoch != 0 && page.epoch != log.epoch {
+                    return Ok(());
+                }
+                page.epoch = log.epoch;
                 reading.topic = log.number;
                 if page.events.is_empty() {
                     page.first = log.first;

@@ -13,10 +13,10 @@ use prom_store::{StoreError, wall_clock};
 
 use crate::{
     append::{reserve, segment_name},
-    format::{Position, RawRecord, SEGMENT_HEADER},
+    format::{ALIGN, COMMIT_HEADER, Position, RawRecord, SEGMENT_HEADER},
     index::LatestAt,
     keeper::{Keeper, Measured, sync_log},
-    record::{EventRecord, encode_moved},
+    record::{EventRecord, encode_moved, gone},
     scan::Scanner,
     shared::{index_failed, unreadable},
     sidecar,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Most bytes copied forward in one commit, but for one larger event.
 const COPY: usize = 256 * 1024;
+/// What a commit takes beside its records, in bytes.
+const COPIED: usize = COMMIT_HEADER + ALIGN;
 /// Most bytes copied forward a second while the hub works.
 const COPY_RATE: usize = 32 * 1024 * 1024;
 /// A segment is small if it has less than this part of [`Options::segment_bytes`](crate::Options::segment_bytes).
@@ -203,7 +205,7 @@ impl Keeper<'_> {
                 });
                 let (part, others) = rest.split_at(count.count().max(1));
                 rest = others;
-                let copied = self.copy_part(part, &mut forgotten)?;
+                let copied = self.copy_part(part, commit.time, &mut forgotten)?;
                 self.flush_if_due()?;
                 if copied > 0 && self.gentle {
                     std::thread::sleep(Duration::from_secs_f64(copied as f64 / COPY_RATE as f64));
@@ -221,10 +223,12 @@ impl Keeper<'_> {
         shared.index.forget(&forgotten).map_err(|error| index_failed(&error))
     }
 
-    /// Copies forward what is wanted of some records; returns how many bytes that were.
+    /// Copies forward what is wanted of some records, which were committed at `time`; returns how many bytes that were. The
+    /// copies' commit has that time too: they are no younger for having been copied.
     fn copy_part(
         &self,
         records: &[(Position, RawRecord<'_>)],
+        time: u64,
         forgotten: &mut Vec<(u32, Box<str>, LatestAt)>,
     ) -> Result<usize, StoreError> {
         let shared = self.shared();
@@ -234,19 +238,24 @@ impl Keeper<'_> {
             return Ok(0);
         }
         let room = wanted.iter().map(|wanted| wanted.record.length).sum::<usize>();
+        let now = wall_clock();
+        // A repair has made commits without a time.
+        let time = if time > 0 { time } else { now };
+        // Here, because a segment that is made for them is made now.
+        appender.make_room(shared, now, room + reserve(shared) + COPIED)?;
         appender.put_records(
             shared,
-            wall_clock(),
-            room + reserve(shared),
+            time,
+            room,
             |out, base| {
                 let encode = |wanted: &Wanted<'_>| encode_moved(out, &wanted.record, shared.store, base);
                 wanted.iter().map(encode).map(|offset| Position::new(base.segment(), offset)).collect()
             },
             |state, positions| {
                 for (Wanted { event, record, retained, newest }, at) in wanted.iter().zip(positions) {
-                    state.apply_moved(event, at, record.length as u64, *retained, *newest);
+                    state.apply_moved(event, time, at, record.length as u64, *retained, *newest);
                     if event.listed {
-                        state.ids.add(shared.store, event.topic, event.id, at.offset(), wall_clock());
+                        state.ids.add(shared.store, event.topic, event.id, at.offset(), now);
                     }
                 }
             },
@@ -267,7 +276,8 @@ impl Keeper<'_> {
         let mut wanted = Vec::new();
         for (at, record) in records {
             let Some(event) = EventRecord::decode(record) else { continue };
-            let Some(log) = state.topics.get(event.topic as usize) else { continue };
+            let log = state.topics.get(event.topic as usize).filter(|log| !log.is_removed());
+            let Some(log) = log else { continue };
             let here = |run: &&Run| run.segment == at.segment() && (run.first..=run.last).contains(&event.seq);
             let retained = event.seq >= log.first && log.run_at(event.seq).filter(here).is_some();
             let mut newest = false;
@@ -290,26 +300,39 @@ impl Keeper<'_> {
         Ok(wanted)
     }
 
-    /// Copies forward the topics and cursors whose last record stands in a segment.
+    /// Copies forward the topics and cursors whose last record stands in a segment. That something was removed must be known
+    /// for as long as there are older segments, in which it may stand.
     fn copy_names(&self, segment: u32) -> Result<(), StoreError> {
         let shared = self.shared();
         let mut appender = self.log.appender();
-        let (topics, cursors) = {
+        let (topics, cursors, forgotten) = {
             let state = shared.read();
-            let mut topics = Vec::new();
-            let mut cursors = Vec::new();
+            let older = state.has_older(segment);
+            let (mut topics, mut cursors, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
             for log in &state.topics {
-                if log.record_at.segment() == segment {
+                if log.record_at.segment() == segment && (older || !log.is_removed()) {
                     topics.push((log.number, log.first));
+                }
+                for (group, at) in log.gone.iter().filter(|(_, at)| at.segment() == segment) {
+                    if older {
+                        cursors.push((log.number, group.clone(), Arc::new(gone())));
+                    } else {
+                        forgotten.push((log.number, group.clone(), *at));
+                    }
                 }
                 for (group, own) in log.cursors.iter().filter(|(_, own)| own.at.segment() == segment) {
                     cursors.push((log.number, group.clone(), Arc::clone(&own.cursor)));
                 }
             }
-            (topics, cursors)
+            (topics, cursors, forgotten)
         };
         self.trim(&mut appender, wall_clock(), &topics)?;
-        appender.put_cursors(shared, wall_clock(), &cursors)
+        appender.put_cursors(shared, wall_clock(), &cursors)?;
+        let mut state = shared.write();
+        for (topic, group, at) in forgotten {
+            state.forget_gone(topic, group, at);
+        }
+        Ok(())
     }
 
     /// Removes a segment of which nothing is wanted any more.
@@ -318,13 +341,19 @@ impl Keeper<'_> {
         sync_log(self.log, None)?;
         let number = segment.number;
         Arc::make_mut(&mut self.shared().write().segments).remove(&number);
-        let failed = |error: io::Error| StoreError::Unavailable(format!("segment {number} cannot be removed: {error}"));
+        let failed = |error: io::Error| {
+            let mut state = self.shared().write();
+            state.stuck = Some(state.stuck.map_or(number, |stuck| stuck.min(number)));
+            StoreError::Unavailable(format!("segment {number} cannot be removed: {error}"))
+        };
         for name in [segment_name(number), sidecar::name(number)] {
             match self.shared().disk.remove(&name) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
             }
         }
-        self.shared().disk.sync().map_err(failed)
+        self.shared().disk.sync().map_err(failed)?;
+        self.shared().write().find_free();
+        Ok(())
     }
 }

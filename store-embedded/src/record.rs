@@ -170,11 +170,18 @@ pub(crate) fn encode_moved(out: &mut Vec<u8>, record: &RawRecord<'_>, store: u64
     at.offset()
 }
 
-/// A topic: written when the topic is made, when it is trimmed, and before the segment of its last record is dropped.
+/// [`TopicRecord::epoch`] of a topic that was removed, with all that stands before this record under its number.
+pub(crate) const NO_TOPIC: u64 = 0;
+/// `epoch` of a cursor that was removed.
+pub(crate) const NO_CURSOR: u64 = u64::MAX;
+
+/// A topic: written when the topic is made, when it is trimmed or removed, and before the segment of its last record is
+/// dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TopicRecord<'a> {
     pub(crate) number: u32,
     pub(crate) name: Cow<'a, str>,
+    /// [`NO_TOPIC`]: it was removed.
     pub(crate) epoch: u64,
     /// First seq that is retained.
     pub(crate) first: u64,
@@ -223,7 +230,7 @@ impl TopicRecord<'_> {
     }
 }
 
-/// A group's cursor in a topic. The last record of a group counts.
+/// A group's cursor in a topic. The last record of a group counts; with the epoch [`NO_CURSOR`] there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CursorRecord<'a> {
     pub(crate) topic: u32,
@@ -274,6 +281,11 @@ impl<'a> CursorRecord<'a> {
         let cursor = Cursor { epoch, floor, last_id, last_ts, delivered, settled, attempts };
         Some(Self { topic, group, cursor: Cow::Owned(cursor) })
     }
+}
+
+/// What is written of a cursor that was removed.
+pub(crate) fn gone() -> Cursor {
+    Cursor { epoch: NO_CURSOR, ..Cursor::default() }
 }
 
 /// Bytes an event takes in the log beside its JSON.

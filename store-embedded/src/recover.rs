@@ -24,8 +24,8 @@ use crate::{
 /// The events of a segment, for a segment without an index file.
 #[derive(Debug, Default)]
 struct Contents {
-    /// Topic number, seq, `ts`, position, bytes of the record.
-    events: Vec<(u32, u64, u64, Position, u64)>,
+    /// Topic number, seq, `ts`, when it was committed, position, bytes of the record.
+    events: Vec<(u32, u64, u64, u64, Position, u64)>,
     ids: IdMap,
 }
 
@@ -63,6 +63,7 @@ impl<'a> Recovery<'a> {
         self.state.add_runs(self.runs).map_err(|what| self.opening.damaged(what))?;
         self.state.segments = Segments::new(self.segments);
         self.state.end = end;
+        self.state.find_free();
         Ok(self.state)
     }
 
@@ -109,6 +110,10 @@ impl<'a> Recovery<'a> {
             }
         }
         for (record, at) in topics.values() {
+            // The numbers of topics that were removed, and of which nothing is left.
+            while self.state.topics.len() < record.number as usize {
+                self.state.push_removed();
+            }
             self.state.apply_topic(record, *at).map_err(|what| self.opening.damaged(what))?;
         }
         Ok(())
@@ -143,7 +148,13 @@ impl<'a> Recovery<'a> {
         }
         let index = match index_file {
             Some((sidecar, own, entries)) => {
-                self.runs.extend(entries.iter().map(|entry| (entry.topic, Run::from_entry(entry, number))));
+                // An older hub did not write when its events were committed: before the next segment was made.
+                let unknown = found.next_made_at.unwrap_or(u64::MAX);
+                let run = |entry| {
+                    let run = Run::from_entry(entry, number);
+                    Run { committed: if run.committed == 0 { unknown } else { run.committed }, ..run }
+                };
+                self.runs.extend(entries.iter().map(|entry| (entry.topic, run(entry))));
                 SegmentIndex::File(own.offset(), sidecar)
             }
             None => {
@@ -199,16 +210,24 @@ impl<'a> Recovery<'a> {
         let start = Position::new(number, SEGMENT_HEADER);
         let start = if contents.is_none() { start.max(self.from) } else { start };
         let mut scanner = Scanner::new(&*found.file, self.store, start, end);
+        // A commit that was repaired has no time: it is as old as the one before it.
+        let mut time = found.header.made_at;
         loop {
             let commit = scanner.next().map_err(|error| self.opening.io(error))?;
             let Some(commit) = commit else { return Ok(scanner.at()) };
+            if commit.time > 0 {
+                time = commit.time;
+            }
             for (at, record) in &commit.records {
                 if let Some(contents) = &mut contents
                     && let Some(event) = EventRecord::decode(record)
                 {
-                    contents.events.push((event.topic, event.seq, event.ts, *at, record.length as u64));
+                    let bytes = record.length as u64;
+                    contents.events.push((event.topic, event.seq, event.ts, time, *at, bytes));
                     if event.listed {
-                        contents.ids.add(self.store, event.topic, event.id, at.offset(), commit.time);
+                        // A copy is of a time that would stretch the segment's.
+                        let now = if event.moved { found.header.made_at } else { commit.time };
+                        contents.ids.add(self.store, event.topic, event.id, at.offset(), now);
                     }
                 }
                 if *at >= self.from {
@@ -283,7 +302,7 @@ fn collect_runs(contents: &Contents, segment: u32) -> Vec<(u32, Run)> {
     let mut runs: Vec<(u32, Run)> = Vec::new();
     // By topic: the run that its next event may belong to.
     let mut open: HashMap<u32, usize> = HashMap::new();
-    for (topic, seq, ts, at, bytes) in &contents.events {
+    for (topic, seq, ts, committed, at, bytes) in &contents.events {
         if let Some((_, run)) = open.get(topic).map(|index| &mut runs[*index])
             && run.last + 1 == *seq
             && let Offsets::Memory(offsets) = &mut run.offsets
@@ -291,12 +310,14 @@ fn collect_runs(contents: &Contents, segment: u32) -> Vec<(u32, Run)> {
             offsets.push(at.offset());
             run.last = *seq;
             run.max_ts = run.max_ts.max(*ts);
+            run.committed = run.committed.max(*committed);
             run.bytes += bytes;
             continue;
         }
         open.insert(*topic, runs.len());
         let offsets = Offsets::Memory(vec![at.offset()]);
-        let run = Run { first: *seq, last: *seq, segment, skip: 0, offsets, max_ts: *ts, bytes: *bytes };
+        let (first, last, max_ts, committed, bytes) = (*seq, *seq, *ts, *committed, *bytes);
+        let run = Run { first, last, segment, skip: 0, offsets, max_ts, committed, bytes };
         runs.push((*topic, run));
     }
     runs

@@ -40,6 +40,8 @@ pub(crate) struct RunEntry {
     pub(crate) count: u32,
     /// Highest `ts` among them.
     pub(crate) max_ts: u64,
+    /// See [`Run::committed`](crate::topic_log::Run::committed); 0 in files of older hubs.
+    pub(crate) committed: u64,
     /// Bytes of their records.
     pub(crate) bytes: u64,
     /// Where their offsets stand in the index file.
@@ -75,6 +77,7 @@ pub(crate) struct NewRun {
     pub(crate) topic: u32,
     pub(crate) first: u64,
     pub(crate) max_ts: u64,
+    pub(crate) committed: u64,
     pub(crate) bytes: u64,
     pub(crate) offsets: Vec<u32>,
 }
@@ -98,13 +101,14 @@ pub(crate) fn write(
             first: run.first,
             count: run.offsets.len() as u32,
             max_ts: run.max_ts,
+            committed: run.committed,
             bytes: run.bytes,
             offsets_at: at,
         };
         at += run.offsets.len() as u64 * 4;
         bytes.extend_from_slice(&entry.topic.to_le_bytes());
         bytes.extend_from_slice(&entry.count.to_le_bytes());
-        for number in [entry.first, entry.max_ts, entry.bytes, entry.offsets_at, 0] {
+        for number in [entry.first, entry.max_ts, entry.bytes, entry.offsets_at, entry.committed] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         written.push(entry);
@@ -177,8 +181,8 @@ pub(crate) fn open(disk: &dyn Disk, store: u64, segment: u32) -> Option<(Sidecar
     for _ in 0..runs {
         let (topic, count) = (reader.u32()?, reader.u32()?);
         let (first, max_ts, bytes, offsets_at) = (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
-        reader.u64()?;
-        written.push(RunEntry { topic, first, count, max_ts, bytes, offsets_at });
+        let committed = reader.u64()?;
+        written.push(RunEntry { topic, first, count, max_ts, committed, bytes, offsets_at });
     }
     let buckets = (0..buckets).map(|_| Some((reader.u32()?, reader.u32()?))).collect::<Option<_>>()?;
     let filter = Filter(reader.0.to_vec());

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -14,7 +14,7 @@ use crate::{
     format::Position,
     ids::IdMap,
     index::{Flush, LatestAt},
-    record::{CursorRecord, EventRecord, TopicRecord},
+    record::{CursorRecord, EventRecord, NO_CURSOR, NO_TOPIC, TopicRecord, gone},
     sidecar::Sidecar,
     topic_log::{CursorState, Run, TopicLog},
 };
@@ -70,6 +70,12 @@ pub(crate) struct State {
     dirty_topics: HashSet<u32>,
     dirty_cursors: HashSet<(u32, Group)>,
     dirty_latest: HashSet<u32>,
+    /// Topics that were removed, by number: what the index has of them goes first.
+    dirty_removed: HashSet<u32>,
+    /// Numbers of removed topics that can be given again, see [`State::find_free`].
+    free: BTreeSet<u32>,
+    /// The oldest segment whose file could not be removed: it may be there again when the store is opened.
+    pub(crate) stuck: Option<u32>,
 }
 
 impl State {
@@ -88,6 +94,9 @@ impl State {
             dirty_topics: HashSet::new(),
             dirty_cursors: HashSet::new(),
             dirty_latest: HashSet::new(),
+            dirty_removed: HashSet::new(),
+            free: BTreeSet::new(),
+            stuck: None,
         }
     }
 
@@ -95,13 +104,62 @@ impl State {
         self.by_name.get(topic).map(|number| &self.topics[*number as usize])
     }
 
+    /// How many topics there are.
+    pub(crate) fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// A number for a topic to be made, beside the `taken` ones: that of a removed one of which nothing can be in the log any
+    /// more, else the next.
+    pub(crate) fn free_number(&self, taken: usize) -> u32 {
+        let reused = taken.min(self.free.len());
+        let free = self.free.iter().rev().nth(taken);
+        free.copied().unwrap_or((self.topics.len() + taken - reused) as u32)
+    }
+
+    /// The oldest segment whose file may be there.
+    fn oldest(&self) -> u32 {
+        let oldest = self.segments.keys().next().copied().unwrap_or_default();
+        self.stuck.map_or(oldest, |stuck| stuck.min(oldest))
+    }
+
+    /// Whether the log may have something older than a segment.
+    pub(crate) fn has_older(&self, segment: u32) -> bool {
+        self.oldest() < segment
+    }
+
+    /// Notes which numbers of removed topics can be given again: all that was ever written under them has left the disk with
+    /// the record that says so.
+    pub(crate) fn find_free(&mut self) {
+        let oldest = self.oldest();
+        let free = |log: &&TopicLog| log.is_removed() && log.record_at.segment() < oldest;
+        self.free = self.topics.iter().filter(free).map(|log| log.number).collect();
+    }
+
     /// Applies a topic record that stands at `at`.
     pub(crate) fn apply_topic(&mut self, record: &TopicRecord<'_>, at: Position) -> Result<(), String> {
         self.records += 1;
         self.dirty_topics.insert(record.number);
+        let removed = record.epoch == NO_TOPIC;
         if let Some(log) = self.topics.get_mut(record.number as usize) {
-            if log.topic.as_str() != record.name {
+            let same = log.topic.as_str() == record.name;
+            if log.is_removed() {
+                // Recovery may read records again of when the topic was there.
+                if at < log.record_at {
+                    return Ok(());
+                }
+                if removed {
+                    log.record_at = at;
+                    return Ok(());
+                }
+                return self.reuse(record, at);
+            }
+            if !same {
                 return Err(format!("topic {} is called {} and {}", record.number, log.topic, record.name));
+            }
+            if removed {
+                self.remove(record, at);
+                return Ok(());
             }
             // Recovery may read an earlier record again: holes and epoch are those of the latest one.
             if at >= log.record_at {
@@ -114,45 +172,80 @@ impl State {
             return Ok(());
         }
         let topic = Topic::new(&record.name).map_err(|error| format!("a topic in the log is none: {error}"))?;
-        if record.number as usize != self.topics.len() || self.by_name.contains_key(&topic) {
+        if record.number as usize != self.topics.len() || (!removed && self.by_name.contains_key(&topic)) {
             return Err(format!("topic {topic} has number {}, and that is not the next", record.number));
         }
-        self.by_name.insert(topic.clone(), record.number);
-        self.topics.push(TopicLog {
-            topic,
-            number: record.number,
-            epoch: record.epoch,
-            first: record.first,
-            tail: record.tail,
-            stored_tail: record.tail,
-            holes: record.holes.to_vec(),
-            runs: BTreeMap::new(),
-            cache: VecDeque::new(),
-            latest: BTreeMap::new(),
-            cursors: BTreeMap::new(),
-            bytes: 0,
-            record_at: at,
-        });
+        if !removed {
+            self.by_name.insert(topic.clone(), record.number);
+        }
+        self.topics.push(TopicLog::new(topic, record, at));
         Ok(())
+    }
+
+    /// Takes the next number for a topic that was removed, of which nothing is known.
+    pub(crate) fn push_removed(&mut self) {
+        let number = self.topics.len() as u32;
+        let topic = Topic::from_static("removed");
+        self.topics.push(TopicLog::removed(topic, number, Position::default()));
+        self.dirty_topics.insert(number);
+    }
+
+    /// Gives the number of a removed topic to another.
+    fn reuse(&mut self, record: &TopicRecord<'_>, at: Position) -> Result<(), String> {
+        let topic = Topic::new(&record.name).map_err(|error| format!("a topic in the log is none: {error}"))?;
+        if self.by_name.contains_key(&topic) {
+            return Err(format!("topic {topic} has number {} and another", record.number));
+        }
+        self.by_name.insert(topic.clone(), record.number);
+        self.free.remove(&record.number);
+        self.topics[record.number as usize] = TopicLog::new(topic, record, at);
+        Ok(())
+    }
+
+    /// Takes a topic out: all that stands before `at` under its number counts no more.
+    fn remove(&mut self, record: &TopicRecord<'_>, at: Position) {
+        let log = &mut self.topics[record.number as usize];
+        let cached: usize = log.cache.iter().map(|event| event.json.len() + CACHE_OVERHEAD).sum();
+        self.cache_bytes -= cached;
+        self.bytes -= log.bytes.min(self.bytes);
+        self.by_name.remove(&log.topic);
+        *log = TopicLog::removed(log.topic.clone(), record.number, at);
+        self.dirty_latest.remove(&record.number);
+        self.dirty_cursors.retain(|(topic, _)| *topic != record.number);
+        self.dirty_removed.insert(record.number);
     }
 
     /// Applies a cursor whose record stands at `at`.
     pub(crate) fn apply_cursor(&mut self, topic: u32, group: Group, cursor: Arc<Cursor>, at: Position) {
         self.records += 1;
-        if let Some(log) = self.topics.get_mut(topic as usize) {
-            self.dirty_cursors.insert((topic, group.clone()));
+        let Some(log) = self.topics.get_mut(topic as usize).filter(|log| !log.is_removed()) else { return };
+        self.dirty_cursors.insert((topic, group.clone()));
+        if cursor.epoch == NO_CURSOR {
+            log.cursors.remove(&group);
+            log.gone.insert(group, at);
+        } else {
+            log.gone.remove(&group);
             log.cursors.insert(group, CursorState { cursor, at });
         }
     }
 
-    /// Applies an event that was appended; it is in the cache from now on.
-    pub(crate) fn apply_event(&mut self, topic: u32, event: Stored, at: Position, bytes: u64) {
+    /// Forgets that a cursor was removed: nothing older than the record that stands at `at` is in the log.
+    pub(crate) fn forget_gone(&mut self, topic: u32, group: Group, at: Position) {
+        let Some(log) = self.topics.get_mut(topic as usize) else { return };
+        if log.gone.get(&group) == Some(&at) {
+            log.gone.remove(&group);
+            self.dirty_cursors.insert((topic, group));
+        }
+    }
+
+    /// Applies an event that was appended in a commit of that time; it is in the cache from now on.
+    pub(crate) fn apply_event(&mut self, topic: u32, event: Stored, committed: u64, at: Position, bytes: u64) {
         self.records += 1;
         let Some(log) = self.topics.get_mut(topic as usize) else { return };
         log.tail = event.seq;
         self.bytes += bytes;
         log.bytes += bytes;
-        log.add_event(event.seq, event.ts, at, bytes);
+        log.add_event(event.seq, event.ts, committed, at, bytes);
         if let Some(key) = &event.key {
             if log.latest.is_empty() {
                 self.dirty_latest.insert(topic);
@@ -175,10 +268,12 @@ impl State {
         }
     }
 
-    /// Applies an event that was copied forward: as a retained one, as the newest of its key, or as both.
+    /// Applies an event that was `committed` then and copied forward: as a retained one, as the newest of its key, or as
+    /// both.
     pub(crate) fn apply_moved(
         &mut self,
         event: &EventRecord<'_>,
+        committed: u64,
         at: Position,
         bytes: u64,
         retained: bool,
@@ -187,7 +282,7 @@ impl State {
         self.records += 1;
         let Some(log) = self.topics.get_mut(event.topic as usize) else { return };
         if retained {
-            log.add_event(event.seq, event.ts, at, bytes);
+            log.add_event(event.seq, event.ts, committed, at, bytes);
         }
         if let Some(key) = event.key.filter(|_| newest) {
             self.dirty_latest.insert(event.topic);
@@ -207,6 +302,9 @@ impl State {
         let Some(log) = self.topics.get_mut(event.topic as usize) else {
             return Err(format!("an event of topic number {} comes before its topic", event.topic));
         };
+        if log.is_removed() {
+            return Ok(());
+        }
         log.tail = log.tail.max(event.seq);
         if let Some(key) = event.key {
             let own = match log.latest.get(key) {
@@ -229,6 +327,9 @@ impl State {
             let Some(log) = self.topics.get_mut(topic as usize) else {
                 return Err(format!("events of topic number {topic} have no topic"));
             };
+            if log.is_removed() {
+                continue;
+            }
             log.tail = log.tail.max(run.last);
             if run.last >= log.first {
                 if run.first < log.first {
@@ -256,14 +357,22 @@ impl State {
             flush.topics.push((log.number, body));
         }
         for (topic, group) in &self.dirty_cursors {
-            if let Some(state) = self.topics[*topic as usize].cursors.get(group) {
-                let cursor = Cow::Borrowed(&*state.cursor);
-                let mut body = Vec::new();
-                CursorRecord { topic: *topic, group: group.as_str(), cursor }.encode_body(&mut body);
-                body.extend_from_slice(&state.at.0.to_le_bytes());
-                flush.cursors.push((*topic, group.as_str().into(), body));
-            }
+            let log = &self.topics[*topic as usize];
+            let (cursor, at) = match (log.cursors.get(group), log.gone.get(group)) {
+                (Some(own), _) => (Cow::Borrowed(&*own.cursor), own.at),
+                (None, Some(at)) => (Cow::Owned(gone()), *at),
+                // Nothing is to be known of it any more.
+                (None, None) => {
+                    flush.cursors.push((*topic, group.as_str().into(), None));
+                    continue;
+                }
+            };
+            let mut body = Vec::new();
+            CursorRecord { topic: *topic, group: group.as_str(), cursor }.encode_body(&mut body);
+            body.extend_from_slice(&at.0.to_le_bytes());
+            flush.cursors.push((*topic, group.as_str().into(), Some(body)));
         }
+        flush.removed.extend(&self.dirty_removed);
         for topic in &self.dirty_latest {
             let latest = &self.topics[*topic as usize].latest;
             flush.latest.extend(latest.iter().map(|(key, latest)| (*topic, key.clone(), *latest)));
@@ -295,6 +404,7 @@ impl State {
         }
         self.dirty_topics.clear();
         self.dirty_cursors.clear();
+        self.dirty_removed.clear();
         self.records = 0;
         flush
     }
@@ -302,6 +412,7 @@ impl State {
     /// Takes back what [`State::take_dirty`] gave, because it could not be flushed.
     pub(crate) fn not_flushed(&mut self, flush: &Flush) {
         self.records += flush.records;
+        self.dirty_removed.extend(&flush.removed);
         self.dirty_topics.extend(flush.topics.iter().map(|(number, _)| *number));
         for (topic, group, _) in &flush.cursors {
             if let Ok(group) = Group::stored(group) {

@@ -68,6 +68,14 @@ mod simulated {
     prom_store::store_conformance!(|max_bytes| async move { open_small(SimDisk::default(), max_bytes) });
 }
 
+#[tokio::test]
+async fn topics_that_are_removed_make_room_for_others() {
+    let disk = Arc::new(SimDisk::default()) as Arc<dyn Disk>;
+    let options = Options { segment_bytes: 1 << 20, ..Options::default() };
+    let store = Arc::new(EmbeddedStore::open_on(&disk, options).unwrap()) as Arc<dyn Store>;
+    prom_store::conformance::topics_that_are_removed_make_room_for_others(&store).await;
+}
+
 /// A store without threads of its own: what they do is done when a test says so.
 struct Quiet {
     disk: SimDisk,
@@ -142,7 +150,15 @@ fn topic(name: &str) -> Topic {
 
 fn rule(topics: &str) -> Rule {
     let topics = prom_protocol::TopicOrPattern::new(topics).unwrap();
-    Rule { topics, max_age: None, max_events: None, max_bytes: None, compact: false, drop_unsettled: false }
+    Rule {
+        topics,
+        max_age: None,
+        max_events: None,
+        max_bytes: None,
+        compact: false,
+        drop_unsettled: false,
+        expire_empty: None,
+    }
 }
 
 fn with_rules(rules: Vec<Rule>) -> Options {
@@ -438,6 +454,65 @@ fn a_group_that_keeps_up_does_not_read_the_disk() {
     let small = Quiet::open(store.disk.clone(), Options { cache_bytes: 1 << 10, ..store.log.shared.options.clone() });
     assert!(small.log.shared.read_cached(&topic("a"), 0, 1, usize::MAX).is_none(), "what does not is read");
     assert_eq!(small.seqs("a").len(), 200);
+}
+
+fn with_ts(on: &str, ts: u64) -> Append {
+    Append { ts: Some(ts), ..Append::new(topic(on), &prom_protocol::EventOptions::default(), "1") }
+}
+
+/// The first event of a topic, with a `ts` that was far ahead, kept all behind it for good.
+#[test]
+fn age_counts_from_the_commit_whatever_a_publisher_says() {
+    let rules = vec![Rule { max_age: Some(Duration::from_secs(3600)), ..rule("**") }];
+    let mut store = Quiet::open(SimDisk::default(), with_rules(rules));
+    // Committed in 1970, with times to come.
+    store.commit(vec![with_ts("ahead", prom_protocol::limits::TS_MAX), with_ts("ahead", 1)], Vec::new()).unwrap();
+    // Committed now, with times long gone.
+    store.now = prom_store::wall_clock();
+    store.commit(vec![with_ts("behind", 1), with_ts("behind", 2)], Vec::new()).unwrap();
+    // What is known of the time stands in an index file, or is found in the log.
+    for files in [true, false] {
+        let before = store.again();
+        if files {
+            before.log.appender().roll(&before.log.shared, store.now, 0).unwrap();
+            keeper::Keeper::new(&before.log).flush(false, None).unwrap();
+        }
+        let again = before.again();
+        again.upkeep();
+        assert_eq!((again.seqs("ahead"), again.seqs("behind")), (vec![], vec![1, 2]), "{files}");
+        assert_eq!(again.again().seqs("behind"), [1, 2]);
+    }
+    store.upkeep();
+    assert_eq!((store.seqs("ahead"), store.seqs("behind")), (vec![], vec![1, 2]));
+}
+
+#[test]
+fn an_event_that_was_copied_forward_is_as_old_as_before() {
+    let rules = vec![Rule { max_age: Some(Duration::from_secs(3600)), ..rule("**") }];
+    let mut store = Quiet::open(SimDisk::default(), with_rules(rules));
+    // In 1970, and now; a group holds both.
+    for (on, now, ts) in [("old", 1_000_000, prom_protocol::limits::TS_MAX), ("new", prom_store::wall_clock(), 1)] {
+        store.now = now;
+        store.settle(on, 0);
+        store.commit(vec![with_ts(on, ts), with_ts(on, ts)], Vec::new()).unwrap();
+        // Nobody holds these, which have most of the segment.
+        store.now = 1_000_000;
+        for _ in 0..50 {
+            store.publish("rest", None, None, 1_000).unwrap();
+        }
+        store.log.appender().roll(&store.log.shared, now, 0).unwrap();
+    }
+    store.upkeep();
+    let segment = |on: &str| store.log.shared.read().topic(&topic(on)).unwrap().runs.values().next().unwrap().segment;
+    let active = store.log.shared.read().end.segment();
+    assert_eq!((segment("old"), segment("new")), (active, active), "they were copied");
+    let mut again = store.again();
+    again.now = prom_store::wall_clock();
+    again.settle("old", 2);
+    again.settle("new", 2);
+    again.log.appender().roll(&again.log.shared, again.now, 0).unwrap();
+    again.upkeep();
+    assert_eq!((again.seqs("old"), again.seqs("new")), (vec![], vec![1, 2]));
 }
 
 #[test]

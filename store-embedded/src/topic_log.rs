@@ -8,7 +8,12 @@ use std::{
 use prom_protocol::{Group, Topic};
 use prom_store::{Cursor, Stored, Tail};
 
-use crate::{format::Position, index::LatestAt, record::TopicRecord, sidecar::RunEntry};
+use crate::{
+    format::Position,
+    index::LatestAt,
+    record::{NO_TOPIC, TopicRecord},
+    sidecar::RunEntry,
+};
 
 /// Consecutive events of a topic in one segment.
 #[derive(Debug, Clone)]
@@ -24,6 +29,8 @@ pub(crate) struct Run {
     pub(crate) offsets: Offsets,
     /// Highest `ts`; if a part was cut off, still that of the whole run.
     pub(crate) max_ts: u64,
+    /// When its last event was committed, by the hub's clock; not earlier than that, where it is not known exactly.
+    pub(crate) committed: u64,
     /// Bytes of the records; if a part was cut off, in proportion.
     pub(crate) bytes: u64,
 }
@@ -59,6 +66,7 @@ impl Run {
             skip: 0,
             offsets: Offsets::File(entry.offsets_at),
             max_ts: entry.max_ts,
+            committed: entry.committed,
             bytes: entry.bytes,
         }
     }
@@ -69,6 +77,7 @@ impl Run {
 pub(crate) struct TopicLog {
     pub(crate) topic: Topic,
     pub(crate) number: u32,
+    /// [`NO_TOPIC`]: it was removed, and only its number is still taken.
     pub(crate) epoch: u64,
     /// First seq that is retained.
     pub(crate) first: u64,
@@ -85,6 +94,8 @@ pub(crate) struct TopicLog {
     /// By key: newest events that the index does not have yet.
     pub(crate) latest: BTreeMap<Box<str>, LatestAt>,
     pub(crate) cursors: BTreeMap<Group, CursorState>,
+    /// Groups whose cursors were removed, and where the record stands that says so. It stays for as long as older ones may.
+    pub(crate) gone: BTreeMap<Group, Position>,
     /// Bytes of the retained events' records.
     pub(crate) bytes: u64,
     /// Where the last topic record about it stands.
@@ -100,6 +111,38 @@ pub(crate) struct CursorState {
 }
 
 impl TopicLog {
+    /// An empty log, as the record that stands at `at` says.
+    pub(crate) fn new(topic: Topic, record: &TopicRecord<'_>, at: Position) -> Self {
+        Self {
+            topic,
+            number: record.number,
+            epoch: record.epoch,
+            first: record.first,
+            tail: record.tail,
+            stored_tail: record.tail,
+            holes: record.holes.to_vec(),
+            runs: BTreeMap::new(),
+            cache: VecDeque::new(),
+            latest: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            bytes: 0,
+            record_at: at,
+        }
+    }
+
+    /// What is left of a topic that was removed, as the record that stands at `at` says.
+    pub(crate) fn removed(topic: Topic, number: u32, at: Position) -> Self {
+        let name = topic.as_str().to_owned().into();
+        let record = TopicRecord { number, name, epoch: NO_TOPIC, first: 1, tail: 0, holes: Vec::new().into() };
+        Self::new(topic, &record, at)
+    }
+
+    /// It was removed.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.epoch == NO_TOPIC
+    }
+
     pub(crate) fn tail(&self) -> Tail {
         Tail { epoch: self.epoch, first: self.first, seq: self.tail }
     }
@@ -142,8 +185,8 @@ impl TopicLog {
         own.or_else(|| self.runs.range(seq..).next().map(|(_, run)| run))
     }
 
-    /// Notes that an event stands at `at`. If it stood elsewhere before, that counts no more.
-    pub(crate) fn add_event(&mut self, seq: u64, ts: u64, at: Position, bytes: u64) {
+    /// Notes that an event that was `committed` then stands at `at`. If it stood elsewhere before, that counts no more.
+    pub(crate) fn add_event(&mut self, seq: u64, ts: u64, committed: u64, at: Position, bytes: u64) {
         if seq < self.first {
             return;
         }
@@ -156,6 +199,7 @@ impl TopicLog {
         {
             run.last = seq;
             run.max_ts = run.max_ts.max(ts);
+            run.committed = run.committed.max(committed);
             run.bytes += bytes;
             offsets.push(at.offset());
             if let Some(mut old) = self.runs.remove(&seq)
@@ -167,7 +211,8 @@ impl TopicLog {
             return;
         }
         let offsets = Offsets::Memory(vec![at.offset()]);
-        self.insert_run(Run { first: seq, last: seq, segment: at.segment(), skip: 0, offsets, max_ts: ts, bytes });
+        let (first, last, segment, max_ts) = (seq, seq, at.segment(), ts);
+        self.insert_run(Run { first, last, segment, skip: 0, offsets, max_ts, committed, bytes });
     }
 
     /// Adds a run; older runs lose the seqs that it has. Whoever calls counts its bytes.

@@ -186,8 +186,8 @@ impl Keeper<'_> {
                 let Offsets::Memory(offsets) = &run.offsets else { continue };
                 let count = (run.last - run.first + 1) as usize;
                 let offsets = offsets.iter().skip(run.skip as usize).take(count).copied().collect();
-                let (max_ts, bytes) = (run.max_ts, run.bytes);
-                runs.push(NewRun { topic: log.number, first: run.first, max_ts, bytes, offsets });
+                let (max_ts, committed, bytes) = (run.max_ts, run.committed, run.bytes);
+                runs.push(NewRun { topic: log.number, first: run.first, max_ts, committed, bytes, offsets });
             }
         }
         let end_at = Position::new(segment.number, *end);
@@ -260,7 +260,7 @@ fn first_retained(log: &TopicLog, rule: &Rule, now: u64) -> u64 {
     for run in log.runs.values() {
         let with_run = bytes;
         bytes -= run.bytes.min(bytes);
-        if run.max_ts >= oldest && rule.max_bytes.is_none_or(|most| bytes < most) {
+        if run.committed >= oldest && rule.max_bytes.is_none_or(|most| bytes < most) {
             // A part of the run may be too much: take it that all its events have the same length.
             let over = rule.max_bytes.map_or(0, |most| with_run.saturating_sub(most));
             let events = u128::from(run.last - run.first + 1);

@@ -59,6 +59,8 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct Run {
+    /// Of the log that they are of.
+    epoch: u64,
     events: VecDeque<Stored>,
     bytes: usize,
     turn: u64,
@@ -74,7 +76,10 @@ impl Cache {
     }
 
     pub(super) fn learn(&mut self, topic: &Topic, known: Known) {
-        // What is trimmed from the log is not read any more.
+        // What is of a log that was removed, or trimmed from this one, is not read any more.
+        if self.runs.get(topic).is_some_and(|run| run.epoch != known.epoch) {
+            self.drop_topic(topic);
+        }
         if let Some(run) = self.runs.get_mut(topic) {
             while let Some(event) = run.events.pop_front_if(|event| event.seq < known.first) {
                 run.bytes -= event.json.len() + OVERHEAD;
@@ -91,6 +96,15 @@ impl Cache {
         self.known.remove(topic);
     }
 
+    /// Drops all of a topic that was removed.
+    pub(super) fn drop_topic(&mut self, topic: &Topic) {
+        self.known.remove(topic);
+        if let Some(run) = self.runs.remove(topic) {
+            self.bytes -= run.bytes;
+            self.order.remove(&run.turn);
+        }
+    }
+
     pub(super) fn topics(&self) -> usize {
         self.known.len()
     }
@@ -100,7 +114,10 @@ impl Cache {
         self.turn += 1;
         let run = match self.runs.get_mut(topic) {
             Some(run) => run,
-            None => self.runs.entry(topic.clone()).or_default(),
+            None => {
+                let epoch = self.known.get(topic).map_or(0, |known| known.epoch);
+                self.runs.entry(topic.clone()).or_insert(Run { epoch, ..Run::default() })
+            }
         };
         for event in events {
             // Another hub's events lie between: what is before them is a run of its own.
@@ -149,7 +166,7 @@ impl Cache {
             return None;
         }
         let first = self.known.get(topic).map_or(1, |known| known.first);
-        let mut page = Page { first, read_to: after, ..Page::default() };
+        let mut page = Page { epoch: run.epoch, first, read_to: after, ..Page::default() };
         let mut bytes = 0;
         for event in run.events.range(start..).take(limit) {
             bytes += event.json.len();

@@ -11,7 +11,7 @@
 //! what stands there. That makes trying again safe too, when a commit's answer was lost.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -58,6 +58,8 @@ const DUPLICATE_KEY: i32 = 11000;
 enum Failed {
     /// A topic does not stand where this hub thought.
     Moved,
+    /// A position of another log is there, or one of no log any more is to be stored.
+    Stale,
     /// An id is taken, or may be: what there is no room for may be there already.
     Taken,
     /// It may work the next time; nothing was written.
@@ -91,13 +93,15 @@ impl Inner {
         // Not looked up yet.
         let mut taken: Option<Taken> = None;
         let mut unsure = HashMap::new();
+        // Positions are guessed to be of the log that is there until one is not.
+        let mut sure = true;
         // Whoever comes behind a commit that failed has waited for that one already.
         let patience = self.options.commit_deadline;
         let failing = self.failing.load(Ordering::SeqCst);
         let deadline = Instant::now() + if failing { patience.min(WHILE_FAILING) } else { patience };
         let mut pause = Duration::from_millis(1);
         loop {
-            let failed = match self.attempt(&batch, &ids, taken.as_ref(), &unsure, deadline).await {
+            let failed = match self.attempt(&batch, &ids, taken.as_ref(), &unsure, sure, deadline).await {
                 Ok(plan) => return Ok(self.show(batch, plan).await),
                 Err((failed, plan)) => {
                     self.forget(&batch, plan.as_ref());
@@ -109,6 +113,10 @@ impl Inner {
             };
             let why = match failed {
                 Failed::Moved => None,
+                Failed::Stale => {
+                    sure = false;
+                    None
+                }
                 Failed::Taken => {
                     match self.look_up(&batch, &ids, deadline).await {
                         Ok(found) => {
@@ -157,18 +165,19 @@ impl Inner {
         ids: &[Arc<str>],
         taken: Option<&Taken>,
         unsure: &HashMap<usize, u64>,
+        sure: bool,
         deadline: Instant,
     ) -> Result<Plan, (Failed, Option<Plan>)> {
         let limit = soon(deadline);
-        let (known, topics) = within(limit, self.known(batch)).await.map_err(|failed| (failed, None))?;
+        let (known, going, topics) = within(limit, self.known(batch)).await.map_err(|failed| (failed, None))?;
         let wanted = batch.appends.iter().zip(ids).map(|(append, id)| cost(append, id)).sum();
         let (trims, room) = within(limit, self.make_room(batch, wanted)).await.map_err(|failed| (failed, None))?;
         let cut: Vec<(Topic, u64)> = trims.iter().map(|(topic, to)| (topic.clone(), to.is.first)).collect();
-        let plan = Plan::new(Inputs { batch, ids, known: &known, taken, unsure, trims, room, topics });
+        let plan = Plan::new(Inputs { batch, ids, known: &known, going: &going, taken, unsure, trims, room, topics });
         if plan.full && taken.is_none() {
             return Err((Failed::Taken, Some(plan)));
         }
-        match self.write(batch, &plan, deadline).await {
+        match self.write(batch, &plan, sure, deadline).await {
             Ok(()) => {
                 self.trimmed(cut).await;
                 Ok(plan)
@@ -177,8 +186,8 @@ impl Inner {
         }
     }
 
-    /// Where the topics of a batch stand, and how many topics there are.
-    async fn known(&self, batch: &Batch) -> Result<(HashMap<Topic, Known>, usize), Error> {
+    /// Where the topics of a batch stand, which of them are being removed, and how many topics there are.
+    async fn known(&self, batch: &Batch) -> Result<(HashMap<Topic, Known>, HashSet<Topic>, usize), Error> {
         let mut known = HashMap::new();
         let mut unknown: BTreeSet<&Topic> = BTreeSet::new();
         let topics = {
@@ -195,21 +204,22 @@ impl Inner {
             cache.topics()
         };
         if unknown.is_empty() {
-            return Ok((known, topics));
+            return Ok((known, HashSet::new(), topics));
         }
         let names: Vec<&str> = unknown.into_iter().map(Topic::as_str).collect();
-        for (topic, stand) in self.load_topics(doc! { "_id": { "$in": names } }).await? {
+        let (there, going) = self.load_all(doc! { "_id": { "$in": names } }).await?;
+        for (topic, stand) in there {
             self.cache().learn(&topic, stand);
             known.insert(topic, stand);
         }
-        Ok((known, topics))
+        Ok((known, going.into_iter().collect(), topics))
     }
 
     /// Where the ids of a batch stand.
     async fn look_up(&self, batch: &Batch, ids: &[Arc<str>], deadline: Instant) -> Result<Taken, String> {
         within(soon(deadline), self.find_ids(batch, ids)).await.map_err(|failed| match failed {
             Failed::Transient(why) | Failed::Unknown(why) | Failed::Fatal(why) => why,
-            Failed::Moved | Failed::Taken => String::new(),
+            Failed::Moved | Failed::Stale | Failed::Taken => String::new(),
         })
     }
 
@@ -219,6 +229,11 @@ impl Inner {
             wanted.entry(&append.topic).or_default().push(id);
         }
         let each = |(topic, ids): (&Topic, Vec<&str>)| doc! { "topic": topic.as_str(), "id": { "$in": ids } };
+        // What is in a log that goes is taken no more. Looked at before the events: who has none then may have them anew.
+        let names: Vec<&str> = wanted.keys().map(|topic| topic.as_str()).collect();
+        for topic in self.load_all(doc! { "_id": { "$in": names } }).await?.1 {
+            wanted.remove(&topic);
+        }
         let wanted: Vec<Document> = wanted.into_iter().map(each).collect();
         let mut taken = Taken::new();
         for some in wanted.chunks(TOPICS) {
@@ -236,7 +251,7 @@ impl Inner {
         Ok(taken)
     }
 
-    async fn write(&self, batch: &Batch, plan: &Plan, deadline: Instant) -> Result<(), Failed> {
+    async fn write(&self, batch: &Batch, plan: &Plan, sure: bool, deadline: Instant) -> Result<(), Failed> {
         if plan.moves.is_empty() && batch.cursors.is_empty() {
             return Ok(());
         }
@@ -247,7 +262,7 @@ impl Inner {
             Some(session) => session,
             None => own.insert(within(soon(deadline), async { self.client().start_session().await }).await?),
         };
-        let done = self.transaction(session, batch, plan, deadline).await;
+        let done = self.transaction(session, batch, plan, sure, deadline).await;
         // So that the next attempt does not meet this one.
         if done.is_err() && tokio::time::timeout(ABORT_TIMEOUT, session.abort_transaction()).await.is_err() {
             *own = None;
@@ -260,6 +275,7 @@ impl Inner {
         session: &mut ClientSession,
         batch: &Batch,
         plan: &Plan,
+        sure: bool,
         deadline: Instant,
     ) -> Result<(), Failed> {
         // Not what the URL says about reads: a transaction reads from the primary.
@@ -268,7 +284,7 @@ impl Inner {
         let start = start.selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary));
         within(soon(deadline), async { start.await }).await?;
         self.move_topics(session, plan, deadline).await?;
-        self.put_cursors(session, batch, deadline).await?;
+        self.put_cursors(session, batch, sure, deadline).await?;
         if !plan.documents.is_empty() {
             // A copy of pointers; the driver serialises them on the way out.
             let insert = self.events.insert_many(&plan.documents).ordered(true).session(&mut *session);
@@ -323,18 +339,35 @@ impl Inner {
         if done.matched == plan.moves.len() { Ok(()) } else { Err(Failed::Moved) }
     }
 
-    async fn put_cursors(&self, session: &mut ClientSession, batch: &Batch, deadline: Instant) -> Result<(), Failed> {
+    /// `sure`: they are of the logs that are there, but for what is then found to be of another one.
+    async fn put_cursors(
+        &self,
+        session: &mut ClientSession,
+        batch: &Batch,
+        sure: bool,
+        deadline: Instant,
+    ) -> Result<(), Failed> {
         // The last of each group counts.
         let mut last = BTreeMap::new();
         for put in &batch.cursors {
             last.insert((put.topic.as_str(), put.group.as_str()), put);
         }
+        if !sure {
+            let names = last.values().map(|put| put.topic.as_str()).collect();
+            let epochs = within(soon(deadline), self.epochs(names, session)).await?;
+            last.retain(|(topic, _), put| put.cursor.epoch == 0 || epochs.get(*topic) == Some(&put.cursor.epoch));
+        }
         let updates = last.values().map(|put| {
             let (id, cursor) = cursor::encode(put);
+            let mut own = doc! { "_id": id };
+            if sure && put.cursor.epoch != 0 {
+                own.insert("epoch", cursor::of_log(put.cursor.epoch));
+            }
             // A number in a BSON array takes about three times as much.
-            (doc! { "q": { "_id": id }, "u": { "$set": cursor }, "upsert": true }, put.cursor.bytes() * 3)
+            (doc! { "q": own, "u": { "$set": cursor }, "upsert": true }, put.cursor.bytes() * 3)
         });
-        let done = self.update("cursors", updates.collect(), session, deadline).await?;
+        let done = self.update("cursors", updates.collect(), session, deadline).await;
+        let done = done.map_err(|failed| if matches!(failed, Failed::Moved) { Failed::Stale } else { failed })?;
         // A group that begins meets a trim under way at its topic, so that one of them waits for the other.
         let last: Vec<_> = last.into_values().collect();
         let begun: BTreeSet<&str> =
@@ -343,6 +376,21 @@ impl Inner {
             .into_iter()
             .map(|topic| (doc! { "q": { "_id": topic }, "u": { "$inc": { "groups": 1 } }, "upsert": true }, 0));
         self.update("topics", updates.collect(), session, deadline).await.map(drop)
+    }
+
+    /// The logs that topics have, as the transaction sees them; one that is being removed has none.
+    async fn epochs(&self, names: BTreeSet<&str>, session: &mut ClientSession) -> Result<HashMap<String, u64>, Error> {
+        let names: Vec<&str> = names.into_iter().collect();
+        let find = self.topics.find(doc! { "_id": { "$in": names } }).projection(doc! { "epoch": 1 });
+        let mut found = find.session(&mut *session).await?;
+        let mut epochs = HashMap::new();
+        while found.advance(session).await? {
+            let document = found.current();
+            if let (Ok(name), Some(epoch)) = (document.get_str("_id"), whole(document, "epoch")) {
+                epochs.insert(name.to_owned(), epoch);
+            }
+        }
+        Ok(epochs)
     }
 
     /// Many updates in few commands, in the transaction. Each has about so many bytes beside its names.

@@ -251,6 +251,9 @@ async fn make(database: &Database) -> Result<(), Error> {
         .options(IndexOptions::builder().partial_filter_expression(doc! { "key": { "$exists": true } }).build())
         .build();
     events.create_indexes([position, newest, document::ids()]).await?;
+    // Where a group has positions.
+    let group = IndexModel::builder().keys(doc! { "group": 1 }).build();
+    database.collection::<RawDocumentBuf>("cursors").create_index(group).await?;
     // Only now: a hub that was ended in between brings it forward once more.
     let meta = database.collection::<Document>("meta");
     meta.update_one(doc! { "_id": "format" }, doc! { "$set": { "version": FORMAT } }).await?;

@@ -44,6 +44,11 @@ pub(super) fn of_topic(topic: &Topic) -> Document {
     doc! { "_id": { "$gt": format!("{topic}{BETWEEN}"), "$lt": format!("{topic}{BEHIND}") } }
 }
 
+/// What the epoch is of a position in the log of that epoch, or of a group that has begun without a log.
+pub(super) fn of_log(epoch: u64) -> Document {
+    doc! { "$in": [long(epoch), 0_i64, Bson::Null] }
+}
+
 /// A group's position as it is stored.
 #[derive(Debug)]
 pub(super) struct Found {

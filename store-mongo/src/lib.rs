@@ -8,6 +8,7 @@
 //!                ▲
 //!   read ──── read.rs        follow.rs   other hubs' commits       trim.rs   retention       lease.rs   who does what
 //!
+//!   remove.rs    takes topics and groups out
 //!   migrate.rs   what older hubs wrote
 //!   connect.rs   opens and prepares the database      document.rs, cursor.rs   events and cursors as documents
 //! ```
@@ -25,11 +26,13 @@ mod lease;
 mod migrate;
 mod plan;
 mod read;
+mod remove;
 #[cfg(test)]
 mod tests;
 mod trim;
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -45,8 +48,9 @@ use mongodb::{
 };
 use prom_protocol::{Group, Refusal, Topic};
 use prom_store::{
-    Appended, Batch, Cursor, Durability, Grown, LatestPage, Page, Retention, Store, StoreError, Stored, Tail,
+    Appended, Batch, Changed, Cursor, Durability, LatestPage, Page, Retention, Store, StoreError, Stored, Tail,
 };
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::cache::Cache;
@@ -140,6 +144,12 @@ struct Inner {
     /// The hub is ending: nothing is to take long.
     hurry: CancellationToken,
     said: Mutex<Option<Instant>>,
+    /// The logs that this hub removes, or has removed lately and the stream of changes has yet to tell.
+    removed: Mutex<VecDeque<remove::Removed>>,
+    /// It has removed one, or has given that up.
+    resolved: Notify,
+    /// There is a removal to be finished.
+    removing: Notify,
     /// See [`lease`].
     owner: Box<str>,
 }
@@ -203,6 +213,9 @@ impl MongoStore {
             failing: AtomicBool::new(false),
             hurry: CancellationToken::new(),
             said: Mutex::default(),
+            removed: Mutex::default(),
+            resolved: Notify::new(),
+            removing: Notify::new(),
             owner: lease::owner(),
             options: options.clone(),
         });
@@ -215,6 +228,8 @@ impl MongoStore {
         let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (upkeep, end) = (Arc::clone(&inner), closed.clone());
         tasks.spawn(async move { upkeep.keep_up(&end).await });
+        let (removals, end) = (Arc::clone(&inner), closed.clone());
+        tasks.spawn(async move { removals.keep_removing(&end).await });
         Ok(Self { inner, closed, tasks })
     }
 }
@@ -339,6 +354,18 @@ impl Store for MongoStore {
         self.inner.cursors(topic).await
     }
 
+    async fn topics_of(&self, group: &Group) -> Result<Vec<Topic>, StoreError> {
+        self.inner.topics_of(group).await
+    }
+
+    async fn remove_topic(&self, topic: &Topic, only: Option<Tail>) -> Result<bool, StoreError> {
+        self.inner.remove_topic(topic, only).await
+    }
+
+    async fn remove_cursors(&self, cursors: &[(Topic, Group)]) -> Result<(), StoreError> {
+        self.inner.remove_cursors(cursors).await
+    }
+
     fn hurry(&self) {
         self.inner.hurry.cancel();
     }
@@ -347,8 +374,8 @@ impl Store for MongoStore {
         self.inner.ready().await
     }
 
-    async fn follow(&self, grown: Grown) {
-        self.inner.follow(&self.closed, &grown).await;
+    async fn follow(&self, changed: Changed) {
+        self.inner.follow(&self.closed, &changed).await;
     }
 
     async fn lease(&self, name: &str, ttl: Duration) -> Result<bool, StoreError> {

@@ -1,7 +1,7 @@
 //! What a commit is going to write, worked out from what this hub knows; the transaction finds out if that is still so.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -55,6 +55,8 @@ pub(super) struct Inputs<'a> {
     pub(super) ids: &'a [Arc<str>],
     /// Where the batch's topics stand; a topic that is missing has no events.
     pub(super) known: &'a HashMap<Topic, Known>,
+    /// Those of them that are being removed: there is no other log of that name until they are gone.
+    pub(super) going: &'a HashSet<Topic>,
     /// Ids that were looked up and found.
     pub(super) taken: Option<&'a Taken>,
     /// Seqs that appends, by index, got in an attempt whose outcome is not known: what is found there is not a duplicate
@@ -73,6 +75,11 @@ impl Plan {
         let mut plan = Self { moves: inputs.trims, room: inputs.room, topics: inputs.topics, ..Self::default() };
         let mut here: HashMap<(&Topic, &str), u64> = HashMap::new();
         for (index, (append, id)) in inputs.batch.appends.iter().zip(inputs.ids).enumerate() {
+            if inputs.going.contains(&append.topic) {
+                let message = "the topic is being removed: publish again in a moment";
+                plan.outcomes.push(Err(Refusal::new(ErrorCode::StoreUnavailable, message)));
+                continue;
+            }
             let earlier = here.get(&(&append.topic, &**id)).map(|seq| (*seq, true));
             let stored = inputs.taken.and_then(|taken| taken.get(&append.topic)?.get(id));
             let stored = stored.map(|seq| (*seq, inputs.unsure.get(&index) != Some(seq)));

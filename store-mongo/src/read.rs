@@ -20,6 +20,7 @@ use crate::{
     connect::reason,
     cursor,
     document::{decode, long, whole},
+    remove::REMOVED,
 };
 
 /// Longest time a read may take.
@@ -105,7 +106,7 @@ impl Inner {
         let Some(known) = self.topic(topic).await? else {
             return Ok(Page { first: 1, read_to: after, ..Page::default() });
         };
-        let mut page = Page { first: known.first, read_to: after, ..Page::default() };
+        let mut page = Page { epoch: known.epoch, first: known.first, read_to: after, ..Page::default() };
         let from = after.max(known.first - 1);
         let filter = doc! { "topic": topic.as_str(), "seq": { "$gt": long(from) } };
         let fetch = u32::try_from(limit).unwrap_or(u32::MAX).min(FETCH);
@@ -161,13 +162,22 @@ impl Inner {
 
     /// Topics with events, in name order.
     pub(super) async fn load_topics(&self, filter: Document) -> Result<Vec<(Topic, Known)>, Error> {
+        Ok(self.load_all(filter).await?.0)
+    }
+
+    /// The same, and behind them the topics that are being removed.
+    pub(super) async fn load_all(&self, filter: Document) -> Result<(Vec<(Topic, Known)>, Vec<Topic>), Error> {
         let mut session = self.session().await?;
         let mut found = self.topics.find(filter).sort(doc! { "_id": 1 }).session(&mut session).await?;
-        let mut topics = Vec::new();
+        let (mut topics, mut going) = (Vec::new(), Vec::new());
         while found.advance(&mut session).await? {
             let document = found.current();
             let number = |name: &str| whole(document, name);
             let name = document.get_str("_id").ok().and_then(|name| Topic::new(name).ok());
+            if document.get(REMOVED).is_ok_and(|removed| removed.is_some()) {
+                going.extend(name);
+                continue;
+            }
             // With groups alone it is no topic yet.
             let (Some(name), Some(seq)) = (name, number("seq")) else { continue };
             let (epoch, first) = (number("epoch").unwrap_or(0), number("first").unwrap_or(1));
@@ -176,7 +186,7 @@ impl Inner {
             let groups = document.get_i32("groups").unwrap_or(0);
             topics.push((name, Known { epoch, first, seq, max_ts, max_at, bytes, groups }));
         }
-        Ok(topics)
+        Ok((topics, going))
     }
 
     pub(super) async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
@@ -227,6 +237,29 @@ impl Inner {
         Ok(seq.map_or(known.seq, |seq| seq - 1))
     }
 
+    /// The first seq of a topic that was committed at `oldest` or later; the one behind its last when there is none.
+    pub(super) async fn find_commit(&self, topic: &Topic, known: Known, oldest: u64) -> Result<u64, Error> {
+        // Of a topic that an older hub wrote last, only its events know.
+        if known.first > known.seq || (known.max_at > 0 && known.max_at < oldest) {
+            return Ok(known.seq + 1);
+        }
+        let (mut low, mut high) = (known.first, known.seq + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            // The next one that is there: one may have been trimmed meanwhile, or been deleted by hand.
+            let filter = doc! { "topic": topic.as_str(), "seq": { "$gte": long(middle), "$lt": long(high) } };
+            let found = self.events.find_one(filter).sort(doc! { "seq": 1 }).projection(doc! { "seq": 1, "at": 1 });
+            match found.max_time(READ_TIMEOUT).await? {
+                Some(event) if whole(&event, "at").is_some_and(|at| at < oldest) => {
+                    low = whole(&event, "seq").unwrap_or(middle) + 1;
+                }
+                // Also where nothing tells: what may be young stays.
+                Some(_) | None => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
     /// `ts` and greatest `ts` so far of the event at `seq`.
     async fn times(&self, topic: &Topic, seq: u64) -> Result<Option<(u64, u64)>, Error> {
         let filter = doc! { "topic": topic.as_str(), "seq": long(seq) };
@@ -246,12 +279,14 @@ impl Inner {
         // Without the rest of its log it may be one that a trim has yet to delete.
         let Some(event) = found else { return Ok(None) };
         let event = Stored::new(decode(&event)?);
-        if !self.options.retention.compacts(topic)
-            && self.topic(topic).await?.is_none_or(|known| known.first > event.seq)
-        {
-            return Ok(None);
-        }
-        Ok(Some(event))
+        let from = self.latest_from(topic).await?;
+        Ok(from.filter(|from| *from <= event.seq).map(|_| event))
+    }
+
+    /// The lowest seq that a newest event of this topic may have; none where there is no topic.
+    async fn latest_from(&self, topic: &Topic) -> Result<Option<u64>, StoreError> {
+        let compacts = self.options.retention.compacts(topic);
+        Ok(self.topic(topic).await?.map(|known| if compacts { 0 } else { known.first }))
     }
 
     pub(super) async fn latest_page(
@@ -284,10 +319,7 @@ impl Inner {
         limit: usize,
         max_bytes: usize,
     ) -> Result<(LatestPage, Option<Box<str>>), StoreError> {
-        let from = match self.options.retention.compacts(topic) {
-            true => 0,
-            false => self.topic(topic).await?.map_or(0, |known| known.first),
-        };
+        let Some(from) = self.latest_from(topic).await? else { return Ok((LatestPage::default(), None)) };
         let most = limit.saturating_add(1);
         let mut pipeline = newest_of_each_key(topic, after.map_or(doc! { "$gte": "" }, |key| doc! { "$gt": key }));
         pipeline.push(doc! { "$match": { "event.seq": { "$lte": long(at), "$gte": long(from) } } });
@@ -331,10 +363,18 @@ impl Inner {
             let mut session = self.session().await?;
             self.cursors.find_one(doc! { "_id": cursor::id(topic, group) }).session(&mut session).await
         };
-        match self.reading(found).await? {
-            Some(document) => Ok(Some(self.resolve(topic, cursor::decode(&document)?).await?)),
-            None => Ok(None),
+        let Some(document) = self.reading(found).await? else { return Ok(None) };
+        let found = cursor::decode(&document)?;
+        if found.cursor.epoch != 0 && self.epoch(topic).await? != found.cursor.epoch {
+            return Ok(None);
         }
+        Ok(Some(self.resolve(topic, found).await?))
+    }
+
+    /// Which log a topic has; 0 if it has none. A position in another one was stored by a hub that did not know yet that the
+    /// topic was removed, and is none.
+    async fn epoch(&self, topic: &Topic) -> Result<u64, StoreError> {
+        Ok(self.topic(topic).await?.map_or(0, |known| known.epoch))
     }
 
     /// The position; where it has no seq, that of the event it names, or the last before its time.
@@ -364,9 +404,12 @@ impl Inner {
             Ok(documents)
         };
         let mut cursors = Vec::new();
-        for document in self.reading(documents).await? {
+        let documents = self.reading(documents).await?;
+        let epoch = if documents.is_empty() { 0 } else { self.epoch(topic).await? };
+        for document in documents {
             // One that nobody can read does not hide the others.
             match cursor::decode(&document) {
+                Ok(found) if found.cursor.epoch != 0 && found.cursor.epoch != epoch => {}
                 Ok(found) => cursors.push((found.group.clone(), self.resolve(topic, found).await?)),
                 Err(error) => self.retrying(&error.to_string()),
             }

@@ -2,13 +2,14 @@
 
 mod faults;
 mod lease;
+mod removals;
 
 use std::collections::BTreeMap;
 
 use mongodb::bson::{Document, doc};
 use prom_mongod::{self as mongod, fresh_database, shared};
 use prom_protocol::{EventOptions, TopicOrPattern, encode_event_body};
-use prom_store::{Append, CursorPut, Rule, wall_clock};
+use prom_store::{Append, Change, CursorPut, Rule, wall_clock};
 
 use super::{document::long, *};
 
@@ -61,7 +62,11 @@ fn put(on: &str, group: &str, floor: u64) -> CursorPut {
 }
 
 async fn commit(store: &MongoStore, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Vec<Appended> {
-    let outcomes = store.commit(Batch { now: 1_000, appends, cursors }).await.unwrap();
+    commit_at(store, 1_000, appends, cursors).await
+}
+
+async fn commit_at(store: &MongoStore, now: u64, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Vec<Appended> {
+    let outcomes = store.commit(Batch { now, appends, cursors }).await.unwrap();
     outcomes.into_iter().map(Result::unwrap).collect()
 }
 
@@ -137,20 +142,34 @@ async fn hears(options: Options) {
     let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
     let follower = Arc::clone(&here);
     let follows = tokio::spawn(async move {
-        let heard = move |topic: &Topic, seq| drop(heard.send((topic.to_string(), seq)));
+        let heard = move |topic: &Topic, change| drop(heard.send((topic.to_string(), change)));
         follower.follow(Box::new(heard)).await;
     });
     let mut next = async || tokio::time::timeout(PATIENCE, hears.recv()).await.unwrap().unwrap();
-    assert_eq!(next().await, ("before".to_owned(), 1), "what was there when it began");
+    assert_eq!(next().await, ("before".to_owned(), Change::Grown(1)), "what was there when it began");
     for seq in 1..=3 {
         commit(&there, vec![event("new", None, None, 1)], Vec::new()).await;
-        assert_eq!(next().await, ("new".to_owned(), seq));
+        assert_eq!(next().await, ("new".to_owned(), Change::Grown(seq)));
     }
+    // What it has itself removed it knows; what comes then is told as ever.
+    commit(&here, vec![event("own", None, None, 1)], Vec::new()).await;
+    assert_eq!(next().await, ("own".to_owned(), Change::Grown(1)));
+    assert_eq!(here.remove_topic(&topic("own"), None).await, Ok(true));
+    assert_eq!(there.remove_topic(&topic("before"), None).await, Ok(true));
+    assert_eq!(next().await, ("before".to_owned(), Change::Removed));
+    commit(&there, vec![event("before", None, None, 1)], Vec::new()).await;
+    assert_eq!(next().await, ("before".to_owned(), Change::Grown(1)));
+    assert_eq!(seqs(&here, "before").await, [1]);
     assert_eq!(tail(&here, "new").await.seq, 3);
     let page = here.read(&topic("new"), 0, 10, 1_000).await.unwrap();
     assert_eq!(page.read_to, 3);
     here.close().await.unwrap();
     tokio::time::timeout(PATIENCE, follows).await.unwrap().unwrap();
+}
+
+async fn seqs(store: &MongoStore, on: &str) -> Vec<u64> {
+    let page = store.read(&topic(on), 0, 10_000, usize::MAX).await.unwrap();
+    page.events.iter().map(|event| event.seq).collect()
 }
 
 #[tokio::test]
@@ -177,6 +196,7 @@ fn rule(topics: &str) -> Rule {
         max_bytes: None,
         compact: false,
         drop_unsettled: false,
+        expire_empty: None,
     }
 }
 
@@ -196,12 +216,17 @@ async fn rules_trim_what_is_beyond_them_and_keep_what_groups_need() {
     };
     let store = open(&options).await;
     let now = prom_store::wall_clock();
-    let appends = (1..=100).flat_map(|i| {
-        let ts = if i <= 70 { now - 120_000 } else { now };
-        let key = (i <= 2).then_some("old").or((i == 50).then_some("other"));
-        ["aged", "counted", "sized", "needed", "dropped", "free"].map(|on| event(on, None, key, ts))
-    });
-    commit(&store, appends.collect(), vec![put("needed", "g", 40), put("dropped", "g", 40)]).await;
+    // What a publisher says of the time is nothing to go by: the old ones are ahead, and the new ones behind.
+    let appends = |range: std::ops::RangeInclusive<u64>| {
+        range.flat_map(|i| {
+            let ts = if i <= 70 { now + 1_000_000_000 } else { 1 };
+            let key = (i <= 2).then_some("old").or((i == 50).then_some("other"));
+            ["aged", "counted", "sized", "needed", "dropped", "free"].map(|on| event(on, None, key, ts))
+        })
+    };
+    let groups = vec![put("needed", "g", 40), put("dropped", "g", 40)];
+    commit_at(&store, now - 120_000, appends(1..=70).collect(), groups).await;
+    commit_at(&store, now, appends(71..=100).collect(), Vec::new()).await;
     for (on, first) in [("aged", 71), ("counted", 91), ("needed", 41), ("dropped", 91), ("free", 1)] {
         until(on, async || (tail(&store, on).await.first == first).then_some(())).await;
     }

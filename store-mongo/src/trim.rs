@@ -70,7 +70,7 @@ impl Inner {
             if held <= target {
                 break;
             }
-            let settled = self.settled(&topic, batch, &mut session).await?.min(known.seq);
+            let settled = self.settled(&topic, known.epoch, batch, &mut session).await?.min(known.seq);
             let is = known.without(held - target, settled);
             if is.first > known.first {
                 held -= known.bytes - is.bytes;
@@ -82,12 +82,21 @@ impl Inner {
 
     /// Highest seq that every group has settled, those of this batch included. A position that cannot be read, or that has
     /// no seq, has settled nothing: what it may need stays.
-    async fn settled(&self, topic: &Topic, batch: &Batch, session: &mut ClientSession) -> Result<u64, Error> {
+    async fn settled(
+        &self,
+        topic: &Topic,
+        epoch: u64,
+        batch: &Batch,
+        session: &mut ClientSession,
+    ) -> Result<u64, Error> {
         let mut floors: HashMap<String, u64> = HashMap::new();
-        let find = self.cursors.find(cursor::of_topic(topic)).projection(doc! { "lastSeq": 1 });
+        let find = self.cursors.find(cursor::of_topic(topic)).projection(doc! { "lastSeq": 1, "epoch": 1 });
         let mut found = find.session(&mut *session).await?;
         while found.advance(session).await? {
             let document = found.current();
+            if whole(document, "epoch").is_some_and(|own| own != 0 && own != epoch) {
+                continue;
+            }
             let group = cursor::group(document).unwrap_or_default().to_owned();
             floors.insert(group, whole(document, "lastSeq").unwrap_or(0));
         }
@@ -219,7 +228,7 @@ impl Inner {
         let mut session = self.session().await?;
         let settled = match rule.drop_unsettled {
             true => known.seq,
-            false => self.settled(topic, &Batch::default(), &mut session).await?.min(known.seq),
+            false => self.settled(topic, known.epoch, &Batch::default(), &mut session).await?.min(known.seq),
         };
         if settled < known.first {
             return Ok(known.first);
@@ -257,7 +266,7 @@ impl Inner {
         }
         if let Some(age) = rule.max_age {
             let oldest = wall_clock().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-            first = first.max(self.find_ts(topic, known, oldest).await? + 1);
+            first = first.max(self.find_commit(topic, known, oldest).await?);
         }
         Ok(first)
     }

@@ -4,7 +4,7 @@ use prom_protocol::{ErrorCode, Refusal, limits};
 
 use crate::values::Append;
 
-/// Most topics of a hub.
+/// Most topics of a hub at a time.
 pub const MAX_TOPICS: usize = 100_000;
 
 /// Longest id of an event, in bytes: those of publishers are shorter, the hub's own are not.
@@ -47,10 +47,12 @@ pub fn is_exempt(append: &Append) -> bool {
 /// Whether one more topic may come beside the `topics` there are.
 ///
 /// # Errors
-/// `publish_failed`: there are [`MAX_TOPICS`] already, and the append is not [exempt](is_exempt).
+/// `overloaded`: there are [`MAX_TOPICS`] already, and the append is not [exempt](is_exempt). Topics can be removed, so it
+/// may be taken later.
 pub fn admit_topic(topics: usize, exempt: bool) -> Result<(), Refusal> {
     if topics < MAX_TOPICS || exempt {
         return Ok(());
     }
-    Err(Refusal::new(ErrorCode::PublishFailed, format!("the hub already has {MAX_TOPICS} topics")))
+    let message = format!("the hub already has {MAX_TOPICS} topics; `prom topic delete` removes some");
+    Err(Refusal::new(ErrorCode::Overloaded, message))
 }

@@ -47,6 +47,10 @@ macro_rules! store_conformance {
             a_full_store_refuses_events_until_they_are_settled
             a_full_store_takes_duplicates_cursors_and_dead_letters
             a_group_that_begins_with_a_batch_keeps_what_the_batch_would_trim
+            a_topic_that_is_removed_takes_everything_with_it
+            a_topic_that_is_made_again_is_another_log
+            a_topic_is_removed_only_as_it_was_seen
+            cursors_that_are_removed_hold_nothing_back
         );
     };
     (@each $make:expr; $($name:ident)*) => {
@@ -412,7 +416,7 @@ pub async fn the_newest_of_each_key_pages_at_a_fixed_seq(store: &Arc<dyn Store>)
 
 pub async fn cursors_come_back_as_they_were_stored(store: &Arc<dyn Store>) {
     let cursor = Cursor {
-        epoch: (1 << 53) - 1,
+        epoch: 0,
         floor: 3,
         last_id: Some("an id with \"quotes\" and ü".into()),
         last_ts: 12,
@@ -423,8 +427,12 @@ pub async fn cursors_come_back_as_they_were_stored(store: &Arc<dyn Store>) {
     let put_it =
         |name: &str, cursor: &Cursor| CursorPut { topic: topic("t"), group: group(name), cursor: cursor.clone() };
     let plain = Cursor { floor: 9, delivered: 9, ..Cursor::default() };
-    commit(store, Vec::new(), vec![put_it("g", &cursor), put_it("a", &plain)]).await;
+    commit(store, vec![event("t", None, None, "1")], Vec::new()).await;
     let t = topic("t");
+    let cursor = Cursor { epoch: store.tail(&t).await.unwrap().unwrap().epoch, ..cursor };
+    commit(store, Vec::new(), vec![put_it("g", &cursor), put_it("a", &plain)]).await;
+    assert_eq!(store.topics_of(&group("a")).await, Ok(vec![t.clone()]));
+    assert_eq!(store.topics_of(&group("other")).await, Ok(Vec::new()));
     assert_eq!(store.cursor(&t, &group("g")).await, Ok(Some(cursor.clone())));
     assert_eq!(store.cursor(&t, &group("other")).await, Ok(None));
     assert_eq!(store.cursor(&topic("other"), &group("g")).await, Ok(None));
@@ -592,4 +600,127 @@ pub async fn a_full_store_takes_duplicates_cursors_and_dead_letters(store: &Arc<
     // A cursor in the same batch makes room.
     let outcomes = commit(store, appends(), vec![put("t", "g", taken + 1), put("t", "h", taken + 1)]).await;
     assert!(outcomes[0].is_ok(), "{outcomes:?}");
+}
+
+/// What anybody can see of a topic.
+async fn nothing_is_left(store: &Arc<dyn Store>, on: &str) {
+    let t = topic(on);
+    assert_eq!(store.tail(&t).await, Ok(None));
+    assert!(store.topics().await.unwrap().iter().all(|(own, _)| *own != t));
+    let page = store.read(&t, 0, 10, BYTES).await.unwrap();
+    assert!(page.events.is_empty() && page.first <= 1 && page.epoch == 0, "{page:?}");
+    assert_eq!(store.seq_of(&t, "mine").await, Ok(None));
+    assert_eq!(store.seq_before_ts(&t, u64::MAX).await, Ok(0));
+    assert!(store.latest(&t, "k").await.unwrap().is_none());
+    assert!(store.latest_page(&t, None, u64::MAX, 10, BYTES).await.unwrap().events.is_empty());
+    assert_eq!(store.cursor(&t, &group("g")).await, Ok(None));
+    assert_eq!(store.cursors(&t).await, Ok(Vec::new()));
+    assert_eq!(store.topics_of(&group("g")).await, Ok(Vec::new()));
+}
+
+pub async fn a_topic_that_is_removed_takes_everything_with_it(store: &Arc<dyn Store>) {
+    let t = topic("t");
+    assert_eq!(store.remove_topic(&t, None).await, Ok(false), "there is none");
+    for on in ["t", "other"] {
+        let appends = vec![event(on, Some("mine"), Some("k"), "1"), event(on, None, None, "2")];
+        commit(store, appends, vec![put(on, "h", 1)]).await;
+    }
+    commit(store, Vec::new(), vec![put("t", "g", 0)]).await;
+    assert_eq!(store.topics_of(&group("h")).await, Ok(vec![topic("other"), t.clone()]), "in name order");
+    assert_eq!(store.remove_topic(&t, None).await, Ok(true));
+    nothing_is_left(store, "t").await;
+    assert_eq!(store.remove_topic(&t, None).await, Ok(false), "it is gone");
+    assert_eq!(seqs(store, "other", 0).await, [1, 2]);
+    assert_eq!(store.latest(&topic("other"), "k").await.unwrap().map(|event| event.seq), Some(1));
+    assert_eq!(store.cursors(&topic("other")).await.unwrap().len(), 1);
+    assert_eq!(store.topics_of(&group("h")).await, Ok(vec![topic("other")]));
+    // Also one that has groups alone.
+    commit(store, Vec::new(), vec![put("quiet", "g", 0)]).await;
+    assert_eq!(store.remove_topic(&topic("quiet"), None).await, Ok(true));
+    nothing_is_left(store, "quiet").await;
+}
+
+pub async fn a_topic_that_is_made_again_is_another_log(store: &Arc<dyn Store>) {
+    let t = topic("t");
+    for _ in 0..3 {
+        publish(store, "t", Some("k"), "1").await;
+    }
+    commit(store, vec![event("t", Some("mine"), None, "1")], Vec::new()).await;
+    let before = store.tail(&t).await.unwrap().unwrap();
+    let of_before = Cursor { epoch: before.epoch, floor: 4, delivered: 4, ..Cursor::default() };
+    let stale = || CursorPut { topic: topic("t"), group: group("g"), cursor: of_before.clone() };
+    commit(store, Vec::new(), vec![stale()]).await;
+    assert_eq!(store.remove_topic(&t, None).await, Ok(true));
+    // Of a group that does not know yet.
+    commit(store, Vec::new(), vec![stale()]).await;
+    assert_eq!(store.cursor(&t, &group("g")).await, Ok(None));
+    let again = commit(store, vec![event("t", Some("mine"), None, "2")], Vec::new()).await.remove(0).unwrap();
+    assert_eq!((again.seq, again.duplicate), (1, false), "the id is free again");
+    let after = store.tail(&t).await.unwrap().unwrap();
+    assert_eq!((after.first, after.seq), (1, 1));
+    assert!(after.epoch != before.epoch && after.epoch != 0);
+    commit(store, Vec::new(), vec![stale()]).await;
+    assert_eq!(store.cursor(&t, &group("g")).await, Ok(None), "a position in a log that is gone is none");
+    assert_eq!(store.cursors(&t).await, Ok(Vec::new()));
+    assert!(store.latest(&t, "k").await.unwrap().is_none());
+    let page = store.read(&t, 0, 10, BYTES).await.unwrap();
+    assert_eq!((page.epoch, page.events.len()), (after.epoch, 1));
+    assert_eq!(publish(store, "t", Some("k"), "3").await.seq, 2);
+    assert_eq!(store.latest(&t, "k").await.unwrap().map(|event| event.seq), Some(2));
+}
+
+pub async fn a_topic_is_removed_only_as_it_was_seen(store: &Arc<dyn Store>) {
+    let t = topic("t");
+    publish(store, "t", None, "1").await;
+    let seen = store.tail(&t).await.unwrap().unwrap();
+    publish(store, "t", None, "2").await;
+    assert_eq!(store.remove_topic(&t, Some(seen)).await, Ok(false), "somebody has published");
+    let seen = store.tail(&t).await.unwrap().unwrap();
+    commit(store, Vec::new(), vec![put("t", "g", 0)]).await;
+    assert_eq!(store.remove_topic(&t, Some(seen)).await, Ok(false), "a group has begun");
+    store.remove_cursors(&[(t.clone(), group("g"))]).await.unwrap();
+    assert_eq!(store.remove_topic(&t, Some(seen)).await, Ok(true));
+    assert_eq!(store.remove_topic(&t, Some(seen)).await, Ok(false));
+}
+
+pub async fn cursors_that_are_removed_hold_nothing_back(store: &Arc<dyn Store>) {
+    let t = topic("t");
+    commit(store, Vec::new(), vec![put("t", "g", 0), put("t", "h", 0), put("quiet", "g", 0)]).await;
+    let taken = fill(store, "t", 10_000).await;
+    let gone = [(t.clone(), group("g")), (topic("quiet"), group("g")), (topic("none"), group("g"))];
+    store.remove_cursors(&gone).await.unwrap();
+    assert_eq!(store.topics_of(&group("g")).await, Ok(Vec::new()));
+    assert_eq!(store.cursor(&t, &group("g")).await, Ok(None));
+    assert_eq!(store.cursors(&t).await.unwrap().len(), 1, "the other group's stays");
+    assert_eq!(fill(store, "t", 1).await, 0, "it holds the log");
+    store.remove_cursors(&[(t.clone(), group("h"))]).await.unwrap();
+    assert_eq!(fill(store, "t", 10).await, 10);
+    assert_eq!(store.tail(&t).await.unwrap().unwrap().seq, taken + 10);
+    // It may begin again.
+    commit(store, Vec::new(), vec![put("t", "g", taken)]).await;
+    assert_eq!(store.cursor(&t, &group("g")).await.unwrap().map(|own| own.floor), Some(taken));
+}
+
+/// All topics there may be were made by one token, and nobody could ever make another. For a store that has room for all of
+/// them, so it is none of [`store_conformance!`](crate::store_conformance).
+pub async fn topics_that_are_removed_make_room_for_others(store: &Arc<dyn Store>) {
+    for from in (0..crate::MAX_TOPICS).step_by(500) {
+        let appends = || (from..from + 500).map(|i| event(&format!("t{i}"), None, None, "1"));
+        // A store whose upkeep is behind takes nothing until it is not.
+        let outcomes = loop {
+            match store.commit(Batch { now: 1_000, appends: appends().collect(), cursors: Vec::new() }).await {
+                Ok(outcomes) => break outcomes,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        };
+        assert!(outcomes.iter().all(Result::is_ok));
+    }
+    let one_more = async || commit(store, vec![event("one.more", None, None, "1")], Vec::new()).await.remove(0);
+    let refused = one_more().await.unwrap_err();
+    assert!(refused.code().temporary() && refused.message().contains("100000 topics"), "{refused:?}");
+    assert!(publish(store, "t7", None, "2").await.seq == 2, "those that are there go on");
+    assert_eq!(store.remove_topic(&topic("t7"), None).await, Ok(true));
+    assert_eq!(one_more().await.map(|appended| appended.seq), Ok(1));
+    let refused = commit(store, vec![event("two.more", None, None, "1")], Vec::new()).await.remove(0);
+    assert!(refused.is_err(), "it took its place");
 }

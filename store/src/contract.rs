@@ -10,8 +10,17 @@ use crate::{
     values::{Appended, Batch, Cursor, LatestPage, Page, Stored, Tail},
 };
 
-/// Told of a topic and the last seq it is known to have.
-pub type Grown = Box<dyn Fn(&Topic, u64) + Send + Sync>;
+/// What has become of a topic elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is known to have this last seq.
+    Grown(u64),
+    /// It was removed. If there is one of that name now, it is another log.
+    Removed,
+}
+
+/// Told of a topic and what has become of it.
+pub type Changed = Box<dyn Fn(&Topic, Change) + Send + Sync>;
 
 /// A durable log of events per topic, with the cursors of its groups.
 ///
@@ -27,13 +36,17 @@ pub type Grown = Box<dyn Fn(&Topic, u64) + Send + Sync>;
 ///   event's id and seq and `duplicate`, and stores nothing, for as long as that event is retained; also within one batch.
 ///   What stands on other topics changes nothing: who may not publish there can neither block nor find out their ids.
 /// - **Durability.** When `commit` returns, the batch is as durable as the backend's level says.
-/// - **Epoch.** A topic's epoch is set when its log is made and never changes while the log lives.
+/// - **Epoch.** A topic's epoch is set when its log is made and never changes while the log lives. A topic that was removed
+///   and is published to again has a new log, whose seqs begin at 1. A cursor whose epoch is neither 0 nor that of the topic's log
+///   is of a log that is gone: it is not stored, or at least never given to anybody.
+/// - **Removal.** [`remove_topic`](Store::remove_topic) and [`remove_cursors`](Store::remove_cursors) are as durable as a
+///   commit and survive a crash whole: what was removed does not come back.
 /// - **Latest.** The newest event of each key stays readable, also when the log before it is trimmed, unless a
 ///   [`Rule`](crate::Rule) that does not `compact` trimmed it.
 /// - **Damage.** [`read`](Store::read) gives what stands before an event that cannot be read, and fails at that event:
 ///   what a group must settle is never passed over. [`salvage`](Store::salvage) and
 ///   [`latest_page`](Store::latest_page) pass over it, say so in the log, and tell what they passed over.
-/// - **One writer.** `commit` is called by one task at a time; reads run beside it. Where several hubs share a store, each
+/// - **One writer.** `commit` and the removals are called by one task at a time; reads run beside it. Where several hubs share a store, each
 ///   has one writer.
 /// - **Retention.** A trim takes events from the front only, and never one that a stored cursor has not settled, unless
 ///   the [`Rule`](crate::Rule) of the topic says so.
@@ -95,6 +108,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Every cursor of a topic, in group order.
     async fn cursors(&self, topic: &Topic) -> Result<Vec<(Group, Cursor)>, StoreError>;
 
+    /// Every topic in which a group has a cursor, also those without events, in name order.
+    async fn topics_of(&self, group: &Group) -> Result<Vec<Topic>, StoreError>;
+
+    /// Removes a topic: its log, the newest events of its keys, its ids, and the cursors of all groups in it. `only`: if its
+    /// log still ends there, and no group has begun in it. Answers whether there was something to remove, and it is gone.
+    /// May block its thread as a commit may.
+    async fn remove_topic(&self, topic: &Topic, only: Option<Tail>) -> Result<bool, StoreError>;
+
+    /// Removes cursors: these groups have no position in these topics afterwards. May block its thread as a commit may.
+    async fn remove_cursors(&self, cursors: &[(Topic, Group)]) -> Result<(), StoreError>;
+
     /// Whether it can be read and written now; what keeps it from that, for operators.
     async fn ready(&self) -> Result<(), String> {
         Ok(())
@@ -103,11 +127,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The hub is ending: what waits for something, waits a few seconds more at most.
     fn hurry(&self) {}
 
-    /// Tells `grown` of every topic that somebody else has written to, with its last seq, until the store is closed. It
-    /// may be told of this hub's own commits too, and twice. A store that has no other writers never ends and tells
-    /// nothing.
-    async fn follow(&self, grown: Grown) {
-        let _ = grown;
+    /// Tells `changed` of every topic that somebody else has written to or removed, until the store is closed. It
+    /// may be told of this hub's own commits too, and twice, but not of its own removals. A store that has no other writers
+    /// never ends and tells nothing.
+    async fn follow(&self, changed: Changed) {
+        let _ = changed;
         std::future::pending::<()>().await;
     }
 

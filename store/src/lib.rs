@@ -29,7 +29,7 @@ mod values;
 pub use self::{
     admission::{BODY_BYTES, MAX_TOPICS, admit_append, admit_topic, is_exempt},
     clock::wall_clock,
-    contract::{Grown, Store},
+    contract::{Change, Changed, Store},
     durability::Durability,
     error::StoreError,
     ids::new_id,

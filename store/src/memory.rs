@@ -209,7 +209,10 @@ impl Store for MemoryStore {
         let mut inner = self.write_lock();
         // First, because what they settle may make room.
         for put in batch.cursors {
-            inner.topics.entry(put.topic).or_insert_with(Log::new).cursors.insert(put.group, put.cursor);
+            let epoch = inner.topics.get(&put.topic).map_or(0, |log| log.epoch);
+            if put.cursor.epoch == 0 || put.cursor.epoch == epoch {
+                inner.topics.entry(put.topic).or_insert_with(Log::new).cursors.insert(put.group, put.cursor);
+            }
         }
         let mut room = Room { max_bytes: self.max_bytes, exhausted: false };
         Ok(batch.appends.into_iter().map(|append| inner.append(append, batch.now, &mut room)).collect())
@@ -220,7 +223,7 @@ impl Store for MemoryStore {
         let Some(log) = inner.topics.get(topic) else {
             return Ok(Page { first: 1, read_to: after, ..Page::default() });
         };
-        let mut page = Page { first: log.first, read_to: after, ..Page::default() };
+        let mut page = Page { epoch: log.epoch, first: log.first, read_to: after, ..Page::default() };
         let mut bytes = 0;
         for record in log.events.range(log.index_after(after)..).take(limit) {
             bytes += record.json.len();
@@ -292,6 +295,38 @@ impl Store for MemoryStore {
         let cursors = inner.topics.get(topic).map(|log| log.cursors.iter());
         Ok(cursors.into_iter().flatten().map(|(group, cursor)| (group.clone(), cursor.clone())).collect())
     }
+
+    async fn topics_of(&self, group: &Group) -> Result<Vec<Topic>, StoreError> {
+        let inner = self.read_lock();
+        let own = inner.topics.iter().filter(|(_, log)| log.cursors.contains_key(group));
+        Ok(own.map(|(topic, _)| topic.clone()).collect())
+    }
+
+    async fn remove_topic(&self, topic: &Topic, only: Option<Tail>) -> Result<bool, StoreError> {
+        let mut inner = self.write_lock();
+        let as_asked = |log: &Log| only.is_none_or(|only| log.tail() == only && log.cursors.is_empty());
+        if !inner.topics.get(topic).is_some_and(as_asked) {
+            return Ok(false);
+        }
+        if let Some(log) = inner.topics.remove(topic) {
+            inner.bytes -= log.bytes;
+        }
+        Ok(true)
+    }
+
+    async fn remove_cursors(&self, cursors: &[(Topic, Group)]) -> Result<(), StoreError> {
+        let mut inner = self.write_lock();
+        for (topic, group) in cursors {
+            if let Some(log) = inner.topics.get_mut(topic) {
+                log.cursors.remove(group);
+                // It was made for the cursor alone.
+                if log.cursors.is_empty() && log.tail().seq == 0 {
+                    inner.topics.remove(topic);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -299,4 +334,10 @@ mod tests {
     use super::*;
 
     crate::store_conformance!(|max_bytes| async move { Arc::new(MemoryStore::new(max_bytes)) as Arc<dyn Store> });
+
+    #[tokio::test]
+    async fn topics_that_are_removed_make_room_for_others() {
+        let store = Arc::new(MemoryStore::new(1 << 30)) as Arc<dyn Store>;
+        crate::conformance::topics_that_are_removed_make_room_for_others(&store).await;
+    }
 }

@@ -9,7 +9,7 @@ use prom_protocol::{Topic, TopicOrPattern, topics};
 pub struct Rule {
     /// The topics it is for.
     pub topics: TopicOrPattern,
-    /// Longest time an event is kept, by its `ts`.
+    /// Longest time an event is kept, from its commit on by the hub's clock: its `ts` is the publisher's, and says nothing.
     pub max_age: Option<Duration>,
     /// Most events of a topic.
     pub max_events: Option<u64>,
@@ -19,6 +19,8 @@ pub struct Rule {
     pub compact: bool,
     /// Also what a group has not settled may go; its members get a `GAP`.
     pub drop_unsettled: bool,
+    /// A topic goes that has had neither events nor groups for so long. Not the store's work but the hub's.
+    pub expire_empty: Option<Duration>,
 }
 
 /// The rules of a hub: the first that matches a topic counts; where none does, everything is kept.
@@ -43,8 +45,9 @@ impl Retention {
         let hour = Some(Duration::from_secs(3600));
         for (topic, compact) in [(topics::HEARTBEAT, false), (topics::STATE, true)] {
             if let Ok(topics) = TopicOrPattern::new(topic) {
-                let (max_events, max_bytes, drop_unsettled) = (None, None, false);
-                self.0.push(Rule { topics, max_age: hour, max_events, max_bytes, compact, drop_unsettled });
+                let (max_events, max_bytes, drop_unsettled, expire_empty) = (None, None, false, None);
+                let rule = Rule { topics, max_age: hour, max_events, max_bytes, compact, drop_unsettled, expire_empty };
+                self.0.push(rule);
             }
         }
         self
@@ -58,6 +61,11 @@ impl Retention {
     /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The shortest time after which an empty topic goes.
+    pub fn shortest_expiry(&self) -> Option<Duration> {
+        self.0.iter().filter_map(|rule| rule.expire_empty).min()
     }
 
     /// The shortest time any rule names.

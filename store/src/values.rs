@@ -152,6 +152,8 @@ pub struct Tail {
 pub struct Page {
     /// The events.
     pub events: Vec<Stored>,
+    /// The log they are of; 0 for a topic without one.
+    pub epoch: u64,
     /// First seq that is retained: if it is above what was asked for, the events between are gone.
     pub first: u64,
     /// Last seq this page has looked at; reading goes on after it.

@@ -8,16 +8,20 @@ use anyhow::{Context as _, Result, bail};
 use crate::setup::WASM_TARGET;
 use crate::step::{Log, Outcome, Progress};
 use crate::workspace::{Workspace, cargo, npm, output};
-use crate::{build, circles};
+use crate::{build, circles, threats};
 
 /// One check: its name, and what runs it.
 type Check = (&'static str, fn(&mut Log) -> Result<Outcome>);
 
-const CHECKS: [Check; 11] = [
+const CHECKS: [Check; 12] = [
     ("Format", |log| done(log, &mut cargo(&["fmt", "--all", "--check", "--", "--color", "never"]))),
     ("Circles and long files", |_| {
         // The root is where all checks are run.
         circles::check(Path::new("."))?;
+        Ok(Outcome::Done)
+    }),
+    ("Threats and their tests", |_| {
+        threats::check(Path::new("."))?;
         Ok(Outcome::Done)
     }),
     ("Clippy", |log| done(log, &mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),

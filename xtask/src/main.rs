@@ -22,6 +22,7 @@ mod stamp;
 mod start;
 mod step;
 mod test;
+mod threats;
 mod workspace;
 
 use std::process::ExitCode;

@@ -26,7 +26,7 @@ pub(crate) const DIST: &str = "sdk-wasm/dist";
 
 /// What a page downloads of the default entry before its first event, minified as its bundler does and gzipped. A page on a slow phone link (1.6 Mbit/s) has this in half
 /// a second. Raise it only with a reason in the commit.
-const SIZE_LIMIT: usize = 92_500;
+const SIZE_LIMIT: usize = 93_500;
 
 const OUT_NAME: &str = "prom_sdk";
 const MODULE: &str = "prom_sdk_bg.wasm";

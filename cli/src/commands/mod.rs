@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod dev;
+pub(crate) mod group;
 pub(crate) mod heartbeat;
 pub(crate) mod hub;
 pub(crate) mod ops;
@@ -11,6 +12,7 @@ pub(crate) mod publish;
 pub(crate) mod store;
 pub(crate) mod subscribe;
 pub(crate) mod token;
+pub(crate) mod topic;
 pub(crate) mod watch;
 
 /// Listens for Ctrl+C and SIGTERM from this call on; the future ends at the first of them. To be called before anything

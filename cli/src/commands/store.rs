@@ -196,7 +196,7 @@ fn dump(args: &Dump) -> anyhow::Result<()> {
 fn compact(args: &Compact) -> anyhow::Result<()> {
     let mut options = Options::default();
     if let Some(path) = &args.config {
-        let (rules, _) = file::read(path, &mut options, &mut prom_hub::Limits::default())?;
+        let file::Read { rules, .. } = file::read(path, &mut options, &mut prom_hub::Limits::default())?;
         options.retention = Retention::new(rules).with_own();
     }
     let data = &args.looking.folder.data;

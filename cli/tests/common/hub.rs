@@ -144,6 +144,10 @@ impl Hub {
         request(self.ops_port, path, Some(&self.address.token)).unwrap()
     }
 
+    pub fn ops_port(&self) -> u16 {
+        self.ops_port
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

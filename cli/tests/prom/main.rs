@@ -6,6 +6,7 @@ mod bench;
 mod common;
 mod folder;
 #[cfg(unix)]
+mod operate;
 mod outbox;
 #[cfg(unix)]
 mod own_mongo;

@@ -26,7 +26,7 @@ pub(crate) struct ListenerKey {
 /// What a listener is sent. It then reads [`TopicState::tail`], which may be further on by then.
 #[derive(Debug)]
 pub(crate) enum Signal {
-    /// A topic that it listens to has grown.
+    /// A topic that it listens to has grown, or was removed.
     Grown(ListenerKey),
     /// A topic has come that may match one of its patterns.
     New(Arc<TopicState>),
@@ -67,6 +67,10 @@ pub(crate) struct TopicState {
     /// The name.
     pub topic: Topic,
     tail: AtomicU64,
+    /// How often it was removed: seqs of before are not of the log that is there now.
+    removals: AtomicU64,
+    /// It was removed and nothing was published since: for a pattern it is not there.
+    gone: AtomicBool,
     /// Its series, from its first event on.
     published: OnceLock<Counter>,
     listeners: Mutex<Vec<Listener>>,
@@ -78,7 +82,12 @@ impl TopicState {
         self.tail.load(Ordering::SeqCst)
     }
 
-    /// Sends `Signal::Grown(key)` when the topic grows, for as long as the returned link lives.
+    /// How often it was removed. To be looked at before the tail, and after a read: it changes before there is another log.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::SeqCst)
+    }
+
+    /// Sends `Signal::Grown(key)` when the topic grows or is removed, for as long as the returned link lives.
     pub(crate) fn listen(&self, key: ListenerKey, signals: SignalSender) -> Link {
         let sent = Arc::new(AtomicBool::new(false));
         let mut listeners = lock(&self.listeners);
@@ -93,6 +102,10 @@ impl TopicState {
 
     fn grow(&self, tail: u64) {
         self.tail.fetch_max(tail, Ordering::SeqCst);
+        self.signal();
+    }
+
+    fn signal(&self) {
         lock(&self.listeners).retain(|listener| {
             listener.is_wanted()
                 && (listener.sent.swap(true, Ordering::SeqCst)
@@ -143,21 +156,18 @@ impl Topics {
         let state = Arc::new(TopicState {
             topic: topic.clone(),
             tail: AtomicU64::new(0),
+            removals: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
             published: OnceLock::new(),
             listeners: Mutex::default(),
         });
         inner.topics.insert(topic.clone(), Arc::clone(&state));
-        inner.patterns.retain(|(target, signals)| {
-            if target.matches(topic) {
-                signals.send(Signal::New(Arc::clone(&state))).is_ok()
-            } else {
-                !signals.is_closed()
-            }
-        });
+        inner.announce(&state);
         state
     }
 
-    /// The topics that `target` means now; those that come later are signalled, until `signals` is dropped.
+    /// The topics that `target` means now; those that come later, or again after they were removed, are signalled, until
+    /// `signals` is dropped.
     pub(crate) fn follow(&self, target: &TopicOrPattern, signals: &SignalSender) -> Vec<Arc<TopicState>> {
         match target {
             TopicOrPattern::Topic(topic) => vec![self.state(topic)],
@@ -165,7 +175,9 @@ impl Topics {
                 let mut inner = lock(&self.inner);
                 inner.unfollow(target, signals);
                 inner.patterns.push((target.clone(), signals.clone()));
-                inner.topics.values().filter(|state| pattern.matches(&state.topic)).map(Arc::clone).collect()
+                let meant =
+                    |state: &&Arc<TopicState>| pattern.matches(&state.topic) && !state.gone.load(Ordering::SeqCst);
+                inner.topics.values().filter(meant).map(Arc::clone).collect()
             }
         }
     }
@@ -179,19 +191,48 @@ impl Topics {
     pub(crate) fn grown(&self, topic: &Topic, tail: u64, events: u64) {
         let state = self.state(topic);
         state.published.get_or_init(|| self.metrics.published(topic)).add(events);
+        self.grow(&state, tail);
+    }
+
+    fn grow(&self, state: &Arc<TopicState>, tail: u64) {
         state.grow(tail);
+        if state.gone.load(Ordering::Relaxed) && state.gone.swap(false, Ordering::SeqCst) {
+            lock(&self.inner).announce(state);
+        }
+    }
+
+    /// Tells everybody that `topic` was removed. To be called before there is another log of that name.
+    pub(crate) fn removed(&self, topic: &Topic) {
+        let state = lock(&self.inner).topics.get(topic).map(Arc::clone);
+        if let Some(state) = state {
+            state.tail.store(0, Ordering::SeqCst);
+            state.gone.store(true, Ordering::SeqCst);
+            state.removals.fetch_add(1, Ordering::SeqCst);
+            state.signal();
+        }
     }
 
     /// Tells everybody that `topic` has grown to `tail`, if that is news: another hub may have written to it.
     pub(crate) fn grown_elsewhere(&self, topic: &Topic, tail: u64) {
         let state = self.state(topic);
         if tail > state.tail() {
-            state.grow(tail);
+            self.grow(&state, tail);
         }
     }
 }
 
 impl Inner {
+    /// Tells those whose patterns match that a topic has come.
+    fn announce(&mut self, state: &Arc<TopicState>) {
+        self.patterns.retain(|(target, signals)| {
+            if target.matches(&state.topic) {
+                signals.send(Signal::New(Arc::clone(state))).is_ok()
+            } else {
+                !signals.is_closed()
+            }
+        });
+    }
+
     fn unfollow(&mut self, target: &TopicOrPattern, signals: &SignalSender) {
         self.patterns.retain(|(known, s)| !(s.is_closed() || known == target && s.same_channel(signals)));
     }
@@ -271,9 +312,36 @@ mod tests {
         let (signals, mut received) = mpsc::unbounded_channel();
         let now = topics.follow(&TopicOrPattern::new("a.*").unwrap(), &signals);
         assert_eq!(now.len(), 1);
-        topics.state(&Topic::new("a.y").unwrap());
+        let later = Topic::new("a.y").unwrap();
+        topics.state(&later);
         topics.state(&Topic::new("b.y").unwrap());
-        assert!(matches!(received.try_recv(), Ok(Signal::New(state)) if state.topic.as_str() == "a.y"));
+        assert!(matches!(received.try_recv(), Ok(Signal::New(state)) if state.topic == later));
         assert!(received.try_recv().is_err());
+        // One that was removed is none, until it is published to again.
+        topics.removed(&later);
+        assert_eq!(topics.follow(&TopicOrPattern::new("a.*").unwrap(), &signals).len(), 1);
+        assert!(received.try_recv().is_err());
+        topics.grown(&later, 1, 1);
+        assert!(matches!(received.try_recv(), Ok(Signal::New(state)) if state.topic == later));
+        topics.grown(&later, 2, 1);
+        assert!(received.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_topic_that_was_removed_is_told_and_counts_from_nothing() {
+        let topics = Topics::default();
+        let topic = Topic::new("a").unwrap();
+        topics.removed(&topic);
+        let (signals, mut received) = mpsc::unbounded_channel();
+        let state = topics.state(&topic);
+        let link = state.listen(KEY, signals);
+        topics.grown(&topic, 7, 7);
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(KEY))));
+        link.rearm();
+        topics.removed(&topic);
+        assert!(matches!(received.try_recv(), Ok(Signal::Grown(KEY))));
+        assert_eq!((state.removals(), state.tail()), (1, 0));
+        topics.grown(&topic, 1, 1);
+        assert_eq!((state.removals(), state.tail()), (1, 1), "of the new log");
     }
 }

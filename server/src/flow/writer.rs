@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prom_protocol::{Refusal, Topic};
-use prom_store::{Append, Appended, Batch, CursorPut, Store, StoreError, wall_clock};
+use prom_protocol::{Group, Refusal, Topic};
+use prom_store::{Append, Appended, Batch, CursorPut, Store, StoreError, Tail, wall_clock};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,8 @@ use super::{metrics::Metrics, topics::Topics};
 
 /// Requests that may wait for the writer.
 const QUEUE: usize = 1024;
+/// Removals that may wait for the writer.
+const REMOVALS: usize = 16;
 /// Most events of one commit; the last request may go over it.
 const BATCH_EVENTS: usize = 4096;
 /// Most bytes of one commit; the last request may go over it.
@@ -57,9 +59,22 @@ pub(crate) trait Answer: fmt::Debug + Send + Sync {
     fn answer(&self, outcomes: Outcomes);
 }
 
+/// Something to be taken out of the log. Events and cursors that are queued when it is asked for may be committed before
+/// or after.
+#[derive(Debug)]
+enum Removal {
+    /// A topic; with its end: if it still ends there, and has no groups.
+    Topic(Topic, Option<Tail>, oneshot::Sender<Result<bool, StoreError>>),
+    /// Positions of groups in topics.
+    Cursors(Vec<(Topic, Group)>, oneshot::Sender<Result<(), StoreError>>),
+}
+
 /// The way to the writer. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Writer(mpsc::Sender<Write>);
+pub(crate) struct Writer {
+    writes: mpsc::Sender<Write>,
+    removals: mpsc::Sender<Removal>,
+}
 
 impl Writer {
     /// Makes the writer of `store`: the way to it, and the task itself. The task ends when `over` is cancelled, after it has
@@ -70,8 +85,9 @@ impl Writer {
         metrics: Arc<Metrics>,
         over: CancellationToken,
     ) -> (Self, impl Future<Output = ()>) {
-        let (sender, requests) = mpsc::channel(QUEUE);
-        (Self(sender), run(store, topics, metrics, requests, over))
+        let (writes, requests) = mpsc::channel(QUEUE);
+        let (removals, wanted) = mpsc::channel(REMOVALS);
+        (Self { writes, removals }, run(store, topics, metrics, requests, wanted, over))
     }
 
     /// Queues a request if there is room, else gives it back.
@@ -79,13 +95,13 @@ impl Writer {
     /// # Errors
     /// The request, when the queue is full or the writer has ended.
     pub(crate) fn try_send(&self, write: Write) -> Result<(), Write> {
-        self.0.try_send(write).map_err(mpsc::error::TrySendError::into_inner)
+        self.writes.try_send(write).map_err(mpsc::error::TrySendError::into_inner)
     }
 
     /// Waits for room in the queue, at most ten seconds; `None` when none came or the writer has ended. Keeps its place
     /// in the line for as long as the future lives.
     pub(crate) fn room(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Write>>> + Send + use<> {
-        let sender = self.0.clone();
+        let sender = self.writes.clone();
         async move { tokio::time::timeout(ENQUEUE_TIMEOUT, sender.reserve_owned()).await.ok()?.ok() }
     }
 
@@ -100,7 +116,64 @@ impl Writer {
             Some(permit) => drop(permit.send(write)),
             None => return Err(StoreError::Unavailable("the hub has more to write than it can queue".into())),
         }
-        outcome.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the hub is shutting down".into())))
+        outcome.await.unwrap_or_else(|_| Err(ending()))
+    }
+
+    /// Removes a topic, tells its listeners, and answers whether there was one: see
+    /// [`Store::remove_topic`](prom_store::Store::remove_topic).
+    ///
+    /// # Errors
+    /// The store's error, or `Unavailable` when the hub is ending.
+    pub(crate) async fn remove_topic(&self, topic: Topic, only: Option<Tail>) -> Result<bool, StoreError> {
+        self.remove(|reply| Removal::Topic(topic, only, reply)).await
+    }
+
+    /// Removes the positions of groups in topics.
+    ///
+    /// # Errors
+    /// As [`Writer::remove_topic`].
+    pub(crate) async fn remove_cursors(&self, cursors: Vec<(Topic, Group)>) -> Result<(), StoreError> {
+        self.remove(|reply| Removal::Cursors(cursors, reply)).await
+    }
+
+    async fn remove<T>(
+        &self,
+        removal: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Removal,
+    ) -> Result<T, StoreError> {
+        let (reply, outcome) = oneshot::channel();
+        self.removals.send(removal(reply)).await.map_err(|_| ending())?;
+        outcome.await.unwrap_or_else(|_| Err(ending()))
+    }
+}
+
+fn ending() -> StoreError {
+    StoreError::Unavailable("the hub is shutting down".into())
+}
+
+/// Takes something out of the log.
+async fn remove(store: &dyn Store, topics: &Topics, removal: Removal) {
+    match removal {
+        Removal::Topic(topic, only, reply) => {
+            let before = store.tail(&topic).await;
+            let removed = store.remove_topic(&topic, only).await;
+            let gone = match &removed {
+                Ok(removed) => *removed,
+                // Nobody knows, but for the log that is there.
+                Err(_) => match (before, store.tail(&topic).await) {
+                    (Ok(before), Ok(now)) => before.map(|tail| tail.epoch) != now.map(|tail| tail.epoch),
+                    (Err(_), _) | (_, Err(_)) => true,
+                },
+            };
+            // Before anybody can publish there again.
+            if gone {
+                topics.removed(&topic);
+                if let (Err(_), Ok(Some(tail))) = (&removed, store.tail(&topic).await) {
+                    topics.grown_elsewhere(&topic, tail.seq);
+                }
+            }
+            let _ = reply.send(removed);
+        }
+        Removal::Cursors(cursors, reply) => drop(reply.send(store.remove_cursors(&cursors).await)),
     }
 }
 
@@ -109,6 +182,7 @@ async fn run(
     topics: Arc<Topics>,
     metrics: Arc<Metrics>,
     mut requests: mpsc::Receiver<Write>,
+    mut removals: mpsc::Receiver<Removal>,
     over: CancellationToken,
 ) {
     let mut closed = false;
@@ -117,8 +191,13 @@ async fn run(
     loop {
         let first = tokio::select! {
             first = requests.recv() => first,
+            Some(removal) = removals.recv() => {
+                remove(&*store, &topics, removal).await;
+                continue;
+            }
             () = over.cancelled(), if !closed => {
                 requests.close();
+                removals.close();
                 closed = true;
                 continue;
             }

@@ -434,6 +434,7 @@ impl Connection {
             }
             ToConsumer::Deliver { member, deliveries, clock } => self.deliver(member, deliveries, clock),
             ToConsumer::Gap { member, topic, from, to } => self.gap(member, &topic, from, to),
+            ToConsumer::Revoked { member, why } => self.revoked(member, why),
             ToConsumer::Answer(bytes) => self.out.push(bytes, 0),
         }
     }

@@ -13,13 +13,30 @@ const READ_EVENTS: usize = 512;
 /// Most bytes of one read, but for a single larger event.
 const READ_BYTES: usize = 256 * 1024;
 
+/// A topic of a subscription.
+#[derive(Debug)]
+struct Followed {
+    state: Arc<TopicState>,
+    link: Link,
+    /// Of these removals the subscription has been told.
+    removals: u64,
+}
+
+impl Followed {
+    /// Whether the topic was removed since this was last asked.
+    fn was_removed(&mut self) -> bool {
+        let removals = self.state.removals();
+        std::mem::replace(&mut self.removals, removals) != removals
+    }
+}
+
 /// The shell around a [`Live`].
 #[derive(Debug)]
 pub(super) struct Feed {
     live: Live,
     target: TopicOrPattern,
     /// By their index in `live`.
-    topics: Vec<(Arc<TopicState>, Link)>,
+    topics: Vec<Followed>,
     /// The same by their addresses, which stay theirs while they are held above.
     known: HashSet<usize>,
     /// Topics that have grown since the last look, each once: no further signal comes until they are looked at.
@@ -32,16 +49,26 @@ impl Feed {
         Self { live: Live::new(from, filter), target, topics: Vec::new(), known: HashSet::new(), grown: Vec::new() }
     }
 
-    /// Takes on a topic, from after `position`. Its growth is signalled to `member`.
-    pub(super) fn add(&mut self, state: Arc<TopicState>, position: u64, member: MemberId, signals: &SignalSender) {
+    /// Takes on a topic, from after `position`, which was found when the topic had been removed so often. Its growth is
+    /// signalled to `member`.
+    pub(super) fn add(
+        &mut self,
+        state: Arc<TopicState>,
+        (position, removals): (u64, u64),
+        member: MemberId,
+        signals: &SignalSender,
+    ) {
         if !self.known.insert(Arc::as_ptr(&state).addr()) {
             return;
         }
         let key = ListenerKey { listener: member, topic: self.topics.len() };
         let link = state.listen(key, signals.clone());
-        // The tail is read after the link is there, so that no growth is missed.
+        // These are read after the link is there, so that nothing is missed.
+        if state.removals() != removals {
+            self.grown.push(self.topics.len());
+        }
         self.live.add(position, state.tail());
-        self.topics.push((state, link));
+        self.topics.push(Followed { state, link, removals });
     }
 
     /// Whether it subscribes to this topic and does not have it yet.
@@ -68,10 +95,13 @@ impl Feed {
         // No sooner than the tails matter: until then further commits need not wake this connection.
         if !self.live.is_busy() {
             for topic in self.grown.drain(..) {
-                let (state, link) = &self.topics[topic];
-                // Asked again before the tail is read, so that no growth is missed.
-                link.rearm();
-                self.live.tail(topic, state.tail());
+                let followed = &mut self.topics[topic];
+                // Asked again before it is looked at, so that nothing is missed.
+                followed.link.rearm();
+                if followed.was_removed() {
+                    self.live.restart(topic);
+                }
+                self.live.tail(topic, self.topics[topic].state.tail());
             }
         }
         self.live.next()
@@ -79,13 +109,20 @@ impl Feed {
 
     /// The topic of that index.
     pub(super) fn topic(&self, index: usize) -> &Topic {
-        &self.topics[index].0.topic
+        &self.topics[index].state.topic
     }
 
     /// Takes what was read.
     pub(super) fn found(&mut self, found: Found) {
         let topic = found.topic();
-        self.live.tail(topic, self.topics[topic].0.tail());
+        if self.topics[topic].was_removed() {
+            // Nobody knows which log that was of.
+            self.live.restart(topic);
+            self.live.failed();
+            self.live.tail(topic, self.topics[topic].state.tail());
+            return;
+        }
+        self.live.tail(topic, self.topics[topic].state.tail());
         self.live.found(found);
     }
 
@@ -130,7 +167,7 @@ mod tests {
         let begun = Instant::now();
         for _ in 0..2 {
             for state in topics.follow(&target, &signals) {
-                feed.add(state, 0, 1, &signals);
+                feed.add(state, (0, 0), 1, &signals);
                 assert!(begun.elapsed().as_secs() < 60, "this goes on for long");
             }
         }

@@ -45,7 +45,8 @@ impl Connection {
                         }
                         room -= 1;
                         // The topic came after the subscription, so it is read from its start.
-                        feed.add(Arc::clone(&state), 0, id, &self.signals);
+                        let removals = state.removals();
+                        feed.add(Arc::clone(&state), (0, removals), id, &self.signals);
                         self.waiting_live.push_back(id);
                     }
                 }
@@ -148,7 +149,7 @@ impl Connection {
 
 fn gap_frame(group: &prom_protocol::Group, topic: &Topic, from: u64, to: u64) -> Vec<u8> {
     let mut frame = Vec::with_capacity(160);
-    let reason = "the events are no longer retained, or damaged".into();
+    let reason = "the events are no longer retained, damaged, or of a topic that was removed".into();
     let (topic, group) = (Text::from(topic.as_str()), Text::from(group.as_str()));
     ServerFrame::Gap { topic, group, from, to, reason }.encode(&mut frame);
     frame

@@ -161,6 +161,8 @@ impl Connection {
             if begun % BURST == BURST - 1 {
                 tokio::task::yield_now().await;
             }
+            // Before the position, which may be of a log that is then removed.
+            let removals = state.removals();
             let position = match &options.from {
                 // The tail that listeners know, not the store's: no read per topic, and a client whose publish was
                 // answered before starts behind that event.
@@ -174,7 +176,7 @@ impl Connection {
                     }
                 },
             };
-            feed.add(state, position, id, &self.signals);
+            feed.add(state, (position, removals), id, &self.signals);
         }
         Ok(feed)
     }
@@ -235,6 +237,23 @@ impl Connection {
             }
             Source::Live(_) => self.unfollow(&subscription.target),
         }
+    }
+
+    /// Takes note that a group has ended a membership. What was to be settled for it is answered.
+    pub(super) fn revoked(&mut self, id: MemberId, why: &'static str) {
+        let Some(Subscription { target, group, source, .. }) = self.subscriptions.remove(id) else { return };
+        if let Source::Group { group, settlements } = source {
+            for corr in settlements.into_iter().filter_map(|settlement| settlement.corr) {
+                self.error(ErrorCode::NotSubscribed, "the subscription was revoked", Some(&Text::from(&*corr)));
+            }
+            // It keeps the member until it hears that no more requests come.
+            self.node.tasks.spawn(async move {
+                let _ = group.send(ToGroup::Leave(id, None)).await;
+            });
+        }
+        let (topic, group) = (Text::from(target.as_str()), Text::from(group.as_str()));
+        let code = ErrorCode::PositionGone.as_str().into();
+        self.send(&ServerFrame::Revoked { topic, group, code, msg: why.into() });
     }
 
     pub(super) async fn pause(&mut self, target: &Target<'_>, paused: bool, corr: Option<&Text<'_>>) {

@@ -20,7 +20,7 @@ use super::{
     consumer::{ConsumerHandle, ToConsumer},
     context::Context,
     dead_letter::dead_letter,
-    message::{Join, Settlement, ToGroup, Verdict},
+    message::{Join, Remove, Settlement, ToGroup, Verdict},
     tally::Tally,
 };
 use crate::flow::topics::{Link, ListenerKey, Signal, SignalSender, TopicState};
@@ -37,22 +37,47 @@ const LINGER: Duration = Duration::from_secs(30);
 const PATTERNS: usize = 64;
 /// Cursors that are looked up at once for a pattern of many topics: a store may be a network away.
 const CURSOR_LOOKUPS: usize = 32;
+/// How long what is being stored may take before a removal is given up.
+const REMOVAL: Duration = Duration::from_secs(5);
 /// Wait before a failed read or store of a cursor is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
 /// The result of something the actor waits for beside its messages.
 enum Done {
-    Read(usize, Result<Page, StoreError>),
-    Persist(Box<Persist>, Result<(), StoreError>),
+    Read(Life, Result<Page, StoreError>),
+    Persist(Life, Box<Persist>, Result<(), StoreError>),
 }
+
+/// A track, and how often it was forgotten before: what is under way for it is of no use once it is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Life {
+    track: usize,
+    times: u64,
+}
+
+/// A topic that the group has a track of.
+struct Followed {
+    state: Arc<TopicState>,
+    /// Signals its growth and its removal.
+    link: Link,
+    /// Of these removals the group knows.
+    removals: u64,
+}
+
+/// A topic to be taken on: how often it was removed when its position was looked up, the position, and whether that is new.
+type Found = (Arc<TopicState>, u64, (Cursor, bool));
 
 pub(super) struct Actor {
     group: Group,
     context: Context,
     engine: Engine,
     consumers: HashMap<MemberId, ConsumerHandle>,
-    /// By track: its topic's state, and the link that signals its growth.
-    topics: Vec<(Arc<TopicState>, Link)>,
+    /// Members that were revoked, until they say that they leave: their requests under way are to be answered.
+    revoked: HashMap<MemberId, ConsumerHandle>,
+    /// By track; none: it was forgotten.
+    topics: Vec<Option<Followed>>,
+    /// By track: how often it was forgotten.
+    lives: Vec<u64>,
     signals: SignalSender,
     signalled: mpsc::UnboundedReceiver<Signal>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -80,7 +105,9 @@ impl Actor {
             // of this group, unless it gave more than 4 million leases a millisecond.
             engine: Engine::new(wall_clock() << 22, fastrand::u64(..)),
             consumers: HashMap::new(),
+            revoked: HashMap::new(),
             topics: Vec::new(),
+            lives: Vec::new(),
             signals,
             signalled,
             work: FuturesUnordered::new(),
@@ -177,12 +204,98 @@ impl Actor {
                 let _ = reply.send(());
             }
             ToGroup::Unblock(id) => self.engine.block(id, false),
+            ToGroup::Members(topic, reply) => {
+                let _ = reply.send(self.members(topic.as_ref()).len());
+            }
+            ToGroup::Remove(remove) => {
+                let Remove { only, topics, idle, reply } = *remove;
+                let busy = idle && !self.consumers.is_empty();
+                let removed = if busy { Ok(false) } else { self.remove(only.as_ref(), topics).await.map(|()| true) };
+                let _ = reply.send(removed);
+            }
         }
+    }
+
+    /// The members that have to do with a topic, or all.
+    fn members(&self, topic: Option<&Topic>) -> Vec<MemberId> {
+        match topic {
+            None => self.consumers.keys().copied().collect(),
+            Some(topic) => {
+                self.engine.track_of(topic).map_or(Vec::new(), |track| self.engine.members_of(track).to_vec())
+            }
+        }
+    }
+
+    /// Ends the memberships that have to do with a topic or all of them, forgets the positions, and removes them.
+    async fn remove(&mut self, only: Option<&Topic>, mut topics: Vec<Topic>) -> Result<(), StoreError> {
+        self.revoke(&self.members(only), "the group's position was removed");
+        // What is being stored now would be there again.
+        let settled = async {
+            while let Some(done) = self.work.next().await {
+                self.done(done);
+            }
+        };
+        if tokio::time::timeout(REMOVAL, settled).await.is_err() {
+            return Err(StoreError::Unavailable("the group's position is still being stored".into()));
+        }
+        for track in 0..self.topics.len() {
+            let Some(followed) = &self.topics[track] else { continue };
+            let topic = &followed.state.topic;
+            if only.is_none_or(|only| only == topic) {
+                topics.push(topic.clone());
+                self.forget(track, "the group's position was removed");
+            }
+        }
+        if only.is_none() {
+            for pattern in self.patterns.drain(..) {
+                self.context.topics.unfollow(&pattern, &self.signals);
+            }
+        }
+        topics.sort_unstable();
+        topics.dedup();
+        let cursors = topics.into_iter().map(|topic| (topic, self.group.clone())).collect();
+        self.context.writer.remove_cursors(cursors).await
+    }
+
+    /// Ends memberships.
+    fn revoke(&mut self, members: &[MemberId], why: &'static str) {
+        for member in members {
+            if let Some(consumer) = self.consumers.get(member).cloned() {
+                self.leave(*member);
+                consumer.send(ToConsumer::Revoked { member: *member, why });
+                self.revoked.insert(*member, consumer);
+            }
+        }
+    }
+
+    /// Forgets a topic with all that is under way for it.
+    fn forget(&mut self, track: usize, why: &'static str) {
+        let owed = self.owed.extract_if(.., |(own, ..)| *own == track);
+        let owed: Vec<_> = owed.chain(self.storing.extract_if(.., |(own, ..)| *own == track)).collect();
+        for (_, consumer, corr) in owed {
+            consumer.reply(&ServerFrame::error(ErrorCode::AckFailed, why, Some(Text::from(&*corr))));
+        }
+        self.engine.forget(track);
+        self.topics[track] = None;
+        self.lives[track] += 1;
+    }
+
+    /// A topic was removed: positions in it mean nothing any more.
+    fn removed(&mut self, track: usize) {
+        const WHY: &str = "the topic was removed";
+        let members = self.engine.members_of(track).to_vec();
+        self.revoke(&members, WHY);
+        self.forget(track, WHY);
+    }
+
+    fn life(&self, track: usize) -> Life {
+        Life { track, times: self.lives[track] }
     }
 
     fn leave(&mut self, id: MemberId) {
         self.engine.leave(id, self.now());
         self.consumers.remove(&id);
+        self.revoked.remove(&id);
         self.outbound.remove(&id);
     }
 
@@ -197,8 +310,9 @@ impl Actor {
         let cursors = stream::iter(new).map(|state| {
             let (store, group, from) = (Arc::clone(&self.context.store), self.group.clone(), options.from.clone());
             async move {
+                let removals = state.removals();
                 let cursor = stored_or_new_cursor(&*store, &group, &state.topic, &from).await?;
-                Ok::<_, Refusal>((state, cursor))
+                Ok::<_, Refusal>((state, removals, cursor))
             }
         });
         let missing = cursors.buffered(CURSOR_LOOKUPS).try_collect().await?;
@@ -225,11 +339,11 @@ impl Actor {
     }
 
     /// Stores the cursors that are new, so that the group exists from now on whatever happens, and takes them all on.
-    async fn adopt(&mut self, new: Vec<(Arc<TopicState>, (Cursor, bool))>) -> Result<(), StoreError> {
+    async fn adopt(&mut self, new: Vec<Found>) -> Result<(), StoreError> {
         let puts: Vec<CursorPut> = new
             .iter()
-            .filter(|(_, (_, is_new))| *is_new)
-            .map(|(state, (cursor, _))| CursorPut {
+            .filter(|(.., (_, is_new))| *is_new)
+            .map(|(state, _, (cursor, _))| CursorPut {
                 topic: state.topic.clone(),
                 group: self.group.clone(),
                 cursor: cursor.clone(),
@@ -238,13 +352,21 @@ impl Actor {
         if !puts.is_empty() {
             self.context.writer.commit(Vec::new(), puts).await?;
         }
-        for (state, (cursor, _)) in new {
+        for (state, removals, (cursor, _)) in new {
             let index = self.engine.add_topic(state.topic.clone(), cursor, state.tail());
-            debug_assert_eq!(index, self.topics.len());
-            self.tally.add_topic(&state.topic, &self.group);
+            if index == self.topics.len() {
+                self.tally.add_topic(&state.topic, &self.group);
+                self.topics.push(None);
+                self.lives.push(0);
+            }
             let link = state.listen(ListenerKey { listener: 0, topic: index }, self.signals.clone());
             self.engine.tail(index, state.tail());
-            self.topics.push((state, link));
+            let gone = state.removals() != removals;
+            self.topics[index] = Some(Followed { state, link, removals });
+            if gone {
+                self.removed(index);
+                return Err(StoreError::Unavailable("the topic was removed meanwhile".into()));
+            }
         }
         Ok(())
     }
@@ -252,24 +374,29 @@ impl Actor {
     async fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Grown(ListenerKey { topic, .. }) => {
-                if let Some((state, link)) = self.topics.get(topic) {
-                    link.rearm();
-                    let tail = state.tail();
-                    self.engine.tail(topic, tail);
+                let Some(Some(followed)) = self.topics.get(topic) else { return };
+                followed.link.rearm();
+                if followed.state.removals() != followed.removals {
+                    return self.removed(topic);
                 }
+                self.engine.tail(topic, followed.state.tail());
             }
             Signal::New(state) => {
-                if self.engine.track_of(&state.topic).is_some() {
+                // It may be an old signal: of a pattern that is not the group's any more.
+                let meant = self.patterns.iter().any(|pattern| pattern.matches(&state.topic));
+                if self.engine.track_of(&state.topic).is_some() || !meant {
                     return;
                 }
                 // A topic that comes while a pattern is subscribed is received from its start.
+                let removals = state.removals();
                 let adopted =
                     match stored_or_new_cursor(&*self.context.store, &self.group, &state.topic, &StartFrom::Earliest)
                         .await
                     {
-                        Ok(cursor) => {
-                            self.adopt(vec![(Arc::clone(&state), cursor)]).await.map_err(|error| error.to_string())
-                        }
+                        Ok(cursor) => self
+                            .adopt(vec![(Arc::clone(&state), removals, cursor)])
+                            .await
+                            .map_err(|error| error.to_string()),
                         Err(refused) => Err(refused.message().to_owned()),
                     };
                 if let Err(error) = adopted {
@@ -287,6 +414,10 @@ impl Actor {
     fn settle(&mut self, member: MemberId, settlement: Settlement, now: u64) {
         let Settlement { id, lease, verdict, corr } = settlement;
         let extend = matches!(verdict, Verdict::Extend(_));
+        if let Some(consumer) = self.revoked.get(&member) {
+            let corr = corr.as_deref().map(Text::from);
+            return consumer.reply(&ServerFrame::error(ErrorCode::NotSubscribed, "the subscription was revoked", corr));
+        }
         let acked = matches!(verdict, Verdict::Ack);
         let settled = match verdict {
             Verdict::Ack => self.engine.ack(member, &id, lease),
@@ -325,7 +456,8 @@ impl Actor {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Read(track, Ok(page)) => {
+            Done::Read(life, _) | Done::Persist(life, ..) if self.life(life.track) != life => {}
+            Done::Read(Life { track, .. }, Ok(page)) => {
                 for (from, to) in self.engine.loaded(track, page) {
                     let topic = self.engine.topic(track).clone();
                     tracing::warn!(%topic, group = %self.group, from, to, "events were gone before the group had them");
@@ -336,22 +468,22 @@ impl Actor {
                     }
                 }
             }
-            Done::Read(track, Err(error)) => {
+            Done::Read(Life { track, .. }, Err(error)) => {
                 tracing::warn!(group = %self.group, %error, "read failed");
                 self.engine.read_failed(track);
             }
-            Done::Persist(persist, Ok(())) => {
+            Done::Persist(_, persist, Ok(())) => {
                 let track = persist.track;
                 self.engine.persisted(track);
                 self.answer_stored(track, None);
             }
             // What is tried again might undo what another hub has stored since.
-            Done::Persist(persist, Err(error)) if self.dismissed && self.consumers.is_empty() => {
+            Done::Persist(_, persist, Err(error)) if self.dismissed && self.consumers.is_empty() => {
                 tracing::warn!(group = %self.group, %error, "position not stored");
                 self.answer_stored(persist.track, Some(&error));
                 self.engine.persisted(persist.track);
             }
-            Done::Persist(persist, Err(error)) => {
+            Done::Persist(_, persist, Err(error)) => {
                 tracing::warn!(group = %self.group, %error, "position not stored, trying again");
                 self.answer_stored(persist.track, Some(&error));
                 self.persist(*persist, RETRY);
@@ -397,13 +529,13 @@ impl Actor {
         }
         self.tally.flush(self.engine.leases());
         while let Some(read) = self.engine.next_read() {
-            let store = Arc::clone(&self.context.store);
+            let (store, life) = (Arc::clone(&self.context.store), self.life(read.track));
             self.work.push(Box::pin(async move {
                 let page = store.read(&read.topic, read.after, read.limit, READ_BYTES).await;
                 if page.is_err() {
                     tokio::time::sleep(RETRY).await;
                 }
-                Done::Read(read.track, page)
+                Done::Read(life, page)
             }));
         }
         while let Some(persist) = self.engine.next_persist() {
@@ -415,7 +547,7 @@ impl Actor {
 
     /// Stores a cursor and the dead letters it settles in one commit.
     fn persist(&mut self, persist: Persist, after: Duration) {
-        let writer = self.context.writer.clone();
+        let (writer, life) = (self.context.writer.clone(), self.life(persist.track));
         let put = CursorPut { topic: persist.topic.clone(), group: self.group.clone(), cursor: persist.cursor.clone() };
         let appends = persist.dead.iter().filter_map(|dead| dead_letter(&persist.topic, &self.group, dead)).collect();
         self.work.push(Box::pin(async move {
@@ -425,7 +557,7 @@ impl Actor {
                 Some(refused) => Err(StoreError::Unavailable(refused.message().to_owned())),
                 None => Ok(()),
             });
-            Done::Persist(Box::new(persist), result)
+            Done::Persist(life, Box::new(persist), result)
         }));
     }
 }

@@ -38,6 +38,13 @@ pub(crate) enum ToConsumer {
         /// Last seq that is gone.
         to: u64,
     },
+    /// One of its members is none any more: what it subscribed to was removed. It still has to say that it leaves.
+    Revoked {
+        /// The member.
+        member: MemberId,
+        /// Why, for people.
+        why: &'static str,
+    },
     /// An answer, encoded.
     Answer(Vec<u8>),
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use prom_delivery::{MemberId, Nack};
-use prom_protocol::{Refusal, SubscribeOptions, TopicOrPattern};
+use prom_protocol::{Refusal, SubscribeOptions, Topic, TopicOrPattern};
+use prom_store::StoreError;
 use tokio::sync::oneshot;
 
 use super::consumer::ConsumerHandle;
@@ -48,6 +49,23 @@ pub(crate) enum ToGroup {
     Pause(MemberId, bool, oneshot::Sender<()>),
     /// A member's consumer has room again.
     Unblock(MemberId),
+    /// How many members there are, or on this topic.
+    Members(Option<Topic>, oneshot::Sender<usize>),
+    /// The group's positions are removed.
+    Remove(Box<Remove>),
+}
+
+/// The group's positions are to be removed. Members on these topics are revoked.
+#[derive(Debug)]
+pub(crate) struct Remove {
+    /// Only in this topic; none: in all.
+    pub only: Option<Topic>,
+    /// Topics in which it has a position.
+    pub topics: Vec<Topic>,
+    /// Only if the group has no members.
+    pub idle: bool,
+    /// Answered when they are gone; `false`: they are not, for it has members.
+    pub reply: oneshot::Sender<Result<bool, StoreError>>,
 }
 
 /// A member that joins.

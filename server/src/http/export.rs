@@ -64,6 +64,7 @@ pub(super) async fn export(
     let export = Export {
         node: Arc::clone(&http.node),
         topic,
+        epoch: start.epoch,
         // A gap before the first event is named in a header.
         after: start.after.max(start.first - 1),
         end: start.last,
@@ -94,6 +95,8 @@ pub(super) async fn export(
 struct Export {
     node: Arc<Node>,
     topic: Topic,
+    /// Identity of the log; 0: of one without events.
+    epoch: u64,
     after: u64,
     /// Last seq of the log when the export began.
     end: u64,
@@ -146,6 +149,9 @@ impl Export {
                 Aborted("the store cannot be read")
             })?,
         };
+        if page.epoch != self.epoch {
+            return Err(Aborted("the topic was removed"));
+        }
         if page.first > self.after + 1 {
             return Err(Aborted("events were trimmed before they were exported"));
         }

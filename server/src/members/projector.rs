@@ -173,7 +173,11 @@ impl Projector {
                     }
                 }
                 Some(message) = messages.recv() => {
-                    let ToConsumer::Deliver { deliveries, .. } = message else { continue };
+                    let deliveries = match message {
+                        ToConsumer::Deliver { deliveries, .. } => deliveries,
+                        ToConsumer::Revoked { why, .. } => break Err(StoreError::Unavailable(why.into())),
+                        _ => continue,
+                    };
                     let bytes = deliveries.iter().map(|delivery| delivery.event.json.len()).sum();
                     let settled = self.apply(deliveries).await;
                     if consumer.release(bytes) {

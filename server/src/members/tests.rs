@@ -57,6 +57,17 @@ impl Store for Flaky {
     async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {
         self.inner.read(topic, after, limit, max_bytes).await
     }
+    async fn topics_of(&self, group: &Group) -> Result<Vec<Topic>, StoreError> {
+        self.inner.topics_of(group).await
+    }
+    async fn remove_topic(&self, topic: &Topic, only: Option<Tail>) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.remove_topic(topic, only).await
+    }
+    async fn remove_cursors(&self, cursors: &[(Topic, Group)]) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.remove_cursors(cursors).await
+    }
     async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError> {
         self.inner.tail(topic).await
     }
@@ -380,7 +391,8 @@ async fn a_projector_goes_on_where_it_was_under_its_former_name() {
     world.beat(2).await;
     let topic = Topic::new(topics::HEARTBEAT).unwrap();
     let put = |name: &str, cursor| CursorPut { topic: topic.clone(), group: Group::stored(name).unwrap(), cursor };
-    let former = Cursor { epoch: 7, floor: 1, delivered: 1, ..Cursor::default() };
+    let epoch = world.store.tail(&topic).await.unwrap().unwrap().epoch;
+    let former = Cursor { epoch, floor: 1, delivered: 1, ..Cursor::default() };
     world.context.writer.commit(Vec::new(), vec![put("process-projector", former)]).await.unwrap();
     world.project();
     assert_eq!(world.states().await, ["h:n:2"], "the first was projected before");

@@ -5,6 +5,8 @@
 //!                                                                           └──► metrics
 //! ```
 //!
+//! `removals.rs` is the one thing that is changed here: topics and groups are taken out.
+//!
 //! Nothing here scans the log, and nothing here is waited for by anybody who carries events.
 
 mod certificates;
@@ -12,6 +14,7 @@ mod guard;
 mod key_sets;
 mod outboxes;
 mod reads;
+mod removals;
 mod revocations;
 mod routes;
 mod server;

@@ -273,7 +273,7 @@ async fn event(store: &dyn Store, topic: &Topic, seq: u64) -> Result<Option<Stor
 }
 
 /// How many events of the log a group has not settled.
-fn unsettled(cursor: &Cursor, tail: &Tail) -> u64 {
+pub(super) fn unsettled(cursor: &Cursor, tail: &Tail) -> u64 {
     let floor = cursor.floor.max(tail.first - 1);
     tail.seq.saturating_sub(floor).saturating_sub(settled_above(cursor, floor, tail.seq))
 }

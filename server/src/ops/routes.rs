@@ -8,21 +8,21 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 
 use prom_protocol::Action;
 
 use super::{
     reads::{self, Ops},
-    revocations,
+    removals, revocations,
 };
 use crate::web::Failure;
 
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-const UNKNOWN: &str = "no such path; there are /healthz, /readyz, /topics, /groups, /cursors, /lag, /latest-by-key, /outbox, /revocations and /metrics";
+const UNKNOWN: &str = "no such path; there are /healthz, /readyz, /topics, /groups, /cursors, /lag, /latest-by-key, /outbox, /revocations and /metrics, and DELETE /topics/{topic} and /groups/{group}";
 
 /// The routes of the ops port.
 pub(crate) fn router(ops: Arc<Ops>) -> Router {
@@ -41,6 +41,8 @@ pub(crate) fn router(ops: Arc<Ops>) -> Router {
         .route("/revocations", get(revocations::list))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), operators));
     let changes = Router::new()
+        .route("/topics/{topic}", delete(removals::topic))
+        .route("/groups/{group}", delete(removals::group))
         .route("/revocations", post(revocations::revoke))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), admins));
     health
@@ -62,7 +64,7 @@ async fn operators(State(ops): State<Arc<Ops>>, request: Request, next: Next) ->
     }
 }
 
-/// Lets operators change something.
+/// Lets operators change things.
 async fn admins(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
     let Ops { node, guard, .. } = &*ops;
     match guard.check(node, request.headers(), Action::OpsAdmin).await {

@@ -72,6 +72,7 @@ async fn a_group_is_told_what_retention_took_from_it() {
         max_bytes: None,
         compact: false,
         drop_unsettled: true,
+        expire_empty: None,
     };
     let options = Options { retention: Retention::new(vec![rule]), ..Options::default() };
     let hub = Hub::start(on(folder.path(), options)).await.unwrap();

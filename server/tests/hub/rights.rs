@@ -50,6 +50,10 @@ enum Ask {
     Guarded(&'static str),
     /// The same where it does not.
     Ops(&'static str),
+    /// DELETE on the ops port of a hub that asks for a token there.
+    GuardedDelete(&'static str),
+    /// The same where it does not.
+    OpsDelete(&'static str),
 }
 
 /// What comes of it.
@@ -61,7 +65,7 @@ enum Answers {
 }
 
 use Answers::{Always, ByPolicy};
-use Ask::{Change, Frame, Guarded, Ops, Public};
+use Ask::{Change, Frame, Guarded, GuardedDelete, Ops, OpsDelete, Public};
 
 fn publish(topic: &str) -> Ask {
     Frame(json!({"op": "PUBLISH", "topic": topic, "payload": 1, "opts": {"key": "k"}}))
@@ -156,6 +160,11 @@ fn table() -> Vec<(Ask, Answers)> {
         (Change("/revocations", json!({"sub": "x"})),  ByPolicy("-------------")),
         (Guarded("/healthz"),                          ByPolicy("+++++++++++++")),
         (Guarded("/readyz"),                           ByPolicy("+++++++++++++")),
+        // With ops:admin: removals.rs.
+        (GuardedDelete("/topics/a?dryRun=1"),          ByPolicy("-------------")),
+        (GuardedDelete("/groups/g?dryRun=1"),          ByPolicy("-------------")),
+        (OpsDelete("/topics/a?dryRun=1"),              ByPolicy("+++++++++++++")),
+        (OpsDelete("/groups/g?dryRun=1"),              ByPolicy("+++++++++++++")),
         (Ops("/topics"),                               ByPolicy("+++++++++++++")),
         (Ops("/groups"),                               ByPolicy("+++++++++++++")),
         (Ops("/cursors?topic=a"),                      ByPolicy("+++++++++++++")),
@@ -171,6 +180,12 @@ const WITHOUT_TOKEN: [&str; 2] = ["/", "/ws"];
 
 fn with_ops(guarded: bool) -> Config {
     Config { ops_port: Some(0), ops_auth: guarded, ..config() }
+}
+
+async fn delete(hub: &Hub, path: &str, token: Option<&str>) -> Answer {
+    let bearer = token.map(|token| format!("Bearer {token}"));
+    let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+    raw(hub.ops_address().unwrap(), &request("DELETE", path, &headers, b"")).await
 }
 
 /// POST of JSON on the ops port.
@@ -205,6 +220,8 @@ async fn answered(hub: &Hub, guarded: &Hub, ask: &Ask, token: &str) -> String {
             let body: &[u8] = if *method == "POST" { b"1" } else { b"" };
             of(raw(hub.address(), &request(method, path, &[("Authorization", &bearer)], body)).await)
         }
+        GuardedDelete(path) => of(delete(guarded, path, Some(token)).await),
+        OpsDelete(path) => of(delete(hub, path, Some(token)).await),
         Guarded(path) => of(ops_as(guarded, path, token).await),
         Ops(path) => of(ops_as(hub, path, token).await),
         Change(path, body) => of(change(guarded, path, body, token).await),
@@ -241,6 +258,8 @@ async fn every_way_in_asks_the_policy() {
                     Public(method, path) => format!("{method} {path}"),
                     Guarded(path) => format!("{path} on the ops port with a guard"),
                     Ops(path) => format!("{path} on the ops port"),
+                    GuardedDelete(path) => format!("DELETE {path} on the ops port with a guard"),
+                    OpsDelete(path) => format!("DELETE {path} on the ops port"),
                     Change(path, _) => format!("POST {path} on the ops port"),
                 };
                 wrong.push(format!("{ask} with {policy}: {answer}, not {expected}"));
@@ -271,6 +290,9 @@ async fn without_a_token_nothing_is_answered() {
             Guarded("/healthz" | "/readyz") => {}
             Change(path, body) => assert_eq!(change(&guarded, path, &body, "").await.status, 401, "{path}"),
             Guarded(path) => assert_eq!(ops(&guarded, path).await.status, 401, "{path}"),
+            GuardedDelete(path) => assert_eq!(delete(&guarded, path, None).await.status, 401, "{path}"),
+            // There is nothing of that name.
+            OpsDelete(path) => assert_eq!(delete(&hub, path, None).await.status, 404, "{path}"),
             Ops(path) => {
                 let payloads = path.starts_with("/latest-by-key");
                 assert_eq!(ops(&hub, path).await.status, if payloads { 401 } else { 200 }, "{path}");
@@ -316,7 +338,7 @@ fn every_op_and_every_route_has_a_line_in_the_table() {
     for (ask, _) in &table {
         match ask {
             Frame(frame) => drop(ops.remove(frame["op"].as_str().unwrap())),
-            Public(_, path) | Guarded(path) | Ops(path) | Change(path, _) => {
+            Public(_, path) | Guarded(path) | Ops(path) | Change(path, _) | GuardedDelete(path) | OpsDelete(path) => {
                 missing.retain(|route| !is_of(route, path));
             }
         }

@@ -1,4 +1,5 @@
-//! Two hubs on one MongoDB database: one of them projects heartbeats, and the other goes on when that one ends.
+//! Two hubs on one MongoDB database: one of them projects heartbeats, and the other goes on when that one ends. What one
+//! removes is gone for those on the other.
 
 use std::{
     collections::BTreeMap,
@@ -6,12 +7,16 @@ use std::{
 };
 
 use prom_hub::{
-    Hub, StoreConfig,
+    Config, Hub, StoreConfig,
     mongo::{MongoStore, Options},
     store::Store,
 };
 use prom_protocol::{Group, Topic, topics};
-use prom_testkit::{Client, config, mongo, until};
+use prom_testkit::{
+    Client, config,
+    http::{raw, request},
+    mongo, until,
+};
 use serde_json::{Value, json};
 
 async fn hub_on(options: &Options) -> Hub {
@@ -105,4 +110,33 @@ async fn another_hub_goes_on_where_the_one_that_ended_has_stopped() {
     settled(&store, 202).await;
     second.shutdown().await;
     assert_eq!(caused(&store).await, once_each(ids));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_one_hub_removes_is_gone_for_those_on_another() {
+    let options = mongo().await;
+    let with_ops = Config { ops_port: Some(0), store: StoreConfig::mongo(options.clone()), ..config() };
+    let (here, there) = (Hub::start(with_ops).await.unwrap(), hub_on(&options).await);
+    let (mut publisher, mut reader, mut member) =
+        (Client::open(&here).await, Client::open(&there).await, Client::open(&there).await);
+    publisher.publish("a.b", json!(1)).await;
+    reader.ask(json!({"op": "SUBSCRIBE", "topic": "a.b", "opts": {"from": "earliest"}})).await;
+    member.subscribe("a.b", "g", json!({"from": "earliest"})).await;
+    for client in [&mut reader, &mut member] {
+        assert_eq!(client.events(1).await[0]["event"]["payload"], 1);
+    }
+    let request = request("DELETE", "/topics/a.b", &[], b"");
+    let done = raw(here.ops_address().unwrap(), &request).await.json();
+    assert_eq!((&done["deleted"], &done["groups"]), (&json!(true), &json!(["g"])));
+    let gap = reader.next().await;
+    assert_eq!((&gap["op"], &gap["from"], &gap["to"]), (&json!("GAP"), &json!(1), &json!(1)));
+    let revoked = member.next().await;
+    assert_eq!((&revoked["op"], &revoked["code"]), (&json!("REVOKED"), &json!("position_gone")));
+    assert_eq!(publisher.publish("a.b", json!(2)).await["seq"], 1);
+    member.subscribe("a.b", "g", json!({"from": "earliest"})).await;
+    for client in [&mut reader, &mut member] {
+        let event = &client.events(1).await[0]["event"];
+        assert_eq!((&event["seq"], &event["payload"]), (&json!(1), &json!(2)));
+    }
+    tokio::join!(here.shutdown(), there.shutdown());
 }

@@ -271,7 +271,8 @@ fn stats_of(shared: &Shared) -> Result<Stats, ToolError> {
     }
     let mut keys = HashMap::<u32, u64>::new();
     for (topic, latest) in shared.index.all_latest().map_err(failed)? {
-        if state.topics.get(topic as usize).is_some_and(|log| latest.seq >= shared.kept_from(log)) {
+        if state.topics.get(topic as usize).is_some_and(|log| !log.is_removed() && latest.seq >= shared.kept_from(log))
+        {
             *keys.entry(topic).or_default() += 1;
         }
     }
@@ -286,7 +287,7 @@ fn stats_of(shared: &Shared) -> Result<Stats, ToolError> {
         segments.push(SegmentStats { file: segment_name(segment.number), bytes: end.into(), dead });
     }
     let mut topics = Vec::new();
-    for log in &state.topics {
+    for log in state.topics.iter().filter(|log| !log.is_removed()) {
         let groups = log.cursors.iter().map(|(group, own)| {
             let floor = own.cursor.floor.max(log.first - 1);
             let settled = own.cursor.settled.iter().map(|(first, last)| {
@@ -323,7 +324,7 @@ pub fn dump<E>(
 ) -> Result<Result<(), E>, ToolError> {
     let log = look(path)?;
     let shared = &log.shared;
-    let mut names: Vec<_> = shared.read().topics.iter().map(|log| log.topic.clone()).collect();
+    let mut names: Vec<_> = shared.read().by_name.keys().cloned().collect();
     names.sort_unstable();
     for topic in names.iter().filter(|topic| topics.matches(topic)) {
         let mut after = after;

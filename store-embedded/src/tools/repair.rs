@@ -29,7 +29,7 @@ use crate::{
     open::open_with,
     opening::{OpenError, Opening},
     options::Options,
-    record::{CursorRecord, TopicRecord, is_sound},
+    record::{CursorRecord, NO_TOPIC, TopicRecord, is_sound},
     shared::{Shared, index_failed, unreadable},
     sidecar,
     state::Segments,
@@ -201,8 +201,9 @@ fn known(found: &Survey, repaired: &Survey) -> Known {
             continue;
         }
         let name = repaired.names.get(&number).filter(|name| Topic::new(name).is_ok());
+        // No event has it: the number is that of a topic that was removed, or of one of which nothing is left either way.
+        let epoch = name.map_or(NO_TOPIC, |_| fastrand::u64(1..=prom_protocol::limits::TS_MAX));
         let name = Cow::Owned(name.cloned().unwrap_or_else(|| format!("lost.{number}")));
-        let epoch = fastrand::u64(1..=prom_protocol::limits::TS_MAX);
         let record = TopicRecord { number, name, epoch, first: 1, tail: 0, holes: Cow::Borrowed(&[]) };
         known.topics.insert(number, (record, Position::default()));
     }
@@ -280,6 +281,10 @@ fn give_up_events(
     let mut state = shared.write();
     let segments = Arc::clone(&state.segments);
     for log in &mut state.topics {
+        if log.is_removed() {
+            records.push(log.record().into_owned());
+            continue;
+        }
         let sure = sure(&segments, log);
         let missing = log.missing();
         let events: Vec<_> = missing.iter().filter(|gap| !log.holes.contains(gap)).copied().collect();

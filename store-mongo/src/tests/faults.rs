@@ -3,7 +3,7 @@
 use prom_mongod::ReplicaSet;
 use tokio::sync::OnceCell;
 
-use super::*;
+use super::{removals::Hears, *};
 
 /// One set for all of these: each disturbs only the commands of its own application name.
 async fn server() -> (Arc<MongoStore>, Faults) {
@@ -39,12 +39,26 @@ struct Faults {
 }
 
 impl Faults {
-    async fn set(&self, mode: impl Into<mongodb::bson::Bson>, command: &str, what: Document) {
+    /// How often anything has met it before.
+    async fn set(&self, mode: impl Into<mongodb::bson::Bson>, command: &str, what: Document) -> i64 {
         let mut data = doc! { "failCommands": [command], "appName": &self.name };
         data.extend(what);
         // Each test has its own, by the name of the application, but there is only one fail point: they take turns.
         let set = doc! { "configureFailPoint": "failCommand", "mode": mode.into(), "data": data };
-        self.admin.run_command(set).await.unwrap();
+        let set = self.admin.run_command(set).await.unwrap();
+        set.get("count").and_then(|count| count.as_i64().or(count.as_i32().map(i64::from))).unwrap()
+    }
+
+    /// Until it was met so often.
+    async fn met(&self, times: i64) {
+        let wait = doc! { "waitForFailPoint": "failCommand", "timesEntered": times, "maxTimeMS": 120_000 };
+        self.admin.run_command(wait).await.unwrap();
+    }
+
+    /// Another hub, which the faults are none of.
+    async fn other(&self, store: &MongoStore) -> Arc<MongoStore> {
+        let url = store.inner.options.url.replace(&format!("&appName={}", self.name), "");
+        open(&Options { url, ..store.inner.options.clone() }).await
     }
 
     async fn off(&self) {
@@ -147,4 +161,49 @@ async fn what_will_never_work_is_said_at_once() {
     assert_eq!(store.tail(&topic("t")).await, Ok(None), "nothing of it is there");
     commit(&store, three(), Vec::new()).await;
     stands_once(&store).await;
+}
+
+/// The stream of changes lags behind. What it then tells of the log that went is of no use to anybody.
+#[tokio::test]
+async fn what_is_heard_late_of_a_log_that_this_hub_removed_is_not_told() {
+    let _turn = TURN.lock().await;
+    let (here, faults) = server().await;
+    let there = faults.other(&here).await;
+    commit(&there, vec![event("t", None, None, 1)], Vec::new()).await;
+    let mut hears = Hears::new(&here);
+    hears.until(&("t".to_owned(), Change::Grown(1))).await;
+    let slow = doc! { "blockConnection": true, "blockTimeMS": 3_000 };
+    let met = faults.set("alwaysOn", "getMore", slow).await;
+    faults.met(met + 1).await;
+    commit(&there, (0..99).map(|_| event("t", None, None, 1)).collect(), Vec::new()).await;
+    assert_eq!(here.remove_topic(&topic("t"), None).await, Ok(true));
+    while hears.changes.try_recv().is_ok() {}
+    faults.off().await;
+    commit(&there, vec![event("end", None, None, 1)], Vec::new()).await;
+    let end = ("end".to_owned(), Change::Grown(1));
+    assert_eq!(hears.until(&end).await, std::slice::from_ref(&end));
+    // The log that comes then is told of.
+    commit(&there, vec![event("t", None, None, 1)], Vec::new()).await;
+    assert_eq!(hears.until(&("t".to_owned(), Change::Grown(1))).await.len(), 1);
+}
+
+/// The stream of changes broke, and the first time that the topics were to be read that failed too.
+#[tokio::test]
+async fn removals_that_a_stream_missed_are_told_when_the_topics_can_be_read_again() {
+    let _turn = TURN.lock().await;
+    let (here, faults) = server().await;
+    let there = faults.other(&here).await;
+    commit(&there, vec![event("t", None, None, 1), event("stays", None, None, 1)], Vec::new()).await;
+    let mut hears = Hears::new(&here);
+    hears.until(&("t".to_owned(), Change::Grown(1))).await;
+    // Its place in the oplog is gone: it is not taken up again but opened anew.
+    let lost = doc! { "failCommands": ["getMore", "find"], "errorCode": 286 };
+    let met = faults.set("alwaysOn", "getMore", lost).await;
+    faults.met(met + 1).await;
+    assert_eq!(there.remove_topic(&topic("t"), None).await, Ok(true));
+    faults.met(met + 4).await;
+    faults.off().await;
+    commit(&there, vec![event("end", None, None, 1)], Vec::new()).await;
+    let heard = hears.until(&("end".to_owned(), Change::Grown(1))).await;
+    assert!(heard.contains(&("t".to_owned(), Change::Removed)), "{heard:?}");
 }

@@ -71,7 +71,7 @@ codes! {
         PositionGone = "position_gone", false;
         /// Over a configured rate.
         RateLimited = "rate_limited", true;
-        /// The hub has more to do than it can queue.
+        /// The hub has more to do than it can queue, or as many topics as it may.
         Overloaded = "overloaded", true;
         /// The event could not be published.
         PublishFailed = "publish_failed", false;

@@ -56,15 +56,21 @@ pub(crate) enum Command {
     Drain(Instant),
 }
 
+/// What a subscription with acknowledgements asks for.
+pub(crate) struct Credit {
+    /// Unsettled events the hub may send.
+    pub(crate) events: u32,
+    /// The lease of each.
+    pub(crate) lease: Duration,
+}
+
 pub(crate) struct SubscribeCommand {
     pub(crate) topic: String,
     pub(crate) group: Option<String>,
     /// The options as JSON.
     pub(crate) json: String,
-    /// Unsettled events the hub may send; none: it is not bounded by credit.
-    pub(crate) credit: Option<u32>,
-    /// With acknowledgements: the lease that is asked for.
-    pub(crate) lease: Option<Duration>,
+    /// With acknowledgements; none: nothing is leased, and no credit bounds what the hub may send.
+    pub(crate) credit: Option<Credit>,
     pub(crate) timeout: Option<Duration>,
     /// How many events may wait for a consumer that is not bounded by credit.
     pub(crate) buffer: usize,

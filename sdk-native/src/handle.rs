@@ -142,14 +142,8 @@ where
                 Some(delivery) => {
                     let left = delivery.time_left();
                     let (event, context, ticket) = delivery.into_parts();
-                    let key: Key = (event.topic.as_str().into(), event.id.as_str().into());
-                    // The hub gives an event again whose handler still runs here, after a lost connection or a lease that
-                    // ran out. It is not handled beside itself: what becomes of the first settles this one.
-                    let ticket = match tickets.get(&key) {
-                        Some(own) => own.adopt(ticket),
-                        None => Some(ticket),
-                    };
-                    let Some(ticket) = ticket else { continue };
+                    let key = key_of(&event);
+                    let Some(ticket) = unless_handled(&tickets, &key, ticket) else { continue };
                     let own = Tickets::new(ticket);
                     tickets.insert(key.clone(), own.clone());
                     let run = job(event, context, Stopping(stopping.clone()));
@@ -178,12 +172,7 @@ where
             // It was on its way here. Others can have it now, and need not wait for the last handler.
             Some(delivery) = subscription.next() => {
                 let (event, _, ticket) = delivery.into_parts();
-                let key: Key = (event.topic.as_str().into(), event.id.as_str().into());
-                let ticket = match tickets.get(&key) {
-                    Some(own) => own.adopt(ticket),
-                    None => Some(ticket),
-                };
-                if let Some(ticket) = ticket {
+                if let Some(ticket) = unless_handled(&tickets, &key_of(&event), ticket) {
                     let reason = Some("the handling is ending".to_owned());
                     let _ = ticket.settle_quietly(event.id, Settle::Nack { reason, delay: None, dead: false }).await;
                 }
@@ -198,6 +187,19 @@ where
 
 /// An event's topic and id.
 type Key = (Box<str>, Box<str>);
+
+fn key_of(event: &Event) -> Key {
+    (event.topic.as_str().into(), event.id.as_str().into())
+}
+
+/// The hub gives an event again whose handler still runs here, after a lost connection or a lease that ran out. It is not
+/// handled beside itself: what becomes of the first settles this one, and then there is none.
+fn unless_handled(tickets: &HashMap<Key, Tickets>, key: &Key, ticket: Ticket) -> Option<Ticket> {
+    match tickets.get(key) {
+        Some(own) => own.adopt(ticket),
+        None => Some(ticket),
+    }
+}
 
 /// The newest delivery of an event that is being handled; none once it is being settled.
 #[derive(Clone)]

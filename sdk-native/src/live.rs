@@ -63,8 +63,8 @@ impl LiveBuilder {
         let Self { inner, topic, options, buffer, timeout } = self;
         let json = to_json(&options)?;
         let ask = |reply| {
-            let (group, credit, lease) = (None, None, None);
-            Command::Subscribe(Box::new(SubscribeCommand { topic, group, json, credit, lease, timeout, buffer, reply }))
+            let (group, credit) = (None, None);
+            Command::Subscribe(Box::new(SubscribeCommand { topic, group, json, credit, timeout, buffer, reply }))
         };
         let feed = inner.ask(ask).await?;
         Ok(Live { feed, inner, connection: 0, waiting: None })

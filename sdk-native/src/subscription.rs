@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     BoxError, DedupeStore, Delivery, Error, Event, Handling, Received, Stopping,
-    command::{Command, Inner, SubscribeCommand},
+    command::{Command, Credit, Inner, SubscribeCommand},
     dedupe::Once,
     feed::{Feed, Item},
     handle::call,
@@ -212,11 +212,10 @@ impl SubscribeBuilder {
         let json = to_json(&options)?;
         let (lease, most) = (Duration::from_millis(options.ack_timeout_ms), options.max_in_flight as usize);
         let explicit = options.ack == AckMode::Explicit;
-        let credit = explicit.then_some(options.max_in_flight);
-        let kept = explicit.then_some(lease);
+        let credit = explicit.then_some(Credit { events: options.max_in_flight, lease });
         let ask = |reply| {
-            let (group, buffer, lease) = (Some(group), BUFFER, kept);
-            Command::Subscribe(Box::new(SubscribeCommand { topic, group, json, credit, lease, timeout, buffer, reply }))
+            let (group, buffer) = (Some(group), BUFFER);
+            Command::Subscribe(Box::new(SubscribeCommand { topic, group, json, credit, timeout, buffer, reply }))
         };
         let feed = inner.ask(ask).await?;
         Ok(Subscription { feed, inner, lease, most })

@@ -15,7 +15,7 @@ export interface Environment {
 
 /** Asks the module for something, under the number of the call. It gives what is wrong with the arguments, or else nothing. */
 type Use<O = undefined> = (raw: PromShell, call: number, options: O) => unknown;
-type Call = <R, O extends Abortable = Abortable>(use: Use<O | undefined>, options?: O, undo?: (value: R) => unknown) => Promise<R>;
+type Call = <R, O extends Abortable = Abortable>(use: Use<O | undefined>, options?: O, undo?: (value: R) => unknown, bare?: boolean) => Promise<R>;
 interface Open { resolve(value: unknown): void; reject(error: unknown): void }
 /** Attempt, most attempts, time left on the lease, lease, whether it was delivered before. */
 type Of = [number, number, number, string | null, boolean];
@@ -36,7 +36,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   /** Calls that wait for the module, in their order. */ #early: (() => void)[] = [];
   /** Calls under way, by their numbers. */ readonly #open = new Map<number, Open>();
   /** What forgets the signals of subscriptions. */ readonly #offs = new Map<number, () => void>();
-  #raw: PromShell | undefined; #calls = 0; readonly #told = new Set<string>();
+  #raw: PromShell | undefined; #calls = 0; #ended = false; readonly #told = new Set<string>();
   /** Why there will be no module any more. */ #over: HubError | undefined;
   #end!: (error: HubError | undefined) => void;
   /** Resolves when the client has ended, with the error if there was one. */ readonly closed = new Promise<HubError | undefined>((resolve) => (this.#end = resolve));
@@ -160,7 +160,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   async close(options: t.CloseOptions = {}): Promise<void> {
     check(options, { drain: "boolean", timeoutMs: "number" });
     const { drain = false, timeoutMs = 10_000 } = options, here = !this.#raw && !(drain && this.#early.length > 0);
-    if (!drain || !this.#closing) this.#closing = here ? Promise.resolve(this.#finish(CLOSED)) : this.#call((raw, call) => raw.close(call, drain, timeoutMs));
+    if ((!drain || !this.#closing) && !this.#ended) this.#closing = here ? Promise.resolve(this.#finish(CLOSED)) : this.#call((raw, call) => raw.close(call, drain, timeoutMs));
     await this.#closing;
   }
 
@@ -190,7 +190,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
   #leave(id: number): Promise<void> { return this.#call((raw, call) => raw.end(call, id)); }
 
   /** A call that settles whatever happens, with an error that knows where it was made. `undo` takes back what came after an abort. */
-  readonly #call: Call = async <R, O extends Abortable>(use: Use<O | undefined>, given?: O, undo?: (value: R) => void): Promise<R> => {
+  readonly #call: Call = async <R, O extends Abortable>(use: Use<O | undefined>, given?: O, undo?: (value: R) => void, bare = false): Promise<R> => {
     const signal = signalOf(given);
     // What waits for the module is as it was at the call.
     const options = this.#raw ? given : kept(given);
@@ -198,7 +198,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     const answer = new Promise<R>((resolve, reject) => {
       this.#open.set(call, signal ? abortable(signal, resolve, reject, undo) : { resolve: resolve as Open["resolve"], reject });
     });
-    if (this.#raw || this.#over) this.#run(call, use, options);
+    if (this.#raw || this.#over) this.#run(call, use, options, bare);
     else if (this.#early.push(() => this.#run(call, use, options)) === 1) void this.#load();
     try {
       return await answer;
@@ -208,10 +208,10 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
     }
   };
 
-  #run<O>(call: number, use: Use<O>, options: O): void {
-    if (!this.#raw) return this.#settle(call, false, this.#over);
+  /** `bare`: it asks what outlives the client, a queue for what is left in it. */ #run<O>(call: number, use: Use<O>, options: O, bare = false): void {
+    if (!this.#raw && !(bare && this.#ended)) return this.#settle(call, false, this.#over);
     try {
-      const wrong = use(this.#raw, call, options);
+      const wrong = use(this.#raw as PromShell, call, options);
       if (wrong !== undefined) this.#settle(call, false, wrong);
     } catch (thrown) {
       // The module refuses by what it gives: what it throws is a fault of its own.
@@ -270,7 +270,12 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
 
   #enter(change: t.StateChange): void {
     this.#state = change.state;
-    if (change.state === "closed") this.#end(change.error);
+    const raw = this.#raw;
+    if (change.state === "closed") {
+      this.#end(change.error);
+      // What the module has of a client would hold it, and what its functions hold, for ever. Not now: it is the module that says so.
+      if (raw) ([this.#over, this.#raw, this.#ended] = [change.error ?? CLOSED, undefined, true], queueMicrotask(() => raw.free()));
+    }
     this.#emit("state", change);
   }
 
@@ -285,7 +290,7 @@ export class Client<M extends t.Topics = t.Topics> implements AsyncDisposable {
 
   /** A fault of the caller's function does not stop the client: it is an error of its own. */
   readonly #guarded = (call: () => unknown, last = false): void => {
-    try { call(); } catch (error) { last ? show(error) : this.#raw?.thrown(error); }
+    try { call(); } catch (error) { last || !this.#raw ? show(error) : this.#raw.thrown(error); }
   };
 }
 
@@ -325,14 +330,14 @@ class Queue<T, O extends Abortable> implements t.Stream<T> {
 
   async next(): Promise<IteratorResult<T, undefined>> {
     const queue = await this.#queue;
-    const value = await this.#call<T | undefined>((_, call) => queue.next(call));
+    const value = await this.#call<T | undefined>((_, call) => queue.next(call), undefined, undefined, true);
     return value === undefined ? (this.#off(), { value: undefined, done: true }) : { value, done: false };
   }
 
   readonly return = (): Promise<IteratorResult<T, undefined>> =>
     this.#queue.then(this.#end).catch(() => undefined).then(() => ({ value: undefined, done: true }));
 
-  readonly #end = (queue: PromQueue): Promise<void> => (this.#off(), this.#call((_, call) => queue.end(call)));
+  readonly #end = (queue: PromQueue): Promise<void> => (this.#off(), this.#call((_, call) => queue.end(call), undefined, undefined, true));
   readonly [Symbol.asyncDispose] = async (): Promise<void> => void (await this.return());
   readonly [Symbol.asyncIterator] = (): this => this;
 }

@@ -19,7 +19,6 @@ export type Sendable<P> = P extends { toJSON(...args: never): unknown } ? P
 
 /** A JWT, or a function that gives one. A function is asked before every connect and again shortly before the token expires. */
 export type TokenSource = string | (() => string | Promise<string>);
-
 /** An event as the hub stores it. */
 export interface HubEvent<T = unknown> {
   /** Unique in the hub. */ readonly id: string;
@@ -32,7 +31,6 @@ export interface HubEvent<T = unknown> {
   /** Ids of the events that led to this one. */ readonly causedBy?: Strings;
   readonly payload: T;
 }
-
 /** The signal ends what it was given to: a wait, `history` and `export` reject with its reason; a subscription, an iterator, a view end. */
 export interface Abortable { readonly signal?: AbortSignal | undefined }
 
@@ -43,10 +41,8 @@ export interface PublishOptions extends Abortable {
   readonly headers?: Headers | undefined; readonly tags?: Strings | undefined;
   /** How long to wait for the hub's answer, reconnects included; default 30000. */ readonly timeoutMs?: number | undefined;
 }
-
 /** The event is committed. `duplicate`: it was before, and nothing new was stored. */
 export interface Published { readonly id: string; readonly seq: number; readonly duplicate: boolean }
-
 /** Where to start. A group starts where it was; this counts only when it has no cursor yet. */
 export type Start =
   | { readonly from?: "latest" | "earliest" | undefined }
@@ -56,10 +52,8 @@ export type Start =
 
 type Strings = readonly string[];
 type Headers = Readonly<Record<string, string>>;
-
 /** An event passes when it has one of `keys`, one of `tags`, and all of `headers`. An empty one counts as absent. */
 export interface EventFilter { readonly keys?: Strings; readonly tags?: Strings; readonly headers?: Headers }
-
 /** Default start: `latest`. */
 export type SubscribeOptions = Start & Abortable & {
   /** Unsettled events this member may hold; default 100, at most 10000. */ readonly maxInFlight?: number;

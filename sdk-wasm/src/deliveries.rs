@@ -102,8 +102,8 @@ impl Shell {
             }
             return self.settle_call(call, Ok(JsValue::UNDEFINED));
         };
-        if let Settle::Extend(ms) = settle {
-            open.ends_at.set(now() + ms as f64);
+        if let (Settle::Extend(ms), None) = (settle, open.keep) {
+            open.over_at.set(now() + ms as f64);
         }
         let delivery = open.reference(&lease);
         let waiter = Waiter::Call { call, open: ends.then_some(open.number) };

@@ -1,9 +1,6 @@
 //! A subscription with a handler: resolves, acknowledged; throws, given back. Its leases are kept while it runs.
 
-use std::{
-    cell::Cell,
-    rc::{Rc, Weak},
-};
+use std::rc::{Rc, Weak};
 
 use gloo_timers::callback::Timeout;
 use js_sys::Function;
@@ -201,30 +198,28 @@ impl Shell {
 
     /// Extends what is due, and ends what has had its time.
     fn leases_due(self: &Rc<Self>, now: f64) {
-        let next = Cell::new(f64::INFINITY);
-        self.each_handled(&mut |open, keep| {
-            if open.over_at.get() <= now {
-                let ms = args::decimal(keep.timeout_ms);
-                failed(self, open, &["the handler took longer than ", &ms, " ms"].concat(), &JsValue::UNDEFINED);
-                open.tell_abort();
-            } else if open.extend_at.get() <= now {
-                self.extend_lease(open, keep);
+        let mut next = f64::INFINITY;
+        for open in self.all_open() {
+            let over = open.over_at.get() <= now;
+            match open.keep {
+                Some(keep) if over => {
+                    let ms = args::decimal(keep.timeout_ms);
+                    failed(self, &open, &["the handler took longer than ", &ms, " ms"].concat(), &JsValue::UNDEFINED);
+                    open.tell_abort();
+                }
+                Some(keep) if open.extend_at.get() <= now => self.extend_lease(&open, keep),
+                None if over => {
+                    // Somebody else has it now; to settle it can still be tried.
+                    open.over_at.set(f64::INFINITY);
+                    open.tell_abort();
+                }
+                _ => {}
             }
             if !open.ended.get() {
-                next.set(next.get().min(open.over_at.get()).min(open.extend_at.get()));
-            }
-        });
-        let by_hand: Vec<_> = self.open.borrow().iter().filter(|open| open.keep.is_none()).cloned().collect();
-        for open in by_hand {
-            if open.ends_at.get() > now {
-                next.set(next.get().min(open.ends_at.get()));
-            } else {
-                // Somebody else has it now; to settle it can still be tried.
-                open.ends_at.set(f64::INFINITY);
-                open.tell_abort();
+                next = next.min(open.over_at.get()).min(open.extend_at.get());
             }
         }
-        self.look_at_leases(next.get().min(self.waiting_leases_due(now)));
+        self.look_at_leases(next.min(self.waiting_leases_due(now)));
     }
 
     /// The same for what waits to be taken.
@@ -233,24 +228,20 @@ impl Shell {
         targets.iter().fold(f64::INFINITY, |next, target| next.min(target.leases_due(now)))
     }
 
-    fn each_handled(self: &Rc<Self>, each: &mut dyn FnMut(&Rc<Open>, Keep)) {
-        let open: Vec<Rc<Open>> = self.open.borrow().iter().cloned().collect();
-        for open in &open {
-            if let Some(keep) = open.keep {
-                each(open, keep);
-            }
-        }
+    /// As they are now: what is done with one may open and settle others.
+    fn all_open(&self) -> Vec<Rc<Open>> {
+        self.open.borrow().iter().cloned().collect()
     }
 
     /// The page is hidden, or is seen again.
     pub(crate) fn hide(self: &Rc<Self>, hidden: bool) {
         self.hidden.set(hidden);
         if hidden {
-            self.each_handled(&mut |open, keep| {
-                if open.extend_at.get().is_finite() {
-                    self.extend_lease(open, keep);
+            for open in self.all_open() {
+                if let Some(keep) = open.keep.filter(|_| open.extend_at.get().is_finite()) {
+                    self.extend_lease(&open, keep);
                 }
-            });
+            }
             // Before timers get rare.
             self.waiting_leases_due(f64::INFINITY);
         }

@@ -33,10 +33,8 @@ pub(crate) struct Open {
     pub(crate) lease: RefCell<Option<String>>,
     /// When the lease is to be extended, on the clock of `now`; infinite: it is not.
     pub(crate) extend_at: Cell<f64>,
-    /// When its handler has had its time; infinite: never.
+    /// When its handler has had its time, or, where it is settled by hand, its lease ends; infinite: never.
     pub(crate) over_at: Cell<f64>,
-    /// When its lease ends, where nobody keeps it.
-    pub(crate) ends_at: Cell<f64>,
     /// How its lease is kept while its handler runs; none: it is settled by hand.
     pub(crate) keep: Option<Keep>,
     /// The handler has come to its end, or its time is over.
@@ -56,7 +54,6 @@ impl Open {
             lease: RefCell::new(arrival.lease.clone()),
             extend_at: Cell::new(f64::INFINITY),
             over_at: Cell::new(f64::INFINITY),
-            ends_at: Cell::new(f64::INFINITY),
             keep,
             ended: Cell::new(false),
             abort: RefCell::default(),

@@ -70,13 +70,14 @@ impl Queue {
         let leased = arrival.lease.is_some();
         let subscription = arrival.subscription;
         let keeps = leased && self.keep.extends;
+        let left = arrival.ack_deadline_ms;
         // Timers of a hidden page come late.
-        let wait = if shell.hidden.get() { 0.0 } else { arrival.ack_deadline_ms / 2.0 };
-        let extend_at = if keeps { now() + wait } else { f64::INFINITY };
-        let ends_at = if leased { now() + arrival.ack_deadline_ms } else { f64::INFINITY };
-        self.waiting.borrow_mut().push_back(Waiting { arrival, extend_at, ends_at });
+        let wait = if shell.hidden.get() { 0.0 } else { left / 2.0 };
+        let present = if leased { now() } else { f64::INFINITY };
+        let extend_at = if keeps { present + wait } else { f64::INFINITY };
+        self.waiting.borrow_mut().push_back(Waiting { arrival, extend_at, ends_at: present + left });
         self.serve(shell, sink);
-        if !self.waiting.borrow().is_empty() {
+        if keeps && !self.waiting.borrow().is_empty() {
             shell.look_at_leases(if wait > 0.0 { extend_at } else { self.leases_due(now()) });
         }
         if !leased && self.waiting.borrow().len() >= HIGH_WATER && !self.paused.replace(true) {
@@ -103,7 +104,7 @@ impl Queue {
             }
             let Some(Waiting { arrival, ends_at, .. }) = self.waiting.borrow_mut().pop_front() else { break };
             // After a standstill: the hub has given it to somebody else.
-            if ends_at <= now() {
+            if ends_at.is_finite() && ends_at <= now() {
                 continue;
             }
             let Some(call) = self.takers.borrow_mut().pop_front() else { return };
@@ -120,7 +121,7 @@ impl Queue {
 
     fn delivery(shell: &Rc<Shell>, sink: &Rc<Sink>, arrival: &Arrival, ends_at: f64) -> JsValue {
         let open = shell.open(sink, arrival, None);
-        open.ends_at.set(ends_at);
+        open.over_at.set(ends_at);
         shell.look_at_leases(ends_at);
         sink.running.set(sink.running.get() + u32::from(open.leased()));
         let number = open.number as f64;

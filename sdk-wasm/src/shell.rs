@@ -274,19 +274,18 @@ impl Shell {
 
     /// Takes a message of the hub: one frame, or several, one a line.
     pub(crate) fn message(self: &Rc<Self>, message: &str) {
+        // An empty message is a frame that is wrong; an empty line in one is none.
+        let frames = || message.split('\n').filter(|frame| !frame.is_empty() || message.is_empty());
         if self.log.is_some() {
             // Before anything is borrowed: it may call the client.
-            message.split('\n').for_each(|frame| self.log("<", frame));
+            frames().for_each(|frame| self.log("<", frame));
         }
         let events = Rc::new(Events::default());
         let mut texts: Vec<&str> = Vec::new();
         {
             let mut session = self.session.borrow_mut();
             let now = whole(now());
-            for frame in message.split('\n') {
-                if frame.is_empty() && !message.is_empty() {
-                    continue;
-                }
+            for frame in frames() {
                 let delivery = session.frame(now, frame);
                 let arrival = delivery.map(|delivery| {
                     texts.push(delivery.event);

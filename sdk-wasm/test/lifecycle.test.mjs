@@ -6,7 +6,7 @@ import { after, afterEach, before, beforeEach, describe, it } from "node:test";
 import { HubError, PromClient } from "@prom-hub/sdk";
 
 import { FakeHub } from "./fake-hub.mjs";
-import { PATIENCE, code, fast, goesOn, realHub, turn, within } from "./helpers.mjs";
+import { PATIENCE, code, fast, goesOn, realHub, runChild, turn, within } from "./helpers.mjs";
 import { newTopic, recorder } from "./suite.mjs";
 
 const boom = () => {
@@ -62,6 +62,10 @@ describe("a client", { timeout: 3 * PATIENCE }, () => {
     await errors.until(4);
     assert.ok(errors.calls.every(([name, caused]) => name === "listener_failed" && caused), String(errors.calls));
     await goesOn("listeners", c, hub);
+  });
+
+  it("a client that is closed can be collected, with all that its functions hold", async () => {
+    assert.deepEqual(await runChild("collected.mjs"), { exit: 0, signal: null, output: "" });
   });
 
   it("lets a handler finish whose group is left, and a new member of the name waits for it", async () => {

@@ -180,15 +180,8 @@ async fn killed(folder: &Path, events: usize) {
     assert_eq!(topics.iter().map(|(_, tail)| tail.seq).sum::<u64>() as usize, events.next_multiple_of(1024));
     drop(store);
 
-    let rule = Rule {
-        topics: TopicOrPattern::new("**").unwrap(),
-        max_age: None,
-        max_events: Some((events / TOPICS / 2) as u64),
-        max_bytes: None,
-        compact: false,
-        drop_unsettled: false,
-        expire_empty: None,
-    };
+    let every = Rule::new(TopicOrPattern::new("**").unwrap());
+    let rule = Rule { max_events: Some((events / TOPICS / 2) as u64), ..every };
     let options = Options { retention: Retention::new(vec![rule]), ..Options::default() };
     let (before, started) = (folder_bytes(&path), Instant::now());
     tools::compact(&path, options, false).unwrap();

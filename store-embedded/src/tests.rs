@@ -149,16 +149,7 @@ fn topic(name: &str) -> Topic {
 }
 
 fn rule(topics: &str) -> Rule {
-    let topics = prom_protocol::TopicOrPattern::new(topics).unwrap();
-    Rule {
-        topics,
-        max_age: None,
-        max_events: None,
-        max_bytes: None,
-        compact: false,
-        drop_unsettled: false,
-        expire_empty: None,
-    }
+    Rule::new(prom_protocol::TopicOrPattern::new(topics).unwrap())
 }
 
 fn with_rules(rules: Vec<Rule>) -> Options {

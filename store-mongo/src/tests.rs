@@ -189,15 +189,7 @@ async fn a_time_is_found_although_what_was_later_is_gone() {
 }
 
 fn rule(topics: &str) -> Rule {
-    Rule {
-        topics: TopicOrPattern::new(topics).unwrap(),
-        max_age: None,
-        max_events: None,
-        max_bytes: None,
-        compact: false,
-        drop_unsettled: false,
-        expire_empty: None,
-    }
+    Rule::new(TopicOrPattern::new(topics).unwrap())
 }
 
 #[tokio::test]

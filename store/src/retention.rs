@@ -23,6 +23,21 @@ pub struct Rule {
     pub expire_empty: Option<Duration>,
 }
 
+impl Rule {
+    /// A rule for these topics that limits nothing yet.
+    pub fn new(topics: TopicOrPattern) -> Self {
+        Self {
+            topics,
+            max_age: None,
+            max_events: None,
+            max_bytes: None,
+            compact: false,
+            drop_unsettled: false,
+            expire_empty: None,
+        }
+    }
+}
+
 /// The rules of a hub: the first that matches a topic counts; where none does, everything is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention(Vec<Rule>);
@@ -45,9 +60,7 @@ impl Retention {
         let hour = Some(Duration::from_secs(3600));
         for (topic, compact) in [(topics::HEARTBEAT, false), (topics::STATE, true)] {
             if let Ok(topics) = TopicOrPattern::new(topic) {
-                let (max_events, max_bytes, drop_unsettled, expire_empty) = (None, None, false, None);
-                let rule = Rule { topics, max_age: hour, max_events, max_bytes, compact, drop_unsettled, expire_empty };
-                self.0.push(rule);
+                self.0.push(Rule { max_age: hour, compact, ..Rule::new(topics) });
             }
         }
         self

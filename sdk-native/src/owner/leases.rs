@@ -135,7 +135,7 @@ mod tests {
     use tokio::sync::{mpsc, oneshot};
 
     use crate::{
-        command::SubscribeCommand,
+        command::{Credit, SubscribeCommand},
         feed::{Feed, Item, Raw},
         owner::members::Member,
         shared::Shared,
@@ -151,8 +151,7 @@ mod tests {
             topic: "a".into(),
             group: Some("g".into()),
             json: String::new(),
-            credit: Some(credit),
-            lease: Some(LENGTH),
+            credit: Some(Credit { events: credit, lease: LENGTH }),
             timeout: None,
             buffer: 1,
             reply: oneshot::channel().0,

@@ -31,8 +31,6 @@ pub(super) struct Member {
     link: Arc<Link>,
     /// The length at which the hub is asked to pause.
     high: usize,
-    /// The hub sends no more than there is credit.
-    credit: bool,
     /// The program asked to pause.
     pub(super) paused: bool,
     /// How many settles and extensions of the program the owner has carried out.
@@ -56,7 +54,7 @@ pub(super) enum Taken {
 impl Member {
     pub(super) fn new(id: SubscriptionId, command: &SubscribeCommand, shared: &Arc<Shared>) -> (Self, Feed) {
         let buffer = command.buffer.clamp(1, SLACK);
-        let credit = command.credit.map(|credit| credit.max(1) as usize);
+        let credit = command.credit.as_ref().map(|credit| credit.events.max(1) as usize);
         // With credit: what is unsettled now, and as much that a lost connection or an expired lease has made void. More of that
         // means that nobody takes anything: then the hub must pause, or what comes finds no room and uses up its attempts.
         let capacity = credit.map_or(buffer + SLACK, |credit| 2 * credit);
@@ -76,11 +74,10 @@ impl Member {
             items,
             link: Arc::clone(&link),
             high,
-            credit: credit.is_some(),
             paused: false,
             heard: 0,
             late: VecDeque::new(),
-            leases: command.lease.map(|lease| Leases::new(lease, &link)),
+            leases: command.credit.as_ref().map(|credit| Leases::new(credit.lease, &link)),
         };
         (member, Feed::new(id, receiver, link, Arc::clone(shared)))
     }
@@ -111,7 +108,7 @@ impl Member {
     fn push_late(&mut self, item: Item) {
         tracing::debug!(topic = self.topic, "a subscription's queue is full");
         // With credit a lease brings an event back, and nothing else is of interest.
-        if self.credit {
+        if self.leases.is_some() {
             return;
         }
         match (item, self.late.back_mut()) {
@@ -220,12 +217,15 @@ impl Members {
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Poll, Waker};
+    use std::{
+        task::{Context, Poll, Waker},
+        time::Duration,
+    };
 
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
-    use crate::feed::Raw;
+    use crate::{command::Credit, feed::Raw};
 
     fn member(credit: Option<u32>, buffer: usize) -> (Member, Feed, mpsc::Receiver<()>) {
         let (poke, poked) = mpsc::channel(1);
@@ -233,8 +233,7 @@ mod tests {
             topic: "a".into(),
             group: None,
             json: String::new(),
-            credit,
-            lease: None,
+            credit: credit.map(|events| Credit { events, lease: Duration::from_secs(30) }),
             timeout: None,
             buffer,
             reply: oneshot::channel().0,

@@ -96,7 +96,7 @@ impl Expiry {
         for (topic, tail) in self.store.topics().await? {
             if tail.first > tail.seq
                 && expiry(&topic).is_some()
-                && !own(topic.as_str())
+                && !topic.is_reserved()
                 && self.is_unused(&topic).await?
             {
                 now.push((topic, tail));
@@ -125,7 +125,7 @@ impl Expiry {
             now.extend(self.store.cursors(&topic).await?.into_iter().map(|(group, _)| (group, ())));
             tokio::task::yield_now().await;
         }
-        now.retain(|group, ()| !own(group.as_str()));
+        now.retain(|group, ()| !group.is_reserved());
         let mut without = Vec::with_capacity(now.len());
         for (group, ()) in now {
             if self.groups.members(&group, None).await == 0 {
@@ -141,9 +141,4 @@ impl Expiry {
         }
         Ok(())
     }
-}
-
-/// The hub's own.
-fn own(name: &str) -> bool {
-    name.starts_with('$')
 }

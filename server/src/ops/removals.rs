@@ -31,7 +31,7 @@ impl Wanted {
 pub(super) async fn topic(State(ops): State<Arc<Ops>>, Path(name): Path<String>, uri: Uri) -> Answer {
     let wanted = Wanted::of(&Params::of(&uri))?;
     let topic = Topic::new(&name)?;
-    if topic.as_str().starts_with('$') {
+    if topic.is_reserved() {
         return Err(own("topics"));
     }
     let node = &ops.node;
@@ -66,7 +66,7 @@ pub(super) async fn group(State(ops): State<Arc<Ops>>, Path(name): Path<String>,
     let wanted = Wanted::of(&params)?;
     let only = params.value("topic")?.map(Topic::new).transpose()?;
     let group = Group::stored(&name)?;
-    if group.as_str().starts_with('$') {
+    if group.is_reserved() {
         return Err(own("groups"));
     }
     let node = &ops.node;

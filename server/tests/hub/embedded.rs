@@ -65,15 +65,7 @@ async fn a_second_hub_on_the_folder_is_refused_while_the_first_runs() {
 #[tokio::test]
 async fn a_group_is_told_what_retention_took_from_it() {
     let folder = tempfile::tempdir().unwrap();
-    let rule = Rule {
-        topics: TopicOrPattern::new("t").unwrap(),
-        max_age: None,
-        max_events: Some(5),
-        max_bytes: None,
-        compact: false,
-        drop_unsettled: true,
-        expire_empty: None,
-    };
+    let rule = Rule { max_events: Some(5), drop_unsettled: true, ..Rule::new(TopicOrPattern::new("t").unwrap()) };
     let options = Options { retention: Retention::new(vec![rule]), ..Options::default() };
     let hub = Hub::start(on(folder.path(), options)).await.unwrap();
     let mut client = Client::open(&hub).await;

@@ -222,13 +222,9 @@ async fn what_nobody_uses_any_more_expires_where_that_is_wanted() {
     let folder = tempfile::tempdir().unwrap();
     let second = std::time::Duration::from_secs(1);
     let rule = |topics: &str| Rule {
-        topics: TopicOrPattern::new(topics).unwrap(),
         max_age: Some(second),
-        max_events: None,
-        max_bytes: None,
-        compact: false,
-        drop_unsettled: false,
         expire_empty: Some(second),
+        ..Rule::new(TopicOrPattern::new(topics).unwrap())
     };
     let never = Rule { expire_empty: None, ..rule("stays.**") };
     let keyed = Rule { compact: true, ..rule("keyed.**") };

@@ -232,7 +232,7 @@ impl Connection {
                 () = sleep_until(auth_deadline) => return self.expired(),
                 Ok(()) = revocations.changed() => {
                     if self.is_revoked() {
-                        return self.revoked();
+                        return self.token_revoked();
                     }
                 }
                 () = tokio::time::sleep_until(stuck), if writing => {
@@ -389,7 +389,7 @@ impl Connection {
     }
 
     /// The session's token counts no more. What waits to be sent is not its holder's any more either.
-    fn revoked(&mut self) -> End {
+    fn token_revoked(&mut self) -> End {
         self.node.verifier.revocations().ended();
         self.out.abandon();
         // The word that clients know to come unasked: get another token, or stop.

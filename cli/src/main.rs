@@ -118,7 +118,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Watch(args) => commands::watch::run(args).await,
         Command::Heartbeat(args) => commands::heartbeat::run(args).await,
         Command::Bench(args) => commands::bench::run(args).await,
-        Command::Ops(command) => commands::ops::run(command),
+        Command::Ops(command) => commands::ops::run(command).await,
         Command::Store(command) => commands::store::run(command),
         Command::Topic(command) => commands::topic::run(command).await,
         Command::Group(command) => commands::group::run(command).await,

@@ -1,19 +1,14 @@
 //! `prom ops`: what operators change in a hub that runs.
 
 use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use prom_hub::auth::{self, Revocation};
 
-/// How long the hub may take to connect, and then between two parts of its answer.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// Largest answer.
-const ANSWER_BYTES: u64 = 256 * 1024;
+use crate::operate::Operate;
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Examples:
@@ -42,18 +37,14 @@ pub(crate) struct Revoke {
     /// Only those of this issuer.
     #[arg(long)]
     iss: Option<String>,
-    /// The hub's ops port, on this machine and without TLS.
-    #[arg(long, env = "OPS_PORT", default_value_t = 8082, conflicts_with = "file")]
-    ops_port: u16,
-    /// Token for it, if it asks for one: OPS_TOKEN, or one with ops:admin.
-    #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
-    token: Option<String>,
     /// Instead of asking a hub, change the file that its REVOCATIONS_FILE names.
     #[arg(long)]
     file: Option<PathBuf>,
     /// With --file: JWT_MAX_LIFETIME of the hub, after which an entry is no longer needed.
     #[arg(long, env = "JWT_MAX_LIFETIME", default_value = "400d", value_parser = humantime::parse_duration)]
     max_lifetime: Duration,
+    #[command(flatten)]
+    operate: Operate,
 }
 
 fn now() -> u64 {
@@ -72,7 +63,7 @@ fn time(text: &str) -> Result<u64, String> {
     time.duration_since(UNIX_EPOCH).map(|time| time.as_secs()).map_err(|_| "it is before 1970".into())
 }
 
-pub(crate) fn run(command: Command) -> anyhow::Result<()> {
+pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     let Command::Revoke(args) = command;
     let Revoke { sub, jti, issued_before, iss, .. } = args;
     let mut entry = Revocation { sub, jti, issued_before, iss, at: None };
@@ -85,7 +76,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         println!("written to {}; a hub that keeps it refuses them within a second", file.display());
         entries as u64
     } else {
-        let entries = ask(args.ops_port, args.token.as_deref(), &entry)?;
+        let asked = args.operate.post("/revocations", serde_json::to_string(&entry)?).await;
+        let entries = asked.context("the hub has not revoked it, or has not said so")?["entries"].as_u64();
+        let entries = entries.context("the hub's answer does not say what it did")?;
         println!("done: the hub refuses them and has ended their connections; its REVOCATIONS_FILE says so too");
         entries
     };
@@ -107,48 +100,4 @@ fn words(entry: &Revocation) -> String {
         }
         (None, None) => format!("everybody's tokens{iss}{}", before.unwrap_or_default()),
     }
-}
-
-/// Asks the hub; how many entries it has then.
-fn ask(port: u16, token: Option<&str>, entry: &Revocation) -> anyhow::Result<u64> {
-    let body = serde_json::to_string(entry)?;
-    let bearer = match token {
-        Some(token) if token.chars().any(char::is_control) => {
-            bail!("the token holds a character that no header can carry")
-        }
-        Some(token) => format!("Authorization: Bearer {token}\r\n"),
-        None => String::new(),
-    };
-    let request = format!(
-        "POST /revocations HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Type: application/json\r\n{bearer}Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let unreachable = || {
-        format!(
-            "no hub answers on the ops port {port} of this machine; --ops-port says where it is, --file does without"
-        )
-    };
-    let answer = exchange(port, &request).with_context(unreachable)?;
-    let text = String::from_utf8_lossy(&answer);
-    let told = text.split_once("\r\n\r\n").filter(|_| text.starts_with("HTTP/1.1 "));
-    let told = told.and_then(|(_, body)| serde_json::from_str::<serde_json::Value>(body).ok());
-    let Some(told) = told else {
-        bail!(
-            "what answers on port {port} is no ops port in the clear; one with TLS can be asked with curl, or use --file"
-        );
-    };
-    if let Some(error) = told["error"].as_str() {
-        bail!("nothing was revoked: {error}");
-    }
-    told["entries"].as_u64().context("the hub's answer does not say what it did")
-}
-
-fn exchange(port: u16, request: &str) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), PATIENCE)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
-    Ok(answer)
 }

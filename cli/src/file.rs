@@ -163,6 +163,8 @@ impl RetentionRule {
 
 #[cfg(test)]
 mod tests {
+    use prom_hub::{OnExcess, Per, Rate};
+
     use super::*;
 
     #[test]
@@ -175,6 +177,17 @@ mod tests {
             sockets = 500
             sockets_per_address = 7
             head_timeout = "2s"
+            topics_per_subject = 3
+            auth_failures_per_minute = 4
+            [[limits.publish]]
+            topics = "logs.**"
+            bytes_per_second = "1MiB"
+            per = "address"
+            on_excess = "refuse"
+            [[limits.publish]]
+            topics = "a"
+            events_per_second = 5
+            burst = "2s"
             [[retention]]
             topics = "orders.**"
             max_age = "30d"
@@ -196,6 +209,11 @@ mod tests {
         assert_eq!(certificates, tls::InFile::default());
         assert_eq!((limits.sockets, limits.sockets_per_address, limits.exports), (500, Some(7), 32));
         assert_eq!(limits.head_timeout, Duration::from_secs(2));
+        let prom_hub::Shares { topics, auth_failures, publish, .. } = limits.shares;
+        assert_eq!((topics, auth_failures), (3, 4));
+        let own = |rate: &Rate| (rate.per, rate.events, rate.bytes, rate.burst.as_secs(), rate.on_excess);
+        assert_eq!(own(&publish[0]), (Per::Address, None, Some(1 << 20), 1, OnExcess::Refuse));
+        assert_eq!(own(&publish[1]), (Per::Subject, Some(5), None, 2, OnExcess::Delay));
         assert_eq!(options.max_bytes, Some(2 << 30));
         assert_eq!(rules[0].max_age, Some(Duration::from_secs(30 * 24 * 3600)));
         assert!(rules[0].compact && !rules[0].drop_unsettled);
@@ -224,6 +242,22 @@ mod tests {
             ("[limits]\nsockets_per_address = 0", "limits.sockets_per_address must be 1 to 1000000"),
             ("[limits]\nhead_timeout = \"soon\"", "limits.head_timeout"),
             ("[limits]\nidle_timeout = \"1ms\"", "limits.idle_timeout must be 100ms to 1h"),
+            ("[limits]\nconnections_per_subject = 0", "limits.connections_per_subject must be 1 to 1000000"),
+            ("[[limits.publish]]\ntopics = \"a\"", "limits.publish[0] sets no limit: give events_per_second or bytes"),
+            ("[[limits.publish]]\ntopics = \"a..b\"\nevents_per_second = 1", "limits.publish[0].topics: "),
+            (
+                "[[limits.publish]]\ntopics = \"a\"\nbytes_per_second = 1",
+                "limits.publish[0].bytes_per_second must be 64KiB to 1TiB",
+            ),
+            (
+                "[[limits.publish]]\ntopics = \"a\"\nevents_per_second = 0",
+                "limits.publish[0].events_per_second must be 1 to 1000000",
+            ),
+            (
+                "[[limits.publish]]\ntopics = \"a\"\nevents_per_second = 1\nburst = \"1ms\"",
+                "limits.publish[0].burst must be 100ms to 1h",
+            ),
+            ("[[limits.publish]]\ntopics = \"a\"\nevents_per_second = 1\nper = \"me\"", "unknown variant `me`"),
             ("[tls]\ncert = \"a\"", "unknown field `cert`"),
             ("nonsense", "nonsense"),
         ] {

@@ -13,17 +13,35 @@
 //! exports = 32                 # under way; a quarter of these and the next two may be of one token
 //! replays = 32
 //! publishes = 256              # over HTTP
+//! connections_per_subject = 10000
+//! subscriptions_per_subject = 100000
+//! topics_per_subject = 25000   # that it makes
+//! groups_per_subject = 10000
+//! auth_failures_per_minute = 20    # of one address; then answers to bad tokens come late
+//!
+//! [[limits.publish]]           # every rule that matches a topic counts
+//! topics = "heartbeat.**"
+//! events_per_second = 1000
+//! bytes_per_second = "1MiB"    # of payloads
+//! per = "subject"              # or connection, address, hub; default subject
+//! burst = "1s"                 # so much may be saved up; default 1s
+//! on_excess = "delay"          # or refuse; default delay
 //! ```
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use anyhow::bail;
+use bytesize::ByteSize;
+use prom_hub::{MAX_RATES, OnExcess, Per, Rate};
+use prom_protocol::TopicOrPattern;
 use serde::Deserialize;
 
 /// What a number may be.
 const NUMBER: RangeInclusive<usize> = 1..=1_000_000;
 /// What a time may be.
 const TIME: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+/// What a rate of bytes may be: one that takes longer than a quarter of a minute for the largest event holds up too much.
+const BYTES: RangeInclusive<u64> = 64 * 1024..=1 << 40;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +57,44 @@ pub(crate) struct Limits {
     idle_timeout: Option<String>,
     auth_timeout: Option<String>,
     write_timeout: Option<String>,
+    connections_per_subject: Option<usize>,
+    subscriptions_per_subject: Option<usize>,
+    topics_per_subject: Option<usize>,
+    groups_per_subject: Option<usize>,
+    auth_failures_per_minute: Option<usize>,
+    #[serde(default)]
+    publish: Vec<PublishRule>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublishRule {
+    topics: String,
+    events_per_second: Option<usize>,
+    bytes_per_second: Option<ByteSize>,
+    #[serde(default)]
+    per: Whom,
+    burst: Option<String>,
+    #[serde(default)]
+    on_excess: Excess,
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Whom {
+    #[default]
+    Subject,
+    Connection,
+    Address,
+    Hub,
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Excess {
+    #[default]
+    Delay,
+    Refuse,
 }
 
 impl Limits {
@@ -54,6 +110,10 @@ impl Limits {
             ("exports", self.exports, &mut limits.exports),
             ("replays", self.replays, &mut limits.replays),
             ("publishes", self.publishes, &mut limits.publishes),
+            ("connections_per_subject", self.connections_per_subject, &mut limits.shares.connections),
+            ("subscriptions_per_subject", self.subscriptions_per_subject, &mut limits.shares.subscriptions),
+            ("topics_per_subject", self.topics_per_subject, &mut limits.shares.topics),
+            ("groups_per_subject", self.groups_per_subject, &mut limits.shares.groups),
         ] {
             if let Some(given) = given {
                 *limit = number(name, given)?;
@@ -72,7 +132,47 @@ impl Limits {
                 *limit = time(name, given)?;
             }
         }
+        if let Some(given) = self.auth_failures_per_minute {
+            limits.shares.auth_failures = number("auth_failures_per_minute", given)? as u64;
+        }
+        if self.publish.len() > MAX_RATES {
+            bail!("limits.publish has {} rules; at most {MAX_RATES}", self.publish.len());
+        }
+        let rules = self.publish.iter().enumerate().map(|(index, rule)| rule.checked(&format!("publish[{index}]")));
+        limits.shares.publish = rules.collect::<anyhow::Result<_>>()?;
         Ok(())
+    }
+}
+
+impl PublishRule {
+    fn checked(&self, name: &str) -> anyhow::Result<Rate> {
+        let topics = TopicOrPattern::new(&self.topics);
+        let topics = topics.map_err(|error| anyhow::anyhow!("limits.{name}.topics: {error}"))?;
+        if self.events_per_second.is_none() && self.bytes_per_second.is_none() {
+            bail!("limits.{name} sets no limit: give events_per_second or bytes_per_second");
+        }
+        let events = self.events_per_second.map(|given| number(&format!("{name}.events_per_second"), given));
+        let bytes = self.bytes_per_second.map(|size| size.as_u64());
+        if bytes.is_some_and(|bytes| !BYTES.contains(&bytes)) {
+            bail!("limits.{name}.bytes_per_second must be 64KiB to 1TiB");
+        }
+        let burst = self.burst.as_deref().map(|given| time(&format!("{name}.burst"), given)).transpose()?;
+        Ok(Rate {
+            topics,
+            per: match self.per {
+                Whom::Subject => Per::Subject,
+                Whom::Connection => Per::Connection,
+                Whom::Address => Per::Address,
+                Whom::Hub => Per::Hub,
+            },
+            events: events.transpose()?.map(|events| events as u64),
+            bytes,
+            burst: burst.unwrap_or(Duration::from_secs(1)),
+            on_excess: match self.on_excess {
+                Excess::Delay => OnExcess::Delay,
+                Excess::Refuse => OnExcess::Refuse,
+            },
+        })
     }
 }
 

@@ -11,17 +11,30 @@ use crate::{ErrorCode, NameError};
 pub struct Refusal {
     code: ErrorCode,
     message: String,
+    retry_after_ms: Option<u64>,
 }
 
 impl Refusal {
     /// A refusal of `code` with a message for people.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_after_ms: None }
     }
 
     /// A `bad_frame` with a message that opens with the field's path.
     pub fn bad_frame(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::BadFrame, message)
+    }
+
+    /// The same, with how long to wait before the request is worth another try, in milliseconds.
+    #[must_use]
+    pub fn retry_after(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+
+    /// The `retry_after_ms` of the ERR.
+    pub const fn retry_after_ms(&self) -> Option<u64> {
+        self.retry_after_ms
     }
 
     /// The `code` of the ERR.

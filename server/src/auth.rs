@@ -30,7 +30,7 @@ use prom_protocol::Policy;
 use serde::Serialize;
 
 pub(crate) use self::{
-    refused::Refused,
+    refused::{Refused, Sparing},
     revocations::{Changes, Revocations, Told},
     source::Figures,
     verifier::{Check, Verifier},
@@ -132,12 +132,14 @@ pub(crate) struct Access {
     pub jti: Option<String>,
     /// `iat`: when it was made, in milliseconds since the Unix epoch.
     pub iat_ms: Option<u64>,
+    /// Whose share of the hub it uses: a hash of `iss` and `sub`, or of the token where it names nobody.
+    pub holder: u64,
 }
 
 impl Access {
     /// For ever, for nobody in particular.
     fn unlimited(policy: Policy) -> Self {
-        Self { policy, expires_at_ms: None, iss: None, sub: None, jti: None, iat_ms: None }
+        Self { policy, expires_at_ms: None, iss: None, sub: None, jti: None, iat_ms: None, holder: 0 }
     }
 
     /// When what was begun with the token ends, in milliseconds since the Unix epoch.

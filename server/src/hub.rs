@@ -23,6 +23,7 @@ use crate::{
     members::{expiry::Expiry, outbox::Drained, projector::Projector},
     node::{Limits, Node, WRITE_GRACE},
     ops::{self, Guard, Ops},
+    quota::Quotas,
     web::{self, Bounds, Certificates, Current, Port, Sockets, Times, TlsError},
 };
 
@@ -188,6 +189,7 @@ impl Hub {
             metrics,
             groups,
             verifier,
+            quotas: Quotas::new(limits.shares.clone()),
             limits,
             secure: public_tls.is_some(),
             origins: config.origins,

@@ -7,7 +7,8 @@
 //!   ops        the operators' port                        members, node, flow
 //!   gateway    WebSocket connections                      node, groups, flow
 //!   http       publish, replay, export                    node
-//!   node       what connections and requests share        groups, flow
+//!   node       what connections and requests share        groups, quota, flow
+//!   quota      what one subject or address may take       flow
 //!   members    projector, outboxes, leases between hubs   groups, flow
 //!   groups     durable groups: the shell around Engine    flow
 //!   flow       writer, topics, metrics
@@ -29,6 +30,7 @@ mod hub;
 mod members;
 mod node;
 mod ops;
+mod quota;
 mod rights;
 mod web;
 
@@ -47,5 +49,6 @@ pub use self::{
     config::{Config, ConfigError, OPS_TOKEN_BYTES, StoreConfig},
     hub::{Hub, StartError},
     node::Limits,
+    quota::{MAX_RATES, OnExcess, Per, Rate, Shares},
     web::{Page, Tls, TlsError, TlsFault},
 };

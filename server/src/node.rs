@@ -1,6 +1,7 @@
 //! What every connection and every request needs of the running hub.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -14,6 +15,7 @@ use crate::{
     auth::{Refused, Verifier},
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::Groups,
+    quota::{Quotas, Shares},
     web::Page,
 };
 
@@ -55,6 +57,8 @@ pub struct Limits {
     pub publishes: usize,
     /// Largest frame before AUTH; default 16 KiB.
     pub frame_bytes_before_auth: usize,
+    /// What one subject or one address may have of it.
+    pub shares: Shares,
 }
 
 impl Default for Limits {
@@ -74,6 +78,7 @@ impl Default for Limits {
             replays: 32,
             publishes: 256,
             frame_bytes_before_auth: limits::FRAME_BYTES_BEFORE_AUTH,
+            shares: Shares::default(),
         }
     }
 }
@@ -95,6 +100,8 @@ pub(crate) struct Node {
     pub(crate) verifier: Verifier,
     /// What connections and requests may take.
     pub(crate) limits: Limits,
+    /// Who takes how much of it.
+    pub(crate) quotas: Arc<Quotas>,
     /// The public port speaks TLS.
     pub(crate) secure: bool,
     /// Origins of pages that may connect; none: any.
@@ -114,6 +121,13 @@ impl Node {
     pub(crate) fn refused_token(&self, by: &'static str, refused: &Refused) {
         self.metrics.auth_refused(refused.code());
         self.verifier.log(by, refused);
+    }
+
+    /// Waits before a refused token is answered, if its address has sent many.
+    pub(crate) async fn keep_back(&self, refused: &Refused, address: IpAddr) {
+        if refused.is_of_the_token() {
+            tokio::time::sleep(self.quotas.failed(address)).await;
+        }
     }
 
     /// Whether pages of `origin` may talk to the hub: any, those of the list, and those of the hub's own address.

@@ -23,7 +23,7 @@ pub use write::{encode_event_context, encode_event_head, encode_published};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{ErrorCode, Text};
+use crate::{ErrorCode, Refusal, Text};
 
 /// The name of what a hub sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -208,6 +208,17 @@ impl<'a> ServerFrame<'a> {
     /// An OK with nothing but the request's `corr`.
     pub fn ok(corr: Option<Text<'a>>) -> Self {
         Self::Ok(OkFrame { corr, ..OkFrame::default() })
+    }
+
+    /// The ERR of a refusal.
+    pub fn refused(refusal: &'a Refusal, corr: Option<Text<'a>>) -> Self {
+        Self::Err(ErrFrame {
+            code: refusal.code().as_str().into(),
+            msg: refusal.message().into(),
+            corr,
+            retry_after_ms: refusal.retry_after_ms(),
+            expired: false,
+        })
     }
 
     /// An ERR without a time to wait.

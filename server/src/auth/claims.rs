@@ -175,7 +175,7 @@ pub(super) fn access(payload: &[u8], rules: &Rules, now_ms: u64) -> Result<Acces
         return Err(Refused::invalid("the token's aud is not this hub's"));
     }
     let (sub, jti) = (claims.sub.name("sub")?, claims.jti.name("jti")?);
-    Ok(Access { policy: policy(&claims)?, expires_at_ms: Some(exp), iss, sub, jti, iat_ms })
+    Ok(Access { policy: policy(&claims)?, expires_at_ms: Some(exp), iss, sub, jti, iat_ms, holder: 0 })
 }
 
 fn lacks(claim: &str) -> Refused {

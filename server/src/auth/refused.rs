@@ -60,18 +60,18 @@ impl Refused {
 
 /// Lets one log line through in a while, and counts those it holds back.
 #[derive(Debug)]
-pub(super) struct Sparing {
+pub(crate) struct Sparing {
     every: Duration,
     state: Mutex<(Option<Instant>, u64)>,
 }
 
 impl Sparing {
-    pub(super) fn new(every: Duration) -> Self {
+    pub(crate) fn new(every: Duration) -> Self {
         Self { every, state: Mutex::default() }
     }
 
     /// Whether a line may be written now: then how many were left out since the last one.
-    pub(super) fn turn(&self) -> Option<u64> {
+    pub(crate) fn turn(&self) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, left_out) = &mut *state;
         if last.is_some_and(|last| last.elapsed() < self.every) {

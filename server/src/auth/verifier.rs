@@ -4,7 +4,11 @@
 //! secret verifies HS256 and nothing else, a key set's key what it is for and nothing else. So neither `none` nor a public
 //! key used as a secret gets through. What a header says beside `alg` and `kid` (`jku`, `x5u`, `jwk`) is not read.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::BoxFuture;
@@ -36,6 +40,7 @@ struct Inner {
     way: Way,
     revocations: Revocations,
     log: RefusalLog,
+    hasher: RandomState,
 }
 
 enum Way {
@@ -119,7 +124,7 @@ impl Verifier {
                 })
             }
         };
-        Self(Arc::new(Inner { way, revocations, log: RefusalLog::default() }))
+        Self(Arc::new(Inner { way, revocations, log: RefusalLog::default(), hasher: RandomState::new() }))
     }
 
     fn sources(&self) -> &[Arc<Source>] {
@@ -200,11 +205,15 @@ impl Inner {
             }
             Way::Static(_) => Err(Refused::invalid("token is not the hub's WS_TOKEN").into()),
             Way::Jwt(jwts) => {
-                let token = Token::parse(token)?;
-                jwts.check_signature(&token, may_ask)?;
-                let access = claims::access(&token.payload, &jwts.rules, wall_clock())?;
+                let parsed = Token::parse(token)?;
+                jwts.check_signature(&parsed, may_ask)?;
+                let access = claims::access(&parsed.payload, &jwts.rules, wall_clock())?;
                 self.revocations.check(&access)?;
-                Ok(access)
+                let holder = match &access.sub {
+                    Some(sub) => self.hasher.hash_one((&access.iss, sub)),
+                    None => self.hasher.hash_one(token),
+                };
+                Ok(Access { holder, ..access })
             }
         }
     }

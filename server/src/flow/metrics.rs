@@ -32,7 +32,8 @@ impl Counter {
         }
     }
 
-    fn value(&self) -> u64 {
+    /// How many there were.
+    pub(crate) fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }

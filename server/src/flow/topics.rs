@@ -166,6 +166,11 @@ impl Topics {
         state
     }
 
+    /// Whether somebody has published to it, and it was not removed.
+    pub(crate) fn has(&self, topic: &Topic) -> bool {
+        lock(&self.inner).topics.get(topic).is_some_and(|state| state.tail() > 0)
+    }
+
     /// The topics that `target` means now; those that come later, or again after they were removed, are signalled, until
     /// `signals` is dropped.
     pub(crate) fn follow(&self, target: &TopicOrPattern, signals: &SignalSender) -> Vec<Arc<TopicState>> {

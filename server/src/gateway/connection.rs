@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    net::IpAddr,
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
@@ -37,6 +38,7 @@ use crate::{
     },
     groups::{ConsumerHandle, ToConsumer, ToGroup, Verdict},
     node::Node,
+    quota::{Pace, Share},
     rights,
 };
 
@@ -63,7 +65,7 @@ pub(super) enum End {
 }
 
 /// Serves `socket` until either side ends it.
-pub(super) async fn run(node: Arc<Node>, socket: Socket) {
+pub(super) async fn run(node: Arc<Node>, socket: Socket, address: IpAddr) {
     let _counted = Counted::new(&node);
     let (handle, messages) = ConsumerHandle::new();
     let (signals, signalled) = mpsc::unbounded_channel();
@@ -82,6 +84,10 @@ pub(super) async fn run(node: Arc<Node>, socket: Socket) {
         reads: FuturesUnordered::new(),
         waiting_live: VecDeque::new(),
         heard: Instant::now(),
+        address,
+        share: None,
+        pace: None,
+        paused: None,
         node: Arc::clone(&node),
     };
     let end = connection.serve(messages, signalled).await;
@@ -136,6 +142,14 @@ pub(super) struct Connection {
     pub(super) waiting_live: VecDeque<MemberId>,
     /// When the peer was last heard.
     pub(super) heard: Instant,
+    /// The peer's.
+    address: IpAddr,
+    /// Its part of what its subject may have, and whose that is.
+    pub(super) share: Option<(u64, Share)>,
+    /// How fast it may publish.
+    pace: Option<Pace>,
+    /// It has published faster than it may: until then nothing is read.
+    paused: Option<Instant>,
 }
 
 impl Connection {
@@ -230,6 +244,7 @@ impl Connection {
                     self.out.control(Message::Ping(Bytes::new()));
                 }
                 () = sleep_until(auth_deadline) => return self.expired(),
+                () = sleep_until(self.paused), if self.paused.is_some() => self.paused = None,
                 Ok(()) = revocations.changed() => {
                     if self.is_revoked() {
                         return self.token_revoked();
@@ -252,10 +267,10 @@ impl Connection {
         self.out.bytes() < OUT_HIGH && queued < BURST && self.may_take_frames()
     }
 
-    /// Whether the next frame may be handled: not while a publish would find no room, before an AUTH is answered, or while
-    /// the answer to a ping waits.
+    /// Whether the next frame may be handled: not while a publish would find no room or came too
+    /// soon, before an AUTH is answered, or while the answer to a ping waits.
     pub(super) fn may_take_frames(&self) -> bool {
-        self.publishes.have_room() && self.checking.is_none() && !self.out.owes_pong()
+        self.publishes.have_room() && self.checking.is_none() && !self.out.owes_pong() && self.paused.is_none()
     }
 
     /// Whether nothing was heard of the peer for three pings. While its socket is not read, silence proves nothing.
@@ -292,7 +307,24 @@ impl Connection {
         };
         match frame {
             ClientFrame::Publish(publish) => {
-                self.publishes.add(&publish, corr, |topic| rights::publish(policy, topic));
+                let bytes = publish.payload.get().len();
+                let mut pause = Duration::ZERO;
+                self.publishes.add(&publish, corr, |topic, same| {
+                    rights::publish(policy, topic)?;
+                    if !same && let Some((_, share)) = &self.share {
+                        self.node.quotas.topic(share, topic, &self.node.topics)?;
+                    }
+                    if let Some(pace) = &mut self.pace {
+                        if !same {
+                            pace.select(topic);
+                        }
+                        pause = pace.take(bytes)?;
+                    }
+                    Ok(())
+                });
+                if !pause.is_zero() {
+                    self.paused = Instant::now().checked_add(pause);
+                }
                 self.answer_refused_publishes();
             }
             ClientFrame::Ack(settle) => self.settle(&settle, Verdict::Ack, corr),
@@ -317,14 +349,37 @@ impl Connection {
     }
 
     async fn auth(&mut self, token: &str, batch: bool, corr: Option<&Text<'_>>) -> ControlFlow<End> {
-        match self.node.verifier.check(token) {
-            Check::Done(checked) => self.authenticated(checked, batch, corr).await,
-            Check::Later(access) => {
-                let corr = corr.map(|corr| Text::from(corr.as_str().to_owned()));
-                self.checking = Some(Checking { access, batch, corr });
-                ControlFlow::Continue(())
+        let access = match self.node.verifier.check(token) {
+            Check::Done(Ok(access)) => return self.authenticated(Ok(access), batch, corr).await,
+            Check::Done(Err(refused)) if !refused.is_of_the_token() => {
+                return self.authenticated(Err(refused), batch, corr).await;
             }
-        }
+            Check::Done(Err(refused)) => {
+                let wait = self.node.quotas.failed(self.address);
+                if wait.is_zero() {
+                    return self.authenticated(Err(refused), batch, corr).await;
+                }
+                async move {
+                    tokio::time::sleep(wait).await;
+                    Err(refused)
+                }
+                .boxed()
+            }
+            Check::Later(access) => {
+                let (node, address) = (Arc::clone(&self.node), self.address);
+                async move {
+                    let checked = access.await;
+                    if let Err(refused) = &checked {
+                        node.keep_back(refused, address).await;
+                    }
+                    checked
+                }
+                .boxed()
+            }
+        };
+        let corr = corr.map(|corr| Text::from(corr.as_str().to_owned()));
+        self.checking = Some(Checking { access, batch, corr });
+        ControlFlow::Continue(())
     }
 
     /// Answers an AUTH.
@@ -334,8 +389,34 @@ impl Connection {
         batch: bool,
         corr: Option<&Text<'_>>,
     ) -> ControlFlow<End> {
+        let holder = checked.as_ref().ok().map(|access| access.holder);
+        let share = match holder {
+            Some(holder) if self.share.as_ref().is_none_or(|(own, _)| *own != holder) => {
+                match self.node.quotas.share(holder) {
+                    Ok(share) => Some((holder, share)),
+                    Err(refusal) => {
+                        self.refuse(&refusal, corr);
+                        // One that works goes on with the token it has.
+                        let new = self.session.policy().is_none();
+                        return if new {
+                            ControlFlow::Break(End::Close(CloseCode::ConnectionLimit))
+                        } else {
+                            ControlFlow::Continue(())
+                        };
+                    }
+                }
+            }
+            _ => None,
+        };
         match self.session.authenticate(checked) {
             Outcome::Accepted(expires_in_ms) => {
+                if let Some((holder, mut share)) = share {
+                    share.subscriptions(self.subscriptions.len());
+                    let whose = self.node.quotas.whose(holder, self.address);
+                    self.pace = self.node.quotas.paces().then(|| self.node.quotas.pace(whose));
+                    self.share = Some((holder, share));
+                    self.publishes.forget_topic();
+                }
                 self.out.socket.trust();
                 self.send(&ServerFrame::Ok(OkFrame {
                     corr: corr.cloned(),
@@ -487,7 +568,7 @@ impl Connection {
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal, corr: Option<&Text<'_>>) {
-        self.error(refusal.code(), refusal.message(), corr);
+        self.send(&ServerFrame::refused(refusal, corr.cloned()));
     }
 
     /// Leaves the groups, sends what is left and closes.

@@ -27,6 +27,7 @@ mod subscriptions;
 
 use std::{
     future::poll_fn,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -41,7 +42,10 @@ use prom_protocol::CloseCode;
 use tungstenite::{Message, protocol::CloseFrame};
 
 use self::socket::{Socket, Wire};
-use crate::node::{Node, WRITE_GRACE};
+use crate::{
+    node::{Node, WRITE_GRACE},
+    web::Caller,
+};
 
 /// How long a peer that is refused may take to be told why.
 const REFUSING: Duration = Duration::from_secs(3);
@@ -55,6 +59,7 @@ pub(crate) fn accept(node: Arc<Node>, mut request: Request) -> Response<Body> {
         }
     };
     let refusal = refusal(&node, request.headers());
+    let address = request.extensions().get::<Caller>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Caller::address);
     let (most, stuck) =
         (node.limits.frame_bytes_before_auth, node.limits.write_timeout + connection::PARTING + WRITE_GRACE);
     node.tasks.clone().spawn(async move {
@@ -70,7 +75,7 @@ pub(crate) fn accept(node: Arc<Node>, mut request: Request) -> Response<Body> {
                 node.metrics.closed(code);
                 let _ = tokio::time::timeout(REFUSING, close(socket, code)).await;
             }
-            (Some(socket), None) => connection::run(node, socket).await,
+            (Some(socket), None) => connection::run(node, socket, address).await,
         }
     });
     response

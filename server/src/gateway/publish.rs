@@ -52,12 +52,17 @@ impl Publishes {
         self.waiting.is_empty()
     }
 
-    /// Takes on a publish. `allowed` is asked once the topic is known.
+    /// The next topic counts as another one than the last.
+    pub(super) fn forget_topic(&mut self) {
+        self.last_topic = None;
+    }
+
+    /// Takes on a publish. `allowed` is asked once the topic is known, and told whether it is that of the last one.
     pub(super) fn add(
         &mut self,
         publish: &Publish<'_>,
         corr: Option<&Text<'_>>,
-        allowed: impl Fn(&Topic) -> Result<(), Refusal>,
+        allowed: impl FnMut(&Topic, bool) -> Result<(), Refusal>,
     ) {
         let corr = corr.map(|corr| corr.as_str().into());
         match self.append(publish, allowed) {
@@ -88,13 +93,17 @@ impl Publishes {
     fn append(
         &mut self,
         publish: &Publish<'_>,
-        allowed: impl Fn(&Topic) -> Result<(), Refusal>,
+        mut allowed: impl FnMut(&Topic, bool) -> Result<(), Refusal>,
     ) -> Result<Append, Refusal> {
-        let topic = match &self.last_topic {
-            Some(topic) if topic.as_str() == publish.topic.as_str() => topic.clone(),
-            _ => Topic::new(&publish.topic)?,
+        let (topic, same) = match &self.last_topic {
+            Some(topic) if topic.as_str() == publish.topic.as_str() => (topic.clone(), true),
+            _ => (Topic::new(&publish.topic)?, false),
         };
-        allowed(&topic)?;
+        if !same {
+            // What is refused is not the last one: it is asked for anew.
+            self.last_topic = None;
+        }
+        allowed(&topic, same)?;
         self.last_topic = Some(topic.clone());
         let payload = publish.payload.get();
         check_payload(payload)?;
@@ -138,7 +147,7 @@ fn encode(corr: Option<&str>, outcome: Result<(&str, u64, bool), &Refusal>) -> V
     let mut bytes = Vec::with_capacity(96);
     match outcome {
         Ok((id, seq, duplicate)) => encode_published(&mut bytes, corr, id, seq, duplicate),
-        Err(refused) => ServerFrame::error(refused.code(), refused.message(), corr.map(Text::from)).encode(&mut bytes),
+        Err(refused) => ServerFrame::refused(refused, corr.map(Text::from)).encode(&mut bytes),
     }
     bytes
 }
@@ -156,7 +165,7 @@ mod tests {
         let frame = format!(r#"{{"op":"PUBLISH","corr":"{corr}","topic":"{topic}","payload":1}}"#);
         let request = client::parse(&frame).unwrap_or_else(|bad| panic!("{bad:?}"));
         let ClientFrame::Publish(publish) = request.frame else { panic!("a PUBLISH") };
-        let allowed = |topic: &Topic| match topic.as_str() {
+        let allowed = |topic: &Topic, _| match topic.as_str() {
             "forbidden" => Err(Refusal::new(ErrorCode::Forbidden, "no")),
             _ => Ok(()),
         };

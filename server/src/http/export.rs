@@ -42,7 +42,7 @@ pub(super) async fn export(
     version: Version,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Failure> {
-    let (access, token) = http.access(&caller, &headers).await?;
+    let access = http.access(&caller, &headers).await?;
     if version < Version::HTTP_11 {
         // Where an abort looks like an end.
         return Err(Failure::status(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "an export needs HTTP/1.1"));
@@ -58,7 +58,7 @@ pub(super) async fn export(
         (from, _) => from,
     };
     // They may last long, so nobody waits for one to end.
-    let turn = http.exports.take(token, Duration::ZERO).await?;
+    let turn = http.exports.take(access.holder, Duration::ZERO).await?;
     let start = start(&*http.node.store, &topic, &from).await?;
 
     let export = Export {

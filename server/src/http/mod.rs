@@ -77,18 +77,23 @@ fn cors(node: &Arc<Node>) -> CorsLayer {
 }
 
 impl Http {
-    /// What the request's token stands for, and the token.
-    async fn access<'a>(&self, caller: &Caller, headers: &'a HeaderMap) -> Result<(Access, &'a str), Failure> {
+    /// What the request's token stands for.
+    async fn access(&self, caller: &Caller, headers: &HeaderMap) -> Result<Access, Failure> {
         let checked = match bearer(headers, "") {
-            Ok(token) => self.node.verifier.check(token).done().await.map(|access| (access, token)),
+            Ok(token) => self.node.verifier.check(token).done().await,
             Err(refused) => Err(refused),
         };
-        let checked = checked.map_err(|refused| {
-            self.node.refused_token("HTTP", &refused);
-            Failure::from(refused)
-        })?;
-        caller.is_known();
-        Ok(checked)
+        match checked {
+            Ok(access) => {
+                caller.is_known();
+                Ok(access)
+            }
+            Err(refused) => {
+                self.node.refused_token("HTTP", &refused);
+                self.node.keep_back(&refused, caller.address()).await;
+                Err(Failure::from(refused))
+            }
+        }
     }
 
     /// Refuses a token that was revoked since its request began.

@@ -49,10 +49,10 @@ pub(super) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, Failure> {
-    let (access, token) = http.access(&caller, &headers).await?;
+    let access = http.access(&caller, &headers).await?;
     let published = async {
         let Path(topic) = topic.map_err(|error| Failure::new(ErrorCode::BadTopic, error.body_text()))?;
-        http.publish(&access, token, &topic, &Params::of(&uri), &headers, body).await
+        http.publish(&access, &caller, &topic, &Params::of(&uri), &headers, body).await
     };
     published.await.inspect_err(|failure| {
         if let Some(code) = failure.code() {
@@ -65,7 +65,7 @@ impl Http {
     async fn publish(
         &self,
         access: &Access,
-        token: &str,
+        caller: &Caller,
         topic: &str,
         params: &Params<'_>,
         headers: &HeaderMap,
@@ -82,13 +82,20 @@ impl Http {
         if self.node.ending.is_cancelled() {
             return Err(Failure::new(ErrorCode::ShuttingDown, "the hub is shutting down"));
         }
+        self.node.quotas.topic_of(access.holder, &topic, &self.node.topics)?;
         // Slowed, not refused, like a publisher on the WebSocket.
-        let _turn = self.publishes.take(token, BODY_TIMEOUT).await?;
+        let _turn = self.publishes.take(access.holder, BODY_TIMEOUT).await?;
         let bytes = read(headers, body).await?;
         self.check_not_revoked(access)?;
         let payload: &RawValue = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new(ErrorCode::BadJson, format!("the body must be one JSON value: {error}")))?;
         check_payload(payload.get())?;
+        let whose = self.node.quotas.whose(access.holder, caller.address());
+        let mut pace = self.node.quotas.pace(whose);
+        pace.select(&topic);
+        let pause = pace.take(payload.get().len())?;
+        // Its turn is kept meanwhile, so that few wait at a time.
+        tokio::time::sleep(pause.min(BODY_TIMEOUT)).await;
         let append = Append::new(topic, &options, payload.get());
         let outcome = self.node.writer.commit(vec![append], Vec::new()).await?.pop();
         let outcome = outcome.ok_or_else(|| Failure::new(ErrorCode::Internal, "the writer gave no answer"))??;

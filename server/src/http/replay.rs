@@ -44,13 +44,13 @@ pub(super) async fn replay(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Failure> {
-    let (access, token) = http.access(&caller, &headers).await?;
+    let access = http.access(&caller, &headers).await?;
     let params = Params::of(&uri);
     let topic = params.topic()?;
     http.check_may_read(&access, &topic)?;
     let from = position::from(&params)?;
     let limit = params.integer("limit", 1..=MAX_LIMIT)?.unwrap_or(LIMIT) as usize;
-    let turn = http.replays.take(token, PATIENCE).await?;
+    let turn = http.replays.take(access.holder, PATIENCE).await?;
 
     let store = &*http.node.store;
     let mut start = start(store, &topic, &from).await?;

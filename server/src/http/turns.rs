@@ -1,8 +1,7 @@
-//! Who may have how much under way: so many at a time, and of these so many of one token.
+//! Who may have how much under way: so many at a time, and of these so many of one subject.
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -15,7 +14,7 @@ use tokio::{
 
 use crate::web::Failure;
 
-/// Tokens that are remembered before those that have nothing under way are forgotten.
+/// Subjects that are remembered before those that have nothing under way are forgotten.
 const KNOWN: usize = 4096;
 
 /// Turns of one kind of request.
@@ -24,11 +23,10 @@ pub(super) struct Turns {
     /// What they are, for people.
     what: &'static str,
     all: Arc<Semaphore>,
-    /// Most of one token.
+    /// Most of one subject.
     each: usize,
-    /// Those of tokens that have or await any, by the token's hash.
-    tokens: Mutex<HashMap<u64, Weak<Semaphore>>>,
-    hasher: RandomState,
+    /// Those of subjects that have or await any.
+    subjects: Mutex<HashMap<u64, Weak<Semaphore>>>,
 }
 
 /// A turn, until it is dropped.
@@ -39,27 +37,22 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    /// At most `all` at a time, and a quarter of them of one token.
+    /// At most `all` at a time, and a quarter of them of one subject.
     pub(super) fn new(what: &'static str, all: usize) -> Self {
-        Self {
-            what,
-            all: Arc::new(Semaphore::new(all)),
-            each: all.div_ceil(4),
-            tokens: Mutex::default(),
-            hasher: RandomState::new(),
-        }
+        Self { what, all: Arc::new(Semaphore::new(all)), each: all.div_ceil(4), subjects: Mutex::default() }
     }
 
-    /// A turn for who has this token, at the latest after `patience`.
+    /// A turn for this subject (`Access::holder`), at the latest after `patience`.
     ///
     /// # Errors
-    /// `rate_limited` when the token has as many as it may, `overloaded` when there are no more.
-    pub(super) async fn take(&self, token: &str, patience: Duration) -> Result<Turn, Failure> {
+    /// `rate_limited` when it has as many as it may, `overloaded` when there are no more.
+    pub(super) async fn take(&self, subject: u64, patience: Duration) -> Result<Turn, Failure> {
         let deadline = Instant::now() + patience;
-        // Its own first: while a token waits for itself it takes nothing from the others.
-        let own = self.of(self.hasher.hash_one(token));
+        // Its own first: while a subject waits for itself it takes nothing from the others.
+        let own = self.of(subject);
         let Ok(Ok(own)) = timeout_at(deadline, own.acquire_owned()).await else {
-            let message = format!("this token has {} {} under way, as many as one may have", self.each, self.what);
+            let message =
+                format!("this token's subject has {} {} under way, as many as one may have", self.each, self.what);
             return Err(Failure::new(ErrorCode::RateLimited, message));
         };
         let Ok(Ok(one)) = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await else {
@@ -69,17 +62,17 @@ impl Turns {
         Ok(Turn { _own: own, _one: one })
     }
 
-    fn of(&self, token: u64) -> Arc<Semaphore> {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = tokens.get(&token).and_then(Weak::upgrade) {
+    fn of(&self, subject: u64) -> Arc<Semaphore> {
+        let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = subjects.get(&subject).and_then(Weak::upgrade) {
             return known;
         }
-        if tokens.len() >= KNOWN {
+        if subjects.len() >= KNOWN {
             // So many are never under way: most are long gone.
-            tokens.retain(|_, own| own.strong_count() > 0);
+            subjects.retain(|_, own| own.strong_count() > 0);
         }
         let new = Arc::new(Semaphore::new(self.each));
-        tokens.insert(token, Arc::downgrade(&new));
+        subjects.insert(subject, Arc::downgrade(&new));
         new
     }
 }
@@ -91,32 +84,32 @@ mod tests {
     const SOON: Duration = Duration::from_millis(10);
 
     #[tokio::test(start_paused = true)]
-    async fn one_token_has_a_quarter_and_the_others_have_the_rest() {
+    async fn one_subject_has_a_quarter_and_the_others_have_the_rest() {
         let turns = Turns::new("exports", 8);
-        let code = async |token| turns.take(token, SOON).await.map_err(|failure| failure.code()).map(drop);
+        let code = async |subject| turns.take(subject, SOON).await.map_err(|failure| failure.code()).map(drop);
         let mut held = Vec::new();
-        for token in ["a", "a", "b", "b", "c", "c", "d"] {
-            held.push(turns.take(token, SOON).await.unwrap());
+        for subject in [1, 1, 2, 2, 3, 3, 4] {
+            held.push(turns.take(subject, SOON).await.unwrap());
         }
-        assert_eq!(code("a").await, Err(Some(ErrorCode::RateLimited)));
-        assert_eq!(code("d").await, Ok(()));
-        held.push(turns.take("d", SOON).await.unwrap());
-        assert_eq!(code("e").await, Err(Some(ErrorCode::Overloaded)));
+        assert_eq!(code(1).await, Err(Some(ErrorCode::RateLimited)));
+        assert_eq!(code(4).await, Ok(()));
+        held.push(turns.take(4, SOON).await.unwrap());
+        assert_eq!(code(5).await, Err(Some(ErrorCode::Overloaded)));
         held.remove(0);
-        assert_eq!(code("e").await, Ok(()), "free again");
-        assert_eq!(code("a").await, Ok(()));
+        assert_eq!(code(5).await, Ok(()), "free again");
+        assert_eq!(code(1).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tokens_that_have_nothing_under_way_are_forgotten() {
+    async fn subjects_that_have_nothing_under_way_are_forgotten() {
         let turns = Turns::new("exports", 8);
-        let held = turns.take("held", SOON).await.unwrap();
-        for token in 0..3 * KNOWN {
-            turns.take(&token.to_string(), SOON).await.unwrap();
+        let held = turns.take(0, SOON).await.unwrap();
+        for subject in 1..3 * KNOWN as u64 {
+            turns.take(subject, SOON).await.unwrap();
         }
-        assert!(turns.tokens.lock().unwrap().len() <= KNOWN);
-        let _second = turns.take("held", SOON).await.unwrap();
-        assert!(turns.take("held", SOON).await.is_err(), "this one was not");
+        assert!(turns.subjects.lock().unwrap().len() <= KNOWN);
+        let _second = turns.take(0, SOON).await.unwrap();
+        assert!(turns.take(0, SOON).await.is_err(), "this one was not");
         drop(held);
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Failure {
     code: Option<ErrorCode>,
     message: String,
     expired: bool,
+    /// Seconds until another try may help.
+    retry_after: u64,
 }
 
 #[derive(Serialize)]
@@ -33,12 +35,12 @@ struct Told<'a> {
 impl Failure {
     /// With the code's own status.
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status: status(code), code: Some(code), message: message.into(), expired: false }
+        Self { status: status(code), code: Some(code), message: message.into(), expired: false, retry_after: 1 }
     }
 
     /// With a status that no code stands for.
     pub(crate) fn status(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, code: None, message: message.into(), expired: false }
+        Self { status, code: None, message: message.into(), expired: false, retry_after: 1 }
     }
 
     /// A parameter or header is missing or wrong; `message` names it.
@@ -83,7 +85,7 @@ impl IntoResponse for Failure {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE || self.status == StatusCode::TOO_MANY_REQUESTS {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
         }
         response
     }
@@ -103,7 +105,8 @@ impl From<NameError> for Failure {
 
 impl From<Refusal> for Failure {
     fn from(error: Refusal) -> Self {
-        Self::new(error.code(), error.message_without_opts())
+        let retry_after = error.retry_after_ms().map_or(1, |ms| ms.div_ceil(1000).max(1));
+        Self { retry_after, ..Self::new(error.code(), error.message_without_opts()) }
     }
 }
 

@@ -80,6 +80,11 @@ impl Caller {
     pub(crate) fn is_known(&self) {
         self.seat.keep();
     }
+
+    /// Its address; with IPv6 that of its /64.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.seat.address()
+    }
 }
 
 /// A port, serving.

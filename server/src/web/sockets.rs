@@ -240,6 +240,11 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    /// The address it counts for.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// From now on it may be asked to leave.
     pub(crate) fn wait(&self) {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,272 @@
+//! What one subject or one address may take, so that none can take all.
+//!
+//! ```text
+//!   AUTH ────────► Quotas::share  ──► Share      a connection of its subject's, its subscriptions (subject.rs)
+//!   PUBLISH ─────► Quotas::pace   ──► Pace       how fast, by topic (rates.rs, bucket.rs)
+//!   bad tokens ──► Quotas::failed ──► a wait     how late the answer comes, by address
+//! ```
+
+mod bucket;
+mod rates;
+mod subject;
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use prom_protocol::{ErrorCode, Group, Refusal, Topic};
+use prom_store::Store;
+use tokio::time::Instant;
+
+use self::{
+    bucket::{Bucket, Fill, Table},
+    rates::Rates,
+    subject::Subject,
+};
+use crate::{
+    auth::Sparing,
+    flow::{
+        exposition::{head, line},
+        metrics::Counter,
+        topics::Topics,
+    },
+};
+
+pub use self::rates::{MAX_RATES, OnExcess, Per, Rate};
+pub(crate) use self::{rates::Pace, subject::Share};
+
+/// The longest that the answer to a bad token is kept back: less than the time for a first AUTH.
+const LATEST: Duration = Duration::from_secs(3);
+const MINUTE: Duration = Duration::from_secs(60);
+/// When to ask again for what frees itself when others end.
+const AGAIN_MS: u64 = 5_000;
+/// One warning of a kind in so long.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// What a subject or an address may have.
+#[derive(Debug, Clone)]
+pub struct Shares {
+    /// WebSocket connections of one subject; default 10000.
+    pub connections: usize,
+    /// Subscriptions of one subject, over its connections; default 100000.
+    pub subscriptions: usize,
+    /// Topics that one subject may make, as long as they exist; default 25000. Counted from the hub's start on.
+    pub topics: usize,
+    /// Groups that one subject may be in, as long as they have a position; default 10000. Counted from the hub's start on.
+    pub groups: usize,
+    /// Bad tokens of one address a minute, and at once, before their answers come late; default 20.
+    pub auth_failures: u64,
+    /// How fast may be published; default: as fast as the hub takes it.
+    pub publish: Vec<Rate>,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            subscriptions: 100_000,
+            topics: 25_000,
+            groups: 10_000,
+            auth_failures: 20,
+            publish: Vec::new(),
+        }
+    }
+}
+
+/// Who takes: hashes, which are not the same in another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whose {
+    pub(crate) subject: u64,
+    pub(crate) address: u64,
+}
+
+/// How often what was limited, for the metric.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Publishes that were waited for.
+    pub(crate) delayed: Counter,
+    /// Publishes refused.
+    pub(crate) refused: Counter,
+    /// AUTHs refused because their subject has as many connections as it may.
+    pub(crate) connections: Counter,
+    /// Subscriptions refused.
+    pub(crate) subscriptions: Counter,
+    /// Publishes refused that would have made a topic.
+    pub(crate) topics: Counter,
+    /// Subscriptions refused because of their group.
+    pub(crate) groups: Counter,
+    /// Answers to bad tokens that were kept back.
+    pub(crate) failures: Counter,
+}
+
+impl Counts {
+    /// Appends the metric.
+    pub(crate) fn render(&self, out: &mut String) {
+        let all = [
+            ("publish_delayed", &self.delayed),
+            ("publish_refused", &self.refused),
+            ("connections", &self.connections),
+            ("subscriptions", &self.subscriptions),
+            ("topics", &self.topics),
+            ("groups", &self.groups),
+            ("auth_failures", &self.failures),
+        ];
+        head(out, "limited_total", "counter", "How often a subject or an address wanted more than its share.");
+        for (limit, counter) in all {
+            line(out, format_args!("limited_total{{limit=\"{limit}\"}} {}", counter.value()));
+        }
+    }
+}
+
+/// What everybody has, and may have.
+#[derive(Debug)]
+pub(crate) struct Quotas {
+    most: Shares,
+    rates: Rates,
+    subjects: Table<Subject>,
+    failures: Table<Bucket>,
+    pub(crate) counts: Counts,
+    warned: Sparing,
+    began: Instant,
+    hasher: RandomState,
+}
+
+impl Quotas {
+    pub(crate) fn new(most: Shares) -> Arc<Self> {
+        Arc::new(Self {
+            rates: Rates::new(&most.publish),
+            most,
+            subjects: Table::default(),
+            failures: Table::default(),
+            counts: Counts::default(),
+            warned: Sparing::new(WARN_EVERY),
+            began: Instant::now(),
+            hasher: RandomState::new(),
+        })
+    }
+
+    /// Nanoseconds since it began.
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Who takes with a token of the holder `subject`, from `address`.
+    pub(crate) fn whose(&self, subject: u64, address: IpAddr) -> Whose {
+        Whose { subject, address: self.hasher.hash_one(address) }
+    }
+
+    /// Whether there are rules for how fast may be published.
+    pub(crate) fn paces(&self) -> bool {
+        !self.most.publish.is_empty()
+    }
+
+    /// How fast `whose` publishes may come.
+    pub(crate) fn pace(self: &Arc<Self>, whose: Whose) -> Pace {
+        Pace::new(self, whose)
+    }
+
+    fn subject(&self, subject: u64) -> Arc<Subject> {
+        self.subjects.of(subject, Subject::is_idle)
+    }
+
+    /// A connection of `subject`.
+    ///
+    /// # Errors
+    /// `rate_limited`: it has as many as it may.
+    pub(crate) fn share(&self, subject: u64) -> Result<Share, Refusal> {
+        let most = self.most.connections;
+        Share::take(self.subject(subject), most).ok_or_else(|| {
+            self.counts.connections.add(1);
+            self.excess("connections", most)
+        })
+    }
+
+    /// Refuses one more subscription than the subject of `share` may have, or one as a group that is one too many.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub(crate) async fn subscribe(
+        &self,
+        share: &Share,
+        group: Option<&Group>,
+        store: &dyn Store,
+    ) -> Result<(), Refusal> {
+        let most = self.most.subscriptions;
+        if share.all_subscriptions() >= most {
+            self.counts.subscriptions.add(1);
+            return Err(self.excess("subscriptions", most));
+        }
+        let Some(group) = group else { return Ok(()) };
+        let most = self.most.groups;
+        if let Some(groups) = share.subject.full_of_groups(group, most) {
+            let mut gone = Vec::new();
+            for group in groups {
+                if store.topics_of(&group).await.is_ok_and(|topics| topics.is_empty()) {
+                    gone.push(group);
+                }
+            }
+            share.subject.lost_groups(&gone);
+        }
+        if share.subject.joins_group(group, most) {
+            return Ok(());
+        }
+        self.counts.groups.add(1);
+        Err(self.excess("groups", most))
+    }
+
+    /// Refuses a publish by which the subject of `share` would make one more topic than it may.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub(crate) fn topic(&self, share: &Share, topic: &Topic, topics: &Topics) -> Result<(), Refusal> {
+        self.makes(&share.subject, topic, topics)
+    }
+
+    /// The same without a connection.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub(crate) fn topic_of(&self, subject: u64, topic: &Topic, topics: &Topics) -> Result<(), Refusal> {
+        if topics.has(topic) { Ok(()) } else { self.makes(&self.subject(subject), topic, topics) }
+    }
+
+    fn makes(&self, subject: &Subject, topic: &Topic, topics: &Topics) -> Result<(), Refusal> {
+        let most = self.most.topics;
+        if topics.has(topic) || subject.makes_topic(topic, most, |topic| topics.has(topic)) {
+            return Ok(());
+        }
+        self.counts.topics.add(1);
+        Err(self.excess("topics", most))
+    }
+
+    fn excess(&self, what: &'static str, most: usize) -> Refusal {
+        if let Some(left_out) = self.warned.turn() {
+            tracing::warn!(
+                what,
+                limit = most,
+                left_out,
+                "a subject wants more than its share: limits.{what}_per_subject"
+            );
+        }
+        let message = format!("this token's subject has {most} {what}, as many as one may have");
+        Refusal::new(ErrorCode::RateLimited, message).retry_after(AGAIN_MS)
+    }
+
+    /// Takes note of a bad token from `address`; how long to keep its answer back.
+    pub(crate) fn failed(&self, address: IpAddr) -> Duration {
+        let now = self.now();
+        let fill = Fill { units: self.most.auth_failures, per: MINUTE, burst: MINUTE };
+        let bucket = self.failures.of(self.hasher.hash_one(address), |bucket| bucket.is_full(now));
+        let wait = bucket.lacks(fill, now, 1).min(LATEST);
+        if wait.is_zero() {
+            bucket.take(fill, now, 1);
+        } else {
+            // Nothing is taken: when it ends, all is as before within a minute, also for others of the same address.
+            self.counts.failures.add(1);
+        }
+        wait
+    }
+}

@@ -1,0 +1,180 @@
+//! How fast may be published: rules by topic, each with buckets of those it holds apart.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use prom_protocol::{ErrorCode, Refusal, Topic, TopicOrPattern};
+
+use super::{
+    Quotas, Whose,
+    bucket::{Bucket, Fill, Table},
+};
+
+/// Most rules.
+pub const MAX_RATES: usize = 64;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A limit to how fast may be published. Every rule that matches a topic counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rate {
+    /// On which topics, taken together.
+    pub topics: TopicOrPattern,
+    /// Whom it holds apart.
+    pub per: Per,
+    /// Events a second; none: any.
+    pub events: Option<u64>,
+    /// Bytes of payloads a second; none: any.
+    pub bytes: Option<u64>,
+    /// What was not used for so long may be used at once.
+    pub burst: Duration,
+    /// What becomes of more.
+    pub on_excess: OnExcess,
+}
+
+/// Whom a rate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Per {
+    /// Each `sub` of a token by its `iss`, with all its connections; a token without one is for itself.
+    #[default]
+    Subject,
+    /// Each connection; over HTTP each request.
+    Connection,
+    /// Each address, or /64 with IPv6.
+    Address,
+    /// All together.
+    Hub,
+}
+
+/// What becomes of what is too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnExcess {
+    /// It is taken, and nothing more is read of the connection until it would not be too much. Nothing is lost.
+    #[default]
+    Delay,
+    /// `rate_limited`, with `retry_after_ms`.
+    Refuse,
+}
+
+#[derive(Debug, Default)]
+struct Buckets {
+    events: Bucket,
+    bytes: Bucket,
+}
+
+/// The rules of a hub.
+#[derive(Debug)]
+pub(super) struct Rates {
+    rules: Vec<(Rate, Table<Buckets>)>,
+}
+
+impl Rates {
+    pub(super) fn new(rates: &[Rate]) -> Self {
+        Self { rules: rates.iter().map(|rate| (rate.clone(), Table::default())).collect() }
+    }
+}
+
+impl Rate {
+    fn fills(&self) -> [Option<Fill>; 2] {
+        let fill = |units| Fill { units, per: SECOND, burst: self.burst };
+        [self.events.map(fill), self.bytes.map(fill)]
+    }
+}
+
+/// One publisher's buckets, a rule each.
+pub(crate) struct Pace {
+    quotas: Arc<Quotas>,
+    buckets: Vec<Arc<Buckets>>,
+    /// The rules that match the topic that was looked at last, a bit each.
+    meant: u64,
+}
+
+impl fmt::Debug for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pace").field("rules", &self.buckets.len()).finish_non_exhaustive()
+    }
+}
+
+impl Pace {
+    /// For `whose`, and for nobody else what is per connection.
+    pub(super) fn new(quotas: &Arc<Quotas>, whose: Whose) -> Self {
+        let now = quotas.now();
+        let idle = |buckets: &Buckets| buckets.events.is_full(now) && buckets.bytes.is_full(now);
+        let of = |(rate, table): &(Rate, Table<Buckets>)| match rate.per {
+            Per::Subject => table.of(whose.subject, idle),
+            Per::Address => table.of(whose.address, idle),
+            Per::Hub => table.of(0, idle),
+            Per::Connection => Arc::default(),
+        };
+        let buckets = quotas.rates.rules.iter().map(of).collect();
+        Self { quotas: Arc::clone(quotas), buckets, meant: 0 }
+    }
+
+    /// What is taken next is for `topic`.
+    pub(crate) fn select(&mut self, topic: &Topic) {
+        let rules = self.quotas.rates.rules.iter().enumerate();
+        self.meant = rules.filter(|(_, (rate, _))| rate.topics.matches(topic)).fold(0, |bits, (at, _)| bits | 1 << at);
+    }
+
+    /// Takes an event with a payload of so many bytes on the topic that was selected; after it, nothing more is to be
+    /// taken for so long.
+    ///
+    /// # Errors
+    /// `rate_limited`, with how long to wait: nothing was taken.
+    pub(crate) fn take(&self, bytes: usize) -> Result<Duration, Refusal> {
+        if self.meant == 0 {
+            return Ok(Duration::ZERO);
+        }
+        let (now, bytes) = (self.quotas.now(), bytes as u64);
+        for (rate, buckets) in self.meant().filter(|(rate, _)| rate.on_excess == OnExcess::Refuse) {
+            let [events, of_bytes] = rate.fills();
+            let lacks = |bucket: &Bucket, fill: Option<Fill>, units| {
+                fill.map_or(Duration::ZERO, |fill| bucket.lacks(fill, now, units))
+            };
+            let wait = lacks(&buckets.events, events, 1).max(lacks(&buckets.bytes, of_bytes, bytes));
+            if !wait.is_zero() {
+                self.quotas.counts.refused.add(1);
+                let message = format!("more than {} publishes on {}", rate.words(), rate.topics);
+                let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+                return Err(Refusal::new(ErrorCode::RateLimited, message).retry_after(wait));
+            }
+        }
+        let mut pause = Duration::ZERO;
+        for (rate, buckets) in self.meant() {
+            let [events, of_bytes] = rate.fills();
+            let take = |bucket: &Bucket, fill: Option<Fill>, units| {
+                fill.map_or(Duration::ZERO, |fill| bucket.take(fill, now, units))
+            };
+            let debt = take(&buckets.events, events, 1).max(take(&buckets.bytes, of_bytes, bytes));
+            // A large event that a full bucket gave is not waited for here: the next one is refused.
+            if rate.on_excess == OnExcess::Delay {
+                pause = pause.max(debt);
+            }
+        }
+        if !pause.is_zero() {
+            self.quotas.counts.delayed.add(1);
+        }
+        Ok(pause)
+    }
+
+    fn meant(&self) -> impl Iterator<Item = (&Rate, &Buckets)> {
+        let rules = self.quotas.rates.rules.iter().zip(&self.buckets).enumerate();
+        rules.filter(|(at, _)| self.meant >> at & 1 == 1).map(|(_, ((rate, _), buckets))| (rate, &**buckets))
+    }
+}
+
+impl Rate {
+    /// What it allows, for people.
+    fn words(&self) -> String {
+        let most = match (self.events, self.bytes) {
+            (Some(events), Some(bytes)) => format!("{events} events or {bytes} bytes a second"),
+            (Some(events), None) => format!("{events} events a second"),
+            (None, Some(bytes)) => format!("{bytes} bytes a second"),
+            (None, None) => "nothing".into(),
+        };
+        match self.per {
+            Per::Subject => format!("{most} that one subject"),
+            Per::Connection => format!("{most} that one connection"),
+            Per::Address => format!("{most} that one address"),
+            Per::Hub => format!("{most} that the hub"),
+        }
+    }
+}

@@ -69,7 +69,7 @@ codes! {
         StaleLease = "stale_lease", false;
         /// The position to start from is not in the log.
         PositionGone = "position_gone", false;
-        /// Over a configured rate.
+        /// Over a rate, or as much as one subject may have.
         RateLimited = "rate_limited", true;
         /// The hub has more to do than it can queue, or as many topics as it may.
         Overloaded = "overloaded", true;

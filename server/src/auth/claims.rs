@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::{Access, LEEWAY, refused::Refused};
 
-/// Longest `sub`, `jti` and `iss`, in bytes. Who published stands in every event.
-const NAME_BYTES: usize = limits::KEY_BYTES;
+/// Longest `sub`, `jti` and `iss`, in bytes. Who published stands in every event, so `sub` is what an event can hold.
+const NAME_BYTES: usize = limits::SUBJECT_BYTES;
 
 /// What a hub asks of claims.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// A string of 1 to [`NAME_BYTES`] bytes.
+    /// A string of 1 to [`NAME_BYTES`] bytes, without control characters, as every text of an event is.
     pub(super) fn name(self, claim: &str) -> Result<Option<String>, Refused> {
         let Some(raw) = self.0 else { return Ok(None) };
         let Ok(text) = serde_json::from_str::<String>(raw.get()) else {
@@ -43,6 +43,9 @@ impl<'a> Member<'a> {
         };
         if text.is_empty() || text.len() > NAME_BYTES {
             return Err(Refused::invalid(format!("{claim} must be 1 to {NAME_BYTES} bytes")));
+        }
+        if text.bytes().any(|byte| byte < 0x20 || byte == 0x7f) {
+            return Err(Refused::invalid(format!("{claim} must not hold control characters")));
         }
         Ok(Some(text))
     }
@@ -249,6 +252,8 @@ mod tests {
             (json!({"aud": [1]}), "aud must be a string or a list of strings"),
             (json!({"sub": 5}), "sub must be a string"),
             (json!({"sub": ""}), "sub must be 1 to 512 bytes"),
+            (json!({"sub": "s".repeat(513)}), "sub must be 1 to 512 bytes"),
+            (json!({"sub": "a\nb"}), "sub must not hold control characters"),
             (json!({"jti": "j".repeat(513)}), "jti must be 1 to 512 bytes"),
             (json!({"scopes": ["*:**", 5]}), "scopes must be a string or a list of strings"),
             (json!({"scopes": null}), "scopes must be a string or a list of strings"),

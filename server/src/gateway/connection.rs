@@ -285,7 +285,7 @@ impl Connection {
         };
         match frame {
             ClientFrame::Publish(publish) => {
-                self.publishes.add(&publish, corr, |topic| rights::publish(policy, topic));
+                self.publishes.add(&publish, corr, self.session.subject(), |topic| rights::publish(policy, topic));
                 self.answer_refused_publishes();
             }
             ClientFrame::Ack(settle) => self.settle(&settle, Verdict::Ack, corr),

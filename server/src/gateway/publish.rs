@@ -52,15 +52,16 @@ impl Publishes {
         self.waiting.is_empty()
     }
 
-    /// Takes on a publish. `allowed` is asked once the topic is known.
+    /// Takes on a publish of the subject `by`. `allowed` is asked once the topic is known.
     pub(super) fn add(
         &mut self,
         publish: &Publish<'_>,
         corr: Option<&Text<'_>>,
+        by: Option<&str>,
         allowed: impl Fn(&Topic) -> Result<(), Refusal>,
     ) {
         let corr = corr.map(|corr| corr.as_str().into());
-        match self.append(publish, allowed) {
+        match self.append(publish, by, allowed) {
             Ok(append) => {
                 let bytes = append.body.len();
                 self.bytes += bytes;
@@ -88,6 +89,7 @@ impl Publishes {
     fn append(
         &mut self,
         publish: &Publish<'_>,
+        by: Option<&str>,
         allowed: impl Fn(&Topic) -> Result<(), Refusal>,
     ) -> Result<Append, Refusal> {
         let topic = match &self.last_topic {
@@ -98,7 +100,7 @@ impl Publishes {
         self.last_topic = Some(topic.clone());
         let payload = publish.payload.get();
         check_payload(payload)?;
-        Ok(Append::new(topic, &publish.options, payload))
+        Ok(Append::published_by(topic, &publish.options, by, payload))
     }
 
     /// What was gathered since the last call, for the writer.
@@ -160,7 +162,7 @@ mod tests {
             "forbidden" => Err(Refusal::new(ErrorCode::Forbidden, "no")),
             _ => Ok(()),
         };
-        publishes.add(&publish, request.corr.as_ref(), allowed);
+        publishes.add(&publish, request.corr.as_ref(), None, allowed);
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Http {
         let payload: &RawValue = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new(ErrorCode::BadJson, format!("the body must be one JSON value: {error}")))?;
         check_payload(payload.get())?;
-        let append = Append::new(topic, &options, payload.get());
+        let append = Append::published_by(topic, &options, access.sub.as_deref(), payload.get());
         let outcome = self.node.writer.commit(vec![append], Vec::new()).await?.pop();
         let outcome = outcome.ok_or_else(|| Failure::new(ErrorCode::Internal, "the writer gave no answer"))??;
         Ok(json(StatusCode::OK, &Published { id: &outcome.id, seq: outcome.seq, duplicate: outcome.duplicate }))

@@ -208,6 +208,14 @@ pub fn check_id(name: &str, id: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Checks the `sub` of a token, which becomes [`Event::by`] of what is published with it.
+///
+/// # Errors
+/// `bad_frame`, with `name` and the limit.
+pub fn check_subject(name: &str, subject: &str) -> Result<(), Refusal> {
+    check_text(name, subject, limits::SUBJECT_BYTES)
+}
+
 fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, Refusal> {
     let id = field.text("opts.id")?;
     if let Some(id) = &id {

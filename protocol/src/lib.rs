@@ -37,7 +37,7 @@ pub const VERSION: u32 = 1;
 pub use client::{ClientFrame, Op, Request};
 pub use code::{CloseCode, ErrorCode};
 pub use event::{
-    Event, EventOptions, Headers, check_id, encode_event, encode_event_body, encode_event_body_by,
+    Event, EventOptions, Headers, check_id, check_subject, encode_event, encode_event_body, encode_event_body_by,
     encode_event_position,
 };
 pub use frames::{Frames, frames};

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use prom_protocol::{Policy, RawValue, limits};
+use prom_protocol::{Policy, RawValue, check_subject, limits};
 use serde::{Deserialize, Deserializer};
 
 use super::{Access, LEEWAY, refused::Refused};
 
-/// Longest `sub`, `jti` and `iss`, in bytes. Who published stands in every event, so `sub` is what an event can hold.
+/// Longest `sub`, `jti` and `iss`, in bytes. Who published stands in every event.
 const NAME_BYTES: usize = limits::SUBJECT_BYTES;
 
 /// What a hub asks of claims.
@@ -35,7 +35,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// A string of 1 to [`NAME_BYTES`] bytes, without control characters, as every text of an event is.
+    /// A string of 1 to [`NAME_BYTES`] bytes.
     pub(super) fn name(self, claim: &str) -> Result<Option<String>, Refused> {
         let Some(raw) = self.0 else { return Ok(None) };
         let Ok(text) = serde_json::from_str::<String>(raw.get()) else {
@@ -44,10 +44,16 @@ impl<'a> Member<'a> {
         if text.is_empty() || text.len() > NAME_BYTES {
             return Err(Refused::invalid(format!("{claim} must be 1 to {NAME_BYTES} bytes")));
         }
-        if text.bytes().any(|byte| byte < 0x20 || byte == 0x7f) {
-            return Err(Refused::invalid(format!("{claim} must not hold control characters")));
-        }
         Ok(Some(text))
+    }
+
+    /// What an event can hold as who published it.
+    fn subject(self, claim: &str) -> Result<Option<String>, Refused> {
+        let subject = self.name(claim)?;
+        if let Some(subject) = &subject {
+            check_subject(claim, subject).map_err(|refusal| Refused::invalid(refusal.message()))?;
+        }
+        Ok(subject)
     }
 
     /// A string, or a list of strings.
@@ -177,7 +183,7 @@ pub(super) fn access(payload: &[u8], rules: &Rules, now_ms: u64) -> Result<Acces
     {
         return Err(Refused::invalid("the token's aud is not this hub's"));
     }
-    let (sub, jti) = (claims.sub.name("sub")?, claims.jti.name("jti")?);
+    let (sub, jti) = (claims.sub.subject("sub")?, claims.jti.name("jti")?);
     Ok(Access { policy: policy(&claims)?, expires_at_ms: Some(exp), iss, sub, jti, iat_ms })
 }
 

@@ -208,6 +208,14 @@ pub fn check_id(name: &str, id: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Checks the `sub` of a token, which becomes [`Event::by`] of what is published with it.
+///
+/// # Errors
+/// `bad_frame`, with `name` and the limit.
+pub fn check_subject(name: &str, subject: &str) -> Result<(), Refusal> {
+    check_text(name, subject, limits::SUBJECT_BYTES)
+}
+
 fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, Refusal> {
     let id = field.text("opts.id")?;
     if let Some(id) = &id {
@@ -244,6 +252,10 @@ pub struct Event<'a> {
     /// Ids of the events that led to it. Events of older hubs have one string.
     #[serde(borrow, default, deserialize_with = "one_or_list", skip_serializing_if = "Vec::is_empty")]
     pub caused_by: Vec<Text<'a>>,
+    /// Who published it: the `sub` of the publisher's token, at most 512 bytes. The hub writes it, a client cannot. None
+    /// where there was no such claim, and for what the hub writes itself.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Text<'a>>,
     /// The payload: one JSON value, as the publisher wrote it.
     #[serde(borrow)]
     pub payload: &'a RawValue,
@@ -294,8 +306,21 @@ pub fn encode_event_position(out: &mut Vec<u8>, id: &str, seq: u64, ts: u64) {
     field(out, key::TS, &ts);
 }
 
-/// Appends the second part of an event's wire JSON: what the publisher decides, known before the commit.
+/// Appends the second part of an event's wire JSON: what the publisher decides, known before the commit. It does not say
+/// who published.
 pub fn encode_event_body(out: &mut Vec<u8>, topic: &str, options: &EventOptions<'_>, payload: &str) {
+    encode_event_body_by(out, topic, options, None, payload);
+}
+
+/// The same, with who published, as the publisher's token says. It is no part of [`EventOptions`], so that nothing a
+/// client sends can become it.
+pub fn encode_event_body_by(
+    out: &mut Vec<u8>,
+    topic: &str,
+    options: &EventOptions<'_>,
+    by: Option<&str>,
+    payload: &str,
+) {
     out.extend_from_slice(joined!(key::TOPIC, "\""));
     out.extend_from_slice(topic.as_bytes()); // a topic needs no escaping
     out.push(b'"');
@@ -312,6 +337,9 @@ pub fn encode_event_body(out: &mut Vec<u8>, topic: &str, options: &EventOptions<
     }
     if !options.caused_by.is_empty() {
         field(out, key::CAUSED_BY, &options.caused_by);
+    }
+    if let Some(by) = by {
+        field(out, key::BY, by);
     }
     out.extend_from_slice(key::PAYLOAD.as_bytes());
     out.extend_from_slice(crate::single_line(payload).as_bytes());
@@ -357,6 +385,32 @@ mod tests {
         assert_eq!((event.key, event.sid, event.caused_by), (options.key, options.sid, options.caused_by));
         assert_eq!((event.headers, event.tags), (options.headers, options.tags));
         assert_eq!(event.payload.get(), "{ \"x\": [1.50]}");
+    }
+
+    #[test]
+    fn who_published_stands_beside_what_the_publisher_said() {
+        let options = EventOptions { caused_by: vec!["c".into()], ..EventOptions::default() };
+        for by in ["alice", "auth0|a \"b\" \\ ü", "https://issuer.example/users/7"] {
+            let mut out = Vec::new();
+            encode_event_position(&mut out, "i", 1, 2);
+            encode_event_body_by(&mut out, "a", &options, Some(by), "1");
+            let text = String::from_utf8(out).unwrap();
+            let event = Event::parse(&text).unwrap();
+            assert_eq!((event.by.as_deref(), event.caused_by.len(), event.payload.get()), (Some(by), 1, "1"));
+            assert_eq!(serde_json::to_string(&event).unwrap(), text);
+        }
+        let mut none = Vec::new();
+        encode_event_body(&mut none, "a", &options, "1");
+        assert!(!String::from_utf8(none).unwrap().contains("\"by\""));
+    }
+
+    /// A client that could say who it is could say that it is somebody else.
+    #[test]
+    fn what_a_client_says_of_who_it_is_is_not_read() {
+        for json in [r#"{"by":"root"}"#, r#"{"by":7}"#, r#"{"by":{"sub":"root"}}"#, r#"{"by":""}"#] {
+            let raw: RawOptions<'_> = serde_json::from_str(json).unwrap();
+            assert!(EventOptions::from_raw(&raw).unwrap().is_empty(), "{json}");
+        }
     }
 
     #[test]

@@ -36,7 +36,10 @@ pub const VERSION: u32 = 1;
 
 pub use client::{ClientFrame, Op, Request};
 pub use code::{CloseCode, ErrorCode};
-pub use event::{Event, EventOptions, Headers, check_id, encode_event, encode_event_body, encode_event_position};
+pub use event::{
+    Event, EventOptions, Headers, check_id, check_subject, encode_event, encode_event_body, encode_event_body_by,
+    encode_event_position,
+};
 pub use frames::{Frames, frames};
 pub use options::{AckMode, Filter, Ordering, StartFrom, SubscribeOptions};
 pub use payload::{check_payload, single_line};

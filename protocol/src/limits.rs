@@ -12,6 +12,8 @@ pub const GROUP_BYTES: usize = 128;
 pub const ID_BYTES: usize = 128;
 /// Longest event key, and longest reference to an event (`caused_by`, `afterId`), in bytes.
 pub const KEY_BYTES: usize = 512;
+/// Longest `sub` of a token, and so longest `by` of an event, in bytes.
+pub const SUBJECT_BYTES: usize = 512;
 /// Most headers of an event.
 pub const HEADERS: usize = 32;
 /// Longest header name, in bytes.

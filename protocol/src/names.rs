@@ -62,6 +62,7 @@ names! {
 
     // No reader that is written by hand looks for these.
     => only written:
+    BY = "by";
     VERSION = "version";
     HUB = "hub";
     MAX_FRAME_BYTES = "max_frame_bytes";

@@ -25,7 +25,7 @@ const DOCUMENT: &str = include_str!("../../docs/protocol.md");
 
 /// The files of `golden/tolerated`.
 const TOLERATED: &str = "any-field-order auth-batch-false auth-without-token dead-false defaults-spelled-out empty-options escaped-strings longest-names \
-    most-segments null-is-absent unknown-fields unknown-fields-twice unknown-options unused-start-position \
+    most-segments null-is-absent publish-by unknown-fields unknown-fields-twice unknown-options unused-start-position \
     white-space";
 
 /// The files of `golden/invalid`.
@@ -172,6 +172,7 @@ fn client_frames() -> Vec<(&'static str, Option<&'static str>, ClientFrame<'stat
 
 const EVENT: &str = r#"{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","payload":{"order":7}}"#;
 const EVENT_FULL: &str = r#"{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","key":"order-7","sid":"checkout-3","headers":{"trace":"4bf92f35"},"tags":["eu","card"],"caused_by":["order-7-placed","card-3-charged"],"payload":{"order":7,"total":19.50}}"#;
+const EVENT_BY: &str = r#"{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","caused_by":["order-7-placed"],"by":"auth0|checkout","payload":{"order":7}}"#;
 const DEAD_LETTER: &str = r#"{"id":"$dead.billing/orders.paid/42","seq":3,"ts":1767225660000,"topic":"dlq.orders.paid","key":"order-7","caused_by":["order-7-paid"],"payload":{"topic":"orders.paid","group":"billing","original":{"id":"order-7-paid","seq":42,"ts":1767225600000,"topic":"orders.paid","payload":{"order":7}},"err":"no such order","ts":1767225660000,"attempts":5}}"#;
 
 fn event(
@@ -272,6 +273,7 @@ fn server_frames() -> Vec<(&'static str, ServerFrame<'static>)> {
         ("err-later-version", ServerFrame::Err(later)),
         ("event-minimal", event(member(), EVENT, (1, 5, 30_000), Some(LEASE))),
         ("event-full", event(member(), EVENT_FULL, (2, 5, 29_990), Some("ffffffffffffffff"))),
+        ("event-by", event(member(), EVENT_BY, (1, 5, 30_000), Some(LEASE))),
         ("event-unacknowledged", event(("orders.paid", "$live-1"), EVENT, (1, 1, 0), None)),
         ("event-dead-letter", event(("dlq.**", "undertaker"), DEAD_LETTER, (1, 5, 30_000), Some("00000000000000a2"))),
         ("live", ServerFrame::Live { topic: watched().0.into(), group: watched().1.into() }),
@@ -575,6 +577,8 @@ fn the_documents_limits_are_those_of_the_code() {
         ("| `opts.sid` | ", format!("| 1 to {} bytes,", limits::ID_BYTES)),
         ("| `opts.caused_by` | ", format!("| {}; each 1 to {} bytes,", limits::CAUSES, limits::KEY_BYTES)),
         ("| `opts.key` | ", format!("| 1 to {} bytes,", limits::KEY_BYTES)),
+        ("| `by` | string", format!("at most {} bytes", limits::SUBJECT_BYTES)),
+        ("| `sub` | string", format!("1 to {} bytes, no control characters", limits::SUBJECT_BYTES)),
         ("| `opts.tags` | ", format!("| {}; each 1 to {} bytes,", limits::TAGS, limits::TAG_BYTES)),
         ("| `opts.headers` | ", format!("| {}; names 1 to {} bytes,", limits::HEADERS, limits::HEADER_NAME_BYTES)),
         ("| `opts.headers` | ", format!("values 0 to {} bytes", limits::HEADER_VALUE_BYTES)),

@@ -233,6 +233,7 @@ fn the_limits_are_those_of_the_code() {
     of_text("/eventRecord/key", limits::KEY_BYTES as u64, all);
     of_text("/eventRecord/sid", limits::ID_BYTES as u64, all);
     of_causes("/eventRecord/caused_by", all);
+    of_text("/eventRecord/by", limits::SUBJECT_BYTES as u64, all);
     of_list("/eventRecord/tags", limits::TAGS, limits::TAG_BYTES, all);
     let mut found = BTreeMap::new();
     limits_of(&schema("server"), "", &mut found);

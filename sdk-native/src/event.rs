@@ -32,6 +32,10 @@ pub struct Event {
     /// Ids of the events that led to it, at most 32.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub caused_by: Vec<String>,
+    /// Who published it: the `sub` of the publisher's token, at most 512 bytes, written by the hub. None where the token
+    /// has no such claim, on what the hub writes itself, and on rows that it drained from an outbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     payload: Box<RawValue>,
 }
 
@@ -49,6 +53,7 @@ impl Event {
             headers: event.headers.into_owned(),
             tags: event.tags.into_iter().map(owned).collect(),
             caused_by: event.caused_by.into_iter().map(owned).collect(),
+            by: event.by.map(owned),
             payload: event.payload.to_owned(),
         })
     }
@@ -75,10 +80,11 @@ mod tests {
 
     #[test]
     fn an_event_keeps_all_it_had_on_the_wire() {
-        let json = r#"{"id":"i\"d","seq":7,"ts":5,"topic":"a.b","key":"k","sid":"s","headers":{"h":"v"},"tags":["t"],"caused_by":["c","d"],"payload":{"x":1.50}}"#;
+        let json = r#"{"id":"i\"d","seq":7,"ts":5,"topic":"a.b","key":"k","sid":"s","headers":{"h":"v"},"tags":["t"],"caused_by":["c","d"],"by":"alice","payload":{"x":1.50}}"#;
         let event = Event::parse(json).unwrap();
         assert_eq!(serde_json::to_string(&event).unwrap(), json);
         assert_eq!((event.id.as_str(), event.headers.value("h")), ("i\"d", Some("v")));
+        assert_eq!(event.by.as_deref(), Some("alice"));
         assert_eq!(event.raw().get(), r#"{"x":1.50}"#);
         assert_eq!(event.payload::<u8>().unwrap_err().kind(), ErrorKind::Payload);
     }

@@ -24,7 +24,7 @@ export interface HubEvent<T = unknown> {
   /** Unique in the hub. */ readonly id: string;
   /** Position in its topic: 1, 2, 3… without gaps. */ readonly seq: number;
   /** When the event was made. */ readonly ts: number;
-  readonly topic: string;
+  readonly topic: string; /** Who published: the `sub` of the publisher's token, if it has one. The hub writes it. */ readonly by?: string;
   /** What the event is about; `watch` keeps the newest event of each key. */ readonly key?: string;
   /** The publisher's session or stream id, if it gave one. */ readonly sid?: string;
   readonly headers?: Headers; readonly tags?: Strings;

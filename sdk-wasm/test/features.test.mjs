@@ -90,6 +90,15 @@ describe("on a real hub", { timeout: 5 * PATIENCE }, () => {
       assert.deepEqual(causes, [["a"], false, ["a", "b"], false]);
     });
 
+    it(`${name}: events tell who published them`, async () => {
+      const topic = newTopic();
+      await c.publish(topic, { by: "root" });
+      const by = [];
+      for await (const event of c[name](topic)) by.push(event.by, event.payload.by);
+      // The `sub` of the token that `prom dev` prints.
+      assert.deepEqual(by, ["dev", "root"]);
+    });
+
     it(`${name}: a client that is closed asks the hub nothing`, async () => {
       const topic = await filled(2500);
       const own = client();

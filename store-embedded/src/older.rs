@@ -76,6 +76,46 @@ fn newest(shared: &Shared, on: &str) -> (Vec<String>, u64) {
     (page.events.iter().map(|event| event.key.as_deref().unwrap()[..1].to_owned()).collect(), page.damaged)
 }
 
+/// Events of before there was one have no `by`: they are read, checked and moved beside those that have.
+#[test]
+fn events_that_do_not_say_who_published_stay_as_they_are() {
+    // As a hub wrote it that knew of no `by`, byte for byte.
+    const BODY: &str = r#","topic":"t","key":"k0","sid":"s","caused_by":["c"],"payload":{"by":"nobody"}}"#;
+    let sim = SimDisk::default();
+    let log = open(&disk(&sim), options()).unwrap();
+    let old = Append { topic: topic("t"), id: Some("old".into()), ts: None, key: Some("k0".into()), body: BODY.into() };
+    let keyed = |key: &'static str, by| {
+        let options = prom_protocol::EventOptions { key: Some(key.into()), ..Default::default() };
+        Append::published_by(topic("t"), &options, by, "1")
+    };
+    let appends = vec![old, keyed("k1", Some("alice \"a\"")), keyed("k2", None)];
+    log.appender().commit(&log.shared, Batch { now: 1_000, appends, ..Batch::default() }).unwrap();
+    let check = |log: &Log| {
+        let page = log.shared.read_page(&topic("t"), 0, 10, usize::MAX).unwrap();
+        assert!(page.events[0].text().ends_with(BODY), "{}", page.events[0].text());
+        for events in [page.events, log.shared.latest_page(&topic("t"), None, u64::MAX, 10, usize::MAX).unwrap().events]
+        {
+            let by: Vec<_> = events
+                .iter()
+                .map(|event| {
+                    let by = prom_protocol::Event::parse(event.text()).unwrap().by;
+                    (event.key.as_deref().unwrap(), by.map(|by| by.as_str().to_owned()))
+                })
+                .collect();
+            assert_eq!(by, [("k0", None), ("k1", Some("alice \"a\"".to_owned())), ("k2", None)]);
+        }
+    };
+    check(&log);
+    Keeper::new(&log).close().unwrap();
+    drop(log);
+    assert!(tools::verify_on(disk(&sim)).unwrap().is_whole());
+    check(&open(&disk(&sim), options()).unwrap());
+    let done = tools::compact_on(&disk(&sim), options(), true).unwrap();
+    assert!(done.lost.is_empty(), "{done:?}");
+    assert!(tools::verify_on(disk(&sim)).unwrap().is_whole());
+    check(&open(&disk(&sim), options()).unwrap());
+}
+
 /// One such event was written by the hub itself, from what a publisher had sent. Every snapshot of its topic failed from
 /// then on, `verify` found nothing, and a repair changed nothing.
 #[test]

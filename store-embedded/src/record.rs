@@ -334,6 +334,38 @@ mod tests {
         }
     }
 
+    /// A record has nothing of its own for it: it stands in the event's text, and only there.
+    #[test]
+    fn who_published_takes_its_text_and_nothing_where_nobody_is_known() {
+        let length = |by: Option<&str>| {
+            let options = EventOptions { key: Some("k".into()), ..EventOptions::default() };
+            let mut body = Vec::new();
+            prom_protocol::encode_event_body_by(&mut body, "a.b", &options, by, "1");
+            let event = NewEvent {
+                topic: 5,
+                topic_name: "a.b",
+                seq: 7,
+                ts: 9,
+                id: "i",
+                key: Some("k"),
+                body: &body,
+                listed: false,
+            };
+            let (mut out, base) = (Vec::new(), Position::new(4, 100));
+            event.encode(&mut out, 11, base);
+            let record = decode_record(&out, 11, base).unwrap();
+            let decoded = EventRecord::decode(&record).unwrap();
+            assert!(decoded.is_sound());
+            assert_eq!(Event::parse(decoded.stored().text()).unwrap().by.as_deref(), by);
+            record.length
+        };
+        let plain = r#"{"id":"i","seq":7,"ts":9,"topic":"a.b","key":"k","payload":1}"#;
+        assert_eq!(length(None), EVENT_OVERHEAD + plain.len());
+        assert_eq!(length(Some("alice")), length(None) + r#","by":"alice""#.len());
+        let longest = "\"".repeat(prom_protocol::limits::SUBJECT_BYTES);
+        assert_eq!(length(Some(&longest)), length(None) + r#","by":"""#.len() + 2 * longest.len());
+    }
+
     #[test]
     fn topics_and_cursors_come_back_as_they_were_written() {
         let holes = vec![(6, 6), (8, 9)].into();

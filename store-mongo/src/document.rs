@@ -1,4 +1,4 @@
-//! An event as a document: `{_id, id, seq, ts, max_ts, at, topic, key?, sid?, headers?, tags?, caused_by?, payload, json?}`.
+//! An event as a document: `{_id, id, seq, ts, max_ts, at, topic, key?, sid?, headers?, tags?, caused_by?, by?, payload, json?}`.
 //!
 //! `_id` is any; topic and `id` are unique together. `at` is when it was committed, by the hub's clock, and never falls from
 //! one event of a topic to the next. The fields after it are those of the event's wire JSON in their order, as BSON that other tools can query. Where
@@ -39,7 +39,8 @@ const SEQ: &str = "seq";
 const TS: &str = "ts";
 const TEXT: &str = "json";
 /// Fields of the second part of the wire JSON. Whatever else somebody adds to a document is not the event's.
-const BODY: [&str; 7] = ["topic", "key", "sid", "headers", "tags", "caused_by", "payload"];
+const BODY: [&str; 8] = ["topic", "key", "sid", "headers", "tags", "caused_by", BY, "payload"];
+const BY: &str = "by";
 
 /// Where an event stands.
 #[derive(Debug, Clone, Copy)]
@@ -175,7 +176,9 @@ fn read(document: &RawDocument) -> Result<Record, Unreadable> {
 fn read_body(document: &RawDocument, out: &mut Vec<u8>) -> Result<(), Unreadable> {
     for field in document {
         let (name, value) = field.map_err(|error| error.to_string())?;
-        if !BODY.contains(&name.as_str()) {
+        // Whoever had a field of that name beside an event when hubs wrote none keeps it, unless it is a text.
+        let others = name == BY && !matches!(value, RawBsonRef::String(_));
+        if !BODY.contains(&name.as_str()) || others {
             continue;
         }
         out.push(b',');
@@ -189,7 +192,7 @@ fn read_body(document: &RawDocument, out: &mut Vec<u8>) -> Result<(), Unreadable
 
 #[cfg(test)]
 mod tests {
-    use prom_protocol::{EventOptions, Headers, Text, encode_event_body};
+    use prom_protocol::{EventOptions, Headers, Text, encode_event_body, encode_event_body_by};
 
     use super::*;
 
@@ -211,9 +214,12 @@ mod tests {
             caused_by: vec![Text::from("c")],
             ..EventOptions::default()
         };
-        let body = body(&options, r#"{"order":{"id":7,"total":19.5}}"#);
+        let mut body = Vec::new();
+        let payload = r#"{"order":{"id":7,"total":19.5}}"#;
+        encode_event_body_by(&mut body, "a.b", &options, Some("auth0|\"7\""), payload);
         let document = encode(HERE, "a.b", Some("k 1"), &body).unwrap();
         assert_eq!(document.get_str("topic").unwrap(), "a.b");
+        assert_eq!(document.get_str("by").unwrap(), "auth0|\"7\"");
         assert_eq!(document.get_document("headers").unwrap().get_str("a").unwrap(), "2");
         let order = document.get_document("payload").unwrap().get_document("order").unwrap();
         assert_eq!(order.get_i32("id").unwrap(), 7);
@@ -247,6 +253,9 @@ mod tests {
         let mut document = encode(HERE, "a.b", None, &body).unwrap();
         document.append(cstr!("exportedAt"), mongodb::bson::DateTime::now());
         document.append(cstr!("exported"), true);
+        assert!(document.get("by").unwrap().is_none());
+        // Hubs wrote no such field once.
+        document.append(cstr!("by"), 7);
         assert!(decode(&document).unwrap().json.ends_with(&body));
     }
 

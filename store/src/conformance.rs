@@ -28,6 +28,7 @@ macro_rules! store_conformance {
             an_event_is_stored_as_it_was_published
             payloads_come_back_byte_for_byte
             the_same_id_is_stored_once
+            who_published_is_kept
             what_no_record_can_hold_is_refused_and_the_rest_goes_on
             an_id_that_looks_like_the_stores_own_is_an_id_like_any
             many_topics_and_keys_stay_apart
@@ -166,6 +167,30 @@ pub async fn an_event_is_stored_as_it_was_published(store: &Arc<dyn Store>) {
     let second = Event::parse(page.events[1].text()).unwrap();
     assert_eq!((&*second.id, second.ts, second.payload.get()), (&*made, 1_000, "null"), "the batch's time");
     assert_eq!(second.key, None);
+}
+
+/// Who published comes back, and who says the same again does not become it.
+pub async fn who_published_is_kept(store: &Arc<dyn Store>) {
+    let longest = "u".repeat(prom_protocol::limits::SUBJECT_BYTES);
+    let append = |id: &str, by: Option<&str>| {
+        let options = EventOptions { id: Some(id.to_owned().into()), key: Some("k".into()), ..EventOptions::default() };
+        Append::published_by(topic("t"), &options, by, r#"{"by":"the payload's own"}"#)
+    };
+    let subjects = [("1", Some("alice")), ("2", None), ("3", Some("ü \"x\" \\ |")), ("4", Some(longest.as_str()))];
+    commit(store, subjects.map(|(id, by)| append(id, by)).into(), Vec::new()).await;
+    let again = commit(store, vec![append("1", Some("mallory")), append("2", Some("mallory"))], Vec::new()).await;
+    assert!(again.into_iter().all(|outcome| outcome.is_ok_and(|appended| appended.duplicate)));
+    let page = store.read(&topic("t"), 0, 10, BYTES).await.unwrap();
+    let latest = store.latest(&topic("t"), "k").await.unwrap().unwrap();
+    let pages = store.latest_page(&topic("t"), None, u64::MAX, 10, BYTES).await.unwrap();
+    assert_eq!(page.events.len(), 4);
+    let newest = [(latest, subjects[3]), (Arc::clone(&pages.events[0]), subjects[3])];
+    for (record, (id, by)) in page.events.into_iter().zip(subjects).chain(newest) {
+        let event = Event::parse(record.text()).unwrap();
+        assert_eq!((event.id.as_str(), event.by.as_deref()), (id, by));
+        assert_eq!(event.payload.get(), r#"{"by":"the payload's own"}"#);
+        assert_eq!(record.text().matches("\"by\":").count(), if by.is_some() { 2 } else { 1 }, "{}", record.text());
+    }
 }
 
 /// The payload profile, at its edges.

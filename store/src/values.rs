@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prom_protocol::{EventOptions, Group, Topic, encode_event_body};
+use prom_protocol::{EventOptions, Group, Topic, encode_event_body_by};
 
 /// A committed event: what delivery needs to know of it, and its wire JSON as every subscriber gets it.
 #[derive(Debug)]
@@ -46,11 +46,18 @@ pub struct Append {
 }
 
 impl Append {
-    /// An event to publish on `topic`: its options (id, ts, key and those of the body) as the publisher gave them, its
+    /// An event to append to `topic` that nobody's token published: its options (id, ts, key and those of the body) and its
     /// payload as JSON text. Both are taken as they are: the caller has checked them.
     pub fn new(topic: Topic, options: &EventOptions<'_>, payload: &str) -> Self {
-        let mut body = Vec::with_capacity(payload.len() + 96);
-        encode_event_body(&mut body, topic.as_str(), options, payload);
+        Self::published_by(topic, options, None, payload)
+    }
+
+    /// The same, published by this subject: the `sub` of the publisher's token, never what the publisher says itself. None:
+    /// the token has no `sub`.
+    pub fn published_by(topic: Topic, options: &EventOptions<'_>, by: Option<&str>, payload: &str) -> Self {
+        // `,"by":""` are 8 bytes.
+        let mut body = Vec::with_capacity(payload.len() + 96 + by.map_or(0, |by| by.len() + 8));
+        encode_event_body_by(&mut body, topic.as_str(), options, by, payload);
         Self {
             topic,
             id: options.id.as_ref().map(|id| id.as_str().into()),

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
-use prom_protocol::Policy;
+use prom_protocol::{Policy, check_subject};
 
 use crate::secret;
 
@@ -26,7 +26,7 @@ pub(crate) struct Mint {
     /// How long it is good for, like 30s, 5m, 12h, 30d.
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     ttl: Duration,
-    /// The token's sub: whom it is for.
+    /// The token's sub: whom it is for, at most 512 bytes. Events that are published with it tell it as `by`.
     #[arg(long)]
     subject: Option<String>,
     /// Secret to sign with, at least 32 bytes.
@@ -52,6 +52,11 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     }
     if args.ttl.is_zero() {
         bail!("--ttl must be at least 1s");
+    }
+    if let Some(subject) = &args.subject
+        && let Err(refusal) = check_subject("--subject", subject)
+    {
+        bail!("{}; no hub would take the token", refusal.message());
     }
     let secret = match secret::given("JWT_SECRET", args.jwt_secret, args.jwt_secret_file)? {
         Some(secret) if secret.len() < prom_hub::SECRET_BYTES => {

@@ -179,6 +179,9 @@ fn a_mongodb_that_cannot_be_reached_is_told_without_its_password() {
 #[test]
 fn a_scope_that_grants_nothing_is_refused() {
     refused(&["token", "mint", "--scope", "publish"], &[SECRET], &["would grant nothing"]);
+    let long = "s".repeat(513);
+    refused(&["token", "mint", "--subject", &long], &[SECRET], &["--subject must be 1 to 512 bytes", "no hub"]);
+    refused(&["token", "mint", "--subject", "a\nb"], &[SECRET], &["--subject must not hold control characters"]);
     refused(&["token", "mint", "--ttl", "never"], &[SECRET], &["--ttl"]);
     refused(&["token", "mint"], &[], &["JWT_SECRET", "prom dev"]);
 }

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use prom_protocol::{Policy, RawValue, limits};
+use prom_protocol::{Policy, RawValue, check_subject, limits};
 use serde::{Deserialize, Deserializer};
 
 use super::{Access, LEEWAY, refused::Refused};
 
 /// Longest `sub`, `jti` and `iss`, in bytes. Who published stands in every event.
-const NAME_BYTES: usize = limits::KEY_BYTES;
+const NAME_BYTES: usize = limits::SUBJECT_BYTES;
 
 /// What a hub asks of claims.
 #[derive(Debug)]
@@ -45,6 +45,15 @@ impl<'a> Member<'a> {
             return Err(Refused::invalid(format!("{claim} must be 1 to {NAME_BYTES} bytes")));
         }
         Ok(Some(text))
+    }
+
+    /// What an event can hold as who published it.
+    fn subject(self, claim: &str) -> Result<Option<String>, Refused> {
+        let subject = self.name(claim)?;
+        if let Some(subject) = &subject {
+            check_subject(claim, subject).map_err(|refusal| Refused::invalid(refusal.message()))?;
+        }
+        Ok(subject)
     }
 
     /// A string, or a list of strings.
@@ -174,7 +183,7 @@ pub(super) fn access(payload: &[u8], rules: &Rules, now_ms: u64) -> Result<Acces
     {
         return Err(Refused::invalid("the token's aud is not this hub's"));
     }
-    let (sub, jti) = (claims.sub.name("sub")?, claims.jti.name("jti")?);
+    let (sub, jti) = (claims.sub.subject("sub")?, claims.jti.name("jti")?);
     Ok(Access { policy: policy(&claims)?, expires_at_ms: Some(exp), iss, sub, jti, iat_ms, holder: 0 })
 }
 
@@ -249,6 +258,8 @@ mod tests {
             (json!({"aud": [1]}), "aud must be a string or a list of strings"),
             (json!({"sub": 5}), "sub must be a string"),
             (json!({"sub": ""}), "sub must be 1 to 512 bytes"),
+            (json!({"sub": "s".repeat(513)}), "sub must be 1 to 512 bytes"),
+            (json!({"sub": "a\nb"}), "sub must not hold control characters"),
             (json!({"jti": "j".repeat(513)}), "jti must be 1 to 512 bytes"),
             (json!({"scopes": ["*:**", 5]}), "scopes must be a string or a list of strings"),
             (json!({"scopes": null}), "scopes must be a string or a list of strings"),

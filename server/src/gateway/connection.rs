@@ -309,7 +309,8 @@ impl Connection {
             ClientFrame::Publish(publish) => {
                 let bytes = publish.payload.get().len();
                 let mut pause = Duration::ZERO;
-                self.publishes.add(&publish, corr, |topic, same| {
+                let by = self.session.subject();
+                self.publishes.add(&publish, corr, by, |topic, same| {
                     rights::publish(policy, topic)?;
                     if !same && let Some((_, share)) = &self.share {
                         self.node.quotas.topic(share, topic, &self.node.topics)?;

@@ -57,15 +57,16 @@ impl Publishes {
         self.last_topic = None;
     }
 
-    /// Takes on a publish. `allowed` is asked once the topic is known, and told whether it is that of the last one.
+    /// Takes on a publish of the subject `by`. `allowed` is asked once the topic is known, and told whether it is that of the last one.
     pub(super) fn add(
         &mut self,
         publish: &Publish<'_>,
         corr: Option<&Text<'_>>,
+        by: Option<&str>,
         allowed: impl FnMut(&Topic, bool) -> Result<(), Refusal>,
     ) {
         let corr = corr.map(|corr| corr.as_str().into());
-        match self.append(publish, allowed) {
+        match self.append(publish, by, allowed) {
             Ok(append) => {
                 let bytes = append.body.len();
                 self.bytes += bytes;
@@ -93,6 +94,7 @@ impl Publishes {
     fn append(
         &mut self,
         publish: &Publish<'_>,
+        by: Option<&str>,
         mut allowed: impl FnMut(&Topic, bool) -> Result<(), Refusal>,
     ) -> Result<Append, Refusal> {
         let (topic, same) = match &self.last_topic {
@@ -107,7 +109,7 @@ impl Publishes {
         self.last_topic = Some(topic.clone());
         let payload = publish.payload.get();
         check_payload(payload)?;
-        Ok(Append::new(topic, &publish.options, payload))
+        Ok(Append::published_by(topic, &publish.options, by, payload))
     }
 
     /// What was gathered since the last call, for the writer.
@@ -169,7 +171,7 @@ mod tests {
             "forbidden" => Err(Refusal::new(ErrorCode::Forbidden, "no")),
             _ => Ok(()),
         };
-        publishes.add(&publish, request.corr.as_ref(), allowed);
+        publishes.add(&publish, request.corr.as_ref(), None, allowed);
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Session {
         self.access.as_ref()
     }
 
+    /// Whose the connection is, which stays so: the token's `sub`.
+    pub(super) fn subject(&self) -> Option<&str> {
+        self.access.as_ref()?.sub.as_deref()
+    }
+
     /// Takes what a token came to. A good one replaces the policy; a bad one, or one of somebody else, leaves it as it was.
     pub(super) fn authenticate(&mut self, checked: Result<Access, Refused>) -> Outcome {
         let checked = checked.and_then(|access| match &self.access {

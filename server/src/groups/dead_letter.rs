@@ -1,7 +1,7 @@
 //! What becomes of an event that a group has given up.
 
 use prom_delivery::Dead;
-use prom_protocol::{EventOptions, Group, Text, Topic, limits};
+use prom_protocol::{Event, EventOptions, Group, Text, Topic, limits};
 use prom_store::{Append, wall_clock};
 
 /// The event on `dlq.<topic>` for an event that used up its attempts.
@@ -26,5 +26,7 @@ pub(super) fn dead_letter(topic: &Topic, group: &Group, dead: &Dead) -> Option<A
         caused_by: vec![Text::from(&*dead.event.id)],
         ..EventOptions::default()
     };
-    Some(Append::new(topic.dead_letter()?, &options, &payload))
+    // Who published it, not who gave it up: that is whom a reader of the dead letters asks.
+    let by = Event::parse(dead.event.text()).ok().and_then(|event| event.by);
+    Some(Append::published_by(topic.dead_letter()?, &options, by.as_deref(), &payload))
 }

@@ -86,7 +86,6 @@ impl Http {
         // Slowed, not refused, like a publisher on the WebSocket.
         let _turn = self.publishes.take(access.holder, BODY_TIMEOUT).await?;
         let bytes = read(headers, body).await?;
-        self.check_not_revoked(access)?;
         let payload: &RawValue = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new(ErrorCode::BadJson, format!("the body must be one JSON value: {error}")))?;
         check_payload(payload.get())?;
@@ -96,7 +95,8 @@ impl Http {
         let pause = pace.take(payload.get().len())?;
         // Its turn is kept meanwhile, so that few wait at a time.
         tokio::time::sleep(pause.min(BODY_TIMEOUT)).await;
-        let append = Append::new(topic, &options, payload.get());
+        self.check_not_revoked(access)?;
+        let append = Append::published_by(topic, &options, access.sub.as_deref(), payload.get());
         let outcome = self.node.writer.commit(vec![append], Vec::new()).await?.pop();
         let outcome = outcome.ok_or_else(|| Failure::new(ErrorCode::Internal, "the writer gave no answer"))??;
         Ok(json(StatusCode::OK, &Published { id: &outcome.id, seq: outcome.seq, duplicate: outcome.duplicate }))

@@ -138,6 +138,10 @@ mod tests {
         assert_eq!(first, &Outcome::Published(Published { seq: 1, duplicate: false }));
         assert!(matches!(refused, Outcome::Failed(error) if error.permanent()), "{refused:?}");
         assert_eq!(last, &Outcome::Published(Published { seq: 2, duplicate: false }));
+        let page = store.read(&Topic::new("a").unwrap(), 0, 10, 1024 * 1024).await.unwrap();
+        for event in &page.events {
+            assert!(!event.text().contains("\"by\""), "a row has no token: {}", event.text());
+        }
         assert!(store.tail(&Topic::new("process.state").unwrap()).await.unwrap().is_none());
         drop(own);
         over.cancel();

@@ -130,6 +130,7 @@ pub(crate) struct Quotas {
     failures: Table<Bucket>,
     pub(crate) counts: Counts,
     warned: Sparing,
+    too_fast: Sparing,
     began: Instant,
     hasher: RandomState,
 }
@@ -143,6 +144,7 @@ impl Quotas {
             failures: Table::default(),
             counts: Counts::default(),
             warned: Sparing::new(WARN_EVERY),
+            too_fast: Sparing::new(WARN_EVERY),
             began: Instant::now(),
             hasher: RandomState::new(),
         })

@@ -132,12 +132,14 @@ impl Pace {
             let wait = lacks(&buckets.events, events, 1).max(lacks(&buckets.bytes, of_bytes, bytes));
             if !wait.is_zero() {
                 self.quotas.counts.refused.add(1);
+                self.warn(rate);
                 let message = format!("more than {} publishes on {}", rate.words(), rate.topics);
                 let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
                 return Err(Refusal::new(ErrorCode::RateLimited, message).retry_after(wait));
             }
         }
         let mut pause = Duration::ZERO;
+        let mut slowest = None;
         for (rate, buckets) in self.meant() {
             let [events, of_bytes] = rate.fills();
             let take = |bucket: &Bucket, fill: Option<Fill>, units| {
@@ -145,14 +147,22 @@ impl Pace {
             };
             let debt = take(&buckets.events, events, 1).max(take(&buckets.bytes, of_bytes, bytes));
             // A large event that a full bucket gave is not waited for here: the next one is refused.
-            if rate.on_excess == OnExcess::Delay {
-                pause = pause.max(debt);
+            if rate.on_excess == OnExcess::Delay && debt > pause {
+                (pause, slowest) = (debt, Some(rate));
             }
         }
-        if !pause.is_zero() {
+        if let Some(rate) = slowest {
             self.quotas.counts.delayed.add(1);
+            self.warn(rate);
         }
         Ok(pause)
+    }
+
+    fn warn(&self, rate: &Rate) {
+        if let Some(left_out) = self.quotas.too_fast.turn() {
+            let (topics, most, on_excess) = (rate.topics.as_str(), rate.words(), rate.on_excess);
+            tracing::warn!(topics, ?on_excess, left_out, "more than {most} publishes: limits.publish");
+        }
     }
 
     fn meant(&self) -> impl Iterator<Item = (&Rate, &Buckets)> {

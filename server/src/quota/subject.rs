@@ -29,6 +29,9 @@ pub(super) struct Subject {
     made: Mutex<Made>,
 }
 
+/// So many groups are looked for at a time: each is a question to the store.
+const LOOK_AT: usize = 64;
+
 /// What it has brought into being since the hub began.
 #[derive(Debug, Default)]
 struct Made {
@@ -38,7 +41,7 @@ struct Made {
 
 #[derive(Debug)]
 struct Names<N> {
-    /// And when it was first asked for.
+    /// And when it was first asked for, or looked for last.
     names: HashMap<N, Instant>,
     looked: Option<Instant>,
 }
@@ -69,13 +72,22 @@ impl Subject {
         made.topics.add(topic, most)
     }
 
-    /// The groups it has, if it may have no more than `most`, this one is none of them, and it is time to look which of
-    /// them still exist.
+    /// Some of the groups it has, those not looked at for longest, if it may have no more than `most`, this one is none of
+    /// them, and it is time to look whether they still exist.
     pub(super) fn full_of_groups(&self, group: &Group, most: usize) -> Option<Vec<Group>> {
         let groups = &mut self.made().groups;
-        let full = groups.names.len() >= most && !groups.names.contains_key(group);
-        let old = |(group, asked): (&Group, &Instant)| (asked.elapsed() >= MADE_BY).then(|| group.clone());
-        (full && groups.may_look()).then(|| groups.names.iter().filter_map(old).collect())
+        if groups.names.len() < most || groups.names.contains_key(group) || !groups.may_look() {
+            return None;
+        }
+        let mut old: Vec<_> = groups.names.iter_mut().filter(|(_, asked)| asked.elapsed() >= MADE_BY).collect();
+        old.sort_unstable_by_key(|(_, asked)| **asked);
+        old.truncate(LOOK_AT);
+        let now = Instant::now();
+        let look = |(group, asked): (&Group, &mut Instant)| {
+            *asked = now;
+            group.clone()
+        };
+        Some(old.into_iter().map(look).collect())
     }
 
     /// Groups that are not there any more.

@@ -11,6 +11,7 @@ mod http;
 mod key_sets;
 mod ops;
 mod original_client;
+mod published_by;
 mod quotas;
 mod removals;
 mod revocations;

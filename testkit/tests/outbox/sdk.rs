@@ -6,12 +6,16 @@ use prom_hub::Hub;
 use prom_outbox::{Drainer, Filter, MemoryOutbox, NewRow, Options, OutboxEvent, OutboxStore, Outcome, Publish, Status};
 use prom_protocol::{EventOptions, RawValue};
 use prom_sdk::{Client, StartFrom, SubscribeOptions};
-use prom_testkit::{hub, in_time, token, until, url};
+use prom_testkit::{hub, in_time, token, token_with, until, url};
 use serde_json::json;
 use tokio::sync::Notify;
 
 async fn client(hub: &Hub, scopes: &[&str]) -> Client {
-    Client::builder(url(hub)).token(token(scopes)).connect().await.unwrap()
+    with_token(hub, token(scopes)).await
+}
+
+async fn with_token(hub: &Hub, token: String) -> Client {
+    Client::builder(url(hub)).token(token).connect().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -26,7 +30,8 @@ async fn rows_become_events_of_a_hub() {
         let row = NewRow::new("orders.paid", &n).unwrap().id(format!("more{n:03}")).key(format!("k{}", n % 50));
         outbox.add(row.ts(1_700_000_001_000 + n)).unwrap();
     }
-    let publisher = client(&hub, &["publish:orders.**"]).await;
+    let token = token_with(json!({"sub": "drainer", "scopes": ["publish:orders.**"]}));
+    let publisher = with_token(&hub, token).await;
     let drainer =
         Drainer::new(Arc::clone(&outbox) as _, Arc::new(publisher), Options { max_attempts: 3, ..Options::default() });
     let stop = Notify::new();
@@ -51,6 +56,7 @@ async fn rows_become_events_of_a_hub() {
     for n in 0..1_001 {
         let delivery = in_time(orders.next()).await.unwrap();
         let event = delivery.event();
+        assert_eq!(event.by.as_deref(), Some("drainer"), "who drains as a client is who publishes");
         if event.id == "first" {
             let json =
                 (event.ts, event.key.as_deref(), event.sid.as_deref(), event.caused_by.first().map(String::as_str));

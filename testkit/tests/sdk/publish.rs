@@ -3,8 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt, future::join_all, stream};
-use prom_sdk::{Client, ErrorKind, PublishOptions, RawValue, StartFrom};
-use prom_testkit::{DEADLINE, hub, in_time, token, url};
+use prom_sdk::{Client, ErrorKind, HistoryItem, PublishOptions, RawValue, StartFrom};
+use prom_testkit::{DEADLINE, hub, in_time, token, token_with, url};
 use serde_json::json;
 
 use crate::{builder, client};
@@ -38,6 +38,35 @@ async fn an_event_is_committed_with_all_it_carries() {
             "payload": {"order": 7, "total": 19.5}})
     );
     in_time(delivery.ack()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_tells_who_published_it() {
+    let hub = hub().await;
+    for sub in [Some("auth0|alice"), None] {
+        let mut claims = json!({"scopes": ["*:**"]});
+        if let Some(sub) = sub {
+            claims["sub"] = json!(sub);
+        }
+        let publisher = in_time(builder(url(&hub)).token(token_with(claims)).connect()).await.unwrap();
+        // A payload is the publisher's, whatever is in it.
+        in_time(publisher.publish_with("t", &json!({"by": "root"}), PublishOptions::new().key("k"))).await.unwrap();
+    }
+    let reader = client(&hub).await;
+    let subjects = [Some("auth0|alice"), None];
+    let mut events = reader.subscribe("t", "g").from(StartFrom::Earliest).await.unwrap();
+    for sub in subjects {
+        let delivery = in_time(events.next()).await.unwrap();
+        assert_eq!(delivery.event().by.as_deref(), sub);
+        in_time(delivery.ack()).await.unwrap();
+    }
+    let mut history = in_time(reader.history::<serde_json::Value>("t").into_future()).await.unwrap();
+    for sub in subjects {
+        let Some(HistoryItem::Event(recorded)) = in_time(history.next()).await.transpose().unwrap() else {
+            panic!("an event")
+        };
+        assert_eq!((recorded.event.by.as_deref(), recorded.payload), (sub, json!({"by": "root"})));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use prom_hub::{Config, Hub};
 use prom_testkit::{
     Client, config,
     http::{get, ops, parse, post, raw, request},
-    in_time, token, until,
+    in_time, token, token_with, until,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -369,7 +369,7 @@ async fn pages_that_nobody_reads_are_so_many_and_no_more() {
         unread.push((stream, own));
     }
     let again = raw(hub.address(), &ask(&unread[0].1)).await;
-    again.refused(429, "this token has 1 replays under way");
+    again.refused(429, "this token's subject has 1 replays under way");
     assert_eq!((again.json()["code"].as_str(), again.header("retry-after")), (Some("rate_limited"), Some("1")));
     let other = raw(hub.address(), &ask(&all())).await;
     other.refused(503, "as many replays under way as it allows");
@@ -381,14 +381,15 @@ async fn pages_that_nobody_reads_are_so_many_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_token_does_not_hold_what_is_everybodys() {
+async fn one_subject_does_not_hold_what_is_everybodys() {
     // One had all 32 exports, or all 256 bodies that are read, and the others were refused or waited for 28 s.
     let mut config = config();
     config.limits.exports = 8;
     config.limits.publishes = 8;
     let hub = Hub::start(config).await.unwrap();
     large_pages(&hub).await;
-    let (greedy, other) = (token(&["*:**", "greedy"]), token(&["*:**", "other"]));
+    let of = |sub: &str, jti: &str| token_with(json!({"sub": sub, "jti": jti, "scopes": ["*:**"]}));
+    let (greedy, other) = (of("greedy", "1"), of("other", "1"));
     let bearer = format!("Bearer {greedy}");
     let mut held = Vec::new();
     for _ in 0..2 {
@@ -397,8 +398,9 @@ async fn one_token_does_not_hold_what_is_everybodys() {
         in_time(stream.read_exact(&mut [0; 12])).await.unwrap();
         held.push(stream);
     }
-    let refused = get(&hub, "/export?topic=a", &greedy).await;
-    refused.refused(429, "this token has 2 exports under way");
+    // Another token of the same subject is no other.
+    let refused = get(&hub, "/export?topic=a", &of("greedy", "2")).await;
+    refused.refused(429, "this token's subject has 2 exports under way");
     assert_eq!((refused.json()["code"].as_str(), refused.header("retry-after")), (Some("rate_limited"), Some("1")));
     assert_eq!(get(&hub, "/export?topic=a&afterSeq=10", &other).await.status, 200);
 

@@ -6,6 +6,7 @@
 //!   pub, sub, watch           talk to a hub        commands/{publish,subscribe,watch}.rs
 //!   heartbeat                 publish this machine's processes
 //!   bench                     measure a hub        commands/bench.rs
+//!   ops                       revoke tokens
 //!   store                     check and mend a data folder
 //!   topic, group delete       take topics and groups out of a hub that runs
 //!   outbox                    look into an outbox, retry and delete rows
@@ -72,6 +73,9 @@ enum Command {
     Heartbeat(commands::heartbeat::Args),
     /// Measure a hub, and check what it answers.
     Bench(commands::bench::Args),
+    /// Change what a running hub does: revoke tokens.
+    #[command(subcommand)]
+    Ops(commands::ops::Command),
     /// Check a data folder, look into it, make it smaller, mend it.
     #[command(subcommand)]
     Store(commands::store::Command),
@@ -114,6 +118,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Watch(args) => commands::watch::run(args).await,
         Command::Heartbeat(args) => commands::heartbeat::run(args).await,
         Command::Bench(args) => commands::bench::run(args).await,
+        Command::Ops(command) => commands::ops::run(command).await,
         Command::Store(command) => commands::store::run(command),
         Command::Topic(command) => commands::topic::run(command).await,
         Command::Group(command) => commands::group::run(command).await,

@@ -32,6 +32,9 @@ pub(crate) struct Listen {
     /// Ask for a token with ops:read on the operators' port on 127.0.0.1 too [default: only for payloads]
     #[arg(long, env = "PROM_OPS_AUTH", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) ops_auth: bool,
+    /// File of revoked tokens, a JSON object a line; it must be there, and is looked at twice a second. See `prom ops revoke`.
+    #[arg(long, env = "REVOCATIONS_FILE")]
+    pub(crate) revocations_file: Option<PathBuf>,
     /// Address to listen on.
     #[arg(long, env = "BIND", default_value = "127.0.0.1")]
     pub(crate) bind: IpAddr,
@@ -116,6 +119,10 @@ impl Listen {
         config.ops_bind = self.ops_bind;
         config.ops_token = self.ops_token.filter(|token| !token.is_empty());
         config.ops_auth = self.ops_auth;
+        if self.revocations_file.as_ref().is_some_and(|file| file.as_os_str().is_empty()) {
+            bail!("REVOCATIONS_FILE is set but empty; unset it or give it a value");
+        }
+        config.revocations_file = self.revocations_file;
         config.bind = self.bind;
         // An origin has neither a path nor capitals, whatever was copied from the address bar.
         let origins = self.origins.iter().map(|origin| origin.trim().trim_end_matches('/').to_ascii_lowercase());

@@ -9,6 +9,7 @@
 //!                                   source.rs ──► fetch.rs: one key set, read by a task of its own
 //!                                      └────────► key_set.rs: which of its keys
 //!   provider.rs: the cryptography
+//!   revocations.rs: what counts no more, kept as revocation_file.rs reads and writes it; revoked.rs: the set
 //! ```
 
 mod claims;
@@ -16,6 +17,9 @@ mod fetch;
 mod key_set;
 mod provider;
 mod refused;
+mod revocation_file;
+mod revocations;
+mod revoked;
 mod source;
 mod verifier;
 
@@ -27,8 +31,14 @@ use serde::Serialize;
 
 pub(crate) use self::{
     refused::Refused,
+    revocations::{Changes, Revocations, Told},
     source::Figures,
     verifier::{Check, Verifier},
+};
+
+pub use self::{
+    revocation_file::{RevocationsError, revoke},
+    revoked::{MAX_REVOCATIONS, Revocation},
 };
 
 /// Clock difference tolerated between the issuer and the hub: a token may be so young before its `nbf`, and a connection
@@ -180,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_good_token_gives_its_policy() {
-        let verifier = Verifier::new(&auth());
+        let verifier = Verifier::new(&auth(), Revocations::none());
         let topic = Topic::new("heartbeat.received").unwrap();
         for claims in [
             json!({"exp": later(), "scopes": ["publish:heartbeat.*"]}),
@@ -197,7 +207,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_forged_expired_or_incomplete() {
-        let verifier = Verifier::new(&auth());
+        let verifier = Verifier::new(&auth(), Revocations::none());
         let past = prom_store::wall_clock() / 1000 - 1;
         assert_eq!(code(&verifier, ""), ErrorCode::NoToken);
         assert_eq!(code(&verifier, "x"), ErrorCode::JwtInvalid);
@@ -218,13 +228,16 @@ mod tests {
 
     #[test]
     fn checks_audience_and_issuer_when_configured_and_takes_the_previous_secret() {
-        let verifier = Verifier::new(&Auth::Jwt(Jwt {
-            secret: Some(SECRET.into()),
-            previous: Some(OTHER.into()),
-            audience: Some("hub".into()),
-            issuers: vec!["us".into()],
-            ..Jwt::default()
-        }));
+        let verifier = Verifier::new(
+            &Auth::Jwt(Jwt {
+                secret: Some(SECRET.into()),
+                previous: Some(OTHER.into()),
+                audience: Some("hub".into()),
+                issuers: vec!["us".into()],
+                ..Jwt::default()
+            }),
+            Revocations::none(),
+        );
         let good = json!({"exp": later(), "aud": "hub", "iss": "us"});
         assert!(verifier.verify(&token(Algorithm::HS256, SECRET, &good)).is_ok());
         assert!(verifier.verify(&token(Algorithm::HS256, OTHER, &good)).is_ok());
@@ -239,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_static_token_is_compared_whole() {
-        let verifier = Verifier::new(&Auth::Static("let-me-in".into()));
+        let verifier = Verifier::new(&Auth::Static("let-me-in".into()), Revocations::none());
         assert!(verifier.verify("let-me-in").is_ok_and(|access| access.expires_at_ms.is_none()));
         assert_eq!(code(&verifier, "let-me-i"), ErrorCode::JwtInvalid);
         assert_eq!(code(&verifier, "let-me-im"), ErrorCode::JwtInvalid);
@@ -248,7 +261,7 @@ mod tests {
     /// A header with `crit` was taken whatever it asked for (RFC 7515, 4.1.11).
     #[test]
     fn a_header_that_asks_for_what_nobody_knows_is_refused() {
-        let verifier = Verifier::new(&auth());
+        let verifier = Verifier::new(&auth(), Revocations::none());
         let signed = |header: &str, payload: &str| {
             let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
             let key = EncodingKey::from_secret(SECRET.as_bytes());
@@ -282,7 +295,7 @@ mod tests {
     /// What a token may do, by the files that authors of other clients and fakes use.
     #[test]
     fn claims_allow_what_the_vectors_say() {
-        let verifier = Verifier::new(&auth());
+        let verifier = Verifier::new(&auth(), Revocations::none());
         let vectors: serde_json::Value =
             serde_json::from_str(include_str!("../../protocol/tests/vectors/policies.json")).unwrap();
         let list = |value: &serde_json::Value| value.as_array().unwrap().clone();

@@ -76,6 +76,8 @@ pub struct Config {
     pub ops_client_ca: Option<PathBuf>,
     /// How tokens are checked.
     pub auth: Auth,
+    /// File of revoked tokens, which is looked at twice a second and must be there; default: none, and nothing can be revoked.
+    pub revocations_file: Option<PathBuf>,
     /// Origins of pages that may connect; none: any.
     pub origins: Option<Vec<String>>,
     /// Listening on other than loopback without TLS of the hub's own is intended.
@@ -130,6 +132,9 @@ pub enum ConfigError {
     /// Groups cannot expire where no hub knows of all members.
     #[error("groups.expire is not for MongoDB: no hub knows of the members on other hubs; use `prom group delete`")]
     ExpireGroups,
+    /// The one token has no claims to revoke it by.
+    #[error("REVOCATIONS_FILE and WS_TOKEN are both set; the static token is revoked by changing it")]
+    StaticRevocations,
     /// The operators' token is too short.
     #[error("OPS_TOKEN is {0} bytes long; it needs at least {OPS_TOKEN_BYTES} (try: openssl rand -hex 32)")]
     ShortOpsToken(usize),
@@ -165,6 +170,7 @@ impl Config {
             ops_tls: None,
             ops_client_ca: None,
             auth,
+            revocations_file: None,
             origins: None,
             allow_plaintext: false,
             store: StoreConfig::Memory(512 * 1024 * 1024),
@@ -184,6 +190,7 @@ impl Config {
             Auth::Static(token) if token.len() < STATIC_TOKEN_BYTES => {
                 return Err(ConfigError::ShortToken(token.len()));
             }
+            Auth::Static(_) if self.revocations_file.is_some() => return Err(ConfigError::StaticRevocations),
             Auth::Static(_) => {}
         }
         if !self.bind.is_loopback() && self.tls.is_none() && !self.allow_plaintext {

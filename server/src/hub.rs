@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::{Auth, Jwt, Verifier},
+    auth::{Auth, Jwt, Revocations, RevocationsError, Verifier},
     config::{Config, ConfigError, StoreConfig},
     doors,
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
@@ -40,6 +41,14 @@ pub enum StartError {
     /// TLS cannot be spoken with the files that are there.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What is revoked cannot be told from the file that says it.
+    #[error("REVOCATIONS_FILE {}: {fault}", file.display())]
+    Revocations {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        fault: RevocationsError,
+    },
     /// The port cannot be had.
     #[error("cannot listen on {address}: {}", explain(source))]
     Listen {
@@ -111,6 +120,7 @@ impl Hub {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
         let (tls, ops_tls) = certificates(&config).await?;
+        let revocations = revocations(&config).await?;
         let address = SocketAddr::new(config.bind, config.port);
         let listen = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -159,7 +169,8 @@ impl Hub {
         };
         tasks.spawn(expiry.run(ending.clone()));
 
-        let verifier = Verifier::new(&config.auth);
+        tasks.spawn(revocations.clone().keep(ending.clone()));
+        let verifier = Verifier::new(&config.auth, revocations);
         for refresher in verifier.refreshers(&ending) {
             tasks.spawn(refresher);
         }
@@ -251,6 +262,17 @@ impl Hub {
             ops.end().await;
         }
         tracing::info!("hub ended");
+    }
+}
+
+/// What is revoked, if there is a file that says it.
+async fn revocations(config: &Config) -> Result<Revocations, StartError> {
+    match (&config.revocations_file, &config.auth) {
+        (Some(file), Auth::Jwt(jwt)) => {
+            let loaded = Revocations::load(file.clone(), jwt.max_lifetime).await;
+            loaded.map_err(|fault| StartError::Revocations { file: file.clone(), fault })
+        }
+        _ => Ok(Revocations::none()),
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod dev;
 pub(crate) mod group;
 pub(crate) mod heartbeat;
 pub(crate) mod hub;
+pub(crate) mod ops;
 #[cfg(feature = "mongodb")]
 pub(crate) mod outbox;
 pub(crate) mod publish;

@@ -1,6 +1,8 @@
 //! Topics and groups of a hub that runs, deleted from the command line.
 
-use std::process::Output;
+use std::{process::Output, time::Instant};
+
+use prom_testkit::DEADLINE;
 
 use crate::common::{Folder, hub::Hub, prom};
 
@@ -42,6 +44,77 @@ fn topics_and_groups_are_deleted_after_a_look_at_what_would_go() {
     assert!(String::from_utf8_lossy(&own.stderr).contains("are the hub's own"), "{own:?}");
     let nobody = prom(&["topic", "delete", "a.c"], &[("PROM_OPS_URL", "http://127.0.0.1:1")], &folder.0);
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("no hub at http://127.0.0.1:1; --ops-url"), "{nobody:?}");
-    let wrong = prom(&["topic", "delete", "a.c"], &[("PROM_OPS_URL", "https://127.0.0.1:1")], &folder.0);
+    let wrong = prom(&["topic", "delete", "a.c"], &[("PROM_OPS_URL", "ftp://127.0.0.1:1")], &folder.0);
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("must be like http://127.0.0.1:8082"), "{wrong:?}");
+}
+
+#[test]
+fn a_token_for_operators_leaves_this_machine_only_over_tls() {
+    let folder = Folder::new("operate-plaintext");
+    // An address for documentation: nobody answers there, and nobody is asked.
+    let far = "http://192.0.2.1:8082";
+    let ask = |environment: &[(&str, &str)], more: &[&str]| {
+        let args = [&["topic", "delete", "a.c", "--timeout", "200ms"][..], more].concat();
+        let output = prom(&args, &[&[("PROM_OPS_URL", far)][..], environment].concat(), &folder.0);
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let token = [("OPS_TOKEN", "0123456789abcdef0123456789abcdef")];
+    assert!(ask(&token, &[]).contains("would carry the token where others can read it"));
+    for said in [ask(&token, &["--allow-plaintext"]), ask(&[], &[])] {
+        assert!(!said.contains("would carry"), "{said}");
+    }
+}
+
+#[test]
+fn tokens_are_revoked_at_the_hub_and_in_its_file() {
+    let folder = Folder::new("revoke");
+    let file = folder.0.join("revoked.jsonl");
+    std::fs::write(&file, "").unwrap();
+    let hub = Hub::start(&folder.0.join("data"), &[("REVOCATIONS_FILE", file.to_str().unwrap())]);
+    let (url, ops) =
+        (format!("ws://127.0.0.1:{}/ws", hub.address.port), format!("http://127.0.0.1:{}", hub.ops_port()));
+    let publish = |sub: &str| {
+        let token = prom_testkit::token_with(
+            serde_json::json!({ "sub": sub, "jti": format!("{sub}-1"), "scopes": ["publish:**"] }),
+        );
+        let output = prom(&["pub", "a.b", "1"], &[("PROM_URL", &url), ("PROM_TOKEN", &token)], &folder.0);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let revoke = |args: &[&str]| {
+        let output = prom(&[&["ops", "revoke"], args].concat(), &[("PROM_OPS_URL", &ops)], &folder.0);
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    };
+    for sub in ["one", "two", "three"] {
+        assert!(publish(sub).0);
+    }
+    let (ok, said) = revoke(&["--sub", "one"]);
+    assert!(
+        ok && said.contains("all tokens of \"one\", those made later too") && said.contains("1 of at most"),
+        "{said}"
+    );
+    let (ok, said) = publish("one");
+    assert!(!ok && said.contains("revoked"), "{said}");
+    let (ok, said) = revoke(&["--jti", "two-1", "--file", file.to_str().unwrap()]);
+    assert!(ok && said.contains("2 of at most"), "{said}");
+    // The hub looks at its file by itself.
+    let began = Instant::now();
+    while publish("two").0 {
+        assert!(began.elapsed() < DEADLINE, "the file does not count");
+    }
+    assert!(publish("three").0);
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(kept.contains("\"sub\":\"one\"") && kept.contains("\"jti\":\"two-1\""), "{kept}");
+    for (args, words) in [
+        (&["--sub", ""][..], "sub"),
+        (&["--jti", "a", "--sub", "b"], "cannot be used with"),
+        (&[], "required"),
+        (&["--issued-before", "2999-01-01T00:00:00Z"], "must not be in the future"),
+        (&["--sub", "a", "--file", "missing.jsonl"], "missing.jsonl"),
+    ] {
+        let (ok, said) = revoke(args);
+        assert!(!ok && said.contains(words), "{args:?}: {said}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), kept);
 }

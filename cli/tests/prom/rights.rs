@@ -4,8 +4,8 @@ use prom_testkit::token_for;
 
 use crate::common::{Folder, hub::Hub, prom};
 
-/// Commands whose rights are not a hub's: they run one, make tokens, or open a folder or a database.
-const NOT_A_CLIENT: [&str; 6] = ["hub", "dev", "token", "store", "outbox", "help"];
+/// Commands whose rights are not a client's: they run a hub, make tokens, open a folder or a database, or ask the ops port.
+const NOT_A_CLIENT: [&str; 7] = ["hub", "dev", "token", "ops", "store", "outbox", "help"];
 /// These publish and subscribe like `pub` and `sub`, over the same client, until they are stopped or for long.
 const LIKE_OTHERS: [&str; 2] = ["heartbeat", "bench"];
 /// These use the ops port, whose rights are walked in `server/tests/hub/rights.rs`.

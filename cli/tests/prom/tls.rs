@@ -115,3 +115,38 @@ fn the_links_of_dev_are_those_of_tls_and_its_heartbeat_goes_over_it() {
     dev.wait().unwrap();
     assert!(beat.status.success(), "{beat:?}");
 }
+
+#[test]
+fn operators_show_the_hub_their_certificate() {
+    let (folder, authority, own) = trust("tls-ops");
+    let admin = authority.issue("admin");
+    let [cert, key, ca] = [&own.cert, &own.key, &authority.cert].map(|path| path.to_str().unwrap());
+    let environment = [
+        ("OPS_TLS_CERT_FILE", cert),
+        ("OPS_TLS_KEY_FILE", key),
+        ("OPS_TLS_CLIENT_CA_FILE", ca),
+        ("WS_PORT", "0"),
+        ("OPS_PORT", "0"),
+    ];
+    let mut dev = crate::common::start(&["dev", "--no-heartbeat"], &environment, &folder.0);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(dev.stdout.take().unwrap()));
+    let line = lines.by_ref().map(|line| line.unwrap()).find(|line| line.contains("For operators")).unwrap();
+    let ops = line.split_whitespace().last().unwrap().trim_end_matches("/groups").to_owned();
+    let ask = |environment: &[(&str, &str)]| {
+        let environment = [&[("PROM_OPS_URL", &*ops)][..], environment].concat();
+        let output = prom(&["topic", "delete", "not.there"], &environment, &folder.0);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let [admin_cert, admin_key] = [&admin.cert, &admin.key].map(|path| path.to_str().unwrap());
+    let shown = [("PROM_OPS_CERT_FILE", admin_cert), ("PROM_OPS_KEY_FILE", admin_key)];
+    let (all, nobody) = ([&[("PROM_CA_FILE", ca)][..], &shown].concat(), ask(&[("PROM_CA_FILE", ca)]));
+    let mixed = [("PROM_CA_FILE", ca), ("PROM_OPS_CERT_FILE", admin_cert), ("PROM_OPS_KEY_FILE", key)];
+    let said = [ask(&all), ask(&shown), ask(&mixed), ask(&[("PROM_CA_FILE", admin_key)])];
+    dev.kill().unwrap();
+    dev.wait().unwrap();
+    assert_eq!(said[0], "prom: there is no topic not.there\n");
+    assert!(said[1].contains("PROM_CA_FILE says whose certificate to trust"), "{}", said[1]);
+    assert!(said[2].contains("own.key is not the key of"), "{}", said[2]);
+    assert!(said[3].contains("admin.key holds no certificate"), "{}", said[3]);
+    assert!(nobody.contains("--ops-cert-file and --ops-key-file"), "{nobody}");
+}

@@ -22,6 +22,7 @@ use super::{
     key_set::{self, Find, Keys},
     provider,
     refused::{RefusalLog, Refused},
+    revocations::Revocations,
     source::{Figures, Source, Wanted},
 };
 /// Longest token that is looked at.
@@ -33,6 +34,7 @@ pub(crate) struct Verifier(Arc<Inner>);
 
 struct Inner {
     way: Way,
+    revocations: Revocations,
     log: RefusalLog,
 }
 
@@ -93,7 +95,7 @@ impl From<Refused> for Stop {
 
 impl Verifier {
     /// A verifier for a configuration that was checked: a key set whose URL is none would be left out.
-    pub(crate) fn new(auth: &Auth) -> Self {
+    pub(crate) fn new(auth: &Auth, revocations: Revocations) -> Self {
         provider::install();
         let way = match auth {
             Auth::Static(token) => Way::Static(token.clone()),
@@ -117,7 +119,7 @@ impl Verifier {
                 })
             }
         };
-        Self(Arc::new(Inner { way, log: RefusalLog::default() }))
+        Self(Arc::new(Inner { way, revocations, log: RefusalLog::default() }))
     }
 
     fn sources(&self) -> &[Arc<Source>] {
@@ -162,6 +164,11 @@ impl Verifier {
         }
     }
 
+    /// What is revoked.
+    pub(crate) fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
     /// Says in the log that a token was refused, with others that were if there are many.
     pub(crate) fn log(&self, by: &'static str, refused: &Refused) {
         self.0.log.refused(by, refused);
@@ -195,7 +202,9 @@ impl Inner {
             Way::Jwt(jwts) => {
                 let token = Token::parse(token)?;
                 jwts.check_signature(&token, may_ask)?;
-                Ok(claims::access(&token.payload, &jwts.rules, wall_clock())?)
+                let access = claims::access(&token.payload, &jwts.rules, wall_clock())?;
+                self.revocations.check(&access)?;
+                Ok(access)
             }
         }
     }

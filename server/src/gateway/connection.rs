@@ -149,6 +149,8 @@ impl Connection {
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ping.reset();
         let mut ended_at: Option<Instant> = None;
+        // From before the first AUTH on: what is revoked while a token is being checked is a change still to be seen.
+        let mut revocations = self.node.verifier.revocations().changes();
         loop {
             // One write of all the last wake-up produced; what the socket does not take now is waited for below.
             if !self.out.is_idle()
@@ -228,6 +230,11 @@ impl Connection {
                     self.out.control(Message::Ping(Bytes::new()));
                 }
                 () = sleep_until(auth_deadline) => return self.expired(),
+                Ok(()) = revocations.changed() => {
+                    if self.is_revoked() {
+                        return self.token_revoked();
+                    }
+                }
                 () = tokio::time::sleep_until(stuck), if writing => {
                     // Something may have been taken since the timer was set.
                     if self.out.progress().elapsed() >= self.node.limits.write_timeout {
@@ -375,6 +382,19 @@ impl Connection {
             }
             None => End::Close(CloseCode::AuthTimeout),
         }
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.session.access().is_some_and(|access| self.node.verifier.revocations().check(access).is_err())
+    }
+
+    /// The session's token counts no more. What waits to be sent is not its holder's any more either.
+    fn token_revoked(&mut self) -> End {
+        self.node.verifier.revocations().ended();
+        self.out.abandon();
+        // The word that clients know to come unasked: get another token, or stop.
+        self.error(ErrorCode::TokenExpired, "the token was revoked", None);
+        End::Close(CloseCode::Token)
     }
 
     pub(super) fn flush_publishes(&mut self) {

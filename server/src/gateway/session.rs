@@ -46,6 +46,11 @@ impl Session {
         self.access.as_ref()?.sub.as_deref()
     }
 
+    /// What the connection's token stands for, once it has one.
+    pub(super) fn access(&self) -> Option<&Access> {
+        self.access.as_ref()
+    }
+
     /// Takes what a token came to. A good one replaces the policy; a bad one, or one of somebody else, leaves it as it was.
     pub(super) fn authenticate(&mut self, checked: Result<Access, Refused>) -> Outcome {
         let checked = checked.and_then(|access| match &self.access {

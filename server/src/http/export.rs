@@ -3,7 +3,7 @@
 //! Nothing is read ahead: the next page is read when the socket has taken most of the last one. So an export holds
 //! about one page, whatever the topic's size and however slow its reader.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -12,9 +12,14 @@ use axum::{
 };
 use bytes::Bytes;
 use prom_protocol::{StartFrom, Topic, limits};
-use prom_store::{start, wall_clock};
+use prom_store::start;
 
-use super::{Http, position, turns::Turn};
+use super::{
+    Http,
+    holder::{Aborted, Holder},
+    position,
+    turns::Turn,
+};
 use crate::{
     node::Node,
     web::{Caller, Failure, JSON, Params, answer},
@@ -64,7 +69,7 @@ pub(super) async fn export(
         after: start.after.max(start.first - 1),
         end: start.last,
         ts: (from_ts.unwrap_or(0), to_ts.unwrap_or(u64::MAX)),
-        ends_at_ms: access.ends_at_ms().unwrap_or(u64::MAX),
+        holder: Holder::new(&http.node, access),
         ndjson,
         begun: false,
         over: false,
@@ -86,18 +91,6 @@ pub(super) async fn export(
     Ok(response)
 }
 
-/// Why an export ended before its end. The client sees its connection break; it goes on with `afterSeq`.
-#[derive(Debug)]
-struct Aborted(&'static str);
-
-impl fmt::Display for Aborted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for Aborted {}
-
 #[derive(Debug)]
 struct Export {
     node: Arc<Node>,
@@ -109,7 +102,7 @@ struct Export {
     end: u64,
     /// Least and largest `ts` that is wanted.
     ts: (u64, u64),
-    ends_at_ms: u64,
+    holder: Holder,
     ndjson: bool,
     /// Something was sent.
     begun: bool,
@@ -146,9 +139,7 @@ impl Export {
 
     /// Reads one page.
     async fn read(&mut self, chunk: &mut Vec<u8>) -> Result<(), Aborted> {
-        if wall_clock() >= self.ends_at_ms {
-            return Err(Aborted("the token has expired"));
-        }
+        self.holder.check()?;
         let read = self.node.store.read(&self.topic, self.after, PAGE, PAGE_BYTES);
         let page = tokio::select! {
             biased;

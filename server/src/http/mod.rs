@@ -8,6 +8,7 @@
 //! Events leave as their stored bytes: nothing here parses a payload.
 
 mod export;
+mod holder;
 mod position;
 mod publish;
 mod replay;
@@ -88,6 +89,14 @@ impl Http {
         })?;
         caller.is_known();
         Ok(checked)
+    }
+
+    /// Refuses a token that was revoked since its request began.
+    fn check_not_revoked(&self, access: &Access) -> Result<(), Failure> {
+        self.node.verifier.revocations().check(access).map_err(|refused| {
+            self.node.refused_token("HTTP", &refused);
+            refused.into()
+        })
     }
 
     /// Refuses a token that may not read `topic`.

@@ -85,6 +85,7 @@ impl Http {
         // Slowed, not refused, like a publisher on the WebSocket.
         let _turn = self.publishes.take(token, BODY_TIMEOUT).await?;
         let bytes = read(headers, body).await?;
+        self.check_not_revoked(access)?;
         let payload: &RawValue = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new(ErrorCode::BadJson, format!("the body must be one JSON value: {error}")))?;
         check_payload(payload.get())?;

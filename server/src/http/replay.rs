@@ -7,12 +7,12 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::{Extension, State},
-    http::{HeaderMap, Response, StatusCode, Uri},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header},
 };
 use bytes::Bytes;
 use prom_store::start;
 
-use super::{Http, position, turns::Turn};
+use super::{Http, holder::Holder, position, turns::Turn};
 use crate::web::{Caller, Failure, JSON, Params, answer};
 
 /// Events of a page where the request names no `limit`.
@@ -21,6 +21,8 @@ const LIMIT: u64 = 100;
 const MAX_LIMIT: u64 = 1000;
 /// Bytes of events beyond which a page ends early; it holds at least one event.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes that are sent between two looks at whether the token still counts.
+const PIECE: usize = 64 * 1024;
 /// How long a page waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -88,5 +90,20 @@ pub(super) async fn replay(
         whole.extend_from_slice(format!(",\"gap\":{{\"from\":{from},\"to\":{to}}}").as_bytes());
     }
     whole.push(b'}');
-    Ok(answer(StatusCode::OK, JSON, Bytes::from_owner(Page { bytes: whole, _turn: turn })))
+    let (length, page) = (whole.len(), Bytes::from_owner(Page { bytes: whole, _turn: turn }));
+    let holder = Holder::new(&http.node, access);
+    // In pieces, so that it can end before its end, as its length shows.
+    let pieces = futures_util::stream::unfold((page, holder), async |(mut rest, mut holder)| {
+        if rest.is_empty() {
+            return None;
+        }
+        let piece = holder.check().map(|()| rest.split_to(PIECE.min(rest.len())));
+        if piece.is_err() {
+            rest.clear();
+        }
+        Some((piece, (rest, holder)))
+    });
+    let mut response = answer(StatusCode::OK, JSON, Body::from_stream(pieces));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    Ok(response)
 }

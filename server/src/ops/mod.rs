@@ -15,6 +15,7 @@ mod key_sets;
 mod outboxes;
 mod reads;
 mod removals;
+mod revocations;
 mod routes;
 mod server;
 

@@ -18,7 +18,7 @@ use prom_store::{Cursor, Store, StoreError, Stored, Tail};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{certificates, guard::Guard, key_sets, outboxes};
+use super::{certificates, guard::Guard, key_sets, outboxes, revocations};
 use crate::{
     flow::metrics::{Now, OfPort},
     members::outbox::{Drained, Report},
@@ -160,7 +160,7 @@ pub(super) async fn groups(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     Ok(json(StatusCode::OK, &json!({ "groups": rows, "next": next })))
 }
 
-fn limit(params: &Params<'_>) -> Result<usize, Failure> {
+pub(super) fn limit(params: &Params<'_>) -> Result<usize, Failure> {
     Ok(params.integer("limit", 1..=MAX_LIMIT)?.unwrap_or(LIMIT) as usize)
 }
 
@@ -315,6 +315,7 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response<Body> {
     let mut text = ops.node.metrics.render(&now);
     key_sets::render(&mut text, &ops.node.verifier.key_sets());
     certificates::render(&mut text, &ops.certificates);
+    revocations::render(&mut text, ops.node.verifier.revocations().told_if_kept());
     outboxes::render(&mut text, &ops.outbox_reports().await);
     answer(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"), text)
 }

@@ -8,21 +8,21 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
 
 use prom_protocol::Action;
 
 use super::{
     reads::{self, Ops},
-    removals,
+    removals, revocations,
 };
 use crate::web::Failure;
 
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-const UNKNOWN: &str = "no such path; there are /healthz, /readyz, /topics, /groups, /cursors, /lag, /latest-by-key, /outbox and /metrics, and DELETE /topics/{topic} and /groups/{group}";
+const UNKNOWN: &str = "no such path; there are /healthz, /readyz, /topics, /groups, /cursors, /lag, /latest-by-key, /outbox, /revocations and /metrics, and DELETE /topics/{topic} and /groups/{group}";
 
 /// The routes of the ops port.
 pub(crate) fn router(ops: Arc<Ops>) -> Router {
@@ -38,15 +38,17 @@ pub(crate) fn router(ops: Arc<Ops>) -> Router {
         .route("/lag", get(reads::lag))
         .route("/outbox", get(reads::outbox))
         .route("/metrics", get(reads::metrics))
+        .route("/revocations", get(revocations::list))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), operators));
     let changes = Router::new()
         .route("/topics/{topic}", delete(removals::topic))
         .route("/groups/{group}", delete(removals::group))
+        .route("/revocations", post(revocations::revoke))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), admins));
     health
-        .merge(changes)
         .merge(payloads)
         .merge(reads)
+        .merge(changes)
         .fallback(async || Failure::status(StatusCode::NOT_FOUND, UNKNOWN))
         .method_not_allowed_fallback(async || Failure::method())
         .layer(middleware::from_fn_with_state(Arc::clone(&ops), guard))

@@ -40,6 +40,8 @@ fn tokens() -> [(&'static str, String); 13] {
 
 /// What is asked.
 enum Ask {
+    /// POST of JSON on an ops port that asks for a token: what needs `ops:admin`, and then says that no file is configured.
+    Change(&'static str, Value),
     /// A frame on a connection that has authenticated.
     Frame(Value),
     /// A request on the public port.
@@ -63,7 +65,7 @@ enum Answers {
 }
 
 use Answers::{Always, ByPolicy};
-use Ask::{Frame, Guarded, GuardedDelete, Ops, OpsDelete, Public};
+use Ask::{Change, Frame, Guarded, GuardedDelete, Ops, OpsDelete, Public};
 
 fn publish(topic: &str) -> Ask {
     Frame(json!({"op": "PUBLISH", "topic": topic, "payload": 1, "opts": {"key": "k"}}))
@@ -154,6 +156,8 @@ fn table() -> Vec<(Ask, Answers)> {
         (Guarded("/outbox"),                           ByPolicy("-----------+-")),
         (Guarded("/metrics"),                          ByPolicy("-----------+-")),
         (Guarded("/latest-by-key?topic=a&key=k"),      ByPolicy("-----------+-")),
+        (Guarded("/revocations"),                      ByPolicy("-----------+-")),
+        (Change("/revocations", json!({"sub": "x"})),  ByPolicy("-------------")),
         (Guarded("/healthz"),                          ByPolicy("+++++++++++++")),
         (Guarded("/readyz"),                           ByPolicy("+++++++++++++")),
         // With ops:admin: removals.rs.
@@ -184,6 +188,14 @@ async fn delete(hub: &Hub, path: &str, token: Option<&str>) -> Answer {
     raw(hub.ops_address().unwrap(), &request("DELETE", path, &headers, b"")).await
 }
 
+/// POST of JSON on the ops port.
+async fn change(hub: &Hub, path: &str, body: &Value, token: &str) -> Answer {
+    let bearer = format!("Bearer {token}");
+    let headers = [("Content-Type", "application/json"), ("Authorization", &bearer)];
+    let address = hub.ops_address().unwrap();
+    raw(address, &request("POST", path, &headers, body.to_string().as_bytes())).await
+}
+
 /// `OK`, or the code of a refusal.
 async fn answered(hub: &Hub, guarded: &Hub, ask: &Ask, token: &str) -> String {
     let of = |answer: Answer| match answer.status {
@@ -212,12 +224,15 @@ async fn answered(hub: &Hub, guarded: &Hub, ask: &Ask, token: &str) -> String {
         OpsDelete(path) => of(delete(hub, path, Some(token)).await),
         Guarded(path) => of(ops_as(guarded, path, token).await),
         Ops(path) => of(ops_as(hub, path, token).await),
+        Change(path, body) => of(change(guarded, path, body, token).await),
     }
 }
 
 #[tokio::test]
 async fn every_way_in_asks_the_policy() {
-    let (hub, guarded) = (Hub::start(with_ops(false)).await.unwrap(), Hub::start(with_ops(true)).await.unwrap());
+    let revocations = tempfile::NamedTempFile::new().unwrap();
+    let with_file = Config { revocations_file: Some(revocations.path().to_owned()), ..with_ops(true) };
+    let (hub, guarded) = (Hub::start(with_ops(false)).await.unwrap(), Hub::start(with_file).await.unwrap());
     let mut owner = Client::open(&hub).await;
     for topic in ["a", "secret.plans"] {
         owner.ask(json!({"op": "PUBLISH", "topic": topic, "payload": 1, "opts": {"id": "one", "key": "k"}})).await;
@@ -245,11 +260,15 @@ async fn every_way_in_asks_the_policy() {
                     Ops(path) => format!("{path} on the ops port"),
                     GuardedDelete(path) => format!("DELETE {path} on the ops port with a guard"),
                     OpsDelete(path) => format!("DELETE {path} on the ops port"),
+                    Change(path, _) => format!("POST {path} on the ops port"),
                 };
                 wrong.push(format!("{ask} with {policy}: {answer}, not {expected}"));
             }
         }
     }
+    // No column of the table has it: with it the same is done.
+    let admin = change(&guarded, "/revocations", &json!({"sub": "x"}), &token(&["ops:admin"])).await;
+    assert_eq!(admin.status, 200, "{admin:?}");
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     hub.shutdown().await;
     guarded.shutdown().await;
@@ -269,6 +288,7 @@ async fn without_a_token_nothing_is_answered() {
             }
             Public(method, path) => assert_eq!(raw(hub.address(), &request(method, path, &[], b"1")).await.status, 401),
             Guarded("/healthz" | "/readyz") => {}
+            Change(path, body) => assert_eq!(change(&guarded, path, &body, "").await.status, 401, "{path}"),
             Guarded(path) => assert_eq!(ops(&guarded, path).await.status, 401, "{path}"),
             GuardedDelete(path) => assert_eq!(delete(&guarded, path, None).await.status, 401, "{path}"),
             // There is nothing of that name.
@@ -318,7 +338,7 @@ fn every_op_and_every_route_has_a_line_in_the_table() {
     for (ask, _) in &table {
         match ask {
             Frame(frame) => drop(ops.remove(frame["op"].as_str().unwrap())),
-            Public(_, path) | Guarded(path) | Ops(path) | GuardedDelete(path) | OpsDelete(path) => {
+            Public(_, path) | Guarded(path) | Ops(path) | Change(path, _) | GuardedDelete(path) | OpsDelete(path) => {
                 missing.retain(|route| !is_of(route, path));
             }
         }

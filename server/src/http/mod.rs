@@ -8,7 +8,7 @@
 //! Events leave as their stored bytes: nothing here parses a payload.
 
 mod export;
-mod position;
+pub(crate) mod position;
 mod publish;
 mod replay;
 mod turns;

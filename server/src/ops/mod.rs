@@ -21,5 +21,6 @@ mod server;
 pub(crate) use self::{
     guard::Guard,
     reads::Ops,
+    routes::is_local_name,
     server::{Running, bind, start},
 };

@@ -98,6 +98,10 @@ impl fmt::Display for ErrorCode {
 pub enum CloseCode {
     /// The hub is shutting down; connect again.
     Shutdown,
+    /// What came is no frame of RFC 6455.
+    Violation,
+    /// A text message was not UTF-8.
+    NotText,
     /// A frame was larger than allowed.
     TooLarge,
     /// The token was refused three times, or ran out.
@@ -116,6 +120,8 @@ impl CloseCode {
     /// Every code, in the order of the table in `docs/protocol.md`.
     pub const ALL: &'static [Self] = &[
         Self::Shutdown,
+        Self::Violation,
+        Self::NotText,
         Self::TooLarge,
         Self::Token,
         Self::Origin,
@@ -128,6 +134,8 @@ impl CloseCode {
     pub const fn code(self) -> u16 {
         match self {
             Self::Shutdown => 1001,
+            Self::Violation => 1002,
+            Self::NotText => 1007,
             Self::TooLarge => 1009,
             Self::Token => 4401,
             Self::Origin => 4403,
@@ -141,6 +149,8 @@ impl CloseCode {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Shutdown => "the hub is shutting down",
+            Self::Violation => "not a WebSocket frame as RFC 6455 has it",
+            Self::NotText => "a text message that is not UTF-8",
             Self::TooLarge => "frame too large",
             Self::Token => "token refused or expired",
             Self::Origin => "origin not allowed",
@@ -159,6 +169,8 @@ impl CloseCode {
     pub const fn retryable(self) -> bool {
         match self {
             Self::Shutdown | Self::AuthTimeout | Self::SlowConsumer | Self::ConnectionLimit | Self::Token => true,
+            // Something between the two may have spoilt it.
+            Self::Violation | Self::NotText => true,
             Self::TooLarge | Self::Origin => false,
         }
     }

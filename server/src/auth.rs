@@ -14,6 +14,7 @@
 
 mod claims;
 mod fetch;
+pub(crate) mod fuzzing;
 mod key_set;
 mod provider;
 mod refused;

@@ -23,6 +23,8 @@ pub mod auth;
 mod config;
 mod doors;
 mod flow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod groups;
 mod http;

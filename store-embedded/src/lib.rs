@@ -24,6 +24,8 @@ mod append;
 mod check;
 mod disk;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 mod index;
 mod keeper;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use prom_protocol::encode_event_position;
+use prom_protocol::{encode_event_position, limits};
 use prom_store::{Cursor, Record, Stored};
 
 use crate::format::{
@@ -92,6 +92,11 @@ impl NewEvent<'_> {
     }
 }
 
+/// Whether it can be the place of an event in its topic. What counts with seqs relies on it: 0 has none before it.
+fn is_seq(number: u64) -> bool {
+    (1..=limits::TS_MAX).contains(&number)
+}
+
 /// An event as it stands in the log.
 #[derive(Debug, Clone)]
 pub(crate) struct EventRecord<'a> {
@@ -117,6 +122,9 @@ impl<'a> EventRecord<'a> {
         let mut reader = Reader(record.body);
         let (topic, seq, ts) = (reader.u32()?, reader.u64()?, reader.u64()?);
         let (id_length, key_length, key_at) = (reader.u16()?, reader.u16()?, reader.u16()?);
+        if !is_seq(seq) {
+            return None;
+        }
         let raw_id = if flags & RAW_ID != 0 { Some(reader.text()?) } else { None };
         let raw_key = if flags & RAW_KEY != 0 { Some(reader.text()?) } else { None };
         let json = reader.0;
@@ -224,7 +232,15 @@ impl TopicRecord<'_> {
         let name = Cow::Borrowed(reader.text()?);
         let mut holes = Vec::new();
         while !reader.0.is_empty() {
-            holes.push((reader.u64()?, reader.u64()?));
+            let (from, to) = (reader.u64()?, reader.u64()?);
+            if !is_seq(from) || !is_seq(to) || from > to {
+                return None;
+            }
+            holes.push((from, to));
+        }
+        // Of a topic that was trimmed whole the first one is still to come.
+        if first == 0 || first > limits::TS_MAX + 1 || tail > limits::TS_MAX {
+            return None;
         }
         Some(TopicRecord { number, name, epoch, first, tail, holes: holes.into() })
     }
@@ -364,6 +380,28 @@ mod tests {
         assert_eq!(length(Some("alice")), length(None) + r#","by":"alice""#.len());
         let longest = "\"".repeat(prom_protocol::limits::SUBJECT_BYTES);
         assert_eq!(length(Some(&longest)), length(None) + r#","by":"""#.len() + 2 * longest.len());
+    }
+
+    /// Whoever counts with seqs takes one from them: a log that had a seq of 0 ended the hub.
+    #[test]
+    fn what_names_no_seq_is_no_record() {
+        let topic = |first, tail, holes: &[(u64, u64)]| {
+            let (name, holes) = ("a".into(), holes.to_vec().into());
+            let mut body = Vec::new();
+            TopicRecord { number: 0, name, epoch: 1, first, tail, holes }.encode_body(&mut body);
+            TopicRecord::decode(&body).is_some()
+        };
+        assert!(topic(1, 0, &[]) && topic(limits::TS_MAX + 1, limits::TS_MAX, &[(1, 1), (7, 9)]));
+        assert!(!topic(0, 0, &[]) && !topic(u64::MAX, 0, &[]) && !topic(1, u64::MAX, &[]));
+        assert!(!topic(1, 9, &[(0, 1)]) && !topic(1, 9, &[(3, 2)]) && !topic(1, 9, &[(3, u64::MAX)]));
+        for (seq, taken) in [(0, false), (1, true), (limits::TS_MAX, true), (u64::MAX, false)] {
+            let body = b",\"topic\":\"a\",\"payload\":1}";
+            let event = NewEvent { topic: 0, topic_name: "a", seq, ts: 1, id: "i", key: None, body, listed: false };
+            let (mut out, at) = (Vec::new(), Position::new(1, 64));
+            event.encode(&mut out, 7, at);
+            let record = decode_record(&out, 7, at).unwrap();
+            assert_eq!(EventRecord::decode(&record).is_some(), taken, "{seq}");
+        }
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Keeper<'_> {
     }
 
     /// Writes the index files of sealed segments.
-    fn write_sidecars(&self) -> Result<(), StoreError> {
+    pub(crate) fn write_sidecars(&self) -> Result<(), StoreError> {
         let sealed: Vec<Arc<Segment>> = {
             let state = self.shared().read();
             let sealed = state.segments.values().filter(|segment| matches!(segment.index, SegmentIndex::Sealed(..)));

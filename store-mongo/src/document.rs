@@ -17,7 +17,7 @@ use mongodb::{
     options::IndexOptions,
 };
 use prom_bson::{Unreadable, parse, scalar, write};
-use prom_protocol::encode_event_position;
+use prom_protocol::{Event, encode_event_position};
 use prom_store::{Record, StoreError};
 use serde_json::value::RawValue;
 
@@ -168,8 +168,19 @@ fn read(document: &RawDocument) -> Result<Record, Unreadable> {
         Some(_) => return Err("json is no text".into()),
         None => read_body(document, &mut json)?,
     }
+    check(&json, key.as_deref())?;
     json.shrink_to_fit();
     Ok(Record { id, seq, ts, key, json: json.into() })
+}
+
+/// Whether subscribers can read it: others write into this collection too, and whatever stands there is sent as it is.
+fn check(json: &[u8], key: Option<&str>) -> Result<(), Unreadable> {
+    let text = std::str::from_utf8(json).map_err(|error| error.to_string())?;
+    let event = Event::parse(text).map_err(|error| error.to_string())?;
+    if event.key.as_deref() != key {
+        return Err("its key is not that of its text".into());
+    }
+    Ok(())
 }
 
 /// Appends the second part of the wire JSON.
@@ -271,6 +282,31 @@ mod tests {
         assert!(encode(HERE, "a.b", None, &body_of(&escaped)).is_some(), "as BSON it is half as long");
         let large = format!("\"{}\"", "x".repeat(MAX_BYTES));
         assert!(encode(HERE, "a.b", None, &body_of(&large)).is_none());
+    }
+
+    /// Such a document went to every subscriber as it was: as no JSON, or as no event.
+    #[test]
+    fn a_document_whose_text_is_no_event_is_said_to_be_damaged() {
+        let whole = |fields: &[(&str, &str)]| {
+            let mut document = start(HERE);
+            for (name, value) in fields {
+                document.append(CString::try_from(*name).unwrap(), *value);
+            }
+            document
+        };
+        assert!(decode(&whole(&[("topic", "a"), ("payload", "p")])).is_ok());
+        assert!(decode(&whole(&[("topic", "a"), ("json", ",\"topic\":\"a\",\"payload\":1}")])).is_ok());
+        for fields in [
+            &[("topic", "a")][..],
+            &[("payload", "p")],
+            &[("topic", "a"), ("payload", "p"), ("payload", "q")],
+            &[("topic", "a"), ("payload", "p"), ("headers", "h")],
+            &[("topic", "a"), ("json", "nonsense")],
+            &[("topic", "a"), ("json", ",\"topic\":\"a\",\"payload\":1}\n{}")],
+            &[("topic", "a"), ("key", "k"), ("json", ",\"topic\":\"a\",\"payload\":1}")],
+        ] {
+            assert!(matches!(decode(&whole(fields)), Err(StoreError::Damaged(_))), "{fields:?}");
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ mod connect;
 mod cursor;
 mod document;
 mod follow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod lease;
 mod migrate;
 mod plan;

@@ -5,6 +5,7 @@
 //!      ├─ build   sdk (module, bindings, face, size), demo page, the `prom` binary as it is shipped
 //!      ├─ start   sdk and page beside a hub that is built soon, MongoDB if asked for, then becomes `prom dev`
 //!      ├─ test    what the groups of tests need and no more, then every group
+//!      ├─ fuzz    one fuzz target or all, for a while, on nightly
 //!      └─ lint    formatting, circles and long files, clippy, docs, dependencies, types
 //!
 //! step   runs one of the above's steps, alone or beside others, shows its progress, keeps its log
@@ -14,6 +15,7 @@
 mod apt;
 mod build;
 mod circles;
+mod fuzz;
 mod lint;
 mod mongod;
 mod sdk;
@@ -29,6 +31,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::fuzz::Fuzz;
 use crate::start::Start;
 use crate::step::Progress;
 use crate::workspace::Workspace;
@@ -40,10 +43,12 @@ Usage: npm start [-- FLAGS]     build what has changed, then run the hub: prom d
        npm test [-- GROUPS]     build, then run the tests: all, or some of rust mongodb demo sdk packaging e2e
        npm run build            the SDK's module, the demo page and target/release/prom
        npm run lint             formatting, circles and long files, clippy, docs, dependencies, types
+       npm run fuzz [-- TARGET] [SECONDS]  look for inputs that break a reader, 60 s each
+                                (needs nightly and cargo-fuzz; says how to get them)
        npm run setup            prepare this machine: wasm target and npm packages
        npm run setup -- mongod  that, and a MongoDB server for the tests
 
-The same without npm: cargo run --package xtask -- start|test|build|lint|setup";
+The same without npm: cargo run --package xtask -- start|test|build|lint|fuzz|setup";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -66,7 +71,7 @@ fn run(args: &[String]) -> Result<()> {
         return Ok(());
     }
     let with_mongod = verb == "setup" && rest == ["mongod"];
-    if !matches!(verb, "start" | "test") && !rest.is_empty() && !with_mongod {
+    if !matches!(verb, "start" | "test" | "fuzz") && !rest.is_empty() && !with_mongod {
         bail!("`{verb}` takes no such arguments: {}\n\n{HELP}", rest.join(" "));
     }
 
@@ -90,6 +95,10 @@ fn run(args: &[String]) -> Result<()> {
         "test" => {
             let groups = test::Group::choose(rest)?;
             test::run(&ws, &mut progress(test::steps(&groups))?, &groups)
+        }
+        "fuzz" => {
+            let targets = fuzz::targets(ws.root())?;
+            Fuzz::new(rest, &targets)?.run(&ws, &targets)
         }
         "lint" => lint::run(&ws, &mut progress(lint::STEPS)?),
         other => bail!("there is no `{other}`\n\n{HELP}"),

@@ -135,7 +135,9 @@ struct Claims<'a> {
 pub(super) fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Refused> {
     // A derived struct reads an array too, by position.
     if bytes.trim_ascii_start().first() == Some(&b'{')
-        && let Ok(object) = serde_json::from_slice(bytes)
+        // Also where nobody looks: what is no text is no JSON (RFC 7519, section 7.2).
+        && let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(object) = serde_json::from_str(text)
     {
         return Ok(object);
     }
@@ -273,6 +275,9 @@ mod tests {
         {
             assert_eq!(told(payload, &rules()), "the token's claims are not a JSON object with each name once");
         }
+        // Also in a claim that nobody looks at.
+        let no_text = access(b"{\"exp\":1800000060,\"x\":\"\xff\"}", &rules(), NOW * 1000).unwrap_err();
+        assert_eq!(no_text.message(), "the token's claims are not a JSON object with each name once");
         assert_eq!(
             told(r#"{"exp":1e999}"#, &rules()),
             "exp must be a number from 0 to 9007199254740, seconds since 1970-01-01"

@@ -54,6 +54,8 @@ impl Connection {
             Ok(Message::Pong(_)) => {}
             Ok(Message::Close(_)) => return ControlFlow::Break(End::Closed),
             Err(Lost::Gone) => return ControlFlow::Break(End::Gone),
+            Err(Lost::Violation) => return ControlFlow::Break(End::Close(CloseCode::Violation)),
+            Err(Lost::NotText) => return ControlFlow::Break(End::Close(CloseCode::NotText)),
             Err(Lost::TooLarge) => return ControlFlow::Break(End::Close(CloseCode::TooLarge)),
         }
         ControlFlow::Continue(())

@@ -21,7 +21,7 @@ use prom_protocol::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tungstenite::{
     Error, Message,
-    error::CapacityError,
+    error::{CapacityError, ProtocolError},
     handshake::derive_accept_key,
     protocol::{Role, WebSocketConfig, WebSocketContext},
 };
@@ -41,7 +41,11 @@ const MOST_WRITE_BUFFER: usize = WRITE_BUFFER + 8 * 1024 * 1024;
 pub(super) enum Lost {
     /// A frame or message is longer than this connection may send.
     TooLarge,
-    /// The peer is gone, or speaks something else.
+    /// What came is no frame.
+    Violation,
+    /// A text is none.
+    NotText,
+    /// The peer is gone.
     Gone,
 }
 
@@ -104,10 +108,25 @@ impl Socket {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             Err(error) => {
                 self.ended = true;
-                let too_large = matches!(error, Error::Capacity(CapacityError::MessageTooLong { .. }));
-                Poll::Ready(Err(if too_large { Lost::TooLarge } else { Lost::Gone }))
+                Poll::Ready(Err(lost(&error)))
             }
         }
+    }
+}
+
+/// What an error means to who has to say it to the peer.
+fn lost(error: &Error) -> Lost {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => Lost::TooLarge,
+        Error::Utf8(_) => Lost::NotText,
+        // Nobody is there any more, or waits for anything.
+        Error::Protocol(
+            ProtocolError::ResetWithoutClosingHandshake
+            | ProtocolError::ReceivedAfterClosing
+            | ProtocolError::SendAfterClosing,
+        ) => Lost::Gone,
+        Error::Protocol(_) => Lost::Violation,
+        _ => Lost::Gone,
     }
 }
 

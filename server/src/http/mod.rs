@@ -9,7 +9,7 @@
 
 mod export;
 mod holder;
-mod position;
+pub(crate) mod position;
 mod publish;
 mod replay;
 mod turns;

@@ -5,7 +5,7 @@ use prom_protocol::{StartFrom, limits};
 use crate::web::{Failure, Params};
 
 /// What the parameters say. Without `from`, the position that is given counts, else the log's start.
-pub(super) fn from(params: &Params<'_>) -> Result<StartFrom, Failure> {
+pub(crate) fn from(params: &Params<'_>) -> Result<StartFrom, Failure> {
     let seq = || params.integer("afterSeq", 0..=limits::TS_MAX);
     let ts = || params.integer("ts", 0..=limits::TS_MAX);
     let missing = |name: &str| Failure::bad(format!("{name} required"));

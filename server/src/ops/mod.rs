@@ -22,5 +22,6 @@ mod server;
 pub(crate) use self::{
     guard::Guard,
     reads::Ops,
+    routes::is_local_name,
     server::{Running, bind, start},
 };

@@ -105,7 +105,7 @@ fn is_local(headers: &HeaderMap, uri: &Uri) -> bool {
     is_local_name(host) && uri.authority().is_none_or(|authority| is_local_name(authority.as_str()))
 }
 
-fn is_local_name(host: &str) -> bool {
+pub(crate) fn is_local_name(host: &str) -> bool {
     ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| {
         let Some((start, port)) = host.split_at_checked(name.len()) else { return false };
         let port = port.strip_prefix(':').map_or(port.is_empty(), |port| port.parse::<u16>().is_ok());

@@ -55,6 +55,10 @@ impl Failure {
     pub(crate) fn code(&self) -> Option<ErrorCode> {
         self.code
     }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
 }
 
 fn status(code: ErrorCode) -> StatusCode {

@@ -19,4 +19,5 @@ mod rights;
 mod sockets;
 mod tls;
 mod two_hubs;
+mod violations;
 mod wire;

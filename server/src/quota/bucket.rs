@@ -34,7 +34,7 @@ pub(super) struct Fill {
 impl Fill {
     /// How long it takes until so many have come.
     fn cost(self, units: u64) -> u64 {
-        let cost = u128::from(units) * self.per.as_nanos() / u128::from(self.units.max(1));
+        let cost = u128::from(units).saturating_mul(self.per.as_nanos()) / u128::from(self.units.max(1));
         u64::try_from(cost).unwrap_or(u64::MAX)
     }
 

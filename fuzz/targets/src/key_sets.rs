@@ -6,7 +6,7 @@ use serde_json::Value;
 /// Most keys of a set.
 const KEYS: usize = 100;
 /// Longest that is said of one key, in bytes: it goes into the log.
-const MESSAGE_BYTES: usize = 1024;
+const MESSAGE_BYTES: usize = 2048;
 
 /// An answer's body.
 pub fn key_sets(data: &[u8]) {

@@ -13,6 +13,8 @@ use serde::Deserialize;
 pub(super) const MAX_KEYS: usize = 100;
 /// Longest `kid`, in bytes.
 pub(super) const KID_BYTES: usize = 512;
+/// Most characters of why a key is left out: it goes into the log.
+const WHY_CHARS: usize = 200;
 /// The sizes of RSA keys that are taken, in bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
@@ -90,7 +92,9 @@ impl Keys {
         let (mut keys, mut odd) = (Self(Vec::new()), Vec::new());
         for (at, raw) in set.keys.into_iter().enumerate() {
             match key(raw) {
-                Ok(Some(key)) if keys.clash(&key) => odd.push(format!("a second key {:?}", key.kid)),
+                Ok(Some(key)) if keys.clash(&key) => {
+                    odd.push(format!("a second key {:?}", key.kid.as_deref().map(shortened)))
+                }
                 Ok(Some(key)) => keys.0.push(key),
                 Ok(None) => {}
                 Err(Odd { kid: Some(kid), why }) => odd.push(format!("key {kid:?}: {why}")),
@@ -158,7 +162,9 @@ fn key(raw: &RawValue) -> Result<Option<Key>, Odd> {
         Ok(jwk) => jwk,
         Err(error) => {
             let kid = serde_json::from_str::<Named>(raw.get()).ok().and_then(|named| named.kid);
-            return Err(Odd { kid: kid.as_deref().map(shortened), why: error.to_string() });
+            // It repeats what stands there instead, however long that is.
+            let why = error.to_string().chars().take(WHY_CHARS).collect();
+            return Err(Odd { kid: kid.as_deref().map(shortened), why });
         }
     };
     let odd = |why: &str| Odd { kid: jwk.kid.as_deref().map(shortened), why: why.into() };
@@ -292,6 +298,21 @@ mod tests {
             let (keys, odd) = parse(&[rsa("good"), bad.clone()]).unwrap();
             assert_eq!(keys.len(), 1, "{bad}");
             assert!(matches!(&odd[..], [said] if said.contains(words)), "{bad}: {odd:?}");
+        }
+    }
+
+    /// A line of the log was as long as what stood in the key: up to 256 KiB.
+    #[test]
+    fn little_is_said_of_a_key_whatever_is_in_it() {
+        let long = "\u{202e}".repeat(10_000);
+        let second = edited(rsa("good"), "kid", json!("\u{202e}".repeat(170)));
+        for keys in [
+            [rsa("good"), edited(rsa("bad"), "key_ops", json!(long))],
+            [rsa("good"), edited(rsa(&long), "key_ops", json!(long))],
+            [second.clone(), second],
+        ] {
+            let (_, odd) = parse(&keys).unwrap();
+            assert!(matches!(&odd[..], [said] if said.len() < 2048), "{} bytes", odd[0].len());
         }
     }
 

@@ -93,7 +93,7 @@ impl Keys {
         for (at, raw) in set.keys.into_iter().enumerate() {
             match key(raw) {
                 Ok(Some(key)) if keys.clash(&key) => {
-                    odd.push(format!("a second key {:?}", key.kid.as_deref().map(shortened)))
+                    odd.push(format!("a second key {:?}", key.kid.as_deref().map(shortened)));
                 }
                 Ok(Some(key)) => keys.0.push(key),
                 Ok(None) => {}

@@ -14,6 +14,7 @@ use crate::{
     auth::{Refused, Verifier},
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::Groups,
+    sparing::Sparing,
     web::Page,
 };
 
@@ -107,6 +108,26 @@ pub(crate) struct Node {
     pub(crate) ending: CancellationToken,
     /// How many connections there are now.
     pub(crate) connections: AtomicUsize,
+    /// Warnings of connections that were not taken.
+    pub(crate) refused: RefusedConnections,
+}
+
+/// Least time between two warnings of a kind.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// Warnings of connections that were not taken: strangers can bring these about as often as they like.
+#[derive(Debug)]
+pub(crate) struct RefusedConnections {
+    /// Pages of other origins.
+    pub(crate) origins: Sparing,
+    /// More than there may be.
+    pub(crate) too_many: Sparing,
+}
+
+impl Default for RefusedConnections {
+    fn default() -> Self {
+        Self { origins: Sparing::new(WARN_EVERY), too_many: Sparing::new(WARN_EVERY) }
+    }
 }
 
 impl Node {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::bail;
 use prom_protocol::Policy;
 
-use crate::secret;
+use crate::{filled::path, secret};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -33,7 +33,7 @@ pub(crate) struct Mint {
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     jwt_secret: Option<String>,
     /// File that holds that secret; a line break at its end does not count.
-    #[arg(long, env = "JWT_SECRET_FILE")]
+    #[arg(long, env = "JWT_SECRET_FILE", value_parser = path())]
     jwt_secret_file: Option<PathBuf>,
     /// Data folder of `prom dev`.
     #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]

@@ -52,6 +52,43 @@ fn what_is_set_but_empty_is_refused_by_its_name() {
     refused(&["hub"], &[("JWT_SECRET", "")], &["JWT_SECRET is set but empty"]);
     refused(&["hub"], &[SECRET, ("JWT_ISS", "us,,them")], &["JWT_ISS is set but empty"]);
     refused(&["token", "mint"], &[("JWT_SECRET", "")], &["JWT_SECRET is set but empty"]);
+    // Open, or to another place, without a word.
+    let empty = |name: &'static str| format!("{name} is set but empty");
+    for name in [
+        "OPS_TOKEN",
+        "PROM_OPS_AUTH",
+        "PROM_ORIGINS",
+        "REVOCATIONS_FILE",
+        "MONGO_URL",
+        "TLS_CERT_FILE",
+        "TLS_KEY_FILE",
+        "OPS_TLS_CERT_FILE",
+        "OPS_TLS_KEY_FILE",
+        "OPS_TLS_CLIENT_CA_FILE",
+    ] {
+        refused(
+            &["hub", "--port", "0", "--ops-port", "0", "--bind", "0.0.0.0"],
+            &[SECRET, (name, "")],
+            &[&empty(name)],
+        );
+    }
+    for origins in [",", "https://a.example,,https://b.example", " "] {
+        refused(&["hub", "--bind", "0.0.0.0"], &[SECRET, ("PROM_ORIGINS", origins)], &[&empty("PROM_ORIGINS")]);
+    }
+    refused(&["dev", "--bind", "0.0.0.0"], &[("OPS_TOKEN", "")], &["OPS_TOKEN is set but empty"]);
+    refused(&["dev", "--bind", "0.0.0.0"], &[("MONGO_URL", "")], &["MONGO_URL is set but empty"]);
+    refused(&["dev", "--bind", "0.0.0.0"], &[("PROM_CA_FILE", "")], &["PROM_CA_FILE is set but empty"]);
+    let nowhere = ["--url", "ws://127.0.0.1:9/ws", "--timeout", "1s"];
+    refused(&[&["pub", "a.b", "1"], &nowhere[..]].concat(), &[("PROM_TOKEN", "")], &["PROM_TOKEN is set but empty"]);
+    let token = ("PROM_TOKEN", "x");
+    let args = [&["pub", "a.b", "1"], &nowhere[..]].concat();
+    refused(&args, &[token, ("PROM_CA_FILE", "")], &["PROM_CA_FILE is set but empty"]);
+    for name in ["OPS_TOKEN", "PROM_CA_FILE", "PROM_OPS_CERT_FILE", "PROM_OPS_KEY_FILE"] {
+        let args = ["topic", "delete", "a.b", "--ops-url", "https://127.0.0.1:9", "--timeout", "1s"];
+        let others = ["PROM_OPS_CERT_FILE", "PROM_OPS_KEY_FILE"].iter().filter(|other| **other != name);
+        let environment: Vec<_> = others.map(|other| (*other, "x")).chain([(name, "")]).collect();
+        refused(&args, &environment, &[&empty(name)]);
+    }
 }
 
 #[test]

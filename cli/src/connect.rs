@@ -20,7 +20,8 @@ pub(crate) struct Connection {
     /// The hub's WebSocket.
     #[arg(long, env = "PROM_URL", default_value = "ws://127.0.0.1:8090/ws")]
     pub(crate) url: String,
-    /// Token to authenticate with [default: one made with the secret of the `prom dev` that runs in this folder]
+    /// Token to authenticate with. Give it by PROM_TOKEN: as a flag it can be read by everybody on this machine, in the list of
+    /// its processes [default: one made with the secret of the `prom dev` that runs in this folder]
     #[arg(long, env = "PROM_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// Authorities to trust instead of the system's, PEM, for a hub whose certificate is of one's own making.

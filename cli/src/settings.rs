@@ -15,7 +15,7 @@ use prom_hub::{OutboxName, mongo};
 use crate::{
     file,
     filled::{entries, filled_if_set, path, switch},
-    page,
+    page, secret,
     tls::Tls,
 };
 
@@ -31,9 +31,13 @@ pub(crate) struct Listen {
     /// Address of the operators' pages. Where other machines can reach it, they need OPS_TOKEN or a token with ops:read.
     #[arg(long, env = "OPS_BIND", default_value = "127.0.0.1")]
     pub(crate) ops_bind: IpAddr,
-    /// A token that may do everything on the operators' port, at least 16 bytes; then it is asked for on 127.0.0.1 too.
+    /// A token that may do everything on the operators' port, at least 16 bytes; then it is asked for on 127.0.0.1 too. As a
+    /// flag it can be read by everybody on this machine.
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub(crate) ops_token: Option<String>,
+    /// File that holds that token; a line break at its end does not count.
+    #[arg(long, env = "OPS_TOKEN_FILE", value_parser = path())]
+    pub(crate) ops_token_file: Option<PathBuf>,
     /// Ask for a token with ops:read on the operators' port on 127.0.0.1 too [default: only for payloads]
     #[arg(long, env = "PROM_OPS_AUTH", value_parser = switch("PROM_OPS_AUTH"))]
     pub(crate) ops_auth: bool,
@@ -122,7 +126,7 @@ impl Listen {
         config.port = self.port;
         config.ops_port = Some(self.ops_port);
         config.ops_bind = self.ops_bind;
-        config.ops_token = filled_if_set("OPS_TOKEN", self.ops_token)?;
+        config.ops_token = secret::given("OPS_TOKEN", self.ops_token, self.ops_token_file)?;
         config.ops_auth = self.ops_auth;
         config.revocations_file = filled_if_set("REVOCATIONS_FILE", self.revocations_file)?;
         config.bind = self.bind;

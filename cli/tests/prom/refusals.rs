@@ -56,6 +56,7 @@ fn what_is_set_but_empty_is_refused_by_its_name() {
     let empty = |name: &'static str| format!("{name} is set but empty");
     for name in [
         "OPS_TOKEN",
+        "OPS_TOKEN_FILE",
         "PROM_OPS_AUTH",
         "PROM_ORIGINS",
         "REVOCATIONS_FILE",
@@ -128,6 +129,11 @@ fn a_secret_has_one_place_and_its_file_is_read_whole() {
     }
     refused(&["hub"], &[("WS_TOKEN_FILE", "/no/such/file")], &["WS_TOKEN_FILE /no/such/file cannot be used"]);
     refused(&["hub"], &[("JWT_SECRET_PREVIOUS_FILE", &good)], &["JWT_SECRET_PREVIOUS is set without JWT_SECRET"]);
+    let both = [SECRET, ("OPS_TOKEN", "0123456789abcdef"), ("OPS_TOKEN_FILE", &good)];
+    refused(&["hub"], &both, &["OPS_TOKEN and OPS_TOKEN_FILE are both set"]);
+    refused(&["hub"], &[SECRET, ("OPS_TOKEN_FILE", &short)], &["OPS_TOKEN is 5 bytes long"]);
+    let none = [SECRET, ("OPS_TOKEN_FILE", "/no/such/file")];
+    refused(&["hub"], &none, &["OPS_TOKEN_FILE /no/such/file cannot be used"]);
 }
 
 #[test]
@@ -140,8 +146,11 @@ fn a_secret_on_the_command_line_is_warned_of() {
         refused(&args, environment, &[&[flag], &warned[..]].concat());
     }
     refused(&[&["hub", "--ws-token", "try-me"], &wide[..]].concat(), &[], &[&["--ws-token"], &warned[..]].concat());
+    let args = [&["hub", "--ops-token", "0123456789abcdef"], &wide[..]].concat();
+    refused(&args, &[SECRET], &[&["--ops-token", "OPS_TOKEN_FILE"], &warned[..]].concat());
     let folder = Folder::new("no-warning");
-    let output = prom(&[&["hub"], &wide[..]].concat(), &[SECRET], &folder.0);
+    let environment = [SECRET, ("OPS_TOKEN", "0123456789abcdef")];
+    let output = prom(&[&["hub"], &wide[..]].concat(), &environment, &folder.0);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("readable by every user"));
     let output = prom(&["token", "mint", "--jwt-secret", SECRET.1], &[], &folder.0);
     assert!(output.status.success());

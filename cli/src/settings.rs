@@ -47,8 +47,8 @@ pub(crate) struct Listen {
     /// Address to listen on.
     #[arg(long, env = "BIND", default_value = "127.0.0.1")]
     pub(crate) bind: IpAddr,
-    /// Origins of pages that may connect, comma-separated, like <https://app.example.com> [default: any; a token is
-    /// needed all the same]
+    /// Origins of pages that may connect, comma-separated, like <https://app.example.com>, beside the hub's own page. Set it
+    /// where other machines can reach the port [default: any; a token is needed all the same]
     #[arg(long, env = "PROM_ORIGINS", value_delimiter = ',')]
     pub(crate) origins: Option<Vec<String>>,
     /// Listen without TLS on an address other machines can reach although tokens then travel unencrypted: there is TLS

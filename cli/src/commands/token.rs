@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::bail;
 use prom_protocol::Policy;
 
-use crate::{filled::path, secret};
+use crate::{filled::path, secret, tokens::lifetime};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -23,9 +23,12 @@ pub(crate) struct Mint {
     /// group), consume:PATTERN:GROUP, *:PATTERN, ops:read, ops:admin. Repeatable.
     #[arg(long = "scope", value_name = "SCOPE", default_values_t = ["publish:heartbeat.received".to_owned(), "read:process.state".to_owned()])]
     scopes: Vec<String>,
-    /// How long it is good for, like 30s, 5m, 12h, 30d.
+    /// How long it is good for, like 30s, 5m, 12h, 30d; at most --jwt-max-lifetime.
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     ttl: Duration,
+    /// JWT_MAX_LIFETIME of the hub it is for, which refuses a token that is good for longer.
+    #[arg(long, env = "JWT_MAX_LIFETIME", default_value = "400d", value_parser = lifetime)]
+    jwt_max_lifetime: Duration,
     /// The token's sub: whom it is for.
     #[arg(long)]
     subject: Option<String>,
@@ -40,6 +43,14 @@ pub(crate) struct Mint {
     data: PathBuf,
 }
 
+/// A time as one would write it: 400d, and not a year, a month and some days.
+fn span(time: Duration) -> String {
+    match time.as_secs() {
+        secs if secs > 0 && secs % 86_400 == 0 => format!("{}d", secs / 86_400),
+        _ => humantime::format_duration(time).to_string(),
+    }
+}
+
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     let Command::Mint(args) = command;
     for scope in &args.scopes {
@@ -52,6 +63,13 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     }
     if args.ttl.is_zero() {
         bail!("--ttl must be at least 1s");
+    }
+    if args.ttl > args.jwt_max_lifetime {
+        bail!(
+            "--ttl {} is longer than {}, the most that a hub takes unless its JWT_MAX_LIFETIME says otherwise; if it does, set it here too",
+            span(args.ttl),
+            span(args.jwt_max_lifetime)
+        );
     }
     let secret = match secret::given("JWT_SECRET", args.jwt_secret, args.jwt_secret_file)? {
         Some(secret) if secret.len() < prom_hub::SECRET_BYTES => {

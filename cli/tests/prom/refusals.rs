@@ -229,6 +229,27 @@ fn a_scope_that_grants_nothing_is_refused() {
     refused(&["token", "mint"], &[], &["JWT_SECRET", "prom dev"]);
 }
 
+/// It was made, and no hub took it.
+#[test]
+fn a_token_that_no_hub_would_take_is_not_made() {
+    refused(&["token", "mint", "--ttl", "401d"], &[SECRET], &["--ttl", "400d", "JWT_MAX_LIFETIME"]);
+    refused(
+        &["token", "mint", "--ttl", "2h"],
+        &[SECRET, ("JWT_MAX_LIFETIME", "1h")],
+        &["--ttl", "1h", "JWT_MAX_LIFETIME"],
+    );
+    refused(&["token", "mint"], &[SECRET, ("JWT_MAX_LIFETIME", "")], &["JWT_MAX_LIFETIME is set but empty"]);
+    let folder = Folder::new("lifetime");
+    for (args, environment) in [
+        (&["--ttl", "400d"][..], &[SECRET][..]),
+        (&["--ttl", "401d"], &[SECRET, ("JWT_MAX_LIFETIME", "401d")]),
+        (&["--ttl", "401d", "--jwt-max-lifetime", "500d"], &[SECRET]),
+    ] {
+        let output = prom(&[&["token", "mint"], args].concat(), environment, &folder.0);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
 #[test]
 fn a_hub_that_is_not_there_is_an_error_not_a_wait() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -89,7 +89,10 @@ fn audience_issuer_and_lifetime_are_checked() {
 #[test]
 fn refused_tokens_are_in_the_log_escaped_and_few() {
     let folder = Folder::new("token-log");
-    let hub = start(&folder, &[]);
+    // Not kept back, so that there are many in a short time.
+    let file = folder.0.join("prom.toml");
+    std::fs::write(&file, "[limits]\nauth_failures_per_minute = 1000\n").unwrap();
+    let hub = start(&folder, &[("PROM_CONFIG", file.to_str().unwrap())]);
     let policy =
         json!({"rules": [{"effect": "allow", "action": "publish\u{1b}[2J\nINFO all is well", "topics": ["a"]}]});
     let bad = token_with(json!({"policy": policy}));

@@ -17,7 +17,7 @@
 //! subscriptions_per_subject = 100000
 //! topics_per_subject = 25000   # that it makes
 //! groups_per_subject = 10000
-//! auth_failures_per_minute = 20    # of one address; then answers to bad tokens come late
+//! auth_failures_per_minute = 100   # of one address; then answers to bad tokens come late
 //!
 //! [[limits.publish]]           # every rule that matches a topic counts
 //! topics = "heartbeat.**"

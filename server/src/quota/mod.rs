@@ -57,7 +57,7 @@ pub struct Shares {
     pub topics: usize,
     /// Groups that one subject may be in, as long as they have a position; default 10000. Counted from the hub's start on.
     pub groups: usize,
-    /// Bad tokens of one address a minute, and at once, before their answers come late; default 20.
+    /// Bad tokens of one address a minute, and at once, before their answers come late; default 100.
     pub auth_failures: u64,
     /// How fast may be published; default: as fast as the hub takes it.
     pub publish: Vec<Rate>,
@@ -70,7 +70,7 @@ impl Default for Shares {
             subscriptions: 100_000,
             topics: 25_000,
             groups: 10_000,
-            auth_failures: 20,
+            auth_failures: 100,
             publish: Vec::new(),
         }
     }

@@ -22,8 +22,8 @@ use prom_store::Store;
 use tokio::time::Instant;
 
 use self::{
-    bucket::{Bucket, Fill, Table},
-    rates::Rates,
+    bucket::{Bucket, Fill, Table, since},
+    rates::{Rates, Whose},
     subject::Subject,
 };
 use crate::{
@@ -76,20 +76,9 @@ impl Default for Shares {
     }
 }
 
-/// Who takes: hashes, which are not the same in another process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Whose {
-    pub(crate) subject: u64,
-    pub(crate) address: u64,
-}
-
 /// How often what was limited, for the metric.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    /// Publishes that were waited for.
-    pub(crate) delayed: Counter,
-    /// Publishes refused.
-    pub(crate) refused: Counter,
     /// AUTHs refused because their subject has as many connections as it may.
     pub(crate) connections: Counter,
     /// Subscriptions refused.
@@ -102,17 +91,18 @@ pub(crate) struct Counts {
     pub(crate) failures: Counter,
 }
 
-impl Counts {
+impl Quotas {
     /// Appends the metric.
     pub(crate) fn render(&self, out: &mut String) {
+        let Counts { connections, subscriptions, topics, groups, failures } = &self.counts;
         let all = [
-            ("publish_delayed", &self.delayed),
-            ("publish_refused", &self.refused),
-            ("connections", &self.connections),
-            ("subscriptions", &self.subscriptions),
-            ("topics", &self.topics),
-            ("groups", &self.groups),
-            ("auth_failures", &self.failures),
+            ("publish_delayed", &self.rates.delayed),
+            ("publish_refused", &self.rates.refused),
+            ("connections", connections),
+            ("subscriptions", subscriptions),
+            ("topics", topics),
+            ("groups", groups),
+            ("auth_failures", failures),
         ];
         head(out, "limited_total", "counter", "How often a subject or an address wanted more than its share.");
         for (limit, counter) in all {
@@ -125,12 +115,11 @@ impl Counts {
 #[derive(Debug)]
 pub(crate) struct Quotas {
     most: Shares,
-    rates: Rates,
+    rates: Arc<Rates>,
     subjects: Table<Subject>,
     failures: Table<Bucket>,
-    pub(crate) counts: Counts,
+    counts: Counts,
     warned: Sparing,
-    too_fast: Sparing,
     began: Instant,
     hasher: RandomState,
 }
@@ -138,21 +127,15 @@ pub(crate) struct Quotas {
 impl Quotas {
     pub(crate) fn new(most: Shares) -> Arc<Self> {
         Arc::new(Self {
-            rates: Rates::new(&most.publish),
+            rates: Rates::new(&most.publish, WARN_EVERY),
             most,
             subjects: Table::default(),
             failures: Table::default(),
             counts: Counts::default(),
             warned: Sparing::new(WARN_EVERY),
-            too_fast: Sparing::new(WARN_EVERY),
             began: Instant::now(),
             hasher: RandomState::new(),
         })
-    }
-
-    /// Nanoseconds since it began.
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Who takes with a token of the holder `subject`, from `address`.
@@ -166,8 +149,8 @@ impl Quotas {
     }
 
     /// How fast `whose` publishes may come.
-    pub(crate) fn pace(self: &Arc<Self>, whose: Whose) -> Pace {
-        Pace::new(self, whose)
+    pub(crate) fn pace(&self, whose: Whose) -> Pace {
+        Pace::new(&self.rates, whose)
     }
 
     fn subject(&self, subject: u64) -> Arc<Subject> {
@@ -259,7 +242,7 @@ impl Quotas {
 
     /// Takes note of a bad token from `address`; how long to keep its answer back.
     pub(crate) fn failed(&self, address: IpAddr) -> Duration {
-        let now = self.now();
+        let now = since(self.began);
         let fill = Fill { units: self.most.auth_failures, per: MINUTE, burst: MINUTE };
         let bucket = self.failures.of(self.hasher.hash_one(address), |bucket| bucket.is_full(now));
         let wait = bucket.lacks(fill, now, 1).min(LATEST);

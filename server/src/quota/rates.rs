@@ -4,10 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use prom_protocol::{ErrorCode, Refusal, Topic, TopicOrPattern};
 
-use super::{
-    Quotas, Whose,
-    bucket::{Bucket, Fill, Table},
-};
+use tokio::time::Instant;
+
+use super::bucket::{Bucket, Fill, Table, since};
+use crate::{auth::Sparing, flow::metrics::Counter};
 
 /// Most rules.
 pub const MAX_RATES: usize = 64;
@@ -60,15 +60,35 @@ struct Buckets {
     bytes: Bucket,
 }
 
+/// Who takes: hashes, which are not the same in another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whose {
+    pub(crate) subject: u64,
+    pub(crate) address: u64,
+}
+
 /// The rules of a hub.
 #[derive(Debug)]
 pub(super) struct Rates {
     rules: Vec<(Rate, Table<Buckets>)>,
+    began: Instant,
+    /// Publishes that were waited for.
+    pub(super) delayed: Counter,
+    /// Publishes refused.
+    pub(super) refused: Counter,
+    too_fast: Sparing,
 }
 
 impl Rates {
-    pub(super) fn new(rates: &[Rate]) -> Self {
-        Self { rules: rates.iter().map(|rate| (rate.clone(), Table::default())).collect() }
+    /// One warning in `warn_every`.
+    pub(super) fn new(rates: &[Rate], warn_every: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            rules: rates.iter().map(|rate| (rate.clone(), Table::default())).collect(),
+            began: Instant::now(),
+            delayed: Counter::default(),
+            refused: Counter::default(),
+            too_fast: Sparing::new(warn_every),
+        })
     }
 }
 
@@ -81,7 +101,7 @@ impl Rate {
 
 /// One publisher's buckets, a rule each.
 pub(crate) struct Pace {
-    quotas: Arc<Quotas>,
+    rates: Arc<Rates>,
     buckets: Vec<Arc<Buckets>>,
     /// The rules that match the topic that was looked at last, a bit each.
     meant: u64,
@@ -95,8 +115,8 @@ impl fmt::Debug for Pace {
 
 impl Pace {
     /// For `whose`, and for nobody else what is per connection.
-    pub(super) fn new(quotas: &Arc<Quotas>, whose: Whose) -> Self {
-        let now = quotas.now();
+    pub(super) fn new(rates: &Arc<Rates>, whose: Whose) -> Self {
+        let now = since(rates.began);
         let idle = |buckets: &Buckets| buckets.events.is_full(now) && buckets.bytes.is_full(now);
         let of = |(rate, table): &(Rate, Table<Buckets>)| match rate.per {
             Per::Subject => table.of(whose.subject, idle),
@@ -104,13 +124,13 @@ impl Pace {
             Per::Hub => table.of(0, idle),
             Per::Connection => Arc::default(),
         };
-        let buckets = quotas.rates.rules.iter().map(of).collect();
-        Self { quotas: Arc::clone(quotas), buckets, meant: 0 }
+        let buckets = rates.rules.iter().map(of).collect();
+        Self { rates: Arc::clone(rates), buckets, meant: 0 }
     }
 
     /// What is taken next is for `topic`.
     pub(crate) fn select(&mut self, topic: &Topic) {
-        let rules = self.quotas.rates.rules.iter().enumerate();
+        let rules = self.rates.rules.iter().enumerate();
         self.meant = rules.filter(|(_, (rate, _))| rate.topics.matches(topic)).fold(0, |bits, (at, _)| bits | 1 << at);
     }
 
@@ -123,7 +143,7 @@ impl Pace {
         if self.meant == 0 {
             return Ok(Duration::ZERO);
         }
-        let (now, bytes) = (self.quotas.now(), bytes as u64);
+        let (now, bytes) = (since(self.rates.began), bytes as u64);
         for (rate, buckets) in self.meant().filter(|(rate, _)| rate.on_excess == OnExcess::Refuse) {
             let [events, of_bytes] = rate.fills();
             let lacks = |bucket: &Bucket, fill: Option<Fill>, units| {
@@ -131,7 +151,7 @@ impl Pace {
             };
             let wait = lacks(&buckets.events, events, 1).max(lacks(&buckets.bytes, of_bytes, bytes));
             if !wait.is_zero() {
-                self.quotas.counts.refused.add(1);
+                self.rates.refused.add(1);
                 self.warn(rate);
                 let message = format!("more than {} publishes on {}", rate.words(), rate.topics);
                 let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
@@ -152,21 +172,21 @@ impl Pace {
             }
         }
         if let Some(rate) = slowest {
-            self.quotas.counts.delayed.add(1);
+            self.rates.delayed.add(1);
             self.warn(rate);
         }
         Ok(pause)
     }
 
     fn warn(&self, rate: &Rate) {
-        if let Some(left_out) = self.quotas.too_fast.turn() {
+        if let Some(left_out) = self.rates.too_fast.turn() {
             let (topics, most, on_excess) = (rate.topics.as_str(), rate.words(), rate.on_excess);
             tracing::warn!(topics, ?on_excess, left_out, "more than {most} publishes: limits.publish");
         }
     }
 
     fn meant(&self) -> impl Iterator<Item = (&Rate, &Buckets)> {
-        let rules = self.quotas.rates.rules.iter().zip(&self.buckets).enumerate();
+        let rules = self.rates.rules.iter().zip(&self.buckets).enumerate();
         rules.filter(|(at, _)| self.meant >> at & 1 == 1).map(|(_, ((rate, _), buckets))| (rate, &**buckets))
     }
 }

@@ -18,18 +18,14 @@ use crate::auth::{Access, Check, Refused};
 impl Connection {
     pub(super) async fn auth(&mut self, token: &str, batch: bool, corr: Option<&Text<'_>>) -> ControlFlow<End> {
         let access = match self.node.verifier.check(token) {
-            Check::Done(Ok(access)) => return self.authenticated(Ok(access), batch, corr).await,
-            Check::Done(Err(refused)) if !refused.is_of_the_token() => {
-                return self.authenticated(Err(refused), batch, corr).await;
-            }
-            Check::Done(Err(refused)) => {
-                let wait = self.node.quotas.failed(self.address);
+            Check::Done(checked) => {
+                let wait = self.node.keep_back(&checked, self.address);
                 if wait.is_zero() {
-                    return self.authenticated(Err(refused), batch, corr).await;
+                    return self.authenticated(checked, batch, corr).await;
                 }
                 async move {
                     tokio::time::sleep(wait).await;
-                    Err(refused)
+                    checked
                 }
                 .boxed()
             }
@@ -37,9 +33,7 @@ impl Connection {
                 let (node, address) = (Arc::clone(&self.node), self.address);
                 async move {
                     let checked = access.await;
-                    if let Err(refused) = &checked {
-                        node.keep_back(refused, address).await;
-                    }
+                    tokio::time::sleep(node.keep_back(&checked, address)).await;
                     checked
                 }
                 .boxed()
@@ -81,7 +75,7 @@ impl Connection {
                 if let Some((holder, mut share)) = share {
                     share.subscriptions(self.subscriptions.len());
                     let whose = self.node.quotas.whose(holder, self.address);
-                    self.pace = self.node.quotas.paces().then(|| self.node.quotas.pace(whose));
+                    self.pace = Some(self.node.quotas.pace(whose));
                     self.share = Some((holder, share));
                     self.publishes.forget_topic();
                 }
@@ -112,12 +106,11 @@ impl Connection {
 
     fn refuse_token(&mut self, refused: &Refused, corr: Option<&Text<'_>>) {
         self.node.refused_token("AUTH", refused);
-        let wait = refused.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         self.send(&ServerFrame::Err(ErrFrame {
             code: refused.code().as_str().into(),
             msg: refused.message().into(),
             corr: corr.cloned(),
-            retry_after_ms: wait,
+            retry_after_ms: refused.retry_after_ms(),
             expired: refused.expired,
         }));
     }

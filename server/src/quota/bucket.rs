@@ -15,11 +15,6 @@ use std::{
     time::Duration,
 };
 
-/// Nanoseconds since then.
-pub(super) fn since(began: tokio::time::Instant) -> u64 {
-    u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// One bucket.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {

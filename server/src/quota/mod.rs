@@ -19,10 +19,9 @@ use std::{
 
 use prom_protocol::{ErrorCode, Group, Refusal, Topic};
 use prom_store::Store;
-use tokio::time::Instant;
 
 use self::{
-    bucket::{Bucket, Fill, Table, since},
+    bucket::{Bucket, Fill, Table},
     rates::{Rates, Whose},
     subject::Subject,
 };
@@ -120,7 +119,6 @@ pub(crate) struct Quotas {
     failures: Table<Bucket>,
     counts: Counts,
     warned: Sparing,
-    began: Instant,
     hasher: RandomState,
 }
 
@@ -133,7 +131,6 @@ impl Quotas {
             failures: Table::default(),
             counts: Counts::default(),
             warned: Sparing::new(WARN_EVERY),
-            began: Instant::now(),
             hasher: RandomState::new(),
         })
     }
@@ -141,11 +138,6 @@ impl Quotas {
     /// Who takes with a token of the holder `subject`, from `address`.
     pub(crate) fn whose(&self, subject: u64, address: IpAddr) -> Whose {
         Whose { subject, address: self.hasher.hash_one(address) }
-    }
-
-    /// Whether there are rules for how fast may be published.
-    pub(crate) fn paces(&self) -> bool {
-        !self.most.publish.is_empty()
     }
 
     /// How fast `whose` publishes may come.
@@ -207,7 +199,7 @@ impl Quotas {
     /// # Errors
     /// `rate_limited`.
     pub(crate) fn topic(&self, share: &Share, topic: &Topic, topics: &Topics) -> Result<(), Refusal> {
-        self.makes(&share.subject, topic, topics)
+        self.makes(topic, topics, || Arc::clone(&share.subject))
     }
 
     /// The same without a connection.
@@ -215,12 +207,12 @@ impl Quotas {
     /// # Errors
     /// `rate_limited`.
     pub(crate) fn topic_of(&self, subject: u64, topic: &Topic, topics: &Topics) -> Result<(), Refusal> {
-        if topics.has(topic) { Ok(()) } else { self.makes(&self.subject(subject), topic, topics) }
+        self.makes(topic, topics, || self.subject(subject))
     }
 
-    fn makes(&self, subject: &Subject, topic: &Topic, topics: &Topics) -> Result<(), Refusal> {
+    fn makes(&self, topic: &Topic, topics: &Topics, subject: impl FnOnce() -> Arc<Subject>) -> Result<(), Refusal> {
         let most = self.most.topics;
-        if topics.has(topic) || subject.makes_topic(topic, most, |topic| topics.has(topic)) {
+        if topics.has(topic) || subject().makes_topic(topic, most, |topic| topics.has(topic)) {
             return Ok(());
         }
         self.counts.topics.add(1);
@@ -242,7 +234,7 @@ impl Quotas {
 
     /// Takes note of a bad token from `address`; how long to keep its answer back.
     pub(crate) fn failed(&self, address: IpAddr) -> Duration {
-        let now = since(self.began);
+        let now = self.rates.now();
         let fill = Fill { units: self.most.auth_failures, per: MINUTE, burst: MINUTE };
         let bucket = self.failures.of(self.hasher.hash_one(address), |bucket| bucket.is_full(now));
         let wait = bucket.lacks(fill, now, 1).min(LATEST);

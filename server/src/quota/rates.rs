@@ -4,9 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use prom_protocol::{ErrorCode, Refusal, Topic, TopicOrPattern};
 
+use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, Fill, Table, since};
+use super::bucket::{Bucket, Fill, Table};
 use crate::{auth::Sparing, flow::metrics::Counter};
 
 /// Most rules.
@@ -31,7 +32,8 @@ pub struct Rate {
 }
 
 /// Whom a rate is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Per {
     /// Each `sub` of a token by its `iss`, with all its connections; a token without one is for itself.
     #[default]
@@ -45,7 +47,8 @@ pub enum Per {
 }
 
 /// What becomes of what is too much.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnExcess {
     /// It is taken, and nothing more is read of the connection until it would not be too much. Nothing is lost.
     #[default]
@@ -90,12 +93,21 @@ impl Rates {
             too_fast: Sparing::new(warn_every),
         })
     }
+
+    /// Nanoseconds since it began.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Rate {
-    fn fills(&self) -> [Option<Fill>; 2] {
-        let fill = |units| Fill { units, per: SECOND, burst: self.burst };
-        [self.events.map(fill), self.bytes.map(fill)]
+    /// The longest of what `ask` says of each of its buckets, for an event of so many bytes.
+    fn longest(&self, own: &Buckets, bytes: usize, ask: impl Fn(&Bucket, Fill, u64) -> Duration) -> Duration {
+        let of = |bucket, most: Option<u64>, units| {
+            let fill = |most| Fill { units: most, per: SECOND, burst: self.burst };
+            most.map_or(Duration::ZERO, |most| ask(bucket, fill(most), units))
+        };
+        of(&own.events, self.events, 1).max(of(&own.bytes, self.bytes, bytes as u64))
     }
 }
 
@@ -116,7 +128,7 @@ impl fmt::Debug for Pace {
 impl Pace {
     /// For `whose`, and for nobody else what is per connection.
     pub(super) fn new(rates: &Arc<Rates>, whose: Whose) -> Self {
-        let now = since(rates.began);
+        let now = rates.now();
         let idle = |buckets: &Buckets| buckets.events.is_full(now) && buckets.bytes.is_full(now);
         let of = |(rate, table): &(Rate, Table<Buckets>)| match rate.per {
             Per::Subject => table.of(whose.subject, idle),
@@ -143,13 +155,9 @@ impl Pace {
         if self.meant == 0 {
             return Ok(Duration::ZERO);
         }
-        let (now, bytes) = (since(self.rates.began), bytes as u64);
+        let now = self.rates.now();
         for (rate, buckets) in self.meant().filter(|(rate, _)| rate.on_excess == OnExcess::Refuse) {
-            let [events, of_bytes] = rate.fills();
-            let lacks = |bucket: &Bucket, fill: Option<Fill>, units| {
-                fill.map_or(Duration::ZERO, |fill| bucket.lacks(fill, now, units))
-            };
-            let wait = lacks(&buckets.events, events, 1).max(lacks(&buckets.bytes, of_bytes, bytes));
+            let wait = rate.longest(buckets, bytes, |bucket, fill, units| bucket.lacks(fill, now, units));
             if !wait.is_zero() {
                 self.rates.refused.add(1);
                 self.warn(rate);
@@ -161,11 +169,7 @@ impl Pace {
         let mut pause = Duration::ZERO;
         let mut slowest = None;
         for (rate, buckets) in self.meant() {
-            let [events, of_bytes] = rate.fills();
-            let take = |bucket: &Bucket, fill: Option<Fill>, units| {
-                fill.map_or(Duration::ZERO, |fill| bucket.take(fill, now, units))
-            };
-            let debt = take(&buckets.events, events, 1).max(take(&buckets.bytes, of_bytes, bytes));
+            let debt = rate.longest(buckets, bytes, |bucket, fill, units| bucket.take(fill, now, units));
             // A large event that a full bucket gave is not waited for here: the next one is refused.
             if rate.on_excess == OnExcess::Delay && debt > pause {
                 (pause, slowest) = (debt, Some(rate));

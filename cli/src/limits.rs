@@ -10,14 +10,14 @@
 //! idle_timeout = "60s"         # between two of them
 //! auth_timeout = "5s"
 //! write_timeout = "30s"        # for taking something of what waits
-//! exports = 32                 # under way; a quarter of these and the next two may be of one token
+//! exports = 32                 # under way; a quarter of these and the next two may be of one subject
 //! replays = 32
 //! publishes = 256              # over HTTP
 //! connections_per_subject = 10000
 //! subscriptions_per_subject = 100000
 //! topics_per_subject = 25000   # that it makes
 //! groups_per_subject = 10000
-//! auth_failures_per_minute = 20    # of one address; then answers to bad tokens come late
+//! auth_failures_per_minute = 100   # of one address; then answers to bad tokens come late
 //!
 //! [[limits.publish]]           # every rule that matches a topic counts
 //! topics = "heartbeat.**"
@@ -73,28 +73,10 @@ struct PublishRule {
     events_per_second: Option<usize>,
     bytes_per_second: Option<ByteSize>,
     #[serde(default)]
-    per: Whom,
+    per: Per,
     burst: Option<String>,
     #[serde(default)]
-    on_excess: Excess,
-}
-
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Whom {
-    #[default]
-    Subject,
-    Connection,
-    Address,
-    Hub,
-}
-
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Excess {
-    #[default]
-    Delay,
-    Refuse,
+    on_excess: OnExcess,
 }
 
 impl Limits {
@@ -159,19 +141,11 @@ impl PublishRule {
         let burst = self.burst.as_deref().map(|given| time(&format!("{name}.burst"), given)).transpose()?;
         Ok(Rate {
             topics,
-            per: match self.per {
-                Whom::Subject => Per::Subject,
-                Whom::Connection => Per::Connection,
-                Whom::Address => Per::Address,
-                Whom::Hub => Per::Hub,
-            },
+            per: self.per,
             events: events.transpose()?.map(|events| events as u64),
             bytes,
             burst: burst.unwrap_or(Duration::from_secs(1)),
-            on_excess: match self.on_excess {
-                Excess::Delay => OnExcess::Delay,
-                Excess::Refuse => OnExcess::Refuse,
-            },
+            on_excess: self.on_excess,
         })
     }
 }

@@ -4,7 +4,6 @@
 
 use std::{
     future::poll_fn,
-    net::IpAddr,
     path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
@@ -14,6 +13,7 @@ use std::{
 use anyhow::{Context, bail};
 use hyper::{Method, Request, Uri, body::Body, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
+use prom_hub::auth::is_loopback;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -64,10 +64,6 @@ pub(crate) struct Operate {
     /// How long the hub may take, like 500ms, 10s.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-}
-
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 impl Operate {

@@ -43,9 +43,9 @@ codes! {
         Unauthorized = "unauthorized", false;
         /// AUTH came without a token.
         NoToken = "no_token", false;
-        /// The token is malformed, forged, expired, of the wrong algorithm, or its claims are not acceptable.
+        /// The token is malformed, forged, expired, revoked, of the wrong algorithm, or its claims are not acceptable.
         JwtInvalid = "jwt_invalid", false;
-        /// The token that the connection is open with has run out.
+        /// The token that the connection is open with has run out, or was revoked.
         TokenExpired = "token_expired", false;
         /// The policy does not allow it.
         Forbidden = "forbidden", false;
@@ -152,7 +152,7 @@ impl CloseCode {
             Self::Violation => "not a WebSocket frame as RFC 6455 has it",
             Self::NotText => "a text message that is not UTF-8",
             Self::TooLarge => "frame too large",
-            Self::Token => "token refused or expired",
+            Self::Token => "token refused, expired or revoked",
             Self::Origin => "origin not allowed",
             Self::AuthTimeout => "no AUTH in time",
             Self::SlowConsumer => "the client does not read its answers",

@@ -38,6 +38,7 @@ pub(crate) use self::{
 };
 
 pub use self::{
+    fetch::is_loopback,
     revocation_file::{RevocationsError, revoke},
     revoked::{MAX_REVOCATIONS, Revocation},
 };

@@ -12,7 +12,7 @@ use prom_store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::{Refused, Verifier},
+    auth::{Access, Refused, Verifier},
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::Groups,
     quota::{Quotas, Shares},
@@ -49,7 +49,7 @@ pub struct Limits {
     pub ping_every: Duration,
     /// Time a connection may go without taking anything that waits for it; default 30 s.
     pub write_timeout: Duration,
-    /// Exports under way; default 32. A quarter of them, as of the next two, may be of one token.
+    /// Exports under way; default 32. A quarter of them, as of the next two, may be of one subject.
     pub exports: usize,
     /// Pages of `/replay` under way, each of up to 4 MiB and a little more; default 32.
     pub replays: usize,
@@ -144,10 +144,11 @@ impl Node {
         self.verifier.log(by, refused);
     }
 
-    /// Waits before a refused token is answered, if its address has sent many.
-    pub(crate) async fn keep_back(&self, refused: &Refused, address: IpAddr) {
-        if refused.is_of_the_token() {
-            tokio::time::sleep(self.quotas.failed(address)).await;
+    /// How long to wait before a token's answer is given: for a refused one, if its address has sent many.
+    pub(crate) fn keep_back(&self, checked: &Result<Access, Refused>, address: IpAddr) -> Duration {
+        match checked {
+            Err(refused) if refused.is_of_the_token() => self.quotas.failed(address),
+            _ => Duration::ZERO,
         }
     }
 

@@ -53,9 +53,18 @@ impl Client {
         Self::connect(hub).await.with_every_right().await
     }
 
-    async fn with_every_right(mut self) -> Self {
-        let ok = self.ask(json!({"op": "AUTH", "token": token(&["*:**"])})).await;
-        assert_eq!(ok["op"], "OK");
+    /// A connection with this token, which the hub must take.
+    pub async fn open_as(hub: &Hub, token: &str) -> Self {
+        Self::connect(hub).await.with(token).await
+    }
+
+    async fn with_every_right(self) -> Self {
+        self.with(&token(&["*:**"])).await
+    }
+
+    async fn with(mut self, token: &str) -> Self {
+        let ok = self.ask(json!({"op": "AUTH", "token": token})).await;
+        assert_eq!(ok["op"], "OK", "{ok}");
         self
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use super::{Access, LEEWAY, refused::Refused};
 
 /// Longest `sub`, `jti` and `iss`, in bytes. Who published stands in every event.
-const NAME_BYTES: usize = limits::SUBJECT_BYTES;
+pub(super) const NAME_BYTES: usize = limits::SUBJECT_BYTES;
 
 /// What a hub asks of claims.
 #[derive(Debug)]

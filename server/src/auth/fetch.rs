@@ -78,7 +78,8 @@ impl Place {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether a URL's host, an IPv6 address without its brackets, is this machine: what goes there nobody on the way reads.
+pub fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 

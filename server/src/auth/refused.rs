@@ -16,13 +16,11 @@ pub(crate) struct Refused {
     refusal: Refusal,
     /// It was good once: a fresh one helps.
     pub(crate) expired: bool,
-    /// How long to wait before the same token is worth another try; none: it never is.
-    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Refused {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { refusal: Refusal::new(code, message), expired: false, retry_after: None }
+        Self { refusal: Refusal::new(code, message), expired: false }
     }
 
     /// `jwt_invalid`.
@@ -39,7 +37,8 @@ impl Refused {
     pub(super) fn unchecked(retry_after: Duration) -> Self {
         let message =
             "the identity provider's key set cannot be read now, so that the token cannot be checked; try again";
-        Self { retry_after: Some(retry_after), ..Self::new(ErrorCode::Overloaded, message) }
+        let wait = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+        Self { refusal: Refusal::new(ErrorCode::Overloaded, message).retry_after(wait), expired: false }
     }
 
     pub(crate) const fn code(&self) -> ErrorCode {
@@ -50,9 +49,14 @@ impl Refused {
         self.refusal.message()
     }
 
+    /// How long to wait before the same token is worth another try, in milliseconds; none: it never is.
+    pub(crate) const fn retry_after_ms(&self) -> Option<u64> {
+        self.refusal.retry_after_ms()
+    }
+
     /// Whether it is the token's fault, so that it counts against who sent it.
     pub(crate) const fn is_of_the_token(&self) -> bool {
-        self.retry_after.is_none()
+        self.retry_after_ms().is_none()
     }
 }
 

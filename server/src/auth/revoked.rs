@@ -5,12 +5,10 @@ use std::{collections::HashMap, time::Duration};
 use prom_protocol::limits;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Access, LEEWAY, refused::Refused};
+use super::{Access, LEEWAY, claims::NAME_BYTES, refused::Refused};
 
 /// Most entries of a set.
 pub const MAX_REVOCATIONS: usize = 100_000;
-/// Longest `sub`, `jti` and `iss`, in bytes, as in tokens.
-const NAME_BYTES: usize = limits::KEY_BYTES;
 /// Largest time, in seconds since 1970. Milliseconds are far beyond it.
 const SECONDS_MAX: u64 = limits::TS_MAX / 1000;
 

@@ -14,10 +14,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use prom_delivery::{Delivery, Found, MemberId, Nack};
 use prom_protocol::{
-    ClientFrame, CloseCode, ErrorCode, Op, Refusal, ServerFrame, Text, VERSION,
-    client::BadRequest,
-    limits,
-    server::{ErrFrame, OkFrame, encode_event_context},
+    ClientFrame, CloseCode, ErrorCode, Op, Refusal, ServerFrame, Text, client::BadRequest, server::encode_event_context,
 };
 use prom_store::{StoreError, wall_clock};
 use tokio::{sync::mpsc, time::Instant};
@@ -25,13 +22,13 @@ use tungstenite::{Message, Utf8Bytes, protocol::CloseFrame};
 
 use super::{
     out::Out,
-    publish::{MAX_WAITING, Publishes},
-    session::{Outcome, Session},
+    publish::Publishes,
+    session::Session,
     socket::{Incoming, Lost, Socket},
     subscriptions::{Source, Subscription, Subscriptions},
 };
 use crate::{
-    auth::{Access, Check, Refused},
+    auth::{Access, Refused},
     flow::{
         topics::{Signal, SignalSender},
         writer::{Answer, Write},
@@ -114,10 +111,10 @@ type LiveRead = (MemberId, Result<Found, StoreError>);
 type Room = Option<mpsc::OwnedPermit<Write>>;
 
 /// An AUTH that waits.
-struct Checking {
-    access: BoxFuture<'static, Result<Access, Refused>>,
-    batch: bool,
-    corr: Option<Text<'static>>,
+pub(super) struct Checking {
+    pub(super) access: BoxFuture<'static, Result<Access, Refused>>,
+    pub(super) batch: bool,
+    pub(super) corr: Option<Text<'static>>,
 }
 
 pub(super) struct Connection {
@@ -130,7 +127,7 @@ pub(super) struct Connection {
     /// A message of several frames that was not handled to its end, and where its rest begins.
     pub(super) unread: Option<(Utf8Bytes, usize)>,
     /// An AUTH whose token cannot be checked before a key set has been read. Until then nothing more is read.
-    checking: Option<Checking>,
+    pub(super) checking: Option<Checking>,
     pub(super) publishes: Publishes,
     /// Waits for room at the writer, for the batch that is held back. It keeps its place in the line from one wake-up to
     /// the next.
@@ -143,11 +140,11 @@ pub(super) struct Connection {
     /// When the peer was last heard.
     pub(super) heard: Instant,
     /// The peer's.
-    address: IpAddr,
+    pub(super) address: IpAddr,
     /// Its part of what its subject may have, and whose that is.
     pub(super) share: Option<(u64, Share)>,
     /// How fast it may publish.
-    pace: Option<Pace>,
+    pub(super) pace: Option<Pace>,
     /// It has published faster than it may: until then nothing is read.
     paused: Option<Instant>,
 }
@@ -347,136 +344,6 @@ impl Connection {
             _ => self.error(ErrorCode::BadFrame, "op is not known", corr),
         }
         ControlFlow::Continue(())
-    }
-
-    async fn auth(&mut self, token: &str, batch: bool, corr: Option<&Text<'_>>) -> ControlFlow<End> {
-        let access = match self.node.verifier.check(token) {
-            Check::Done(Ok(access)) => return self.authenticated(Ok(access), batch, corr).await,
-            Check::Done(Err(refused)) if !refused.is_of_the_token() => {
-                return self.authenticated(Err(refused), batch, corr).await;
-            }
-            Check::Done(Err(refused)) => {
-                let wait = self.node.quotas.failed(self.address);
-                if wait.is_zero() {
-                    return self.authenticated(Err(refused), batch, corr).await;
-                }
-                async move {
-                    tokio::time::sleep(wait).await;
-                    Err(refused)
-                }
-                .boxed()
-            }
-            Check::Later(access) => {
-                let (node, address) = (Arc::clone(&self.node), self.address);
-                async move {
-                    let checked = access.await;
-                    if let Err(refused) = &checked {
-                        node.keep_back(refused, address).await;
-                    }
-                    checked
-                }
-                .boxed()
-            }
-        };
-        let corr = corr.map(|corr| Text::from(corr.as_str().to_owned()));
-        self.checking = Some(Checking { access, batch, corr });
-        ControlFlow::Continue(())
-    }
-
-    /// Answers an AUTH.
-    async fn authenticated(
-        &mut self,
-        checked: Result<Access, Refused>,
-        batch: bool,
-        corr: Option<&Text<'_>>,
-    ) -> ControlFlow<End> {
-        let holder = checked.as_ref().ok().map(|access| access.holder);
-        let share = match holder {
-            Some(holder) if self.share.as_ref().is_none_or(|(own, _)| *own != holder) => {
-                match self.node.quotas.share(holder) {
-                    Ok(share) => Some((holder, share)),
-                    Err(refusal) => {
-                        self.refuse(&refusal, corr);
-                        // One that works goes on with the token it has.
-                        let new = self.session.policy().is_none();
-                        return if new {
-                            ControlFlow::Break(End::Close(CloseCode::ConnectionLimit))
-                        } else {
-                            ControlFlow::Continue(())
-                        };
-                    }
-                }
-            }
-            _ => None,
-        };
-        match self.session.authenticate(checked) {
-            Outcome::Accepted(expires_in_ms) => {
-                if let Some((holder, mut share)) = share {
-                    share.subscriptions(self.subscriptions.len());
-                    let whose = self.node.quotas.whose(holder, self.address);
-                    self.pace = self.node.quotas.paces().then(|| self.node.quotas.pace(whose));
-                    self.share = Some((holder, share));
-                    self.publishes.forget_topic();
-                }
-                self.out.socket.trust();
-                self.send(&ServerFrame::Ok(OkFrame {
-                    corr: corr.cloned(),
-                    expires_in_ms,
-                    batch,
-                    version: Some(VERSION),
-                    hub: Some(env!("CARGO_PKG_VERSION").into()),
-                    max_frame_bytes: Some(limits::FRAME_BYTES as u64),
-                    max_publishes: Some(MAX_WAITING as u32),
-                    max_subscriptions: Some(u32::try_from(self.node.limits.subscriptions).unwrap_or(u32::MAX)),
-                    ..OkFrame::default()
-                }));
-                // From here on, both ways: the client knows when it reads the OK.
-                self.out.set_batching(batch);
-                self.revoke().await;
-            }
-            Outcome::Refused(refused) => self.refuse_token(&refused, corr),
-            Outcome::Banned(refused) => {
-                self.refuse_token(&refused, corr);
-                return ControlFlow::Break(End::Close(CloseCode::Token));
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn refuse_token(&mut self, refused: &Refused, corr: Option<&Text<'_>>) {
-        self.node.refused_token("AUTH", refused);
-        let wait = refused.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        self.send(&ServerFrame::Err(ErrFrame {
-            code: refused.code().as_str().into(),
-            msg: refused.message().into(),
-            corr: corr.cloned(),
-            retry_after_ms: wait,
-            expired: refused.expired,
-        }));
-    }
-
-    /// The session's time is over.
-    fn expired(&mut self) -> End {
-        match self.session.expired() {
-            Some(code) => {
-                self.error(code, "the token's exp has passed", None);
-                End::Close(CloseCode::Token)
-            }
-            None => End::Close(CloseCode::AuthTimeout),
-        }
-    }
-
-    fn is_revoked(&self) -> bool {
-        self.session.access().is_some_and(|access| self.node.verifier.revocations().check(access).is_err())
-    }
-
-    /// The session's token counts no more. What waits to be sent is not its holder's any more either.
-    fn token_revoked(&mut self) -> End {
-        self.node.verifier.revocations().ended();
-        self.out.abandon();
-        // The word that clients know to come unasked: get another token, or stop.
-        self.error(ErrorCode::TokenExpired, "the token was revoked", None);
-        End::Close(CloseCode::Token)
     }
 
     pub(super) fn flush_publishes(&mut self) {

@@ -14,6 +14,7 @@
 //!
 //! All that a wake-up of a connection produces, answers and events, leaves in one write.
 
+mod auth;
 mod connection;
 mod feed;
 mod live;

@@ -107,11 +107,10 @@ impl Connection {
                 corr,
             );
         }
-        if let Some((_, share)) = &mut self.share {
-            share.subscriptions(self.subscriptions.len());
-            if let Err(refusal) = self.node.quotas.subscribe(share, group.as_ref(), &*self.node.store).await {
-                return self.refuse(&refusal, corr);
-            }
+        if let Some((_, share)) = &self.share
+            && let Err(refusal) = self.node.quotas.subscribe(share, group.as_ref(), &*self.node.store).await
+        {
+            return self.refuse(&refusal, corr);
         }
         let one_topic = matches!(target, TopicOrPattern::Topic(_));
         if !one_topic && matches!(options.from, StartFrom::AfterId(_) | StartFrom::AfterSeq(_)) {

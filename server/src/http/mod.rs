@@ -83,17 +83,12 @@ impl Http {
             Ok(token) => self.node.verifier.check(token).done().await,
             Err(refused) => Err(refused),
         };
-        match checked {
-            Ok(access) => {
-                caller.is_known();
-                Ok(access)
-            }
-            Err(refused) => {
-                self.node.refused_token("HTTP", &refused);
-                self.node.keep_back(&refused, caller.address()).await;
-                Err(Failure::from(refused))
-            }
-        }
+        // Counted before the wait, which ends with the connection.
+        let checked = checked.inspect_err(|refused| self.node.refused_token("HTTP", refused));
+        tokio::time::sleep(self.node.keep_back(&checked, caller.address())).await;
+        let access = checked?;
+        caller.is_known();
+        Ok(access)
     }
 
     /// Refuses a token that was revoked since its request began.

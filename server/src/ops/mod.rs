@@ -16,6 +16,7 @@ mod outboxes;
 mod reads;
 mod removals;
 mod revocations;
+mod revoked;
 mod routes;
 mod server;
 

@@ -18,7 +18,7 @@ use prom_store::{Cursor, Store, StoreError, Stored, Tail};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{certificates, guard::Guard, key_sets, outboxes, revocations};
+use super::{certificates, guard::Guard, key_sets, outboxes, revoked};
 use crate::{
     flow::metrics::{Now, OfPort},
     members::outbox::{Drained, Report},
@@ -315,9 +315,9 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response<Body> {
     };
     let mut text = ops.node.metrics.render(&now);
     key_sets::render(&mut text, &ops.node.verifier.key_sets());
-    ops.node.quotas.counts.render(&mut text);
+    ops.node.quotas.render(&mut text);
     certificates::render(&mut text, &ops.certificates);
-    revocations::render(&mut text, ops.node.verifier.revocations().told_if_kept());
+    revoked::render(&mut text, ops.node.verifier.revocations().told_if_kept());
     outboxes::render(&mut text, &ops.outbox_reports().await);
     answer(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"), text)
 }

@@ -1,4 +1,4 @@
-//! What is revoked: to be read and added to, and its metrics.
+//! What is revoked: to be read and added to.
 
 use std::sync::Arc;
 
@@ -12,8 +12,7 @@ use serde_json::json;
 
 use super::reads::{Answer, Ops, limit};
 use crate::{
-    auth::{LEEWAY, Revocation, RevocationsError, Told},
-    flow::exposition::{head, line, single},
+    auth::{LEEWAY, Revocation, RevocationsError},
     web::{Failure, Params, json},
 };
 
@@ -73,17 +72,4 @@ fn refused(error: &RevocationsError) -> Failure {
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     Failure::status(status, format!("REVOCATIONS_FILE {error}"))
-}
-
-/// Appends the metrics, if tokens can be revoked.
-pub(super) fn render(out: &mut String, told: Option<Told>) {
-    let Some(Told { entries, loaded, failed, broken, ended }) = told else { return };
-    single(out, "revocations", "gauge", "Entries that tokens are held against.", entries as u64);
-    head(out, "revocations_reloads_total", "counter", "Changes of REVOCATIONS_FILE, by how they went.");
-    line(out, format_args!("revocations_reloads_total{{result=\"ok\"}} {loaded}"));
-    line(out, format_args!("revocations_reloads_total{{result=\"failed\"}} {failed}"));
-    let help = "1: REVOCATIONS_FILE cannot be used, and what it said before counts.";
-    single(out, "revocations_file_broken", "gauge", help, broken.into());
-    let help = "Connections and streams that were ended because their token was revoked.";
-    single(out, "revoked_ended_total", "counter", help, ended);
 }

@@ -19,11 +19,10 @@ use std::{
 
 use prom_protocol::{ErrorCode, Group, Refusal, Topic};
 use prom_store::Store;
-use tokio::time::Instant;
 
 use self::{
     bucket::{Bucket, Fill, Table},
-    rates::Rates,
+    rates::{Rates, Whose},
     subject::Subject,
 };
 use crate::{
@@ -57,7 +56,7 @@ pub struct Shares {
     pub topics: usize,
     /// Groups that one subject may be in, as long as they have a position; default 10000. Counted from the hub's start on.
     pub groups: usize,
-    /// Bad tokens of one address a minute, and at once, before their answers come late; default 20.
+    /// Bad tokens of one address a minute, and at once, before their answers come late; default 100.
     pub auth_failures: u64,
     /// How fast may be published; default: as fast as the hub takes it.
     pub publish: Vec<Rate>,
@@ -70,26 +69,15 @@ impl Default for Shares {
             subscriptions: 100_000,
             topics: 25_000,
             groups: 10_000,
-            auth_failures: 20,
+            auth_failures: 100,
             publish: Vec::new(),
         }
     }
 }
 
-/// Who takes: hashes, which are not the same in another process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Whose {
-    pub(crate) subject: u64,
-    pub(crate) address: u64,
-}
-
 /// How often what was limited, for the metric.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    /// Publishes that were waited for.
-    pub(crate) delayed: Counter,
-    /// Publishes refused.
-    pub(crate) refused: Counter,
     /// AUTHs refused because their subject has as many connections as it may.
     pub(crate) connections: Counter,
     /// Subscriptions refused.
@@ -102,17 +90,18 @@ pub(crate) struct Counts {
     pub(crate) failures: Counter,
 }
 
-impl Counts {
+impl Quotas {
     /// Appends the metric.
     pub(crate) fn render(&self, out: &mut String) {
+        let Counts { connections, subscriptions, topics, groups, failures } = &self.counts;
         let all = [
-            ("publish_delayed", &self.delayed),
-            ("publish_refused", &self.refused),
-            ("connections", &self.connections),
-            ("subscriptions", &self.subscriptions),
-            ("topics", &self.topics),
-            ("groups", &self.groups),
-            ("auth_failures", &self.failures),
+            ("publish_delayed", &self.rates.delayed),
+            ("publish_refused", &self.rates.refused),
+            ("connections", connections),
+            ("subscriptions", subscriptions),
+            ("topics", topics),
+            ("groups", groups),
+            ("auth_failures", failures),
         ];
         head(out, "limited_total", "counter", "How often a subject or an address wanted more than its share.");
         for (limit, counter) in all {
@@ -125,34 +114,25 @@ impl Counts {
 #[derive(Debug)]
 pub(crate) struct Quotas {
     most: Shares,
-    rates: Rates,
+    rates: Arc<Rates>,
     subjects: Table<Subject>,
     failures: Table<Bucket>,
-    pub(crate) counts: Counts,
+    counts: Counts,
     warned: Sparing,
-    too_fast: Sparing,
-    began: Instant,
     hasher: RandomState,
 }
 
 impl Quotas {
     pub(crate) fn new(most: Shares) -> Arc<Self> {
         Arc::new(Self {
-            rates: Rates::new(&most.publish),
+            rates: Rates::new(&most.publish, WARN_EVERY),
             most,
             subjects: Table::default(),
             failures: Table::default(),
             counts: Counts::default(),
             warned: Sparing::new(WARN_EVERY),
-            too_fast: Sparing::new(WARN_EVERY),
-            began: Instant::now(),
             hasher: RandomState::new(),
         })
-    }
-
-    /// Nanoseconds since it began.
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Who takes with a token of the holder `subject`, from `address`.
@@ -160,14 +140,9 @@ impl Quotas {
         Whose { subject, address: self.hasher.hash_one(address) }
     }
 
-    /// Whether there are rules for how fast may be published.
-    pub(crate) fn paces(&self) -> bool {
-        !self.most.publish.is_empty()
-    }
-
     /// How fast `whose` publishes may come.
-    pub(crate) fn pace(self: &Arc<Self>, whose: Whose) -> Pace {
-        Pace::new(self, whose)
+    pub(crate) fn pace(&self, whose: Whose) -> Pace {
+        Pace::new(&self.rates, whose)
     }
 
     fn subject(&self, subject: u64) -> Arc<Subject> {
@@ -224,7 +199,7 @@ impl Quotas {
     /// # Errors
     /// `rate_limited`.
     pub(crate) fn topic(&self, share: &Share, topic: &Topic, topics: &Topics) -> Result<(), Refusal> {
-        self.makes(&share.subject, topic, topics)
+        self.makes(topic, topics, || Arc::clone(&share.subject))
     }
 
     /// The same without a connection.
@@ -232,12 +207,12 @@ impl Quotas {
     /// # Errors
     /// `rate_limited`.
     pub(crate) fn topic_of(&self, subject: u64, topic: &Topic, topics: &Topics) -> Result<(), Refusal> {
-        if topics.has(topic) { Ok(()) } else { self.makes(&self.subject(subject), topic, topics) }
+        self.makes(topic, topics, || self.subject(subject))
     }
 
-    fn makes(&self, subject: &Subject, topic: &Topic, topics: &Topics) -> Result<(), Refusal> {
+    fn makes(&self, topic: &Topic, topics: &Topics, subject: impl FnOnce() -> Arc<Subject>) -> Result<(), Refusal> {
         let most = self.most.topics;
-        if topics.has(topic) || subject.makes_topic(topic, most, |topic| topics.has(topic)) {
+        if topics.has(topic) || subject().makes_topic(topic, most, |topic| topics.has(topic)) {
             return Ok(());
         }
         self.counts.topics.add(1);
@@ -259,7 +234,7 @@ impl Quotas {
 
     /// Takes note of a bad token from `address`; how long to keep its answer back.
     pub(crate) fn failed(&self, address: IpAddr) -> Duration {
-        let now = self.now();
+        let now = self.rates.now();
         let fill = Fill { units: self.most.auth_failures, per: MINUTE, burst: MINUTE };
         let bucket = self.failures.of(self.hasher.hash_one(address), |bucket| bucket.is_full(now));
         let wait = bucket.lacks(fill, now, 1).min(LATEST);

@@ -4,10 +4,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use prom_protocol::{ErrorCode, Refusal, Topic, TopicOrPattern};
 
-use super::{
-    Quotas, Whose,
-    bucket::{Bucket, Fill, Table},
-};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::bucket::{Bucket, Fill, Table};
+use crate::{auth::Sparing, flow::metrics::Counter};
 
 /// Most rules.
 pub const MAX_RATES: usize = 64;
@@ -31,7 +32,8 @@ pub struct Rate {
 }
 
 /// Whom a rate is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Per {
     /// Each `sub` of a token by its `iss`, with all its connections; a token without one is for itself.
     #[default]
@@ -45,7 +47,8 @@ pub enum Per {
 }
 
 /// What becomes of what is too much.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnExcess {
     /// It is taken, and nothing more is read of the connection until it would not be too much. Nothing is lost.
     #[default]
@@ -60,28 +63,57 @@ struct Buckets {
     bytes: Bucket,
 }
 
+/// Who takes: hashes, which are not the same in another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whose {
+    pub(crate) subject: u64,
+    pub(crate) address: u64,
+}
+
 /// The rules of a hub.
 #[derive(Debug)]
 pub(super) struct Rates {
     rules: Vec<(Rate, Table<Buckets>)>,
+    began: Instant,
+    /// Publishes that were waited for.
+    pub(super) delayed: Counter,
+    /// Publishes refused.
+    pub(super) refused: Counter,
+    too_fast: Sparing,
 }
 
 impl Rates {
-    pub(super) fn new(rates: &[Rate]) -> Self {
-        Self { rules: rates.iter().map(|rate| (rate.clone(), Table::default())).collect() }
+    /// One warning in `warn_every`.
+    pub(super) fn new(rates: &[Rate], warn_every: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            rules: rates.iter().map(|rate| (rate.clone(), Table::default())).collect(),
+            began: Instant::now(),
+            delayed: Counter::default(),
+            refused: Counter::default(),
+            too_fast: Sparing::new(warn_every),
+        })
+    }
+
+    /// Nanoseconds since it began.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
 impl Rate {
-    fn fills(&self) -> [Option<Fill>; 2] {
-        let fill = |units| Fill { units, per: SECOND, burst: self.burst };
-        [self.events.map(fill), self.bytes.map(fill)]
+    /// The longest of what `ask` says of each of its buckets, for an event of so many bytes.
+    fn longest(&self, own: &Buckets, bytes: usize, ask: impl Fn(&Bucket, Fill, u64) -> Duration) -> Duration {
+        let of = |bucket, most: Option<u64>, units| {
+            let fill = |most| Fill { units: most, per: SECOND, burst: self.burst };
+            most.map_or(Duration::ZERO, |most| ask(bucket, fill(most), units))
+        };
+        of(&own.events, self.events, 1).max(of(&own.bytes, self.bytes, bytes as u64))
     }
 }
 
 /// One publisher's buckets, a rule each.
 pub(crate) struct Pace {
-    quotas: Arc<Quotas>,
+    rates: Arc<Rates>,
     buckets: Vec<Arc<Buckets>>,
     /// The rules that match the topic that was looked at last, a bit each.
     meant: u64,
@@ -95,8 +127,8 @@ impl fmt::Debug for Pace {
 
 impl Pace {
     /// For `whose`, and for nobody else what is per connection.
-    pub(super) fn new(quotas: &Arc<Quotas>, whose: Whose) -> Self {
-        let now = quotas.now();
+    pub(super) fn new(rates: &Arc<Rates>, whose: Whose) -> Self {
+        let now = rates.now();
         let idle = |buckets: &Buckets| buckets.events.is_full(now) && buckets.bytes.is_full(now);
         let of = |(rate, table): &(Rate, Table<Buckets>)| match rate.per {
             Per::Subject => table.of(whose.subject, idle),
@@ -104,13 +136,13 @@ impl Pace {
             Per::Hub => table.of(0, idle),
             Per::Connection => Arc::default(),
         };
-        let buckets = quotas.rates.rules.iter().map(of).collect();
-        Self { quotas: Arc::clone(quotas), buckets, meant: 0 }
+        let buckets = rates.rules.iter().map(of).collect();
+        Self { rates: Arc::clone(rates), buckets, meant: 0 }
     }
 
     /// What is taken next is for `topic`.
     pub(crate) fn select(&mut self, topic: &Topic) {
-        let rules = self.quotas.rates.rules.iter().enumerate();
+        let rules = self.rates.rules.iter().enumerate();
         self.meant = rules.filter(|(_, (rate, _))| rate.topics.matches(topic)).fold(0, |bits, (at, _)| bits | 1 << at);
     }
 
@@ -123,15 +155,11 @@ impl Pace {
         if self.meant == 0 {
             return Ok(Duration::ZERO);
         }
-        let (now, bytes) = (self.quotas.now(), bytes as u64);
+        let now = self.rates.now();
         for (rate, buckets) in self.meant().filter(|(rate, _)| rate.on_excess == OnExcess::Refuse) {
-            let [events, of_bytes] = rate.fills();
-            let lacks = |bucket: &Bucket, fill: Option<Fill>, units| {
-                fill.map_or(Duration::ZERO, |fill| bucket.lacks(fill, now, units))
-            };
-            let wait = lacks(&buckets.events, events, 1).max(lacks(&buckets.bytes, of_bytes, bytes));
+            let wait = rate.longest(buckets, bytes, |bucket, fill, units| bucket.lacks(fill, now, units));
             if !wait.is_zero() {
-                self.quotas.counts.refused.add(1);
+                self.rates.refused.add(1);
                 self.warn(rate);
                 let message = format!("more than {} publishes on {}", rate.words(), rate.topics);
                 let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
@@ -141,32 +169,28 @@ impl Pace {
         let mut pause = Duration::ZERO;
         let mut slowest = None;
         for (rate, buckets) in self.meant() {
-            let [events, of_bytes] = rate.fills();
-            let take = |bucket: &Bucket, fill: Option<Fill>, units| {
-                fill.map_or(Duration::ZERO, |fill| bucket.take(fill, now, units))
-            };
-            let debt = take(&buckets.events, events, 1).max(take(&buckets.bytes, of_bytes, bytes));
+            let debt = rate.longest(buckets, bytes, |bucket, fill, units| bucket.take(fill, now, units));
             // A large event that a full bucket gave is not waited for here: the next one is refused.
             if rate.on_excess == OnExcess::Delay && debt > pause {
                 (pause, slowest) = (debt, Some(rate));
             }
         }
         if let Some(rate) = slowest {
-            self.quotas.counts.delayed.add(1);
+            self.rates.delayed.add(1);
             self.warn(rate);
         }
         Ok(pause)
     }
 
     fn warn(&self, rate: &Rate) {
-        if let Some(left_out) = self.quotas.too_fast.turn() {
+        if let Some(left_out) = self.rates.too_fast.turn() {
             let (topics, most, on_excess) = (rate.topics.as_str(), rate.words(), rate.on_excess);
             tracing::warn!(topics, ?on_excess, left_out, "more than {most} publishes: limits.publish");
         }
     }
 
     fn meant(&self) -> impl Iterator<Item = (&Rate, &Buckets)> {
-        let rules = self.quotas.rates.rules.iter().zip(&self.buckets).enumerate();
+        let rules = self.rates.rules.iter().zip(&self.buckets).enumerate();
         rules.filter(|(at, _)| self.meant >> at & 1 == 1).map(|(_, ((rate, _), buckets))| (rate, &**buckets))
     }
 }

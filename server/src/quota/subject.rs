@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 /// What is gone is looked for at most so often, where there is no room for more.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
+/// So many groups at a time: each is a question to the store.
+const LOOK_AT: usize = 64;
 /// So long after it was asked for, what is not there was not made, or is gone.
 const MADE_BY: Duration = Duration::from_secs(2);
 /// So many names are not worth remembering.
@@ -28,9 +29,6 @@ pub(super) struct Subject {
     subscriptions: AtomicUsize,
     made: Mutex<Made>,
 }
-
-/// So many groups are looked for at a time: each is a question to the store.
-const LOOK_AT: usize = 64;
 
 /// What it has brought into being since the hub began.
 #[derive(Debug, Default)]

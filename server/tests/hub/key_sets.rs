@@ -228,7 +228,10 @@ async fn a_slow_provider_holds_up_nobody_else() {
 async fn ten_thousand_tokens_with_unknown_keys_make_one_read() {
     let key = SigningKey::es256("k");
     let provider = Provider::start(Told::keys(&[key.jwk()])).await;
-    let hub = hub_of(&[&provider]).await;
+    let mut config = configured(jwt(&[&provider], &[]));
+    // All at once: none is kept back.
+    config.limits.shares.auth_failures = 1_000_000;
+    let hub = Hub::start(config).await.unwrap();
     accepts(&hub, &key.token(&json!({}))).await;
     assert_eq!(provider.asked(), 1);
     let (connections, each) = (20, 500);

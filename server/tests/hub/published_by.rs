@@ -13,15 +13,8 @@ fn token_of(sub: &str) -> String {
     token_with(json!({"sub": sub, "scopes": ["*:**", "ops:read"]}))
 }
 
-async fn authenticated(hub: &Hub, token: &str, batch: bool) -> Client {
-    let mut client = Client::connect(hub).await;
-    let ok = client.ask(json!({"op": "AUTH", "token": token, "batch": batch})).await;
-    assert_eq!(ok["op"], "OK", "{ok}");
-    client
-}
-
 async fn publisher(hub: &Hub, sub: &str) -> Client {
-    authenticated(hub, &token_of(sub), false).await
+    Client::open_as(hub, &token_of(sub)).await
 }
 
 /// Who published each event of `topic`, in their order.
@@ -44,7 +37,9 @@ async fn what_a_client_says_of_who_published_is_not_stored() {
     for frame in forged(1) {
         assert_eq!(alice.ask(frame).await["op"], "OK");
     }
-    let mut bob = authenticated(&hub, &token_of("bob"), true).await;
+    let mut bob = Client::connect(&hub).await;
+    let ok = bob.ask(json!({"op": "AUTH", "token": token_of("bob"), "batch": true})).await;
+    assert_eq!(ok["op"], "OK", "{ok}");
     bob.send_text(&forged(2).map(|frame| frame.to_string()).join("\n")).await;
     let mut answers = Vec::new();
     while answers.len() < 3 {
@@ -150,7 +145,7 @@ async fn what_the_hub_writes_itself_is_nobodys() {
 #[tokio::test]
 async fn a_hub_with_a_static_token_does_not_know_who_published() {
     let hub = Hub::start(Config { auth: Auth::Static("let-me-in".into()), ..config() }).await.unwrap();
-    let mut client = authenticated(&hub, "let-me-in", false).await;
+    let mut client = Client::open_as(&hub, "let-me-in").await;
     client.ask(json!({"op": "PUBLISH", "topic": "t", "payload": 1, "by": "root", "opts": {"by": "root"}})).await;
     assert_eq!(post(&hub, "/publish/t?by=root", "let-me-in", b"1").await.status, 200);
     let events = get(&hub, "/replay?topic=t", "let-me-in").await.json()["events"].clone();

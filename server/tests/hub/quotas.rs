@@ -21,10 +21,7 @@ fn of(sub: &str) -> String {
 }
 
 async fn connect(hub: &Hub, sub: &str) -> Client {
-    let mut client = Client::connect(hub).await;
-    let answer = client.ask(json!({"op": "AUTH", "token": of(sub)})).await;
-    assert_eq!(answer["op"], "OK", "{answer}");
-    client
+    Client::open_as(hub, &of(sub)).await
 }
 
 fn rate(topics: &str, events: u64, on_excess: OnExcess) -> Rate {

@@ -43,13 +43,6 @@ fn token(sub: &str, jti: &str, iat: u64) -> String {
     token_with(json!({"sub": sub, "jti": jti, "iat": iat, "scopes": ["*:**"]}))
 }
 
-async fn connect(hub: &Hub, token: &str) -> Client {
-    let mut client = Client::connect(hub).await;
-    let answer = client.ask(json!({"op": "AUTH", "token": token})).await;
-    assert_eq!(answer["op"], "OK", "{answer}");
-    client
-}
-
 /// A connection was ended as the protocol says it is.
 async fn is_ended(client: &mut Client) {
     let told = in_time(client.next()).await;
@@ -94,9 +87,9 @@ async fn each_kind_ends_live_connections_and_keeps_others() {
             let (_folder, path) = file("");
             let hub = hub_of(&path).await;
             let (hit, spared) = (token(SUB, "one", then), token("other", "two", then + 50));
-            let mut live = connect(&hub, &hit).await;
+            let mut live = Client::open_as(&hub, &hit).await;
             live.subscribe("a", "g", json!({})).await;
-            let mut other = connect(&hub, &spared).await;
+            let mut other = Client::open_as(&hub, &spared).await;
             if by_file {
                 fs::write(&path, format!("\n{entry}")).unwrap();
             } else {
@@ -124,7 +117,7 @@ async fn a_token_without_iat_was_made_before_any_time() {
     let (_folder, path) = file(&format!("{{\"issued_before\":{then}}}\n"));
     let hub = hub_of(&path).await;
     is_refused(&hub, &token_with(json!({"scopes": ["*:**"]}))).await;
-    connect(&hub, &token(SUB, "one", then)).await;
+    Client::open_as(&hub, &token(SUB, "one", then)).await;
     hub.shutdown().await;
 }
 
@@ -133,7 +126,7 @@ async fn a_token_without_iat_was_made_before_any_time() {
 async fn a_live_connection_stays_that_of_its_subject() {
     let (_folder, path) = file("");
     let hub = hub_of(&path).await;
-    let mut live = connect(&hub, &token(SUB, "one", 1)).await;
+    let mut live = Client::open_as(&hub, &token(SUB, "one", 1)).await;
     let other = live.ask(json!({"op": "AUTH", "token": token("other", "two", 1)})).await;
     assert_eq!(other["code"], "forbidden", "{other}");
     assert_eq!(live.ask(json!({"op": "AUTH", "token": token(SUB, "three", 1)})).await["op"], "OK");
@@ -210,7 +203,7 @@ async fn a_broken_file_keeps_what_it_said_before() {
     is_refused(&hub, &token(SUB, "one", 1)).await;
     fs::write(&path, "").unwrap();
     until("the look", async || metric(&hub, "revocations_file_broken").await == 0).await;
-    connect(&hub, &token(SUB, "one", 1)).await;
+    Client::open_as(&hub, &token(SUB, "one", 1)).await;
     hub.shutdown().await;
 }
 

@@ -16,9 +16,11 @@ const START: Duration = Duration::from_secs(30);
 /// How long to wait after that for its ops port; older hubs have none.
 const OPS: Duration = Duration::from_millis(500);
 /// Variables of the environment that are meant for another hub and are not passed on.
-const FOREIGN: [&str; 17] = [
+const FOREIGN: [&str; 19] = [
     "WS_TOKEN",
     "WS_TOKEN_FILE",
+    "OPS_TOKEN",
+    "OPS_TOKEN_FILE",
     "JWT_SECRET_FILE",
     "JWT_SECRET_PREVIOUS",
     "JWT_SECRET_PREVIOUS_FILE",

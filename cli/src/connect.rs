@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context, bail};
 use prom_sdk::{Client, ClientBuilder};
 
-use crate::secret;
+use crate::{
+    filled::{ca_file, filled_if_set, path},
+    secret,
+};
 
 /// Which hub, and as whom.
 #[derive(Debug, clap::Args)]
@@ -17,11 +20,12 @@ pub(crate) struct Connection {
     /// The hub's WebSocket.
     #[arg(long, env = "PROM_URL", default_value = "ws://127.0.0.1:8090/ws")]
     pub(crate) url: String,
-    /// Token to authenticate with [default: one made with the secret of the `prom dev` that runs in this folder]
+    /// Token to authenticate with. Give it by PROM_TOKEN: as a flag it can be read by everybody on this machine, in the list of
+    /// its processes [default: one made with the secret of the `prom dev` that runs in this folder]
     #[arg(long, env = "PROM_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// Authorities to trust instead of the system's, PEM, for a hub whose certificate is of one's own making.
-    #[arg(long, env = "PROM_CA_FILE")]
+    #[arg(long, env = "PROM_CA_FILE", value_parser = path())]
     pub(crate) ca_file: Option<PathBuf>,
     /// Data folder of `prom dev`.
     #[arg(long, env = "PROM_DATA", default_value = "./prom-data")]
@@ -36,7 +40,7 @@ const TTL: Duration = Duration::from_secs(3600);
 
 /// `builder`, which trusts `ca_file` if there is one.
 pub(crate) fn trusting(builder: ClientBuilder, ca_file: Option<&Path>) -> ClientBuilder {
-    match ca_file.filter(|path| !path.as_os_str().is_empty()) {
+    match ca_file {
         Some(path) => builder.ca_file(path),
         None => builder,
     }
@@ -45,7 +49,7 @@ pub(crate) fn trusting(builder: ClientBuilder, ca_file: Option<&Path>) -> Client
 impl Connection {
     /// A token for `scopes`: the one that was given, or one made with the secret of `prom dev`.
     pub(crate) fn token(&self, scopes: &[String]) -> anyhow::Result<String> {
-        match &self.token {
+        match filled_if_set("PROM_TOKEN", self.token.as_ref())? {
             Some(token) => Ok(token.clone()),
             None => secret::mint(&self.secret()?, scopes, TTL, None),
         }
@@ -60,7 +64,8 @@ impl Connection {
 
     /// Connects, with a token for `scope` if it has to make one.
     pub(crate) async fn open(&self, scope: &str) -> anyhow::Result<Client> {
-        let builder = match &self.token {
+        let ca_file = ca_file(self.ca_file.as_ref())?;
+        let builder = match filled_if_set("PROM_TOKEN", self.token.as_ref())? {
             Some(token) => Client::builder(&self.url).token(token.clone()),
             None => {
                 let secret = self.secret()?;
@@ -71,7 +76,7 @@ impl Connection {
                 })
             }
         };
-        let builder = trusting(builder, self.ca_file.as_deref());
+        let builder = trusting(builder, ca_file.map(PathBuf::as_path));
         let connecting = tokio::time::timeout(self.timeout, builder.connect());
         match connecting.await {
             Ok(connected) => connected.with_context(|| format!("cannot connect to {}", self.url)),

@@ -15,6 +15,7 @@
 mod commands;
 mod connect;
 mod file;
+mod filled;
 mod limits;
 mod logging;
 mod operate;

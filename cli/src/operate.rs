@@ -24,7 +24,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::secret;
+use crate::{
+    filled::{ca_file, filled_if_set, path},
+    secret,
+};
 
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -38,18 +41,19 @@ pub(crate) struct Operate {
     /// The hub's ops port. Beyond this machine with https://, or no token is sent.
     #[arg(long, env = "PROM_OPS_URL", default_value = "http://127.0.0.1:8082")]
     ops_url: String,
-    /// OPS_TOKEN of the hub, or a token with ops:admin. On 127.0.0.1 none is needed unless the hub asks for one
+    /// OPS_TOKEN of the hub, or a token with ops:admin; by the variable, for as a flag it can be read by everybody on this
+    /// machine. On 127.0.0.1 none is needed unless the hub asks for one
     /// [default: for a hub on this machine one made with the secret of the `prom dev` that runs in this folder, if any does]
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     ops_token: Option<String>,
     /// With https://: trust the authorities in this PEM file [default: those the system trusts]
-    #[arg(long, env = "PROM_CA_FILE")]
+    #[arg(long, env = "PROM_CA_FILE", value_parser = path())]
     ca_file: Option<PathBuf>,
     /// Certificate to show a hub that asks for one (OPS_TLS_CLIENT_CA_FILE), a PEM file, and what it is signed with behind it.
-    #[arg(long, env = "PROM_OPS_CERT_FILE", requires = "ops_key_file")]
+    #[arg(long, env = "PROM_OPS_CERT_FILE", value_parser = path(), requires = "ops_key_file")]
     ops_cert_file: Option<PathBuf>,
     /// The key of that certificate, a PEM file.
-    #[arg(long, env = "PROM_OPS_KEY_FILE", requires = "ops_cert_file")]
+    #[arg(long, env = "PROM_OPS_KEY_FILE", value_parser = path(), requires = "ops_cert_file")]
     ops_key_file: Option<PathBuf>,
     /// Send the token over http:// to another machine too: everybody on the way can read it.
     #[arg(long)]
@@ -91,8 +95,8 @@ impl Operate {
 
     /// The token for a hub that is on this machine, or elsewhere.
     fn token(&self, near: bool) -> anyhow::Result<Option<String>> {
-        if let Some(given) = self.ops_token.clone().filter(|token| !token.is_empty()) {
-            return Ok(Some(given));
+        if let Some(given) = filled_if_set("OPS_TOKEN", self.ops_token.as_ref())? {
+            return Ok(Some(given.clone()));
         }
         // A hub elsewhere cannot have this secret, and its tokens are nobody else's business.
         let secret = if near { secret::load(&self.data)? } else { None };
@@ -108,6 +112,9 @@ impl Operate {
         };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let (near, secure) = (is_loopback(bare), scheme == "https");
+        ca_file(self.ca_file.as_ref())?;
+        filled_if_set("PROM_OPS_CERT_FILE", self.ops_cert_file.as_ref())?;
+        filled_if_set("PROM_OPS_KEY_FILE", self.ops_key_file.as_ref())?;
         let token = self.token(near)?;
         if token.is_some() && !near && !secure && !self.allow_plaintext {
             bail!(
@@ -149,7 +156,7 @@ impl Operate {
 
     fn tls(&self) -> anyhow::Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
-        match self.ca_file.as_deref().filter(|path| !path.as_os_str().is_empty()) {
+        match &self.ca_file {
             Some(path) => {
                 for authority in certificates(path)? {
                     roots.add(authority).with_context(|| format!("{} cannot be trusted", path.display()))?;

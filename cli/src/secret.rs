@@ -13,6 +13,8 @@ use std::{
 use anyhow::{Context, bail};
 use serde_json::json;
 
+use crate::filled::filled;
+
 const FILE: &str = "dev-secret";
 /// Largest file that is taken for a secret.
 const FILE_BYTES: u64 = 64 * 1024;
@@ -33,15 +35,11 @@ pub(crate) fn given(name: &str, value: Option<String>, file: Option<PathBuf>) ->
             secret
         }
         (None, Some(file)) => {
-            if file.as_os_str().is_empty() {
-                bail!("{name}_FILE is set but empty; unset it or give it a value");
-            }
+            filled(&format!("{name}_FILE"), &file)?;
             read(&file).with_context(|| format!("{name}_FILE {} cannot be used", file.display()))?
         }
     };
-    if secret.is_empty() {
-        bail!("{name} is set but empty; unset it or give it a value");
-    }
+    filled(name, &secret)?;
     Ok(Some(secret))
 }
 

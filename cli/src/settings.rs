@@ -12,7 +12,12 @@ use prom_hub::{
 #[cfg(feature = "mongodb")]
 use prom_hub::{OutboxName, mongo};
 
-use crate::{file, page, tls::Tls};
+use crate::{
+    file,
+    filled::{entries, filled_if_set, path, switch},
+    page, secret,
+    tls::Tls,
+};
 
 /// Where and how a hub listens: shared by `prom hub` and `prom dev`.
 #[derive(Debug, Args)]
@@ -26,22 +31,26 @@ pub(crate) struct Listen {
     /// Address of the operators' pages. Where other machines can reach it, they need OPS_TOKEN or a token with ops:read.
     #[arg(long, env = "OPS_BIND", default_value = "127.0.0.1")]
     pub(crate) ops_bind: IpAddr,
-    /// A token that may do everything on the operators' port, at least 16 bytes; then it is asked for on 127.0.0.1 too.
+    /// A token that may do everything on the operators' port, at least 16 bytes; then it is asked for on 127.0.0.1 too. As a
+    /// flag it can be read by everybody on this machine.
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub(crate) ops_token: Option<String>,
+    /// File that holds that token; a line break at its end does not count.
+    #[arg(long, env = "OPS_TOKEN_FILE", value_parser = path())]
+    pub(crate) ops_token_file: Option<PathBuf>,
     /// Ask for a token with ops:read on the operators' port on 127.0.0.1 too [default: only for payloads]
-    #[arg(long, env = "PROM_OPS_AUTH", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "PROM_OPS_AUTH", value_parser = switch("PROM_OPS_AUTH"))]
     pub(crate) ops_auth: bool,
     /// File of revoked tokens, a JSON object a line; it must be there, and is looked at twice a second. See `prom ops revoke`.
-    #[arg(long, env = "REVOCATIONS_FILE")]
+    #[arg(long, env = "REVOCATIONS_FILE", value_parser = path())]
     pub(crate) revocations_file: Option<PathBuf>,
     /// Address to listen on.
     #[arg(long, env = "BIND", default_value = "127.0.0.1")]
     pub(crate) bind: IpAddr,
-    /// Origins of pages that may connect, comma-separated, like <https://app.example.com> [default: any; a token is
-    /// needed all the same]
+    /// Origins of pages that may connect, comma-separated, like <https://app.example.com>, beside the hub's own page. Set it
+    /// where other machines can reach the port [default: any; a token is needed all the same]
     #[arg(long, env = "PROM_ORIGINS", value_delimiter = ',')]
-    pub(crate) origins: Vec<String>,
+    pub(crate) origins: Option<Vec<String>>,
     /// Listen without TLS on an address other machines can reach although tokens then travel unencrypted: there is TLS
     /// in front.
     #[arg(long)]
@@ -117,16 +126,14 @@ impl Listen {
         config.port = self.port;
         config.ops_port = Some(self.ops_port);
         config.ops_bind = self.ops_bind;
-        config.ops_token = self.ops_token.filter(|token| !token.is_empty());
+        config.ops_token = secret::given("OPS_TOKEN", self.ops_token, self.ops_token_file)?;
         config.ops_auth = self.ops_auth;
-        if self.revocations_file.as_ref().is_some_and(|file| file.as_os_str().is_empty()) {
-            bail!("REVOCATIONS_FILE is set but empty; unset it or give it a value");
-        }
-        config.revocations_file = self.revocations_file;
+        config.revocations_file = filled_if_set("REVOCATIONS_FILE", self.revocations_file)?;
         config.bind = self.bind;
         // An origin has neither a path nor capitals, whatever was copied from the address bar.
-        let origins = self.origins.iter().map(|origin| origin.trim().trim_end_matches('/').to_ascii_lowercase());
-        let origins: Vec<String> = origins.filter(|origin| !origin.is_empty()).collect();
+        let origins = entries("PROM_ORIGINS", self.origins)?;
+        let origins = origins.iter().map(|origin| origin.trim_end_matches('/').to_ascii_lowercase());
+        let origins: Vec<String> = origins.collect();
         config.origins = (!origins.is_empty()).then_some(origins);
         config.allow_plaintext = self.allow_plaintext;
         config.page = Some(page::file);
@@ -137,7 +144,7 @@ impl Listen {
         config.expire_groups = expire_groups;
         self.tls.apply(certificates, &mut config)?;
         options.retention = Retention::new(rules).with_own();
-        config.store = match (self.memory_mb, self.mongo_url.filter(|url| !url.is_empty())) {
+        config.store = match (self.memory_mb, filled_if_set("MONGO_URL", self.mongo_url)?) {
             (Some(_), Some(_)) => bail!("MONGO_URL and PROM_MEMORY_MB are both set; a hub has one store"),
             (Some(mb), None) => StoreConfig::Memory(mb.saturating_mul(1024 * 1024)),
             #[cfg(feature = "mongodb")]

@@ -17,24 +17,26 @@ use anyhow::bail;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::filled::{filled_if_set, path};
+
 /// The files that TLS is spoken with.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Tls {
     /// Certificate of the port, PEM, and behind it those that lead to its authority: with it the port speaks TLS. Read
     /// again when it changes.
-    #[arg(long, env = "TLS_CERT_FILE")]
+    #[arg(long, env = "TLS_CERT_FILE", value_parser = path())]
     tls_cert_file: Option<PathBuf>,
     /// Its private key, PEM, not encrypted.
-    #[arg(long, env = "TLS_KEY_FILE")]
+    #[arg(long, env = "TLS_KEY_FILE", value_parser = path())]
     tls_key_file: Option<PathBuf>,
     /// Certificate of the operators' port, PEM.
-    #[arg(long, env = "OPS_TLS_CERT_FILE")]
+    #[arg(long, env = "OPS_TLS_CERT_FILE", value_parser = path())]
     ops_tls_cert_file: Option<PathBuf>,
     /// Its private key.
-    #[arg(long, env = "OPS_TLS_KEY_FILE")]
+    #[arg(long, env = "OPS_TLS_KEY_FILE", value_parser = path())]
     ops_tls_key_file: Option<PathBuf>,
     /// Authorities, PEM: who connects to the operators' port needs a certificate that one of them signed.
-    #[arg(long, env = "OPS_TLS_CLIENT_CA_FILE")]
+    #[arg(long, env = "OPS_TLS_CLIENT_CA_FILE", value_parser = path())]
     ops_tls_client_ca_file: Option<PathBuf>,
 }
 
@@ -86,9 +88,7 @@ fn one(name: &str, own: Option<PathBuf>, field: &str, in_file: Option<PathBuf>) 
         bail!("{name} and {field} of the configuration file are both set; a file has one place");
     }
     for (name, given) in [(name, &own), (field, &in_file)] {
-        if given.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-            bail!("{name} is set but empty; unset it or give it a value");
-        }
+        filled_if_set(name, given.as_ref())?;
     }
     Ok(own.or(in_file))
 }

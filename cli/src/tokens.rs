@@ -6,7 +6,10 @@ use anyhow::bail;
 use clap::Args;
 use prom_hub::{Auth, Jwt};
 
-use crate::secret;
+use crate::{
+    filled::{entries, filled, filled_if_set, path},
+    secret,
+};
 
 /// How a hub checks tokens.
 #[derive(Debug, Args)]
@@ -15,13 +18,13 @@ pub(crate) struct Tokens {
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     jwt_secret: Option<String>,
     /// File that holds that secret; a line break at its end does not count.
-    #[arg(long, env = "JWT_SECRET_FILE")]
+    #[arg(long, env = "JWT_SECRET_FILE", value_parser = path())]
     jwt_secret_file: Option<PathBuf>,
     /// The secret before a rotation, still accepted.
     #[arg(long, env = "JWT_SECRET_PREVIOUS", hide_env_values = true)]
     jwt_secret_previous: Option<String>,
     /// File that holds the secret before a rotation.
-    #[arg(long, env = "JWT_SECRET_PREVIOUS_FILE")]
+    #[arg(long, env = "JWT_SECRET_PREVIOUS_FILE", value_parser = path())]
     jwt_secret_previous_file: Option<PathBuf>,
     /// Key set of an identity provider, for RS256, PS256, ES256 and EdDSA tokens, like
     /// <https://login.example.com/.well-known/jwks.json>; several comma-separated. Beside a secret: either is accepted.
@@ -40,7 +43,7 @@ pub(crate) struct Tokens {
     #[arg(long, env = "WS_TOKEN", hide_env_values = true)]
     ws_token: Option<String>,
     /// File that holds that token.
-    #[arg(long, env = "WS_TOKEN_FILE")]
+    #[arg(long, env = "WS_TOKEN_FILE", value_parser = path())]
     ws_token_file: Option<PathBuf>,
 }
 
@@ -51,26 +54,9 @@ const NO_AUTH: &str = "no way to check tokens is configured, so nobody could con
   WS_TOKEN       one token that may do everything, for trying things
 or run `prom dev`, which makes a secret of its own";
 
-fn lifetime(text: &str) -> Result<Duration, String> {
-    if text.is_empty() {
-        return Err("JWT_MAX_LIFETIME is set but empty; unset it or give it a value".into());
-    }
+pub(crate) fn lifetime(text: &str) -> Result<Duration, String> {
+    filled("JWT_MAX_LIFETIME", text).map_err(|error| error.to_string())?;
     humantime::parse_duration(text).map_err(|error| error.to_string())
-}
-
-/// A text, unless it is empty: a check that somebody believes is on must not be off because a variable came out empty.
-fn filled(name: &str, text: &str) -> anyhow::Result<()> {
-    if text.trim().is_empty() {
-        bail!("{name} is set but empty; unset it or give it a value");
-    }
-    Ok(())
-}
-
-/// The entries of a list, none of them empty.
-fn entries(name: &str, list: Option<Vec<String>>) -> anyhow::Result<Vec<String>> {
-    let list: Vec<String> = list.unwrap_or_default().iter().map(|entry| entry.trim().to_owned()).collect();
-    list.iter().try_for_each(|entry| filled(name, entry))?;
-    Ok(list)
 }
 
 impl Tokens {
@@ -81,12 +67,9 @@ impl Tokens {
             previous: secret::given("JWT_SECRET_PREVIOUS", self.jwt_secret_previous, self.jwt_secret_previous_file)?,
             key_sets: entries("JWT_JWKS_URL", self.jwt_jwks_url)?,
             issuers: entries("JWT_ISS", self.jwt_iss)?,
-            audience: self.jwt_aud,
+            audience: filled_if_set("JWT_AUD", self.jwt_aud)?,
             max_lifetime: self.jwt_max_lifetime.unwrap_or(prom_hub::auth::MAX_LIFETIME),
         };
-        if let Some(audience) = &jwt.audience {
-            filled("JWT_AUD", audience)?;
-        }
         let Some(token) = secret::given("WS_TOKEN", self.ws_token, self.ws_token_file)? else {
             if jwt.secret.is_none() && jwt.previous.is_none() && jwt.key_sets.is_empty() {
                 bail!(NO_AUTH);

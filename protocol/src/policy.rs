@@ -270,6 +270,21 @@ mod tests {
         assert!(!open.may_publish(&topic("process.state")) && !open.may_publish(&topic("dlq.a")));
     }
 
+    /// The refusal was as long as what stood in the token.
+    #[test]
+    fn little_is_said_of_a_claim_whatever_is_in_it() {
+        let long = "\u{202e}".repeat(4_000);
+        for claim in [
+            format!(r#"{{"rules":[{{"effect":"allow","action":"{long}","topics":["a"]}}]}}"#),
+            format!(r#"{{"rules":[{{"effect":"allow","action":"read","topics":["a"],"{long}":1}}]}}"#),
+            format!(r#"{{"rules":"{long}"}}"#),
+            format!(r#"{{"{long}":1}}"#),
+        ] {
+            let said = Policy::from_claim(&claim).unwrap_err().to_string();
+            assert!(said.starts_with("policy") && said.len() < 1024, "{} bytes", said.len());
+        }
+    }
+
     /// A policy of 50 rules none of which applies, with topics that look alike: the longest that deciding takes.
     fn fifty_rules() -> Policy {
         let mut policy = Policy::default();

@@ -4,7 +4,7 @@
 //!   AUTH, Authorization: Bearer ──► Verifier::check ──► Access: a policy, until when, whose
 //!                                      │  verifier.rs: the header, which key, the signature
 //!                                      │  claims.rs:   what the claims say, each by its name
-//!                                      │  refused.rs:  why not, and how often that is logged
+//!                                      │  refused.rs:  why not, and that the log says so
 //!                                      ▼
 //!                                   source.rs ──► fetch.rs: one key set, read by a task of its own
 //!                                      └────────► key_set.rs: which of its keys
@@ -31,7 +31,7 @@ use prom_protocol::Policy;
 use serde::Serialize;
 
 pub(crate) use self::{
-    refused::{Refused, Sparing},
+    refused::Refused,
     revocations::{Changes, Revocations, Told},
     source::Figures,
     verifier::{Check, Verifier},

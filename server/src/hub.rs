@@ -21,7 +21,7 @@ use crate::{
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::{Context, Groups},
     members::{expiry::Expiry, outbox::Drained, projector::Projector},
-    node::{Limits, Node, WRITE_GRACE},
+    node::{Limits, Node, RefusedConnections, WRITE_GRACE},
     ops::{self, Guard, Ops},
     quota::Quotas,
     web::{self, Bounds, Certificates, Current, Port, Sockets, Times, TlsError},
@@ -197,6 +197,7 @@ impl Hub {
             tasks: tasks.clone(),
             ending: ending.clone(),
             connections: AtomicUsize::new(0),
+            refused: RefusedConnections::default(),
         });
         let server = public_port(listener, &node, sockets, public_tls, ending.clone()).map_err(listen)?;
         let public = Arc::clone(server.sockets());

@@ -14,7 +14,7 @@
 //!   flow       writer, topics, metrics
 //! ```
 //!
-//! Behind each folder: which of the others it imports. All may use auth, rights and web, which import none of these.
+//! Behind each folder: which of the others it imports. All may use auth, rights, sparing and web, which import none of these.
 //!
 //! Imports go down only. Everybody owns their state and talks by channels. Waiting goes one way: consumer → group →
 //! writer → store. What comes back never waits, so nothing can wait in a circle.
@@ -34,6 +34,7 @@ mod node;
 mod ops;
 mod quota;
 mod rights;
+mod sparing;
 mod web;
 
 #[cfg(feature = "mongodb")]

@@ -1,12 +1,12 @@
 //! What every connection and every request needs of the running hub.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, header, uri::Authority};
 use prom_protocol::limits;
 use prom_store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -16,6 +16,7 @@ use crate::{
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::Groups,
     quota::{Quotas, Shares},
+    sparing::Sparing,
     web::Page,
 };
 
@@ -114,6 +115,26 @@ pub(crate) struct Node {
     pub(crate) ending: CancellationToken,
     /// How many connections there are now.
     pub(crate) connections: AtomicUsize,
+    /// Warnings of connections that were not taken.
+    pub(crate) refused: RefusedConnections,
+}
+
+/// Least time between two warnings of a kind.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// Warnings of connections that were not taken: strangers can bring these about as often as they like.
+#[derive(Debug)]
+pub(crate) struct RefusedConnections {
+    /// Pages of other origins.
+    pub(crate) origins: Sparing,
+    /// More than there may be.
+    pub(crate) too_many: Sparing,
+}
+
+impl Default for RefusedConnections {
+    fn default() -> Self {
+        Self { origins: Sparing::new(WARN_EVERY), too_many: Sparing::new(WARN_EVERY) }
+    }
 }
 
 impl Node {
@@ -142,6 +163,51 @@ impl Node {
     fn is_own(&self, origin: &str, headers: &HeaderMap) -> bool {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let Some((scheme, authority)) = origin.split_once("://") else { return false };
-        host == Some(authority) && (scheme == "https" || !self.secure)
+        host == Some(authority)
+            && match scheme {
+                // Under that name somebody has a certificate here, the hub or whoever is in front of it.
+                "https" => true,
+                "http" => !self.secure && is_no_name(authority),
+                _ => false,
+            }
+    }
+}
+
+/// Whether this is an address or `localhost`, with or without a port. Any other name leads where its owner says, at one time to
+/// a page of theirs and at another to this hub (DNS rebinding), so that page and hub have the same origin.
+fn is_no_name(authority: &str) -> bool {
+    let Ok(authority) = authority.parse::<Authority>() else { return false };
+    let host = authority.host();
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<Ipv4Addr>().is_ok()
+        || host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_no_names() {
+        for authority in ["localhost", "LocalHost:8090", "127.0.0.1:8090", "192.168.1.5", "[::1]", "[fd00::5]:8090"] {
+            assert!(is_no_name(authority), "{authority}");
+        }
+        for authority in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:8090",
+            "localhost.",
+            "hub",
+            "::1",
+            "[evil.example]",
+            "1.2.3",
+            "lokalh\u{f6}st",
+        ] {
+            assert!(!is_no_name(authority), "{authority}");
+        }
     }
 }

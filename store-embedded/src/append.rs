@@ -16,6 +16,7 @@ use prom_store::{Appended, Batch, Cursor, CursorPut, Durability, Record, StoreEr
 use crate::{
     disk::{Disk, DiskFile, read_exact},
     format::{ALIGN, COMMIT_HEADER, CommitHeader, Position, SEGMENT_HEADER, SegmentHeader, aligned},
+    full::{Lack, is_of_space},
     plan::{Plan, Planned, record_bytes},
     record::{CursorRecord, NewEvent, TopicRecord},
     scan::Scanner,
@@ -104,19 +105,28 @@ impl Appender {
         if plan.is_empty() {
             return Ok(outcomes);
         }
+        let has_events = !plan.events.is_empty();
         let expected = plan.events.iter().map(|event| record_bytes(&event.body)).sum::<usize>();
         let topics = TOPIC_BYTES * (plan.new_topics.len() + plan.trims.len());
-        self.make_room(shared, now, expected + topics + SLACK + reserve)?;
+        self.make_room_for(shared, now, expected + topics + SLACK + reserve, has_events)?;
         let encoded = match self.encode(shared, plan, now) {
             Ok(encoded) => encoded,
             // The estimate falls short where cursors are large.
             Err(too_large) => {
                 let (plan, needed) = *too_large;
-                self.make_room(shared, now, needed + reserve)?;
+                self.make_room_for(shared, now, needed + reserve, has_events)?;
                 self.encode(shared, plan, now).map_err(|_| StoreError::Unavailable("a commit is too large".into()))?
             }
         };
-        self.put(shared, &encoded.bytes)?;
+        let written = self.put(shared, &encoded.bytes);
+        if has_events {
+            match &written {
+                Ok(()) => shared.note_written(),
+                Err(error) if is_of_space(error) => shared.note_full(Lack::Write, cannot_write(error).to_string()),
+                Err(_) => {}
+            }
+        }
+        written.map_err(|error| cannot_write(&error))?;
         let flush_is_due = self.show(shared, encoded);
         if flush_is_due {
             shared.bell.ring();
@@ -131,7 +141,7 @@ impl Appender {
         if !batch.appends.is_empty() {
             let events = batch.appends.iter().map(|append| record_bytes(&append.body)).sum::<usize>();
             // Before anything is decided: on a full disk events are refused, and what frees space still goes on.
-            match self.make_room(shared, batch.now, events + SLACK + 2 * reserve) {
+            match self.make_room_for(shared, batch.now, events + SLACK + 2 * reserve, true) {
                 Ok(()) => reserve *= 2,
                 Err(error) => full = Some(error.to_string()),
             }
@@ -145,16 +155,15 @@ impl Appender {
 
     /// Writes one commit at the end of the log and makes it as durable as
     /// [`Options::durability`](crate::Options::durability) says.
-    fn put(&mut self, shared: &Shared, bytes: &[u8]) -> Result<(), StoreError> {
-        let failed = |error| StoreError::Unavailable(format!("the log cannot be written: {error}"));
-        self.segment.file.write(bytes, self.end.into()).map_err(failed)?;
+    fn put(&mut self, shared: &Shared, bytes: &[u8]) -> io::Result<()> {
+        self.segment.file.write(bytes, self.end.into())?;
         let end = self.end + bytes.len() as u32;
         if shared.options.durability == Durability::Commit {
             if let Err(error) = self.segment.file.sync() {
                 // Nobody knows what of it is on disk, and a later sync may succeed without writing it: the log goes on in
                 // another segment.
                 self.abandoned = true;
-                return Err(failed(error));
+                return Err(error);
             }
             shared.synced.store(Position::new(self.segment.number, end).0, Ordering::SeqCst);
         }
@@ -301,7 +310,7 @@ impl Appender {
             return Ok(());
         }
         finish_commit(shared, &mut out, base, positions.len(), now);
-        self.put(shared, &out)?;
+        self.put(shared, &out).map_err(|error| cannot_write(&error))?;
         let mut state = shared.write();
         show(&mut state, positions);
         state.end = Position::new(self.segment.number, self.end);
@@ -364,6 +373,10 @@ impl Appender {
         }
         Ok(())
     }
+}
+
+fn cannot_write(error: &io::Error) -> StoreError {
+    StoreError::Unavailable(format!("the log cannot be written: {error}"))
 }
 
 /// The error of a segment that cannot be made, or not be sealed for that.

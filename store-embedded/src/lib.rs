@@ -14,7 +14,7 @@
 //! ```
 //!
 //! `remove.rs` takes topics and cursors out. `log.rs` is all of that, open: what everybody reads (`shared.rs`) and the one appender. `keeper.rs` is what upkeep and
-//! reclaim share, `options.rs` and `opening.rs` what an open begins with, `check.rs` what an opened log must have, `disk.rs`
+//! reclaim share, `full.rs` says when there is no room, `options.rs` and `opening.rs` what an open begins with, `check.rs` what an opened log must have, `disk.rs`
 //! the files behind a trait, `tools/` what is done with a store that is closed.
 //!
 //! Only the `.log` files matter: whatever else is missing or damaged is made again from them when the store is opened
@@ -24,6 +24,7 @@ mod append;
 mod check;
 mod disk;
 mod format;
+mod full;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
@@ -124,6 +125,10 @@ impl Store for EmbeddedStore {
 
     async fn commit(&self, batch: Batch) -> Result<Vec<Result<Appended, Refusal>>, StoreError> {
         self.log.appender().commit(&self.log.shared, batch)
+    }
+
+    fn full(&self) -> Option<String> {
+        self.log.shared.why_full()
     }
 
     async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {

@@ -1,6 +1,6 @@
 //! Opening a store: find the log's end, cut a torn commit off, bring the index forward.
 
-use std::sync::{Arc, RwLock, atomic::AtomicU64};
+use std::sync::{Arc, Mutex, RwLock, atomic::AtomicU64};
 
 use crate::{
     append::{Appender, segment_name},
@@ -54,6 +54,7 @@ pub(crate) fn open_with(disk: &Arc<dyn Disk>, options: Options, repair: Option<K
         synced: AtomicU64::new(end.at.0),
         indexed: AtomicU64::new(indexed.0),
         bell: Bell::default(),
+        full: Mutex::default(),
     };
     let appender = Appender { segment: end.segment, end: end.at.offset(), size, abandoned: false, closed: None };
     Ok(Arc::new(Log::new(shared, appender)))

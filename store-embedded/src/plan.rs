@@ -12,6 +12,7 @@ use prom_protocol::{ErrorCode, Group, Refusal, Topic};
 use prom_store::{Append, Appended, Batch, CursorPut, StoreError, admit_append, admit_topic, is_exempt, new_id};
 
 use crate::{
+    full::Lack,
     ids::{Identity, Maker},
     record::EVENT_OVERHEAD,
     shared::Shared,
@@ -25,6 +26,15 @@ const POSITION_BYTES: usize = 96;
 /// About how many bytes the record of an event with this body takes.
 pub(crate) fn record_bytes(body: &[u8]) -> usize {
     body.len() + EVENT_OVERHEAD + POSITION_BYTES
+}
+
+/// The message for an event that `max_bytes` leaves no room for.
+fn over_budget(shared: &Shared) -> String {
+    format!(
+        "the store is full: store.max_bytes, {} MiB, of events that a group has not settled; /groups on the ops port tells \
+         which",
+        shared.options.max_bytes.unwrap_or_default() >> 20
+    )
 }
 
 /// An event whose seq and id are given; only its bytes are not made yet.
@@ -62,6 +72,8 @@ pub(crate) struct Plan {
     bytes: u64,
     /// Nothing more can be trimmed.
     exhausted: bool,
+    /// What the largest event takes that was refused because of `max_bytes`; 0: none was.
+    refused: u64,
     /// Why the disk takes no events. Exempt ones, and what is not written at all, still go on.
     full: Option<String>,
     /// By topic number: the floors of the cursors of this batch.
@@ -100,9 +112,17 @@ impl Plan {
             });
             plan.outcomes.push(outcome);
         }
+        if plan.refused > 0 {
+            shared.note_full(Lack::Budget(plan.refused), over_budget(shared));
+        }
         // Events of a topic together, so that reading one topic reads few places.
         plan.events.sort_by_key(|event| event.topic);
         Ok(plan)
+    }
+
+    /// Whether an event of so many bytes would be taken within `max_bytes`.
+    pub(crate) fn has_room(shared: &Shared, state: &State, bytes: u64) -> bool {
+        Self { bytes: state.bytes, ..Self::default() }.make_room(shared, state, bytes)
     }
 
     /// Nothing has to be written.
@@ -154,13 +174,10 @@ impl Plan {
         if let Some(message) = self.full.as_ref().filter(|_| !exempt) {
             return Err(Refusal::new(ErrorCode::StoreUnavailable, message.clone()));
         }
-        if !exempt && !self.make_room(shared, state, record_bytes(&append.body) as u64) {
-            let message = format!(
-                "the store is full: store.max_bytes, {} MiB, of events that a group has not settled; /groups on the ops \
-                 port tells which",
-                shared.options.max_bytes.unwrap_or_default() >> 20
-            );
-            return Err(Refusal::new(ErrorCode::StoreUnavailable, message));
+        let bytes = record_bytes(&append.body) as u64;
+        if !exempt && !self.make_room(shared, state, bytes) {
+            self.refused = self.refused.max(bytes);
+            return Err(Refusal::new(ErrorCode::StoreUnavailable, over_budget(shared)));
         }
         self.topic(state, &append.topic, exempt)
     }

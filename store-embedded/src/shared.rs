@@ -13,6 +13,7 @@ use prom_store::{StoreError, Stored};
 use crate::{
     disk::{Disk, read_exact},
     format::{Position, decode_record, record_length},
+    full::Full,
     ids::{self, Wanted},
     index::{Index, IndexError},
     options::Options,
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) indexed: AtomicU64,
     /// Wakes the upkeep.
     pub(crate) bell: Bell,
+    /// Events are refused for want of room. Changed by whoever has the appender.
+    pub(crate) full: Mutex<Option<Full>>,
 }
 
 /// Wakes the threads of the upkeep.

@@ -31,6 +31,7 @@ struct Inner {
     reads: u64,
     /// Syncs of files fail while this is set, and those of names.
     syncs_fail: bool,
+    writes_fail: Option<ErrorKind>,
     name_syncs_fail: bool,
     /// Bytes all files may have together.
     space: Option<u64>,
@@ -129,6 +130,10 @@ impl SimDisk {
         lock(&self.0).syncs_fail = fail;
     }
 
+    pub(crate) fn fail_writes(&self, fail: Option<ErrorKind>) {
+        lock(&self.0).writes_fail = fail;
+    }
+
     pub(crate) fn fail_name_syncs(&self, fail: bool) {
         lock(&self.0).name_syncs_fail = fail;
     }
@@ -219,6 +224,9 @@ impl DiskFile for SimFile {
             let mut inner = lock(&self.disk.0);
             let beyond = (at + buf.len() as u64).saturating_sub(lock(&self.data).visible.len() as u64);
             inner.has_space(beyond)?;
+            if let Some(kind) = inner.writes_fail {
+                return Err(kind.into());
+            }
             if let Err(error) = inner.change() {
                 if inner.crash_in.is_some_and(|at| inner.changes == at + 1) {
                     // The write the machine goes down in may be on its way.

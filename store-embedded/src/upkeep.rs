@@ -159,6 +159,7 @@ impl Keeper<'_> {
             self.retained_at = Instant::now();
             let (aged, retained) = (self.age_segment(), self.retain());
             done = done.and(aged).and(retained).and(self.reclaim());
+            self.log.appender().look_for_room(self.shared());
         }
         done
     }

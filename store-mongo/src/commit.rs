@@ -52,6 +52,7 @@ const UPDATE_BYTES: usize = 8 * 1024 * 1024;
 const TOPICS: usize = 200;
 
 const DUPLICATE_KEY: i32 = 11000;
+const OUT_OF_DISK_SPACE: i32 = 14031;
 
 /// Why an attempt did not commit.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ enum Failed {
     Transient(String),
     /// It may be committed.
     Unknown(String),
+    /// The server has no space for it.
+    NoSpace(String),
     /// It will not work the next time either.
     Fatal(String),
 }
@@ -102,7 +105,15 @@ impl Inner {
         let mut pause = Duration::from_millis(1);
         loop {
             let failed = match self.attempt(&batch, &ids, taken.as_ref(), &unsure, sure, deadline).await {
-                Ok(plan) => return Ok(self.show(batch, plan).await),
+                Ok(plan) => {
+                    if plan.refused > 0 {
+                        self.note_refused(plan.refused);
+                    }
+                    if !plan.events.is_empty() {
+                        self.note_space();
+                    }
+                    return Ok(self.show(batch, plan).await);
+                }
                 Err((failed, plan)) => {
                     self.forget(&batch, plan.as_ref());
                     if let (Failed::Unknown(_), Some(plan)) = (&failed, plan) {
@@ -141,6 +152,12 @@ impl Inner {
                     }
                     Some(why)
                 }
+                Failed::NoSpace(why) => {
+                    if !batch.appends.is_empty() {
+                        self.note_no_space(&why);
+                    }
+                    return Err(unavailable(&why, false));
+                }
                 Failed::Fatal(why) => {
                     tracing::error!(why, "MongoDB refuses a commit");
                     return Err(unavailable(&why, false));
@@ -174,7 +191,7 @@ impl Inner {
         let (trims, room) = within(limit, self.make_room(batch, wanted)).await.map_err(|failed| (failed, None))?;
         let cut: Vec<(Topic, u64)> = trims.iter().map(|(topic, to)| (topic.clone(), to.is.first)).collect();
         let plan = Plan::new(Inputs { batch, ids, known: &known, going: &going, taken, unsure, trims, room, topics });
-        if plan.full && taken.is_none() {
+        if plan.refused > 0 && taken.is_none() {
             return Err((Failed::Taken, Some(plan)));
         }
         match self.write(batch, &plan, sure, deadline).await {
@@ -218,7 +235,7 @@ impl Inner {
     /// Where the ids of a batch stand.
     async fn look_up(&self, batch: &Batch, ids: &[Arc<str>], deadline: Instant) -> Result<Taken, String> {
         within(soon(deadline), self.find_ids(batch, ids)).await.map_err(|failed| match failed {
-            Failed::Transient(why) | Failed::Unknown(why) | Failed::Fatal(why) => why,
+            Failed::Transient(why) | Failed::Unknown(why) | Failed::NoSpace(why) | Failed::Fatal(why) => why,
             Failed::Moved | Failed::Stale | Failed::Taken => String::new(),
         })
     }
@@ -508,6 +525,7 @@ fn failed(error: &Error) -> Failed {
     match &*error.kind {
         ErrorKind::InsertMany(insert) => match insert.write_errors.as_ref().and_then(|errors| errors.first()) {
             Some(first) if first.code == DUPLICATE_KEY => return Failed::Taken,
+            Some(first) if first.code == OUT_OF_DISK_SPACE => return Failed::NoSpace(first.message.clone()),
             Some(first) => return Failed::Fatal(first.message.clone()),
             None => {}
         },
@@ -520,7 +538,11 @@ fn failed(error: &Error) -> Failed {
             ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. }
         )
         || code(error).is_some_and(|code| RETRYABLE.contains(&code));
-    if passing { Failed::Transient(reason(error)) } else { Failed::Fatal(reason(error)) }
+    match code(error) {
+        _ if passing => Failed::Transient(reason(error)),
+        Some(OUT_OF_DISK_SPACE) => Failed::NoSpace(reason(error)),
+        _ => Failed::Fatal(reason(error)),
+    }
 }
 
 /// The server's codes for "not now": not primary, shutting down, interrupted, no such transaction.

@@ -8,7 +8,7 @@
 //!                ▲
 //!   read ──── read.rs        follow.rs   other hubs' commits       trim.rs   retention       lease.rs   who does what
 //!
-//!   remove.rs    takes topics and groups out
+//!   remove.rs    takes topics and groups out      full.rs   whether there is room, and again
 //!   migrate.rs   what older hubs wrote
 //!   connect.rs   opens and prepares the database      document.rs, cursor.rs   events and cursors as documents
 //! ```
@@ -22,6 +22,7 @@ mod connect;
 mod cursor;
 mod document;
 mod follow;
+mod full;
 #[doc(hidden)]
 pub mod fuzzing;
 mod lease;
@@ -55,8 +56,8 @@ use prom_store::{
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::cache::Cache;
 pub use self::connect::{OpenError, existing, parse, redact};
+use self::{cache::Cache, full::Full};
 
 /// The collections of a hub's database that are the store's own.
 pub const COLLECTIONS: [&str; 5] = ["events", "topics", "cursors", "meta", "leases"];
@@ -152,6 +153,9 @@ struct Inner {
     resolved: Notify,
     /// There is a removal to be finished.
     removing: Notify,
+    full: Mutex<Option<Full>>,
+    /// It has become full.
+    filled: Notify,
     /// See [`lease`].
     owner: Box<str>,
 }
@@ -218,6 +222,8 @@ impl MongoStore {
             removed: Mutex::default(),
             resolved: Notify::new(),
             removing: Notify::new(),
+            full: Mutex::default(),
+            filled: Notify::new(),
             owner: lease::owner(),
             options: options.clone(),
         });
@@ -232,6 +238,8 @@ impl MongoStore {
         tasks.spawn(async move { upkeep.keep_up(&end).await });
         let (removals, end) = (Arc::clone(&inner), closed.clone());
         tasks.spawn(async move { removals.keep_removing(&end).await });
+        let (looks, end) = (Arc::clone(&inner), closed.clone());
+        tasks.spawn(async move { looks.look_for_room(&end).await });
         Ok(Self { inner, closed, tasks })
     }
 }
@@ -257,6 +265,10 @@ impl Inner {
     // Nothing that runs under the lock can panic halfway.
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn full(&self) -> MutexGuard<'_, Option<Full>> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn committed_at(&self, time: Option<Timestamp>) {
@@ -374,6 +386,10 @@ impl Store for MongoStore {
 
     async fn ready(&self) -> Result<(), String> {
         self.inner.ready().await
+    }
+
+    fn full(&self) -> Option<String> {
+        self.inner.why_full()
     }
 
     async fn follow(&self, changed: Changed) {

@@ -14,6 +14,9 @@ use crate::{
     document::{self, MAX_BYTES, Position},
 };
 
+/// The message for an event that `max_bytes` leaves no room for.
+pub(super) const FULL: &str = "the store is full of events that are not settled or are to be kept (max_bytes)";
+
 /// Seqs of the events that stand in the database under topics and ids of this batch.
 pub(super) type Taken = HashMap<Topic, HashMap<Arc<str>, u64>>;
 
@@ -40,8 +43,8 @@ pub(super) struct Plan {
     pub(super) moves: BTreeMap<Topic, Move>,
     pub(super) documents: Vec<RawDocumentBuf>,
     pub(super) events: Vec<Planned>,
-    /// Something was refused for want of room.
-    pub(super) full: bool,
+    /// What the largest event takes that was refused for want of room; 0: none was.
+    pub(super) refused: u64,
     /// Bytes that may still come in.
     room: u64,
     /// Topics there are, those of this plan included.
@@ -109,9 +112,8 @@ impl Plan {
         if !exempt && cost > self.room {
             // Nor for those behind it that are smaller: what one publisher sends stays in order.
             self.room = 0;
-            self.full = true;
-            let message = "the store is full of events that are not settled or are to be kept (max_bytes)";
-            return Err(Refusal::new(ErrorCode::StoreUnavailable, message));
+            self.refused = self.refused.max(cost);
+            return Err(Refusal::new(ErrorCode::StoreUnavailable, FULL));
         }
         // Before anything is counted; the position is that which it will have.
         let to = if let Some(to) = self.moves.get_mut(&append.topic) {

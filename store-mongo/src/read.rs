@@ -435,6 +435,7 @@ impl Inner {
         match tokio::time::timeout(READY_TIMEOUT, async { write.await }).await {
             Ok(Ok(_)) => {
                 self.failing.store(false, Ordering::SeqCst);
+                self.note_space();
                 Ok(())
             }
             Ok(Err(error)) => Err(format!("commits fail: {}", reason(&error))),

@@ -9,14 +9,20 @@
 #![expect(missing_docs, reason = "the names of the checks say what they check")]
 #![expect(clippy::unwrap_used, reason = "a check fails by panicking")]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use prom_protocol::{ErrorCode, Event, EventOptions, Group, Refusal, Text, Topic, encode_event_body};
 
 use crate::{Append, Appended, Batch, Cursor, CursorPut, Store, Stored};
+
+/// How long a check waits for what a store does by itself.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// One test per check, in a module `conformance`.
 #[macro_export]
@@ -47,6 +53,7 @@ macro_rules! store_conformance {
             an_id_is_free_again_once_its_event_is_trimmed
             a_full_store_refuses_events_until_they_are_settled
             a_full_store_takes_duplicates_cursors_and_dead_letters
+            a_full_store_says_so_until_there_is_room
             a_group_that_begins_with_a_batch_keeps_what_the_batch_would_trim
             a_topic_that_is_removed_takes_everything_with_it
             a_topic_that_is_made_again_is_another_log
@@ -594,6 +601,25 @@ pub async fn a_full_store_refuses_events_until_they_are_settled(store: &Arc<dyn 
     commit(store, Vec::new(), vec![put("t", "g", taken)]).await;
     assert_eq!(fill(store, "t", 10).await, 10);
     assert_eq!(store.tail(&topic("t")).await.unwrap().unwrap().seq, taken + 10, "no seq was lost");
+}
+
+/// Nobody could see it but who was refused.
+pub async fn a_full_store_says_so_until_there_is_room(store: &Arc<dyn Store>) {
+    commit(store, Vec::new(), vec![put("t", "g", 0)]).await;
+    assert_eq!(store.full(), None);
+    let taken = fill(store, "t", 10_000).await;
+    let why = store.full().expect("it is full");
+    assert!(why.contains("full"), "{why}");
+    commit(store, Vec::new(), vec![put("t", "g", 0)]).await;
+    assert!(store.full().is_some(), "nothing was settled");
+    // What a group settles makes room: that is found out without an event that is tried.
+    commit(store, Vec::new(), vec![put("t", "g", taken)]).await;
+    let deadline = Instant::now() + DEADLINE;
+    while let Some(why) = store.full() {
+        assert!(Instant::now() < deadline, "{why}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(fill(store, "t", 1).await, 1);
 }
 
 pub async fn a_group_that_begins_with_a_batch_keeps_what_the_batch_would_trim(store: &Arc<dyn Store>) {

@@ -124,6 +124,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Ok(())
     }
 
+    /// Why events are refused for want of room, for operators; none: they are not. Answers from memory. It begins with the
+    /// first event that is refused for it. That there is room again for what was refused a store finds out by itself, within
+    /// some seconds; where it cannot, with the next commit of events that succeeds.
+    fn full(&self) -> Option<String> {
+        None
+    }
+
     /// The hub is ending: what waits for something, waits a few seconds more at most.
     fn hurry(&self) {}
 

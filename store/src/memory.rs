@@ -31,6 +31,8 @@ pub struct MemoryStore {
 struct Inner {
     topics: BTreeMap<Topic, Log>,
     bytes: usize,
+    /// What the largest event needs that was refused for want of room, until there is room for it.
+    full: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,11 @@ impl Log {
         self.cursors.values().map(|cursor| cursor.floor).min().unwrap_or(u64::MAX)
     }
 
+    /// Whether it is the newest of its key.
+    fn is_latest(&self, record: &Record) -> bool {
+        record.key.as_ref().is_some_and(|key| self.latest.get(key).is_some_and(|latest| latest.seq == record.seq))
+    }
+
     /// Index of the first event after `after`.
     fn index_after(&self, after: u64) -> usize {
         usize::try_from(after.saturating_add(1).saturating_sub(self.first))
@@ -77,6 +84,13 @@ impl Log {
 
 fn cost(record: &Record) -> usize {
     record.json.len() + OVERHEAD
+}
+
+fn full(max_bytes: usize) -> String {
+    format!(
+        "the memory store is full: {} MiB of events that are not settled or the newest of their key",
+        max_bytes >> 20
+    )
 }
 
 impl MemoryStore {
@@ -108,11 +122,8 @@ impl Inner {
         let cost = append.body.len() + append.id.as_ref().map_or(36, |id| id.len()) + OVERHEAD;
         let exempt = is_exempt(&append);
         if !exempt && !room.make(self, cost) {
-            let message = format!(
-                "the memory store is full: {} MiB of events that are not settled or the newest of their key",
-                room.max_bytes >> 20
-            );
-            return Err(Refusal::new(ErrorCode::StoreUnavailable, message));
+            self.full = self.full.max(Some(cost));
+            return Err(Refusal::new(ErrorCode::StoreUnavailable, full(room.max_bytes)));
         }
         if !self.topics.contains_key(&append.topic) {
             admit_topic(self.topics.len(), exempt)?;
@@ -161,16 +172,29 @@ impl Inner {
                 log.first += 1;
                 log.ids.remove(&record.id);
                 // The newest event of a key stays, and stays counted.
-                if record
-                    .key
-                    .as_ref()
-                    .is_none_or(|key| log.latest.get(key).is_none_or(|latest| latest.seq != record.seq))
-                {
+                if !log.is_latest(&record) {
                     log.bytes -= cost(&record);
                     self.bytes -= cost(&record);
                 }
             }
         }
+    }
+
+    /// Whether an event that needs so much would be taken: with what is free, and what a trim would give back.
+    fn has_room(&self, bytes: usize, max_bytes: usize) -> bool {
+        let mut lacks = (self.bytes + bytes).saturating_sub(max_bytes);
+        for log in self.topics.values() {
+            let settled = log.settled();
+            for record in log.events.iter().take_while(|record| record.seq <= settled) {
+                if lacks == 0 {
+                    return true;
+                }
+                if !log.is_latest(record) {
+                    lacks = lacks.saturating_sub(cost(record));
+                }
+            }
+        }
+        lacks == 0
     }
 }
 
@@ -216,6 +240,16 @@ impl Store for MemoryStore {
         }
         let mut room = Room { max_bytes: self.max_bytes, exhausted: false };
         Ok(batch.appends.into_iter().map(|append| inner.append(append, batch.now, &mut room)).collect())
+    }
+
+    fn full(&self) -> Option<String> {
+        self.read_lock().full?;
+        let mut inner = self.write_lock();
+        if inner.full.is_none_or(|wanted| inner.has_room(wanted, self.max_bytes)) {
+            inner.full = None;
+            return None;
+        }
+        Some(full(self.max_bytes))
     }
 
     async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {

@@ -14,7 +14,7 @@ use prom_bench::{
 };
 use tokio::sync::oneshot;
 
-use crate::{connect::Connection, own_mongo::OwnMongo, secret};
+use crate::{connect::Connection, filled::filled_if_set, own_mongo::OwnMongo, secret};
 
 #[derive(Debug, clap::Args)]
 #[command(mut_args(|argument| argument.global(true)), after_help = "Examples:
@@ -186,7 +186,7 @@ impl What {
         let Self::Outbox(Outbox { mongo_url, outbox, .. }) = self else { return Ok((None, None)) };
         #[cfg(feature = "mongodb")]
         prom_hub::OutboxName::new(outbox).map_err(|why| anyhow::anyhow!("--outbox: {why}"))?;
-        Ok((mongo_url.clone().filter(|url| !url.is_empty()), Some(outbox.clone())))
+        Ok((filled_if_set("MONGO_URL", mongo_url.clone())?, Some(outbox.clone())))
     }
 
     fn scenarios(self) -> Vec<Scenario> {

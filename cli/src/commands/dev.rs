@@ -9,6 +9,7 @@ use prom_sdk::Client;
 use super::heartbeat::{self, Which};
 use crate::{
     connect::trusting,
+    filled::{ca_file, filled_if_set, path},
     own_mongo::{self, OwnMongo},
     secret,
     settings::Listen,
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long)]
     mongo: bool,
     /// Authorities that the hub's own heartbeat trusts instead of the system's, PEM, where the hub speaks TLS.
-    #[arg(long, env = "PROM_CA_FILE")]
+    #[arg(long, env = "PROM_CA_FILE", value_parser = path())]
     ca_file: Option<PathBuf>,
     #[command(flatten)]
     which: Which,
@@ -43,7 +44,8 @@ const TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 const OWN_TTL: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
-    args.listen.mongo_url = args.listen.mongo_url.filter(|url| !url.is_empty());
+    args.listen.mongo_url = filled_if_set("MONGO_URL", args.listen.mongo_url)?;
+    ca_file(args.ca_file.as_ref())?;
     let secret = secret::load_or_make(&args.listen.data)?;
     let mut interrupted = super::interruption()?;
     let mongo = if args.mongo {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use prom_hub::auth::{self, Revocation};
 
-use crate::operate::Operate;
+use crate::{operate::Operate, tokens::lifetime};
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Examples:
@@ -41,7 +41,7 @@ pub(crate) struct Revoke {
     #[arg(long)]
     file: Option<PathBuf>,
     /// With --file: JWT_MAX_LIFETIME of the hub, after which an entry is no longer needed.
-    #[arg(long, env = "JWT_MAX_LIFETIME", default_value = "400d", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "JWT_MAX_LIFETIME", default_value = "400d", value_parser = lifetime)]
     max_lifetime: Duration,
     #[command(flatten)]
     operate: Operate,

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prom_testkit::until;
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -68,6 +69,14 @@ async fn a_full_disk_refuses_publishes_until_there_is_space() {
     assert_eq!(publish(&mut connection, last + 1, SIZES[2]).await["code"], "store_unavailable");
     assert_eq!(hub.ops("/healthz")["status"], "ok");
     assert_eq!(hub.replay(TOPIC, last - 1)["count"], 1);
+    // Whoever looks sees it.
+    let ready = hub.ask("/readyz");
+    let reason = ready.parsed()["reason"].as_str().unwrap().to_owned();
+    assert!(ready.status == 503 && reason.contains("the log cannot grow"), "{} {reason}", ready.status);
+    assert!(hub.ask("/metrics").body.contains("store_full 1\n"));
+    let log = hub.log();
+    let said: Vec<_> = log.lines().filter(|line| line.contains("the store is full")).collect();
+    assert!(said[0].contains("WARN") && said[0].contains("refused=1"), "{log}");
 
     // To the last byte, and with a start: what is there can be read all the same.
     let rest = mount.0.join("rest");
@@ -83,8 +92,13 @@ async fn a_full_disk_refuses_publishes_until_there_is_space() {
     let mut connection = Connection::open(&hub.address).await;
     assert_eq!(publish(&mut connection, last + 1, SIZES[0]).await["code"], "store_unavailable");
 
+    assert_eq!(hub.ask("/readyz").status, 503);
     std::fs::remove_file(&rest).unwrap();
     std::fs::remove_file(&ballast).unwrap();
+    // Before anybody has tried.
+    until("the hub to be ready again", async || hub.ask("/readyz").status == 200).await;
+    until("the log to say so", async || hub.log().contains("the store has room again")).await;
+    assert!(hub.ask("/metrics").body.contains("store_full 0\n"));
     for _ in 0..10 {
         let answer = publish(&mut connection, last + 1, SIZES[0]).await;
         last += 1;

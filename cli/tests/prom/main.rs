@@ -13,5 +13,6 @@ mod own_mongo;
 mod refusals;
 mod rights;
 mod store;
+mod strangers;
 mod tls;
 mod tokens;

@@ -52,6 +52,44 @@ fn what_is_set_but_empty_is_refused_by_its_name() {
     refused(&["hub"], &[("JWT_SECRET", "")], &["JWT_SECRET is set but empty"]);
     refused(&["hub"], &[SECRET, ("JWT_ISS", "us,,them")], &["JWT_ISS is set but empty"]);
     refused(&["token", "mint"], &[("JWT_SECRET", "")], &["JWT_SECRET is set but empty"]);
+    // Open, or to another place, without a word.
+    let empty = |name: &'static str| format!("{name} is set but empty");
+    for name in [
+        "OPS_TOKEN",
+        "OPS_TOKEN_FILE",
+        "PROM_OPS_AUTH",
+        "PROM_ORIGINS",
+        "REVOCATIONS_FILE",
+        "MONGO_URL",
+        "TLS_CERT_FILE",
+        "TLS_KEY_FILE",
+        "OPS_TLS_CERT_FILE",
+        "OPS_TLS_KEY_FILE",
+        "OPS_TLS_CLIENT_CA_FILE",
+    ] {
+        refused(
+            &["hub", "--port", "0", "--ops-port", "0", "--bind", "0.0.0.0"],
+            &[SECRET, (name, "")],
+            &[&empty(name)],
+        );
+    }
+    for origins in [",", "https://a.example,,https://b.example", " "] {
+        refused(&["hub", "--bind", "0.0.0.0"], &[SECRET, ("PROM_ORIGINS", origins)], &[&empty("PROM_ORIGINS")]);
+    }
+    refused(&["dev", "--bind", "0.0.0.0"], &[("OPS_TOKEN", "")], &["OPS_TOKEN is set but empty"]);
+    refused(&["dev", "--bind", "0.0.0.0"], &[("MONGO_URL", "")], &["MONGO_URL is set but empty"]);
+    refused(&["dev", "--bind", "0.0.0.0"], &[("PROM_CA_FILE", "")], &["PROM_CA_FILE is set but empty"]);
+    let nowhere = ["--url", "ws://127.0.0.1:9/ws", "--timeout", "1s"];
+    refused(&[&["pub", "a.b", "1"], &nowhere[..]].concat(), &[("PROM_TOKEN", "")], &["PROM_TOKEN is set but empty"]);
+    let token = ("PROM_TOKEN", "x");
+    let args = [&["pub", "a.b", "1"], &nowhere[..]].concat();
+    refused(&args, &[token, ("PROM_CA_FILE", "")], &["PROM_CA_FILE is set but empty"]);
+    for name in ["OPS_TOKEN", "PROM_CA_FILE", "PROM_OPS_CERT_FILE", "PROM_OPS_KEY_FILE"] {
+        let args = ["topic", "delete", "a.b", "--ops-url", "https://127.0.0.1:9", "--timeout", "1s"];
+        let others = ["PROM_OPS_CERT_FILE", "PROM_OPS_KEY_FILE"].iter().filter(|other| **other != name);
+        let environment: Vec<_> = others.map(|other| (*other, "x")).chain([(name, "")]).collect();
+        refused(&args, &environment, &[&empty(name)]);
+    }
 }
 
 #[test]
@@ -91,6 +129,11 @@ fn a_secret_has_one_place_and_its_file_is_read_whole() {
     }
     refused(&["hub"], &[("WS_TOKEN_FILE", "/no/such/file")], &["WS_TOKEN_FILE /no/such/file cannot be used"]);
     refused(&["hub"], &[("JWT_SECRET_PREVIOUS_FILE", &good)], &["JWT_SECRET_PREVIOUS is set without JWT_SECRET"]);
+    let both = [SECRET, ("OPS_TOKEN", "0123456789abcdef"), ("OPS_TOKEN_FILE", &good)];
+    refused(&["hub"], &both, &["OPS_TOKEN and OPS_TOKEN_FILE are both set"]);
+    refused(&["hub"], &[SECRET, ("OPS_TOKEN_FILE", &short)], &["OPS_TOKEN is 5 bytes long"]);
+    let none = [SECRET, ("OPS_TOKEN_FILE", "/no/such/file")];
+    refused(&["hub"], &none, &["OPS_TOKEN_FILE /no/such/file cannot be used"]);
 }
 
 #[test]
@@ -103,8 +146,11 @@ fn a_secret_on_the_command_line_is_warned_of() {
         refused(&args, environment, &[&[flag], &warned[..]].concat());
     }
     refused(&[&["hub", "--ws-token", "try-me"], &wide[..]].concat(), &[], &[&["--ws-token"], &warned[..]].concat());
+    let args = [&["hub", "--ops-token", "0123456789abcdef"], &wide[..]].concat();
+    refused(&args, &[SECRET], &[&["--ops-token", "OPS_TOKEN_FILE"], &warned[..]].concat());
     let folder = Folder::new("no-warning");
-    let output = prom(&[&["hub"], &wide[..]].concat(), &[SECRET], &folder.0);
+    let environment = [SECRET, ("OPS_TOKEN", "0123456789abcdef")];
+    let output = prom(&[&["hub"], &wide[..]].concat(), &environment, &folder.0);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("readable by every user"));
     let output = prom(&["token", "mint", "--jwt-secret", SECRET.1], &[], &folder.0);
     assert!(output.status.success());
@@ -184,6 +230,27 @@ fn a_scope_that_grants_nothing_is_refused() {
     refused(&["token", "mint", "--subject", "a\nb"], &[SECRET], &["--subject must not hold control characters"]);
     refused(&["token", "mint", "--ttl", "never"], &[SECRET], &["--ttl"]);
     refused(&["token", "mint"], &[], &["JWT_SECRET", "prom dev"]);
+}
+
+/// It was made, and no hub took it.
+#[test]
+fn a_token_that_no_hub_would_take_is_not_made() {
+    refused(&["token", "mint", "--ttl", "401d"], &[SECRET], &["--ttl", "400d", "JWT_MAX_LIFETIME"]);
+    refused(
+        &["token", "mint", "--ttl", "2h"],
+        &[SECRET, ("JWT_MAX_LIFETIME", "1h")],
+        &["--ttl", "1h", "JWT_MAX_LIFETIME"],
+    );
+    refused(&["token", "mint"], &[SECRET, ("JWT_MAX_LIFETIME", "")], &["JWT_MAX_LIFETIME is set but empty"]);
+    let folder = Folder::new("lifetime");
+    for (args, environment) in [
+        (&["--ttl", "400d"][..], &[SECRET][..]),
+        (&["--ttl", "401d"], &[SECRET, ("JWT_MAX_LIFETIME", "401d")]),
+        (&["--ttl", "401d", "--jwt-max-lifetime", "500d"], &[SECRET]),
+    ] {
+        let output = prom(&[&["token", "mint"], args].concat(), environment, &folder.0);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

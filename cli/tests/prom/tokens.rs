@@ -54,6 +54,19 @@ fn secrets_come_from_files_too() {
 }
 
 #[test]
+fn the_operators_token_comes_from_a_file_too() {
+    let folder = Folder::new("ops-token-file");
+    let path = folder.0.join("token");
+    std::fs::write(&path, "an-operators-token\n").unwrap();
+    let hub = start(&folder, &[("OPS_TOKEN_FILE", path.to_str().unwrap())]);
+    let ask = |token| request(hub.ops_port(), "/topics", token).unwrap().status;
+    assert_eq!(ask(Some("an-operators-token")), 200);
+    assert_eq!((ask(None), ask(Some("an-operators-toke")), ask(Some("another"))), (401, 401, 401));
+    assert!(!hub.log().contains("readable by every user"), "{}", hub.log());
+    hub.terminate();
+}
+
+#[test]
 fn audience_issuer_and_lifetime_are_checked() {
     let folder = Folder::new("token-claims");
     let hub =

@@ -62,15 +62,20 @@ fn of_client(text: &str) {
 
 /// What is published comes back out of the event that is made of it.
 fn of_event(topic: &str, options: &prom_protocol::EventOptions<'_>, payload: &RawValue) {
-    let mut out = Vec::new();
-    prom_protocol::encode_event(&mut out, "i\"d", 7, 9, topic, options, payload.get());
-    let text = String::from_utf8(out).expect("an event is UTF-8");
-    assert!(!text.contains('\n'), "an event is one line: {text}");
-    let event = Event::parse(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    assert_eq!((&*event.id, event.seq, event.ts, &*event.topic), ("i\"d", 7, 9, topic));
-    assert_eq!((&event.key, &event.sid, &event.headers), (&options.key, &options.sid, &options.headers));
-    assert_eq!((&event.tags, &event.caused_by), (&options.tags, &options.caused_by));
-    assert_eq!(event.payload.get(), prom_protocol::single_line(payload.get()));
+    // The hub says who published, as their token does; for the test it is what is the event's key.
+    for by in [None, options.key.as_deref()] {
+        let mut out = Vec::new();
+        prom_protocol::encode_event_position(&mut out, "i\"d", 7, 9);
+        prom_protocol::encode_event_body_by(&mut out, topic, options, by, payload.get());
+        let text = String::from_utf8(out).expect("an event is UTF-8");
+        assert!(!text.contains('\n'), "an event is one line: {text}");
+        let event = Event::parse(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert_eq!((&*event.id, event.seq, event.ts, &*event.topic), ("i\"d", 7, 9, topic));
+        assert_eq!((&event.key, &event.sid, &event.headers), (&options.key, &options.sid, &options.headers));
+        assert_eq!((&event.tags, &event.caused_by), (&options.tags, &options.caused_by));
+        assert_eq!(event.by.as_deref(), by, "who published is what the hub says, whatever was published: {text}");
+        assert_eq!(event.payload.get(), prom_protocol::single_line(payload.get()));
+    }
 }
 
 fn of_hub(text: &str) {

@@ -6,6 +6,8 @@ use prom_protocol::{Group, NameError, Pattern, Topic, TopicOrPattern, limits};
 
 /// Most segments of a pattern that is held against all topics.
 const SEGMENTS: usize = 3;
+/// Longest segment of such a pattern: topics of five of them are none too long to be one.
+const SEGMENT_BYTES: usize = 40;
 /// What bytes stand for where they are not text.
 const WORDS: [&str; 8] = ["a", "b", "*", "**", "dlq", "*", "**", "c"];
 
@@ -21,7 +23,9 @@ pub fn patterns(data: &[u8]) {
     let (one, other) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     names(one);
     names(other);
-    let few = |name: &str| name.split('.').count() <= SEGMENTS;
+    let few = |name: &str| {
+        name.split('.').count() <= SEGMENTS && name.split('.').all(|segment| segment.len() <= SEGMENT_BYTES)
+    };
     if few(one) && few(other) {
         compare(one, other);
     } else if let (Ok(one), Ok(other)) = (Pattern::new(one), Pattern::new(other)) {

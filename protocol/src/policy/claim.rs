@@ -11,6 +11,9 @@ use serde_json::value::RawValue;
 use super::{ANY_GROUP, Action, Effect, Policy, Rule};
 use crate::{Group, NameError, Pattern};
 
+/// Most characters of what is wrong with a claim: it goes back to who sent the token, and into the log.
+const WHY_CHARS: usize = 200;
+
 /// Why a policy was refused: where in it, and what is wrong there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -23,7 +26,11 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] when it has another shape; the message says where, like `policy.rules[2]`.
     pub fn from_claim(json: &str) -> Result<Self, PolicyError> {
-        let at = |place: &str, error: &dyn fmt::Display| PolicyError(format!("{place}: {error}"));
+        // What the parser says repeats what stands there instead, however long that is.
+        let at = |place: &str, error: &dyn fmt::Display| {
+            let why: String = error.to_string().chars().take(WHY_CHARS).collect();
+            PolicyError(format!("{place}: {why}"))
+        };
         let claim: PolicyClaim<Box<RawValue>> = serde_json::from_str(json).map_err(|error| at("policy", &error))?;
         let mut rules = Vec::with_capacity(claim.0.rules.len());
         for (n, rule) in claim.0.rules.iter().enumerate() {

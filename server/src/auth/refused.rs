@@ -1,12 +1,10 @@
 //! Why a token was refused, and how that is logged: in words that stay bounded however many are refused.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use prom_protocol::{ErrorCode, Refusal};
-use tokio::time::Instant;
+
+use crate::sparing::Sparing;
 
 /// Time between two log lines about refused tokens.
 const LINES_EVERY: Duration = Duration::from_secs(5);
@@ -62,36 +60,6 @@ impl Refused {
     }
 }
 
-/// Lets one log line through in a while, and counts those it holds back.
-#[derive(Debug)]
-pub(crate) struct Sparing {
-    every: Duration,
-    state: Mutex<(Option<Instant>, u64)>,
-}
-
-impl Sparing {
-    pub(crate) fn new(every: Duration) -> Self {
-        Self { every, state: Mutex::default() }
-    }
-
-    /// Whether a line may be written now: then how many were left out since the last one.
-    pub(crate) fn turn(&self) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, left_out) = &mut *state;
-        if last.is_some_and(|last| last.elapsed() < self.every) {
-            *left_out += 1;
-            return None;
-        }
-        *last = Some(Instant::now());
-        Some(std::mem::take(left_out))
-    }
-
-    /// The next line is written whenever it comes.
-    pub(super) fn reset(&self) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (None, 0);
-    }
-}
-
 /// Says in the log that tokens are refused.
 #[derive(Debug)]
 pub(super) struct RefusalLog(Sparing);
@@ -110,24 +78,5 @@ impl RefusalLog {
             let message = refused.message();
             tracing::warn!(by, code = %refused.code(), reason = ?message, left_out, "a token was refused");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_line_in_a_while_says_how_many_were_left_out() {
-        let lines = Sparing::new(Duration::from_secs(5));
-        assert_eq!(lines.turn(), Some(0));
-        for _ in 0..1000 {
-            assert_eq!(lines.turn(), None);
-        }
-        tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(lines.turn(), Some(1000));
-        assert_eq!(lines.turn(), None);
-        lines.reset();
-        assert_eq!(lines.turn(), Some(0));
     }
 }

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     fetch::{Fetched, Place, TIMEOUT, fetch},
     key_set::Keys,
-    refused::Sparing,
 };
+use crate::sparing::Sparing;
 
 /// How often an unknown key may have the set read.
 pub(super) const WANTED_EVERY: Duration = Duration::from_secs(30);

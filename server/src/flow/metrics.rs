@@ -192,6 +192,8 @@ pub(crate) struct Now<'a> {
     pub store: &'a str,
     /// The store's durability.
     pub durability: &'a str,
+    /// The store refuses events for want of room.
+    pub full: bool,
 }
 
 /// The sockets of a port.
@@ -255,6 +257,7 @@ impl Metrics {
             o,
             format_args!("prom_build_info{{version=\"{version}\",store=\"{store}\",durability=\"{durability}\"}} 1"),
         );
+        single(o, "store_full", "gauge", "1 while the store refuses events for want of room.", u64::from(now.full));
         head(o, "events_published_total", "counter", "Events committed, duplicates not counted.");
         self.published.each(|topic, counter| {
             let topic = topic.map_or("_other", Topic::as_str);
@@ -324,7 +327,7 @@ fn count<C: PartialEq + Copy>(counters: &[Counter], all: &[C], code: C) {
 mod tests {
     use super::*;
 
-    const NOW: Now<'_> = Now { sockets: &[], connections: 3, store: "memory", durability: "say \"none\"" };
+    const NOW: Now<'_> = Now { sockets: &[], connections: 3, store: "memory", durability: "say \"none\"", full: false };
 
     #[test]
     fn names_beyond_the_cap_are_counted_together() {

@@ -9,5 +9,6 @@
 
 pub(crate) mod exposition;
 pub(crate) mod metrics;
+mod room;
 pub(crate) mod topics;
 pub(crate) mod writer;

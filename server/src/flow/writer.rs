@@ -9,12 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prom_protocol::{Group, Refusal, Topic};
+use prom_protocol::{ErrorCode, Group, Refusal, Topic};
 use prom_store::{Append, Appended, Batch, CursorPut, Store, StoreError, Tail, wall_clock};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{metrics::Metrics, topics::Topics};
+use super::{
+    metrics::Metrics,
+    room::{Room, Tell},
+    topics::Topics,
+};
 
 /// Requests that may wait for the writer.
 const QUEUE: usize = 1024;
@@ -29,6 +33,8 @@ const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Least time between two log lines about commits that fail.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+/// How often a store that is full is looked at while nothing is committed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What became of each append of a request, in order.
 pub(crate) type Outcomes = Vec<Result<Appended, Refusal>>;
@@ -188,9 +194,14 @@ async fn run(
     let mut closed = false;
     // While commits fail: when the first of them did, and when the last log line about it was written.
     let mut failing: Option<(Instant, Instant)> = None;
+    let mut room = Room::new();
     loop {
         let first = tokio::select! {
             first = requests.recv() => first,
+            () = tokio::time::sleep(LOOK_EVERY), if room.is_full() => {
+                look(&mut room, &*store, 0);
+                continue;
+            }
             Some(removal) = removals.recv() => {
                 remove(&*store, &topics, removal).await;
                 continue;
@@ -234,11 +245,34 @@ async fn run(
             }
             (Ok(_), _) => {}
         }
+        look(&mut room, &*store, names.len().min(refused(&committed)));
         // Before the answers: a client that has its answer and then subscribes must start behind that event.
         if let Ok(outcomes) = &committed {
             wake(&topics, &names, outcomes);
         }
         answer(replies, committed);
+    }
+}
+
+/// How many events a store refused for the moment, if they were as many: all of a commit that failed.
+fn refused(committed: &Result<Outcomes, StoreError>) -> usize {
+    let for_now = |outcome: &Result<Appended, Refusal>| {
+        outcome.as_ref().is_err_and(|refused| refused.code() == ErrorCode::StoreUnavailable)
+    };
+    committed.as_ref().map_or(usize::MAX, |outcomes| outcomes.iter().filter(|outcome| for_now(outcome)).count())
+}
+
+/// Says in the log that the store is full, and that it is not any more.
+fn look(room: &mut Room, store: &dyn Store, refused: usize) {
+    let full = store.full();
+    match room.look(full.is_some(), if full.is_some() { refused as u64 } else { 0 }) {
+        Some(Tell::Full(refused)) => {
+            tracing::warn!(refused, reason = full, "the store is full: publishes are refused until there is room");
+        }
+        Some(Tell::Room(after, refused)) => {
+            tracing::info!(after_ms = after.as_millis(), refused, "the store has room again");
+        }
+        None => {}
     }
 }
 

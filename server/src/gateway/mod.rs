@@ -51,6 +51,9 @@ use crate::{
 /// How long a peer that is refused may take to be told why.
 const REFUSING: Duration = Duration::from_secs(3);
 
+/// Most characters of a refused origin in the log.
+const ORIGIN_SHOWN: usize = 128;
+
 /// Takes a connection, or closes it with the code that says why not.
 pub(crate) fn accept(node: Arc<Node>, mut request: Request) -> Response<Body> {
     let (upgrade, response) = match socket::upgrade(&mut request) {
@@ -84,15 +87,22 @@ pub(crate) fn accept(node: Arc<Node>, mut request: Request) -> Response<Body> {
 
 /// Why a connection must not be taken, if so.
 fn refusal(node: &Node, headers: &HeaderMap) -> Option<CloseCode> {
-    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    // One that is no text is on no list.
+    let origin = headers.get(header::ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()));
     if let Some(origin) = origin
-        && !node.admits(origin, headers)
+        && !node.admits(&origin, headers)
     {
-        tracing::warn!(origin, "connection refused: origin not on the list");
+        if let Some(left_out) = node.refused.origins.turn() {
+            // A stranger's text: with `?`, which escapes it, and no more of it than shows whose page it is.
+            let origin: String = origin.chars().take(ORIGIN_SHOWN).collect();
+            tracing::warn!(?origin, left_out, "connection refused: origin not on the list");
+        }
         return Some(CloseCode::Origin);
     }
     if node.connections.load(Ordering::Relaxed) >= node.limits.connections {
-        tracing::warn!(limit = node.limits.connections, "connection refused: too many");
+        if let Some(left_out) = node.refused.too_many.turn() {
+            tracing::warn!(limit = node.limits.connections, left_out, "connection refused: too many");
+        }
         return Some(CloseCode::ConnectionLimit);
     }
     node.ending.is_cancelled().then_some(CloseCode::Shutdown)

@@ -91,7 +91,7 @@ async fn not_ready(ops: &Ops) -> Option<String> {
         return Some(reason);
     }
     match tokio::time::timeout(READY_TIMEOUT, ops.store().ready()).await {
-        Ok(Ok(())) => None,
+        Ok(Ok(())) => ops.store().full().map(|reason| format!("the store takes no events: {reason}")),
         Ok(Err(reason)) => Some(format!("the store cannot be read: {reason}")),
         Err(_) => Some("the store does not answer".into()),
     }
@@ -311,6 +311,7 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response<Body> {
         connections: ops.node.connections.load(Ordering::Relaxed),
         store: ops.store().name(),
         durability: &ops.store().durability(),
+        full: ops.store().full().is_some(),
     };
     let mut text = ops.node.metrics.render(&now);
     key_sets::render(&mut text, &ops.node.verifier.key_sets());

@@ -26,12 +26,12 @@ use self::{
     subject::Subject,
 };
 use crate::{
-    auth::Sparing,
     flow::{
         exposition::{head, line},
         metrics::Counter,
         topics::Topics,
     },
+    sparing::Sparing,
 };
 
 pub use self::rates::{MAX_RATES, OnExcess, Per, Rate};

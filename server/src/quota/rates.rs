@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, Fill, Table};
-use crate::{auth::Sparing, flow::metrics::Counter};
+use crate::{flow::metrics::Counter, sparing::Sparing};
 
 /// Most rules.
 pub const MAX_RATES: usize = 64;

@@ -2,8 +2,9 @@
 //!
 //! The HTTP library gets the bytes of one head and no more, until the service that is called with it says what comes
 //! after it: a body of so many bytes, the next head, or something that is no HTTP. So it is known here, below the library,
-//! what a socket is at: that it is idle, for how long a head has been coming, and that a line ends in a bare LF. The
-//! library takes that for a line end, and a proxy before the hub may not.
+//! what a socket is at: that it is idle, for how long a head has been coming, and what in a head the library reads in one
+//! way and a proxy before the hub may read in another: a line that ends in a bare LF, which the library takes for a line
+//! end, and a body whose length is given in two ways (RFC 9112, section 6.3), of which the library forgets one.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -38,7 +39,17 @@ pub(super) struct Head {
     last: u8,
     /// Bytes of the line that is coming, without its end, but for "none or some".
     line: bool,
+    /// Which of [`LENGTHS`] the line that is coming may begin with, a bit each, and how many bytes of them it has.
+    may_be: u8,
+    column: u8,
+    /// Which of them were there, likewise.
+    named: u8,
 }
+
+/// The headers that say how long a body is.
+const LENGTHS: [&[u8]; 2] = [b"content-length", b"transfer-encoding"];
+/// All of them, a bit each.
+const BOTH: u8 = 0b11;
 
 /// What a piece of a head came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,6 +60,8 @@ pub(super) enum Scan {
     End(usize),
     /// After so many bytes a line ends in a bare LF.
     Bare(usize),
+    /// After so many bytes the length of the body is given in a second way.
+    Both(usize),
 }
 
 impl Head {
@@ -57,16 +70,44 @@ impl Head {
             match byte {
                 b'\n' if self.last != b'\r' => return Scan::Bare(at),
                 b'\n' if !self.line && self.begun => return Scan::End(at + 1),
-                b'\n' => self.line = false,
+                b'\n' => {
+                    self.line = false;
+                    // Headers come behind the first line.
+                    self.may_be = if self.begun { BOTH } else { 0 };
+                    self.column = 0;
+                }
                 b'\r' => {}
                 _ => {
                     self.begun = true;
                     self.line = true;
+                    if self.may_be != 0 && self.names(byte) {
+                        return Scan::Both(at);
+                    }
                 }
             }
             self.last = byte;
         }
         Scan::More
+    }
+
+    /// Takes one more byte of a line that may begin with one of [`LENGTHS`]; whether both have been named.
+    fn names(&mut self, byte: u8) -> bool {
+        for (bit, name) in LENGTHS.iter().enumerate() {
+            let bit = 1_u8 << bit;
+            match name.get(usize::from(self.column)) {
+                _ if self.may_be & bit == 0 => {}
+                Some(own) if own.eq_ignore_ascii_case(&byte) => {}
+                // A space before the colon the library refuses.
+                None if byte == b':' => {
+                    self.may_be = 0;
+                    self.named |= bit;
+                }
+                _ => self.may_be &= !bit,
+            }
+        }
+        // No longer than the longest of them: whatever is longer is none of them.
+        self.column += 1;
+        self.named == BOTH
     }
 }
 
@@ -155,6 +196,7 @@ mod tests {
             Scan::More => None,
             Scan::End(n) => Some(Scan::End(at + n)),
             Scan::Bare(n) => Some(Scan::Bare(at + n)),
+            Scan::Both(n) => Some(Scan::Both(at + n)),
         });
         assert_eq!(whole, single.unwrap_or(Scan::More), "{text:?}");
         whole
@@ -171,5 +213,34 @@ mod tests {
         assert_eq!(scan("GET / HTTP/1.1\r\nHost: a\n\r\n"), Scan::Bare(23));
         assert_eq!(scan("GET / HTTP/1.1\r\nHost: a\r\n\n"), Scan::Bare(25));
         assert_eq!(scan("\nGET"), Scan::Bare(0));
+    }
+
+    #[test]
+    fn a_body_whose_length_is_given_in_two_ways_is_found() {
+        let head = |lines: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n");
+        let both = |lines: &str| {
+            let text = head(lines);
+            let Scan::Both(at) = scan(&text) else { panic!("{lines:?}: {:?}", scan(&text)) };
+            // At the colon of the second.
+            assert_eq!(text.as_bytes()[at], b':', "{lines:?}");
+        };
+        both("Content-Length: 1\r\nTransfer-Encoding: chunked");
+        both("transfer-encoding:chunked\r\nX: y\r\nCONTENT-LENGTH:1");
+        both("Transfer-Encoding: identity\r\nContent-Length: 1");
+        for lines in [
+            "Content-Length: 1",
+            "Transfer-Encoding: chunked",
+            "Content-Length: 1\r\nContent-Length: 1",
+            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+            "Content-Length: 1\r\nX-Transfer-Encoding: chunked\r\nTransfer-Encodings: a\r\nTransfer-Encodin: b\r\nTransfer",
+            "Content-Length: 1\r\nX: Transfer-Encoding: chunked",
+        ] {
+            let text = head(lines);
+            assert_eq!(scan(&text), Scan::End(text.len()), "{lines:?}");
+        }
+        let first = "Transfer-Encoding: HTTP/1.1\r\nContent-Length: 1\r\n\r\n";
+        assert_eq!(scan(first), Scan::End(first.len()), "the first line is no header");
+        let next = format!("Content-Length: 1\r\n\r\n{}", head("Transfer-Encoding: chunked"));
+        assert_eq!(scan(&format!("GET / HTTP/1.1\r\n{next}")), Scan::End(37), "of another head");
     }
 }

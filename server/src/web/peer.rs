@@ -148,7 +148,7 @@ impl Peer {
                 let (count, next) = match head.scan(ahead) {
                     Scan::More => (ahead.len(), Part::Head(head)),
                     Scan::End(count) => (count, Part::Between),
-                    Scan::Bare(count) => (count, Part::refused()),
+                    Scan::Bare(count) | Scan::Both(count) => (count, Part::refused()),
                 };
                 buf.put_slice(&ahead[..count]);
                 self.stream.consume(count);

@@ -15,7 +15,9 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
+
+use crate::sparing::Sparing;
 
 /// How long a socket that is asked to leave is waited for.
 const LEAVING: Duration = Duration::from_secs(1);
@@ -98,7 +100,7 @@ pub(crate) struct Sockets {
     /// One has left.
     left: Notify,
     cut: [AtomicU64; Cut::ALL.len()],
-    warned: [Mutex<Warned>; Cut::ALL.len()],
+    warnings: [Sparing; Cut::ALL.len()],
 }
 
 #[derive(Debug, Default)]
@@ -109,12 +111,6 @@ struct Table {
     next: u64,
     /// Only where an address may have so many.
     addresses: HashMap<IpAddr, usize>,
-}
-
-#[derive(Debug, Default)]
-struct Warned {
-    last: Option<Instant>,
-    since: u64,
 }
 
 /// Where the one who waits and the one who asks it to leave meet.
@@ -136,7 +132,7 @@ impl Sockets {
             table: Mutex::default(),
             left: Notify::new(),
             cut: Default::default(),
-            warned: Default::default(),
+            warnings: std::array::from_fn(|_| Sparing::new(WARN_EVERY)),
         })
     }
 
@@ -161,13 +157,8 @@ impl Sockets {
             tracing::debug!(port = self.port, reason = why.as_str(), %detail, "socket closed");
             return;
         };
-        let mut warned = self.warned[why as usize].lock().unwrap_or_else(PoisonError::into_inner);
-        warned.since += 1;
-        if warned.last.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
-            let count = std::mem::take(&mut warned.since);
-            warned.last = Some(Instant::now());
-            drop(warned);
-            tracing::warn!(port = self.port, count, limit = self.most, %detail, "{warning}");
+        if let Some(left_out) = self.warnings[why as usize].turn() {
+            tracing::warn!(port = self.port, count = left_out + 1, limit = self.most, %detail, "{warning}");
         }
     }
 

@@ -447,6 +447,22 @@ async fn pages_of_allowed_origins_may_read_and_others_learn_nothing() {
             assert_eq!(preflight.header("access-control-max-age"), Some("600"));
         }
     }
+    // A name can be pointed to this hub by whoever it is of, and then its page is where it connects to; an address cannot,
+    // nor can `localhost`, nor a name that somebody in front has a certificate for.
+    for (own, origin, counts) in [
+        ("evil.example.com:8090", "http://evil.example.com:8090", false),
+        ("localhost.evil.example.com", "http://localhost.evil.example.com", false),
+        ("127.0.0.1.evil.example.com", "http://127.0.0.1.evil.example.com", false),
+        ("localhost:8090", "http://localhost:8090", true),
+        ("192.168.1.5:8090", "http://192.168.1.5:8090", true),
+        ("[fd00::5]:8090", "http://[fd00::5]:8090", true),
+        ("hub.example.com", "https://hub.example.com", true),
+        ("hub.example.com", "https://evil.example.com", false),
+    ] {
+        let headers = [("Host", own), ("Origin", origin), ("Authorization", bearer.as_str())];
+        let answer = raw(hub.address(), &request("GET", "/replay?topic=a", &headers, b"")).await;
+        assert_eq!(answer.header("access-control-allow-origin"), counts.then_some(origin), "{own} {origin}");
+    }
     let plain = get(&hub, "/replay?topic=a", &all()).await;
     assert_eq!((plain.status, plain.header("access-control-allow-origin")), (200, None), "not a page");
     let headers = [("Origin", "https://app.example.com"), ("Authorization", bearer.as_str())];

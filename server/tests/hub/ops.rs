@@ -160,6 +160,36 @@ async fn retries_refusals_and_leases_are_counted() {
     hub.shutdown().await;
 }
 
+/// `/readyz` stayed 200 and no metric said it, so that only who published could know.
+#[tokio::test]
+async fn a_hub_whose_store_is_full_says_so_until_there_is_room() {
+    let mut config = with_ops();
+    config.store = prom_hub::StoreConfig::Memory(1024 * 1024);
+    let hub = Hub::start(config).await.unwrap();
+    let mut consumer = Client::open(&hub).await;
+    consumer.subscribe("a", "g", json!({"maxInFlight": 1000, "ackTimeoutMs": 600_000})).await;
+    let mut publisher = Client::open(&hub).await;
+    let publish = json!({"op": "PUBLISH", "topic": "a", "payload": "x".repeat(50_000)});
+    assert_eq!(metric(&hub, "store_full").await, Some(0.0));
+    let mut taken = 0;
+    while publisher.ask(publish.clone()).await["op"] == "OK" {
+        taken += 1;
+    }
+    let answer = ops(&hub, "/readyz").await;
+    assert_eq!(answer.status, 503);
+    let reason = answer.json()["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("the store takes no events") && reason.contains("full"), "{reason}");
+    assert_eq!(metric(&hub, "store_full").await, Some(1.0));
+    assert_eq!(ops(&hub, "/healthz").await.status, 200);
+    // Nobody publishes meanwhile.
+    for event in consumer.events(taken).await {
+        consumer.ack(&event).await;
+    }
+    until_some("the hub to be ready again", async || (ops(&hub, "/readyz").await.status == 200).then_some(())).await;
+    assert_eq!(metric(&hub, "store_full").await, Some(0.0));
+    hub.shutdown().await;
+}
+
 #[tokio::test]
 async fn health_topics_groups_and_latest_are_told() {
     let hub = hub().await;

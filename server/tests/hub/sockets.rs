@@ -288,6 +288,12 @@ async fn heads_that_another_server_may_read_otherwise_are_refused() {
         format!("GET /replay?topic=a HTTP/1.1\r\nHost: a\n{bearer}"),
         format!("GET /replay?topic=a HTTP/1.1\r\nX: 1\nHost: a\r\n{bearer}"),
         format!("\nGET /replay?topic=a HTTP/1.1\r\nHost: a\r\n{bearer}"),
+        format!(
+            "GET /replay?topic=a HTTP/1.1\r\nHost: a\r\n{bearer}\r\nContent-Length: 0\r\nTransfer-Encoding: chunked"
+        ),
+        format!(
+            "GET /replay?topic=a HTTP/1.1\r\nHost: a\r\n{bearer}\r\ntransfer-encoding: chunked\r\ncontent-length: 0"
+        ),
     ] {
         let answer = raw(hub.address(), format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).await;
         assert_eq!(answer.status, 400, "{head:?}: {answer:?}");
@@ -296,6 +302,20 @@ async fn heads_that_another_server_may_read_otherwise_are_refused() {
     assert_eq!(bare.status, 400);
     let bare = raw(hub.ops_address().unwrap(), b"GET /healthz HTTP/1.1\nHost: localhost\n\n").await;
     assert_eq!(bare.status, 400);
+    // One reads a body of two bytes, the other one of three and then a request.
+    let both = ["Content-Length: 2\r\nTransfer-Encoding: chunked", "TRANSFER-ENCODING:chunked\r\nCONTENT-LENGTH:2"];
+    for lengths in both {
+        for (address, path) in [(hub.address(), "/publish/a"), (hub.ops_address().unwrap(), "/revocations")] {
+            let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n{lengths}\r\n\r\n");
+            let body = "3\r\n[1]\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            let mut stream = sends(address, format!("{head}{body}").as_bytes()).await;
+            let text = String::from_utf8(rest(&mut stream).await).unwrap();
+            let statuses: Vec<_> = text.match_indices("HTTP/1.1 ").map(|(at, _)| &text[at + 9..at + 12]).collect();
+            assert_eq!(statuses, ["400"], "{path} {lengths:?}: {text}");
+        }
+    }
+    let page = get(&hub, "/replay?topic=a", &all()).await;
+    assert_eq!(page.json()["count"], 0, "nothing of it was published");
 
     // Several requests on one connection, some of them sent ahead: bodies may hold what they like.
     let body = "[\n\"\",\n\n1]\n";

@@ -207,3 +207,25 @@ async fn removals_that_a_stream_missed_are_told_when_the_topics_can_be_read_agai
     let heard = hears.until(&("end".to_owned(), Change::Grown(1))).await;
     assert!(heard.contains(&("t".to_owned(), Change::Removed)), "{heard:?}");
 }
+
+/// It was one refusal among others, and nobody was told that it lasts.
+#[tokio::test]
+async fn that_the_servers_disk_is_full_is_said_until_it_takes_something_again() {
+    let _turn = TURN.lock().await;
+    let (store, faults) = server().await;
+    faults.set("alwaysOn", "insert", doc! { "errorCode": 14031 }).await;
+    let batch = || Batch { now: 1, appends: three(), cursors: Vec::new() };
+    store.commit(batch()).await.unwrap_err();
+    let why = store.full().expect("it is full");
+    assert!(why.contains("MongoDB's disk is full"), "{why}");
+    faults.off().await;
+    store.ready().await.unwrap();
+    assert_eq!(store.full(), None, "it has taken a write");
+    faults.set("alwaysOn", "insert", doc! { "errorCode": 14031 }).await;
+    store.commit(batch()).await.unwrap_err();
+    assert!(store.full().is_some());
+    faults.off().await;
+    store.commit(batch()).await.unwrap();
+    assert_eq!(store.full(), None, "it has taken events");
+    stands_once(&store).await;
+}

@@ -35,18 +35,38 @@ const FILTER_HASHES: u64 = 6;
 /// A UUIDv7 counts by its time if that is so near to when it was published, in milliseconds.
 const NEAR: u64 = 60_000;
 
-/// Makes the hub's ids of one millisecond.
-pub(crate) struct Maker {
-    ms: u64,
+/// What a store enciphers its ids with. Made once: each id that a publisher chose is looked at with it, and making it takes
+/// as long as that.
+pub(crate) struct Cipher {
+    secret: u64,
     /// AES, as far as ring gives it away: five bytes of a block.
-    cipher: Option<HeaderProtectionKey>,
+    key: Option<HeaderProtectionKey>,
 }
 
-impl Maker {
-    /// `secret`: [`Shared::store`](crate::shared::Shared::store). `ms`: milliseconds since the Unix epoch.
-    pub(crate) fn new(secret: u64, ms: u64) -> Self {
+impl Cipher {
+    /// `secret`: [`Shared::store`](crate::shared::Shared::store).
+    pub(crate) fn new(secret: u64) -> Self {
         let key = xxh3_128_with_seed(b"ids of this store", secret).to_le_bytes();
-        Self { ms: ms & ((1 << 48) - 1), cipher: HeaderProtectionKey::new(&AES_128, &key).ok() }
+        Self { secret, key: HeaderProtectionKey::new(&AES_128, &key).ok() }
+    }
+}
+
+impl std::fmt::Debug for Cipher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cipher").finish_non_exhaustive()
+    }
+}
+
+/// Makes the hub's ids of one millisecond.
+pub(crate) struct Maker<'a> {
+    ms: u64,
+    cipher: &'a Cipher,
+}
+
+impl<'a> Maker<'a> {
+    /// `ms`: milliseconds since the Unix epoch.
+    pub(crate) fn new(cipher: &'a Cipher, ms: u64) -> Self {
+        Self { ms: ms & ((1 << 48) - 1), cipher }
     }
 
     /// The id of an event; `None` if topic or seq is too large for an id.
@@ -79,7 +99,7 @@ impl Maker {
         let mut block = [0; 16];
         block[..8].copy_from_slice(&half.to_le_bytes());
         block[8..].copy_from_slice(&(self.ms << 8 | u64::from(round)).to_le_bytes());
-        let [a, b, c, d, e] = self.cipher.as_ref()?.new_mask(&block).ok()?;
+        let [a, b, c, d, e] = self.cipher.key.as_ref()?.new_mask(&block).ok()?;
         Some(u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]) & ((1 << HALF_BITS) - 1))
     }
 }
@@ -115,10 +135,10 @@ pub(crate) fn made_at(id: &str) -> Option<u64> {
 
 /// Topic number and seq of an id, if this hub made it, or an older one did. For another UUIDv7 they are random: whoever
 /// calls reads that event and compares its id.
-pub(crate) fn topic_and_seq(secret: u64, id: &str) -> impl Iterator<Item = (u32, u64)> {
+pub(crate) fn topic_and_seq(cipher: &Cipher, id: &str) -> impl Iterator<Item = (u32, u64)> {
     let bits = parse(id).map(|uuid| {
         let (ms, bits) = ((uuid >> 80) as u64, (uuid >> 64 & 0xfff) << 62 | (uuid & ((1 << 62) - 1)));
-        [Maker::new(secret, ms).decipher(bits), Some(bits ^ mask(secret, ms))]
+        [Maker::new(cipher, ms).decipher(bits), Some(bits ^ mask(cipher.secret, ms))]
     });
     let found = |bits: u128| {
         let (topic, seq) = (bits >> SEQ_BITS, bits & ((1 << SEQ_BITS) - 1));
@@ -358,13 +378,14 @@ mod tests {
 
     #[test]
     fn an_id_gives_topic_and_seq_to_whoever_has_the_secret() {
-        let maker = Maker::new(42, 1_790_000_000_123);
+        let cipher = Cipher::new(42);
+        let maker = Maker::new(&cipher, 1_790_000_000_123);
         for (topic, seq) in [(0, 1), (77, 123_456_789), ((1 << 24) - 1, (1 << 48) - 1)] {
             let id = maker.make(topic, seq).unwrap();
             assert_eq!(first(42, &id), Some((topic, seq)));
-            assert!(!topic_and_seq(43, &id).any(|own| own == (topic, seq)));
+            assert!(!topic_and_seq(&Cipher::new(43), &id).any(|own| own == (topic, seq)));
             let old = older(42, 1_790_000_000_123, topic, seq);
-            assert!(topic_and_seq(42, &old).any(|own| own == (topic, seq)), "of an older hub");
+            assert!(topic_and_seq(&Cipher::new(42), &old).any(|own| own == (topic, seq)), "of an older hub");
             assert_eq!(made_at(&id), Some(1_790_000_000_123));
             assert_eq!(Uuid::parse_str(&id).unwrap().get_version_num(), 7);
             assert_eq!(first(42, &id.to_uppercase()), first(42, &id), "the reader compares the id");
@@ -378,13 +399,14 @@ mod tests {
     }
 
     fn first(secret: u64, id: &str) -> Option<(u32, u64)> {
-        topic_and_seq(secret, id).next()
+        topic_and_seq(&Cipher::new(secret), id).next()
     }
 
     /// All ids of a millisecond had the same mask: two of them, and the seq of one, gave the other's seq and topic number.
     #[test]
     fn two_ids_of_one_millisecond_tell_nothing_of_each_other() {
-        let maker = Maker::new(42, 1_790_000_000_123);
+        let cipher = Cipher::new(42);
+        let maker = Maker::new(&cipher, 1_790_000_000_123);
         let bits = |topic, seq| Uuid::parse_str(&maker.make(topic, seq).unwrap()).unwrap().as_u128();
         let mut flipped = [0; 128];
         for seq in 0..1_000 {
@@ -427,7 +449,8 @@ mod tests {
         }
 
         let mut map = IdMap::default();
-        let maker = Maker::new(1, 5_000);
+        let cipher = Cipher::new(1);
+        let maker = Maker::new(&cipher, 5_000);
         let ids: Vec<String> = (0..5_000)
             .map(|i| if i % 2 == 0 { format!("mine-{i}") } else { maker.make(9, i).unwrap().to_string() })
             .collect();
@@ -447,7 +470,7 @@ mod tests {
             assert_eq!(table.find(&file, 100, &Wanted::new(7, 2, id)).unwrap(), [0; 0], "on another topic");
         }
         assert_eq!(table.find(&file, 100, &wanted(&ids[3])).unwrap(), [3, 9_999]);
-        let later = Maker::new(1, 5_001).make(9, 1).unwrap();
+        let later = Maker::new(&cipher, 5_001).make(9, 1).unwrap();
         assert!(!table.may_have(&wanted(&later)), "made later");
         let wrong = (0..10_000).filter(|i| table.may_have(&wanted(&format!("other-{i}")))).count();
         assert!(wrong < 300, "{wrong} of 10,000");
@@ -460,7 +483,7 @@ mod tests {
         // A publisher whose clock is off does not make everybody's ids be looked for here.
         let mut map = IdMap::default();
         for (i, ms) in [5_000, 5_000 + 2 * NEAR, 0].into_iter().enumerate() {
-            map.add(7, 1, &Maker::new(1, ms).make(1, 1).unwrap(), i as u32, 5_000 + NEAR);
+            map.add(7, 1, &Maker::new(&cipher, ms).make(1, 1).unwrap(), i as u32, 5_000 + NEAR);
         }
         let (table, _) = map.table();
         assert_eq!(table.span, Span { from: 5_000, to: 5_000 + 2 * NEAR, others: 1 });

@@ -7,6 +7,7 @@ use crate::{
     check::{self, Known},
     disk::Disk,
     format::Position,
+    ids::Cipher,
     index::{Index, Loaded, NAME},
     log::Log,
     opening::{Found, OpenError, Opening},
@@ -48,6 +49,7 @@ pub(crate) fn open_with(disk: &Arc<dyn Disk>, options: Options, repair: Option<K
     let shared = Shared {
         disk: Arc::clone(disk),
         store,
+        cipher: Cipher::new(store),
         options,
         index,
         state: RwLock::new(state),

@@ -102,7 +102,7 @@ impl Plan {
             plan.floors.entry(topic).or_default().insert(put.group.clone(), put.cursor.floor);
             plan.cursors.push((topic, put));
         }
-        let maker = Maker::new(shared.store, now);
+        let maker = Maker::new(&shared.cipher, now);
         plan.events.reserve(appends.len());
         plan.outcomes.reserve(appends.len());
         for append in appends {
@@ -183,7 +183,7 @@ impl Plan {
     }
 
     /// Gives an append its seq and id.
-    fn add(&mut self, state: &State, maker: &Maker, topic: u32, append: Append, now: u64) -> Appended {
+    fn add(&mut self, state: &State, maker: &Maker<'_>, topic: u32, append: Append, now: u64) -> Appended {
         // Nothing of a removed topic whose number it has.
         let log = || state.topics.get(topic as usize).filter(|log| !log.is_removed());
         let before = || log().map_or(0, |log| log.tail);

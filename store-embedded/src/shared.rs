@@ -14,7 +14,7 @@ use crate::{
     disk::{Disk, read_exact},
     format::{Position, decode_record, record_length},
     full::Full,
-    ids::{self, Wanted},
+    ids::{self, Cipher, Wanted},
     index::{Index, IndexError},
     options::Options,
     record::EventRecord,
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
     /// Identity of the store. It is also the secret that masks the ids the store makes.
     pub(crate) store: u64,
+    /// Made of it.
+    pub(crate) cipher: Cipher,
     pub(crate) options: Options,
     pub(crate) index: Index,
     /// Taken after the appender, never before it: see [`Log`](crate::log::Log).
@@ -116,7 +118,7 @@ impl Shared {
         let found = |segment: &Segment, offset: u32| {
             self.event_at(segment, offset, |event| (event.topic == topic && event.id == id).then_some(event.seq))
         };
-        let own = ids::topic_and_seq(self.store, id).filter(|(number, _)| *number == topic).map(|(_, seq)| seq);
+        let own = ids::topic_and_seq(&self.cipher, id).filter(|(number, _)| *number == topic).map(|(_, seq)| seq);
         for seq in own.filter(|seq| (log.first..=log.tail).contains(seq)) {
             // Mostly in the cache: a publish is repeated soon or never.
             if let Some(event) = cached(log, seq) {

@@ -56,6 +56,7 @@ impl Connection {
             Err(Lost::Gone) => return ControlFlow::Break(End::Gone),
             Err(Lost::Violation) => return ControlFlow::Break(End::Close(CloseCode::Violation)),
             Err(Lost::NotText) => return ControlFlow::Break(End::Close(CloseCode::NotText)),
+            Err(Lost::TooMuch) => return ControlFlow::Break(End::Close(CloseCode::AuthTimeout)),
             Err(Lost::TooLarge) => return ControlFlow::Break(End::Close(CloseCode::TooLarge)),
         }
         ControlFlow::Continue(())

@@ -36,6 +36,22 @@ const WRITE_BUFFER: usize = 128 * 1024;
 /// More than any frame beside a full buffer. Nothing reaches it, as `Out` hands over no frame while one waits.
 const MOST_WRITE_BUFFER: usize = WRITE_BUFFER + 8 * 1024 * 1024;
 
+/// Bytes that are read at once, and frames in them: then it is the turn of others. A message may come in any number of
+/// parts, also empty ones, and each costs time to look at.
+const TURN_BYTES: usize = 256 * 1024;
+/// What a peer may send before it has said who it is: enough to be refused three times with the longest tokens, and to send
+/// the pings of any client meanwhile. What more costs is paid by those who have a token.
+const BEFORE_TRUST: Allowance = Allowance { bytes: 128 * 1024, messages: 64 };
+
+/// What a peer may still send.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    /// Of frames, their heads included.
+    bytes: usize,
+    /// Pings and pongs included.
+    messages: usize,
+}
+
 /// Why nothing more comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lost {
@@ -45,6 +61,8 @@ pub(super) enum Lost {
     Violation,
     /// A text is none.
     NotText,
+    /// It has not said who it is, and sent more than one may who has not.
+    TooMuch,
     /// The peer is gone.
     Gone,
 }
@@ -66,6 +84,8 @@ pub(super) trait Wire {
 pub(super) struct Socket {
     peer: Peer,
     protocol: WebSocketContext,
+    /// None: the peer is trusted.
+    allowance: Option<Allowance>,
     /// The last message was not taken whole.
     blocked: bool,
     ended: bool,
@@ -81,12 +101,13 @@ impl Socket {
             .max_message_size(Some(most))
             .max_frame_size(Some(most));
         let protocol = WebSocketContext::from_partially_read(read, Role::Server, Some(config));
-        Self { peer, protocol, blocked: false, ended: false }
+        Self { peer, protocol, allowance: Some(BEFORE_TRUST), blocked: false, ended: false }
     }
 
     /// The peer has a good token: it may send what is large, and keeps its place.
     pub(super) fn trust(&mut self) {
         self.peer.seat().keep();
+        self.allowance = None;
         self.protocol.set_config(|config| {
             config.max_message_size = Some(limits::FRAME_BYTES);
             config.max_frame_size = Some(limits::FRAME_BYTES);
@@ -103,9 +124,26 @@ impl Socket {
         if self.ended {
             return Poll::Ready(Err(Lost::Gone));
         }
-        match self.protocol.read(&mut Now { peer: &mut self.peer, cx }) {
+        let most = self.allowance.map_or(TURN_BYTES, |left| left.bytes.min(TURN_BYTES));
+        let mut now = Now { peer: &mut self.peer, cx, most, read: 0 };
+        let message = self.protocol.read(&mut now);
+        let read = now.read;
+        if let Some(left) = &mut self.allowance {
+            if left.bytes <= read || left.messages == 0 && message.is_ok() {
+                self.ended = true;
+                return Poll::Ready(Err(Lost::TooMuch));
+            }
+            left.bytes -= read;
+            left.messages -= usize::from(message.is_ok());
+        }
+        match message {
             Ok(message) => Poll::Ready(Ok(message)),
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                if read == most {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
             Err(error) => {
                 self.ended = true;
                 Poll::Ready(Err(lost(&error)))
@@ -136,7 +174,7 @@ impl Wire for Socket {
     }
 
     fn send(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Lost> {
-        match self.protocol.write(&mut Now { peer: &mut self.peer, cx }, message) {
+        match self.protocol.write(&mut Now { peer: &mut self.peer, cx, most: 0, read: 0 }, message) {
             Ok(()) => Ok(()),
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.blocked = true;
@@ -147,7 +185,7 @@ impl Wire for Socket {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
-        match self.protocol.flush(&mut Now { peer: &mut self.peer, cx }) {
+        match self.protocol.flush(&mut Now { peer: &mut self.peer, cx, most: 0, read: 0 }) {
             // Closed by both sides, and all that is to be said is said.
             Ok(()) | Err(Error::ConnectionClosed) => {
                 self.blocked = false;
@@ -163,6 +201,9 @@ impl Wire for Socket {
 struct Now<'a, 'b> {
     peer: &'a mut Peer,
     cx: &'a mut Context<'b>,
+    /// Bytes that may be read, and those that were.
+    most: usize,
+    read: usize,
 }
 
 fn now<T>(done: Poll<io::Result<T>>) -> io::Result<T> {
@@ -174,8 +215,14 @@ fn now<T>(done: Poll<io::Result<T>>) -> io::Result<T> {
 
 impl Read for Now<'_, '_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut buf = ReadBuf::new(buf);
+        let left = self.most - self.read;
+        if left == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let length = buf.len().min(left);
+        let mut buf = ReadBuf::new(&mut buf[..length]);
         now(Pin::new(&mut *self.peer).poll_read(self.cx, &mut buf))?;
+        self.read += buf.filled().len();
         Ok(buf.filled().len())
     }
 }

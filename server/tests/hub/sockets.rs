@@ -102,7 +102,7 @@ async fn pings_whose_answers_nobody_reads_are_not_piled_up() {
     let mut ping = frame_head(0x89, 125);
     ping.extend_from_slice(&[b'x'; 125]);
     let pings = ping.repeat(1000);
-    let mut stream = websocket(hub.address()).await;
+    let mut stream = trusted(hub.address()).await;
     let mut sent = 0;
     // What fits into the buffers of the system, and then nothing until the hub has had enough.
     while in_time(stream.write_all(&pings)).await.is_ok() {
@@ -111,12 +111,65 @@ async fn pings_whose_answers_nobody_reads_are_not_piled_up() {
     }
     until("the close is counted", async || metric(&hub, "ws_closed_total{code=\"4413\"}").await == 1).await;
     // Who reads the answers gets one for each, whatever else it sends.
-    let mut polite = websocket(hub.address()).await;
+    let mut polite = trusted(hub.address()).await;
     for _ in 0..100 {
         polite.write_all(&ping).await.unwrap();
         let mut pong = [0; 127];
         in_time(polite.read_exact(&mut pong)).await.unwrap();
         assert!(pong.starts_with(&[0x8A, 125, b'x']));
+    }
+    hub.shutdown().await;
+}
+
+/// A client's text frame.
+fn text_frame(text: &str) -> Vec<u8> {
+    [frame_head(0x81, text.len() as u64), text.as_bytes().to_vec()].concat()
+}
+
+/// A WebSocket that may do everything.
+async fn trusted(address: SocketAddr) -> TcpStream {
+    let mut stream = websocket(address).await;
+    stream.write_all(&text_frame(&json!({"op": "AUTH", "token": all()}).to_string())).await.unwrap();
+    let mut head = [0; 4];
+    in_time(stream.read_exact(&mut head)).await.unwrap();
+    assert_eq!((head[0], head[1]), (0x81, 126), "the answer has more than 125 bytes");
+    let mut answer = vec![0; usize::from(u16::from_be_bytes([head[2], head[3]]))];
+    in_time(stream.read_exact(&mut answer)).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer).contains("\"OK\""));
+    stream
+}
+
+#[tokio::test]
+async fn before_auth_only_so_much_is_read() {
+    // As many pings, frames and parts of frames as a stranger liked were each looked at and answered, for five seconds: of
+    // ten thousand strangers all others noticed it.
+    let mut config = config();
+    config.ops_port = Some(0);
+    config.limits.auth_timeout = Duration::from_secs(600);
+    let hub = Hub::start(config).await.unwrap();
+    let ping = frame_head(0x89, 0);
+    let small = text_frame(r#"{"op":"PING"}"#);
+    let part = |first| frame_head(first, 0);
+    let parts = [part(0x01), part(0x00).repeat(64 * 1024)].concat();
+    let floods = [ping.repeat(65), small.repeat(65), part(0x8A).repeat(65), frame_head(0x82, 0).repeat(65), parts];
+    for (number, flood) in floods.iter().enumerate() {
+        let mut stream = websocket(hub.address()).await;
+        // It may be hung up on before it has sent everything.
+        let _ = in_time(stream.write_all(flood)).await;
+        let _ = in_time(stream.read_to_end(&mut Vec::new())).await;
+        let closed = number as u64 + 1;
+        until("the close is counted", async || metric(&hub, "ws_closed_total{code=\"4408\"}").await == closed).await;
+    }
+    // One less is not too many, and with a token there may be any number.
+    let mut stream = websocket(hub.address()).await;
+    let auth = text_frame(&json!({"op": "AUTH", "token": all()}).to_string());
+    stream.write_all(&[ping.repeat(63), auth, small.repeat(1000)].concat()).await.unwrap();
+    let mut heard = String::new();
+    while heard.matches("PONG").count() < 1000 {
+        let mut some = [0; 4096];
+        let count = in_time(stream.read(&mut some)).await.unwrap();
+        assert!(count > 0, "closed after {heard}");
+        heard.push_str(&String::from_utf8_lossy(&some[..count]));
     }
     hub.shutdown().await;
 }

@@ -46,6 +46,9 @@ pub(crate) struct Operate {
     /// [default: for a hub on this machine one made with the secret of the `prom dev` that runs in this folder, if any does]
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     ops_token: Option<String>,
+    /// File that holds that token; a line break at its end does not count.
+    #[arg(long, env = "OPS_TOKEN_FILE", value_parser = path())]
+    ops_token_file: Option<PathBuf>,
     /// With https://: trust the authorities in this PEM file [default: those the system trusts]
     #[arg(long, env = "PROM_CA_FILE", value_parser = path())]
     ca_file: Option<PathBuf>,
@@ -95,8 +98,8 @@ impl Operate {
 
     /// The token for a hub that is on this machine, or elsewhere.
     fn token(&self, near: bool) -> anyhow::Result<Option<String>> {
-        if let Some(given) = filled_if_set("OPS_TOKEN", self.ops_token.as_ref())? {
-            return Ok(Some(given.clone()));
+        if let Some(given) = secret::given("OPS_TOKEN", self.ops_token.clone(), self.ops_token_file.clone())? {
+            return Ok(Some(given));
         }
         // A hub elsewhere cannot have this secret, and its tokens are nobody else's business.
         let secret = if near { secret::load(&self.data)? } else { None };

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::common::{
     Folder,
     hub::{Hub, request},
+    prom,
 };
 
 /// The status of a read with that token, and the answer.
@@ -63,6 +64,15 @@ fn the_operators_token_comes_from_a_file_too() {
     assert_eq!(ask(Some("an-operators-token")), 200);
     assert_eq!((ask(None), ask(Some("an-operators-toke")), ask(Some("another"))), (401, 401, 401));
     assert!(!hub.log().contains("readable by every user"), "{}", hub.log());
+    // And so it comes to the commands that ask this port.
+    let ops = format!("http://127.0.0.1:{}", hub.ops_port());
+    let delete = |environment: (&str, &str)| {
+        let output = prom(&["topic", "delete", "a.b"], &[("PROM_OPS_URL", &ops), environment], &folder.0);
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let answered = delete(("OPS_TOKEN", "an-operators-token"));
+    assert_eq!(delete(("OPS_TOKEN_FILE", path.to_str().unwrap())), answered);
+    assert_ne!(delete(("OPS_TOKEN", "another-token-of-none")), answered);
     hub.terminate();
 }
 

@@ -33,7 +33,7 @@ use serde::Serialize;
 pub(crate) use self::{
     refused::Refused,
     revocations::{Changes, Revocations, Told},
-    source::Figures,
+    source::KeySetFigures,
     verifier::{Check, Verifier},
 };
 

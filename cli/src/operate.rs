@@ -42,7 +42,7 @@ pub(crate) struct Operate {
     #[arg(long, env = "PROM_OPS_URL", default_value = "http://127.0.0.1:8082")]
     ops_url: String,
     /// OPS_TOKEN of the hub, or a token with ops:admin; by the variable, for as a flag it can be read by everybody on this
-    /// machine. On 127.0.0.1 none is needed unless the hub asks for one
+    /// machine. On 127.0.0.1 none is needed but to revoke, unless the hub asks for one
     /// [default: for a hub on this machine one made with the secret of the `prom dev` that runs in this folder, if any does]
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     ops_token: Option<String>,

@@ -33,7 +33,7 @@ use serde::Serialize;
 pub(crate) use self::{
     refused::Refused,
     revocations::{Changes, Revocations, Told},
-    source::Figures,
+    source::KeySetFigures,
     verifier::{Check, Verifier},
 };
 
@@ -55,6 +55,8 @@ pub const SECRET_BYTES: usize = 32;
 pub const STATIC_TOKEN_BYTES: usize = 6;
 /// How far away a token's `exp` may be where nothing else is said: 400 days.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+/// The most that may be said instead: 1000 days. What was revoked is kept for so long.
+pub const LIFETIME_LIMIT: Duration = Duration::from_secs(1000 * 24 * 60 * 60);
 
 /// How tokens are checked.
 #[derive(Clone)]
@@ -78,7 +80,7 @@ pub struct Jwt {
     pub issuers: Vec<String>,
     /// Required `aud`; none: any.
     pub audience: Option<String>,
-    /// How far away `exp` may be; default [`MAX_LIFETIME`].
+    /// How far away `exp` may be, 1 s to [`LIFETIME_LIMIT`]; default [`MAX_LIFETIME`].
     pub max_lifetime: Duration,
 }
 

@@ -10,7 +10,7 @@ use prom_store_mongo as mongo;
 #[cfg(feature = "mongodb")]
 use crate::members::mongo_outbox::OutboxName;
 use crate::{
-    auth::{self, Auth, Jwt, SECRET_BYTES, STATIC_TOKEN_BYTES},
+    auth::{self, Auth, Jwt, LIFETIME_LIMIT, SECRET_BYTES, STATIC_TOKEN_BYTES},
     node::Limits,
     web::{Page, Tls},
 };
@@ -126,9 +126,9 @@ pub enum ConfigError {
     /// The required audience is empty.
     #[error("JWT_AUD is empty; unset it to take tokens for any audience")]
     EmptyAudience,
-    /// No token could be accepted.
-    #[error("JWT_MAX_LIFETIME must be at least 1s")]
-    NoLifetime,
+    /// No token could be accepted, or one that outlives its revocation.
+    #[error("JWT_MAX_LIFETIME must be 1s to 1000d; what was revoked is kept for so long")]
+    Lifetime,
     /// Groups cannot expire where no hub knows of all members.
     #[error("groups.expire is not for MongoDB: no hub knows of the members on other hubs; use `prom group delete`")]
     ExpireGroups,
@@ -253,8 +253,8 @@ fn check_jwt(jwt: &Jwt) -> Result<(), ConfigError> {
     if audience.as_ref().is_some_and(String::is_empty) {
         return Err(ConfigError::EmptyAudience);
     }
-    if max_lifetime.as_secs() == 0 {
-        return Err(ConfigError::NoLifetime);
+    if max_lifetime.as_secs() == 0 || *max_lifetime > LIFETIME_LIMIT {
+        return Err(ConfigError::Lifetime);
     }
     Ok(())
 }
@@ -318,6 +318,10 @@ mod tests {
             (Jwt { secret: secret(), issuers: names(&[""]), ..jwt() }, "is empty"),
             (Jwt { secret: secret(), audience: Some(String::new()), ..jwt() }, "JWT_AUD is empty"),
             (Jwt { secret: secret(), max_lifetime: std::time::Duration::ZERO, ..jwt() }, "JWT_MAX_LIFETIME"),
+            (
+                Jwt { secret: secret(), max_lifetime: LIFETIME_LIMIT + std::time::Duration::from_secs(1), ..jwt() },
+                "JWT_MAX_LIFETIME",
+            ),
         ] {
             let said = check(bad).unwrap_err().to_string();
             assert!(said.contains(words), "{said:?} does not say {words:?}");

@@ -271,8 +271,8 @@ impl Hub {
 /// What is revoked, if there is a file that says it.
 async fn revocations(config: &Config) -> Result<Revocations, StartError> {
     match (&config.revocations_file, &config.auth) {
-        (Some(file), Auth::Jwt(jwt)) => {
-            let loaded = Revocations::load(file.clone(), jwt.max_lifetime).await;
+        (Some(file), Auth::Jwt(_)) => {
+            let loaded = Revocations::load(file.clone()).await;
             loaded.map_err(|fault| StartError::Revocations { file: file.clone(), fault })
         }
         _ => Ok(Revocations::none()),

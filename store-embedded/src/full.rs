@@ -26,7 +26,7 @@ pub(crate) enum Lack {
 
 /// Events are refused for want of room.
 #[derive(Debug)]
-pub(crate) struct Full {
+pub(crate) struct Shortage {
     lack: Lack,
     reason: String,
 }
@@ -45,7 +45,7 @@ impl Shared {
             (Some(Lack::Budget(before)), Lack::Budget(now)) => Lack::Budget(before.max(now)),
             (_, now) => now,
         };
-        *full = Some(Full { lack, reason });
+        *full = Some(Shortage { lack, reason });
     }
 
     /// Notes that a commit of events was written.

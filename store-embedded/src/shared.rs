@@ -13,7 +13,7 @@ use prom_store::{StoreError, Stored};
 use crate::{
     disk::{Disk, read_exact},
     format::{Position, decode_record, record_length},
-    full::Full,
+    full::Shortage,
     ids::{self, Cipher, Wanted},
     index::{Index, IndexError},
     options::Options,
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     /// Wakes the upkeep.
     pub(crate) bell: Bell,
     /// Events are refused for want of room. Changed by whoever has the appender.
-    pub(crate) full: Mutex<Option<Full>>,
+    pub(crate) full: Mutex<Option<Shortage>>,
 }
 
 /// Wakes the threads of the upkeep.

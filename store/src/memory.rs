@@ -112,7 +112,7 @@ impl MemoryStore {
 }
 
 impl Inner {
-    fn append(&mut self, append: Append, now: u64, room: &mut Room) -> Result<Appended, Refusal> {
+    fn append(&mut self, append: Append, now: u64, room: &mut Headroom) -> Result<Appended, Refusal> {
         admit_append(&append)?;
         if let Some(id) = &append.id
             && let Some(seq) = self.topics.get(&append.topic).and_then(|log| log.ids.get(id))
@@ -199,13 +199,13 @@ impl Inner {
 }
 
 /// What is left of the budget in one commit.
-struct Room {
+struct Headroom {
     max_bytes: usize,
     /// Nothing more can be trimmed.
     exhausted: bool,
 }
 
-impl Room {
+impl Headroom {
     /// Whether `bytes` more fit, if need be after a trim.
     fn make(&mut self, inner: &mut Inner, bytes: usize) -> bool {
         if inner.bytes + bytes <= self.max_bytes {
@@ -238,7 +238,7 @@ impl Store for MemoryStore {
                 inner.topics.entry(put.topic).or_insert_with(Log::new).cursors.insert(put.group, put.cursor);
             }
         }
-        let mut room = Room { max_bytes: self.max_bytes, exhausted: false };
+        let mut room = Headroom { max_bytes: self.max_bytes, exhausted: false };
         Ok(batch.appends.into_iter().map(|append| inner.append(append, batch.now, &mut room)).collect())
     }
 

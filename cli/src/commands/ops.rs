@@ -6,9 +6,9 @@ use std::{
 };
 
 use anyhow::Context;
-use prom_hub::auth::{self, Revocation};
+use prom_hub::auth::{self, Revocation, RevocationsError};
 
-use crate::{operate::Operate, tokens::lifetime};
+use crate::operate::Operate;
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Examples:
@@ -40,9 +40,6 @@ pub(crate) struct Revoke {
     /// Instead of asking a hub, change the file that its REVOCATIONS_FILE names.
     #[arg(long)]
     file: Option<PathBuf>,
-    /// With --file: JWT_MAX_LIFETIME of the hub, after which an entry is no longer needed.
-    #[arg(long, env = "JWT_MAX_LIFETIME", default_value = "400d", value_parser = lifetime)]
-    max_lifetime: Duration,
     #[command(flatten)]
     operate: Operate,
 }
@@ -71,15 +68,24 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     println!("revoking {}", words(&entry));
     let entries = if let Some(file) = &args.file {
         entry.at = Some(now());
-        let added = auth::revoke(file, &entry, args.max_lifetime);
-        let entries = added.with_context(|| format!("nothing was revoked: {}", file.display()))?;
+        let entries = auth::revoke(file, &entry).map_err(|error| {
+            let done = matches!(error, RevocationsError::Undurable(_));
+            let file = file.display();
+            anyhow::Error::new(error).context(if done {
+                file.to_string()
+            } else {
+                format!("nothing was revoked: {file}")
+            })
+        })?;
         println!("written to {}; a hub that keeps it refuses them within a second", file.display());
         entries as u64
     } else {
         let asked = args.operate.post("/revocations", serde_json::to_string(&entry)?).await;
         let entries = asked.context("the hub has not revoked it, or has not said so")?["entries"].as_u64();
         let entries = entries.context("the hub's answer does not say what it did")?;
-        println!("done: the hub refuses them and has ended their connections; its REVOCATIONS_FILE says so too");
+        println!(
+            "done: the hub refuses them and ends their connections within a second; its REVOCATIONS_FILE says so too"
+        );
         entries
     };
     println!("{entries} of at most {} entries", auth::MAX_REVOCATIONS);

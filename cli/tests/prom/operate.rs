@@ -81,14 +81,19 @@ fn tokens_are_revoked_at_the_hub_and_in_its_file() {
         let output = prom(&["pub", "a.b", "1"], &[("PROM_URL", &url), ("PROM_TOKEN", &token)], &folder.0);
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let revoke = |args: &[&str]| {
-        let output = prom(&[&["ops", "revoke"], args].concat(), &[("PROM_OPS_URL", &ops)], &folder.0);
+    let revoke_as = |token: &[(&str, &str)], args: &[&str]| {
+        let environment = [&[("PROM_OPS_URL", ops.as_str())], token].concat();
+        let output = prom(&[&["ops", "revoke"], args].concat(), &environment, &folder.0);
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8(said).unwrap())
     };
     for sub in ["one", "two", "three"] {
         assert!(publish(sub).0);
     }
+    let (ok, said) = revoke_as(&[], &["--sub", "one"]);
+    assert!(!ok && said.contains("OPS_TOKEN, or a token with ops:admin"), "{said}");
+    let operator = prom_testkit::token_for(&["ops:admin"], 3600);
+    let revoke = |args: &[&str]| revoke_as(&[("OPS_TOKEN", &operator)], args);
     let (ok, said) = revoke(&["--sub", "one"]);
     assert!(
         ok && said.contains("all tokens of \"one\", those made later too") && said.contains("1 of at most"),
@@ -117,4 +122,24 @@ fn tokens_are_revoked_at_the_hub_and_in_its_file() {
         assert!(!ok && said.contains(words), "{args:?}: {said}");
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), kept);
+}
+
+#[test]
+fn a_file_keeps_what_a_hub_may_still_need() {
+    let folder = Folder::new("revoke-file");
+    let file = folder.0.join("revoked.jsonl");
+    let now = prom_testkit::now_secs();
+    let days = |days: u64| now - days * 24 * 3600;
+    let lines = [
+        format!("{{\"jti\":\"ended\",\"at\":{}}}\n", days(1001)),
+        format!("{{\"jti\":\"needed\",\"at\":{}}}\n", days(999)),
+    ];
+    std::fs::write(&file, lines.concat()).unwrap();
+    // Whatever the shell says of a hub's settings.
+    let args = ["ops", "revoke", "--jti", "new", "--file", "revoked.jsonl"];
+    let output = prom(&args, &[("JWT_MAX_LIFETIME", "1d")], &folder.0);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let kept = std::fs::read_to_string(&file).unwrap();
+    let last = kept.strip_prefix(&lines[1]).unwrap_or_else(|| panic!("not what it should be: {kept}"));
+    assert!(last.starts_with("{\"jti\":\"new\",\"at\":") && last.lines().count() == 1, "{kept}");
 }

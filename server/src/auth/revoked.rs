@@ -1,11 +1,11 @@
 //! Which tokens are revoked: the entries, as people write them, and the set that tokens are held against.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use prom_protocol::limits;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Access, LEEWAY, claims::NAME_BYTES, refused::Refused};
+use super::{Access, LEEWAY, LIFETIME_LIMIT, claims::NAME_BYTES, refused::Refused};
 
 /// Most entries of a set.
 pub const MAX_REVOCATIONS: usize = 100_000;
@@ -30,8 +30,8 @@ pub struct Revocation {
     /// By whom, 1 to 512 bytes; none: by anybody. Not alone.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
-    /// When it was revoked, in seconds since 1970. The entry ends when no token of then can be left; without it one of a
-    /// `sub` or a `jti` stays for ever.
+    /// When it was revoked, in seconds since 1970. The entry ends when no token of then can be left: [`LIFETIME_LIMIT`] later,
+    /// and some seconds. Without it one of a `sub` or a `jti` stays for ever.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub at: Option<u64>,
 }
@@ -80,21 +80,22 @@ impl Revocation {
         Ok(())
     }
 
-    /// When no token that it hits can be left, in milliseconds since 1970, if tokens live for `lifetime` at most.
-    pub(super) fn ends_ms(&self, lifetime: Duration) -> u64 {
-        let left = u64::try_from((lifetime + LEEWAY + LEEWAY).as_millis()).unwrap_or(u64::MAX);
-        self.at.max(self.issued_before).filter(|_| self.at.is_some() || self.issued_before.is_some()).map_or(
-            u64::MAX,
-            // Whoever was still given tokens after `at` is hit too, as long as the entry stands.
-            |last| (last.saturating_mul(1000)).saturating_add(left),
-        )
+    /// When no token that it hits can be left, in milliseconds since 1970. The same whatever lifetime is configured: a token
+    /// may be from a time when that was longer, and who writes the file does not know what the hub has.
+    pub(super) fn ends_ms(&self) -> u64 {
+        // Whoever was still given tokens after `at` is hit too, as long as the entry stands.
+        let left = (LIFETIME_LIMIT + LEEWAY + LEEWAY).as_millis() as u64;
+        self.at.max(self.issued_before).map_or(u64::MAX, |last| last.saturating_mul(1000).saturating_add(left))
     }
 
-    /// Whether both hit the same tokens.
-    pub(super) fn is_of_the_same(&self, other: &Self) -> bool {
-        Self { at: None, ..self.clone() } == Self { at: None, ..other.clone() }
+    /// What it hits: the same for two entries that hit the same tokens.
+    pub(super) fn hits(&self) -> Hits<'_> {
+        (self.sub.as_deref(), self.jti.as_deref(), self.iss.as_deref(), self.issued_before)
     }
 }
+
+/// `sub`, `jti`, `iss` and `issued_before` of an entry.
+pub(super) type Hits<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>, Option<u64>);
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Of {
@@ -129,8 +130,8 @@ pub(crate) struct Set {
 }
 
 impl Set {
-    /// The set of these entries, where tokens live for `lifetime` at most.
-    pub(super) fn new(entries: Vec<Revocation>, lifetime: Duration) -> Self {
+    /// The set of these entries.
+    pub(super) fn new(entries: Vec<Revocation>) -> Self {
         let mut cuts: HashMap<_, Cut> = HashMap::with_capacity(entries.len());
         for entry in &entries {
             let of = match (&entry.sub, &entry.jti) {
@@ -139,7 +140,7 @@ impl Set {
                 (None, None) => Of::All,
             };
             let cut = cuts.entry((entry.iss.clone(), of)).or_default();
-            let ends = entry.ends_ms(lifetime);
+            let ends = entry.ends_ms();
             match entry.issued_before {
                 None => cut.all_until_ms = cut.all_until_ms.max(ends),
                 Some(before) => {
@@ -191,10 +192,8 @@ mod tests {
 
     use super::*;
 
-    const LIFETIME: Duration = Duration::from_secs(1000);
-
     fn set(lines: &[&str]) -> Set {
-        Set::new(lines.iter().map(|line| Revocation::parse(line.as_bytes()).unwrap()).collect(), LIFETIME)
+        Set::new(lines.iter().map(|line| Revocation::parse(line.as_bytes()).unwrap()).collect())
     }
 
     fn access(iss: &str, sub: &str, jti: &str, iat: Option<u64>) -> Access {
@@ -229,7 +228,7 @@ mod tests {
     #[test]
     fn an_entry_ends_when_no_token_of_then_can_be_left() {
         let one = access("", "a", "j", Some(99));
-        let over = (100 + 1000 + 10) * 1000;
+        let over = (100 + 1000 * 24 * 3600 + 10) * 1000;
         for line in [r#"{"sub":"a","at":100}"#, r#"{"jti":"j","at":100}"#, r#"{"issued_before":100}"#] {
             assert!(set(&[line]).check(&one, over - 1).is_err(), "{line}");
             assert!(set(&[line]).check(&one, over).is_ok(), "{line}");

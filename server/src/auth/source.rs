@@ -229,9 +229,9 @@ impl Source {
     }
 
     /// For the metrics.
-    pub(super) fn figures(&self) -> Figures {
+    pub(super) fn figures(&self) -> KeySetFigures {
         let state = self.state.borrow();
-        Figures {
+        KeySetFigures {
             set: self.place.to_string(),
             issuer: self.issuer.clone().unwrap_or_default(),
             read: state.over - state.failed,
@@ -244,7 +244,7 @@ impl Source {
 
 /// Figures of one key set.
 #[derive(Debug)]
-pub(crate) struct Figures {
+pub(crate) struct KeySetFigures {
     /// Its URL, without the query.
     pub set: String,
     /// Whose it is; empty: anybody's. Several may have one URL.

@@ -27,7 +27,7 @@ use super::{
     provider,
     refused::{RefusalLog, Refused},
     revocations::Revocations,
-    source::{Figures, Source, Wanted},
+    source::{KeySetFigures, Source, Wanted},
 };
 /// Longest token that is looked at.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -185,7 +185,7 @@ impl Verifier {
     }
 
     /// What is known of the key sets, one after another.
-    pub(crate) fn key_sets(&self) -> Vec<Figures> {
+    pub(crate) fn key_sets(&self) -> Vec<KeySetFigures> {
         self.sources().iter().map(|source| source.figures()).collect()
     }
 }

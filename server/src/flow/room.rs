@@ -11,7 +11,7 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Whether the store was full when it was last looked at, and what of that is still to be told.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Fullness {
     /// Since when it is full.
     since: Option<Instant>,
     warnings: Sparing,
@@ -30,7 +30,7 @@ pub(super) enum Tell {
     Room(Duration, u64),
 }
 
-impl Room {
+impl Fullness {
     pub(super) fn new() -> Self {
         Self { since: None, warnings: Sparing::new(WARN_EVERY), told: false, refused: 0 }
     }
@@ -66,7 +66,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_is_told_when_it_begins_now_and_then_and_when_it_ends() {
         let second = Duration::from_secs(1);
-        let mut room = Room::new();
+        let mut room = Fullness::new();
         assert_eq!(room.look(false, 0), None);
         assert_eq!(room.look(true, 1), Some(Tell::Full(1)));
         assert!(room.is_full());
@@ -86,7 +86,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_is_full_and_is_not_in_turns_does_not_fill_the_log() {
-        let mut room = Room::new();
+        let mut room = Fullness::new();
         assert_eq!(room.look(true, 1), Some(Tell::Full(1)));
         let mut told = Vec::new();
         for _ in 0..99 {

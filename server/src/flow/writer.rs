@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     metrics::Metrics,
-    room::{Room, Tell},
+    room::{Fullness, Tell},
     topics::Topics,
 };
 
@@ -194,7 +194,7 @@ async fn run(
     let mut closed = false;
     // While commits fail: when the first of them did, and when the last log line about it was written.
     let mut failing: Option<(Instant, Instant)> = None;
-    let mut room = Room::new();
+    let mut room = Fullness::new();
     loop {
         let first = tokio::select! {
             first = requests.recv() => first,
@@ -263,7 +263,7 @@ fn refused(committed: &Result<Outcomes, StoreError>) -> usize {
 }
 
 /// Says in the log that the store is full, and that it is not any more.
-fn look(room: &mut Room, store: &dyn Store, refused: usize) {
+fn look(room: &mut Fullness, store: &dyn Store, refused: usize) {
     let full = store.full();
     match room.look(full.is_some(), if full.is_some() { refused as u64 } else { 0 }) {
         Some(Tell::Full(refused)) => {

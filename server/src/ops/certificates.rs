@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     flow::exposition::{head, line},
-    web::Figures,
+    web::CertificateFigures,
 };
 
 /// Appends them, if a port speaks TLS.
-pub(super) fn render(out: &mut String, ports: &[Arc<Figures>]) {
+pub(super) fn render(out: &mut String, ports: &[Arc<CertificateFigures>]) {
     if ports.is_empty() {
         return;
     }

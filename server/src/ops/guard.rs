@@ -1,7 +1,7 @@
 //! Who may use the ops port.
 //!
 //! ```text
-//!   on loopback        anybody on this machine, but for payloads; with a guard asked for, as elsewhere
+//!   on loopback        anybody on this machine, but for payloads and for revoking; with a guard asked for, as elsewhere
 //!   anywhere else      OPS_TOKEN, or a token with ops:read (what changes things: ops:admin)
 //! ```
 
@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct Guard {
     /// A token that may do everything here.
     token: Option<String>,
-    /// Every request needs a token, not only one for payloads.
+    /// Every request needs a token, not only one for payloads or to revoke.
     always: bool,
     /// Only this machine can reach the port.
     pub(super) loopback: bool,
@@ -42,26 +42,26 @@ impl Guard {
     /// # Errors
     /// `no_token`, `jwt_invalid`, `forbidden`, or `overloaded` while a key set cannot be read.
     pub(super) async fn check(&self, node: &Node, headers: &HeaderMap, action: Action) -> Result<(), Failure> {
-        if self.always { self.check_payloads(node, headers, action).await } else { Ok(()) }
+        if self.always { self.check_always(node, headers, action).await } else { Ok(()) }
     }
 
-    /// The same for what shows payloads, which nobody reads without a token.
+    /// The same for what nobody does without a token: to read payloads, to lock others out.
     ///
     /// # Errors
     /// As [`Guard::check`].
-    pub(super) async fn check_payloads(&self, node: &Node, headers: &HeaderMap, action: Action) -> Result<(), Failure> {
+    pub(super) async fn check_always(&self, node: &Node, headers: &HeaderMap, action: Action) -> Result<(), Failure> {
         let refused = |refused: Refused| {
             node.refused_token("the ops port", &refused);
             Failure::from(refused)
         };
-        let token = bearer(headers, ": OPS_TOKEN, or a token with ops:read").map_err(refused)?;
+        let scope = if action == Action::OpsAdmin { "ops:admin" } else { "ops:read" };
+        let token = bearer(headers, &format!(": OPS_TOKEN, or a token with {scope}")).map_err(refused)?;
         if self.token.as_ref().is_some_and(|own| own.as_bytes().ct_eq(token.as_bytes()).into()) {
             return Ok(());
         }
         if node.verifier.check(token).done().await.map_err(refused)?.policy.may_operate(action) {
             return Ok(());
         }
-        let scope = if action == Action::OpsAdmin { "ops:admin" } else { "ops:read" };
         Err(Failure::new(ErrorCode::Forbidden, format!("no operator permission: the token needs {scope}")))
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     flow::metrics::{Now, OfPort},
     members::outbox::{Drained, Report},
     node::Node,
-    web::{Cut, Failure, Figures, JSON, Params, Sockets, answer, json},
+    web::{CertificateFigures, Cut, Failure, JSON, Params, Sockets, answer, json},
 };
 
 /// Rows of a page where the request names no `limit`.
@@ -45,7 +45,7 @@ pub(crate) struct Ops {
     /// Those of the public port and of this one.
     pub(crate) sockets: [Arc<Sockets>; 2],
     /// Of the ports that speak TLS.
-    pub(crate) certificates: Vec<Arc<Figures>>,
+    pub(crate) certificates: Vec<Arc<CertificateFigures>>,
 }
 
 pub(super) type Answer = Result<Response<Body>, Failure>;

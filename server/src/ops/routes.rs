@@ -43,12 +43,15 @@ pub(crate) fn router(ops: Arc<Ops>) -> Router {
     let changes = Router::new()
         .route("/topics/{topic}", delete(removals::topic))
         .route("/groups/{group}", delete(removals::group))
-        .route("/revocations", post(revocations::revoke))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), admins));
+    let revokes = Router::new()
+        .route("/revocations", post(revocations::revoke))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), revokers));
     health
         .merge(payloads)
         .merge(reads)
         .merge(changes)
+        .merge(revokes)
         .fallback(async || Failure::status(StatusCode::NOT_FOUND, UNKNOWN))
         .method_not_allowed_fallback(async || Failure::method())
         .layer(middleware::from_fn_with_state(Arc::clone(&ops), guard))
@@ -73,10 +76,19 @@ async fn admins(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Re
     }
 }
 
+/// Lets operators lock others out. It lasts, so that no process of this machine does it without a token.
+async fn revokers(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
+    let Ops { node, guard, .. } = &*ops;
+    match guard.check_always(node, request.headers(), Action::OpsAdmin).await {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
 /// Lets operators read payloads.
 async fn payloads(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
     let Ops { node, guard, .. } = &*ops;
-    match guard.check_payloads(node, request.headers(), Action::OpsRead).await {
+    match guard.check_always(node, request.headers(), Action::OpsRead).await {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
     }

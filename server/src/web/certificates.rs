@@ -114,7 +114,7 @@ pub(crate) const OPS: Names =
 
 /// What the ports tell of their certificates.
 #[derive(Debug)]
-pub(crate) struct Figures {
+pub(crate) struct CertificateFigures {
     pub(crate) port: &'static str,
     /// When the first of the chain in use ends, Unix time in seconds; 0: not known.
     expires: AtomicU64,
@@ -123,7 +123,7 @@ pub(crate) struct Figures {
     broken: AtomicBool,
 }
 
-impl Figures {
+impl CertificateFigures {
     pub(crate) fn expires(&self) -> Option<u64> {
         Some(self.expires.load(Relaxed)).filter(|expires| *expires > 0)
     }
@@ -148,7 +148,7 @@ pub(crate) struct Certificates {
     files: Files,
     seen: Seen,
     current: watch::Sender<Arc<ServerConfig>>,
-    figures: Arc<Figures>,
+    figures: Arc<CertificateFigures>,
 }
 
 impl Certificates {
@@ -160,7 +160,7 @@ impl Certificates {
         let files = Files { names, tls, client_ca };
         let (seen, loaded) = files.look_apart().await;
         let Loaded { config, expires } = loaded?;
-        let figures = Arc::new(Figures {
+        let figures = Arc::new(CertificateFigures {
             port: names.port,
             expires: AtomicU64::new(expires.unwrap_or(0)),
             loaded: AtomicU64::new(0),
@@ -175,7 +175,7 @@ impl Certificates {
         self.current.subscribe()
     }
 
-    pub(crate) fn figures(&self) -> Arc<Figures> {
+    pub(crate) fn figures(&self) -> Arc<CertificateFigures> {
         Arc::clone(&self.figures)
     }
 

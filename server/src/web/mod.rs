@@ -28,7 +28,7 @@ mod write_timeout;
 pub(crate) use self::{
     answer::{JSON, answer, json},
     bearer::bearer,
-    certificates::{Certificates, Current, Figures, OPS, PUBLIC},
+    certificates::{CertificateFigures, Certificates, Current, OPS, PUBLIC},
     failure::Failure,
     files::room,
     params::Params,

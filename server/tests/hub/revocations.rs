@@ -63,9 +63,18 @@ async fn is_refused(hub: &Hub, token: &str) {
 }
 
 async fn revoke_at(hub: &Hub, entry: &Value) -> Answer {
-    let body = entry.to_string();
-    let kind = [("Content-Type", "application/json")];
-    raw(hub.ops_address().unwrap(), &request("POST", "/revocations", &kind, body.as_bytes())).await
+    revoke_as(hub, entry, Some(&operator())).await
+}
+
+fn operator() -> String {
+    token_with(json!({"sub": "operator", "iat": now_secs(), "scopes": ["ops:admin"]}))
+}
+
+async fn revoke_as(hub: &Hub, entry: &Value, token: Option<&str>) -> Answer {
+    let bearer = token.map(|token| format!("Bearer {token}"));
+    let kind = ("Content-Type", "application/json");
+    let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).chain([kind]).collect();
+    raw(hub.ops_address().unwrap(), &request("POST", "/revocations", &headers, entry.to_string().as_bytes())).await
 }
 
 async fn metric(hub: &Hub, name: &str) -> u64 {
@@ -171,10 +180,15 @@ async fn a_body_that_is_still_coming_is_not_published() {
     let (_folder, file) = file("");
     let hub = hub_of(&file).await;
     let bearer = format!("Bearer {}", token(SUB, "one", 1));
-    let whole = request("POST", "/publish/a", &[("Authorization", &bearer)], b"\"payload\"");
+    // Asked for it, the hub says when it has taken the token and waits for the body.
+    let headers = [("Authorization", bearer.as_str()), ("Expect", "100-continue")];
+    let whole = request("POST", "/publish/a", &headers, b"\"payload\"");
     let mut stream = TcpStream::connect(hub.address()).await.unwrap();
-    let (first, last) = whole.split_at(whole.len() - 1);
-    stream.write_all(first).await.unwrap();
+    let (head, last) = whole.split_at(whole.len() - 9);
+    stream.write_all(head).await.unwrap();
+    let mut taken = [0; 25];
+    in_time(stream.read_exact(&mut taken)).await.unwrap();
+    assert_eq!(&taken, b"HTTP/1.1 100 Continue\r\n\r\n");
     assert_eq!(revoke_at(&hub, &json!({"sub": SUB})).await.status, 200);
     stream.write_all(last).await.unwrap();
     let mut bytes = Vec::new();
@@ -203,6 +217,9 @@ async fn a_broken_file_keeps_what_it_said_before() {
     is_refused(&hub, &token(SUB, "one", 1)).await;
     fs::write(&path, "").unwrap();
     until("the look", async || metric(&hub, "revocations_file_broken").await == 0).await;
+    // It might be one that is being written just now.
+    is_refused(&hub, &token(SUB, "one", 1)).await;
+    until("that it is believed", async || metric(&hub, "revocations").await == 0).await;
     Client::open_as(&hub, &token(SUB, "one", 1)).await;
     hub.shutdown().await;
 }
@@ -250,7 +267,7 @@ async fn no_writer_loses_what_another_added() {
     let by_hand = tokio::task::spawn_blocking(move || {
         for n in 0..20 {
             let entry = Revocation { jti: Some(format!("file-{n}")), ..Revocation::default() };
-            revoke(&by_hand, &entry, prom_hub::auth::MAX_LIFETIME).unwrap();
+            revoke(&by_hand, &entry).unwrap();
         }
     });
     for n in 0..20 {
@@ -280,6 +297,42 @@ async fn there_are_so_many_entries_and_no_more() {
     hub_of(&path).await.shutdown().await;
 }
 
+/// Any process of the machine may read on loopback. Locking everybody out is more than that.
+#[tokio::test]
+async fn nobody_is_locked_out_without_an_operators_token() {
+    let (_folder, path) = file("");
+    let hub = hub_of(&path).await;
+    let everybody = json!({"issued_before": now_secs()});
+    revoke_as(&hub, &everybody, None).await.refused(401, "ops:admin");
+    for scope in ["*:**", "ops:read"] {
+        let token = token_with(json!({"scopes": [scope]}));
+        revoke_as(&hub, &everybody, Some(&token)).await.refused(403, "needs ops:admin");
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "");
+    assert_eq!(http::ops(&hub, "/revocations").await.status, 200, "what is revoked may be read");
+    assert_eq!(revoke_at(&hub, &everybody).await.status, 200);
+    hub.shutdown().await;
+    let own = Config { ops_token: Some("an-operators-token".into()), ..config_of(&path) };
+    let hub = Hub::start(own).await.unwrap();
+    assert_eq!(revoke_as(&hub, &json!({"sub": SUB}), Some("an-operators-token")).await.status, 200);
+    hub.shutdown().await;
+}
+
+/// A token of a time when tokens could live longer is good again in its last days.
+#[tokio::test]
+async fn an_entry_does_not_end_earlier_because_tokens_live_shorter_now() {
+    let day = 24 * 3600;
+    let lines = format!("{{\"jti\":\"one\",\"at\":{}}}\n", now_secs() - 300 * day);
+    let (_folder, path) = file(&lines);
+    let prom_hub::Auth::Jwt(jwt) = config().auth else { panic!("JWTs") };
+    let jwt = prom_hub::auth::Jwt { max_lifetime: std::time::Duration::from_secs(day), ..jwt };
+    let hub = Hub::start(Config { auth: prom_hub::Auth::Jwt(jwt), ..config_of(&path) }).await.unwrap();
+    is_refused(&hub, &token(SUB, "one", now_secs() - 399 * day)).await;
+    assert_eq!(revoke_at(&hub, &json!({"jti": "two"})).await.json()["entries"], 2);
+    assert!(fs::read_to_string(&path).unwrap().starts_with(&lines), "it was dropped");
+    hub.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_wrong_or_foreign_request_revokes_nothing() {
     let (_folder, path) = file("");
@@ -294,7 +347,9 @@ async fn a_wrong_or_foreign_request_revokes_nothing() {
         revoke_at(&hub, &entry).await.refused(400, words);
     }
     // What a page of another site can have a browser send here.
-    let text = request("POST", "/revocations", &[("Content-Type", "text/plain")], br#"{"issued_before":1}"#);
+    let bearer = format!("Bearer {}", operator());
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "text/plain")];
+    let text = request("POST", "/revocations", &headers, br#"{"issued_before":1}"#);
     raw(hub.ops_address().unwrap(), &text).await.refused(400, "Content-Type must be application/json");
     assert_eq!(fs::read_to_string(&path).unwrap(), "");
     hub.shutdown().await;

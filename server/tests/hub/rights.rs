@@ -42,6 +42,8 @@ fn tokens() -> [(&'static str, String); 13] {
 enum Ask {
     /// POST of JSON on an ops port that asks for a token: what needs `ops:admin`, and then says that no file is configured.
     Change(&'static str, Value),
+    /// The same where it does not ask for one.
+    OpsChange(&'static str, Value),
     /// A frame on a connection that has authenticated.
     Frame(Value),
     /// A request on the public port.
@@ -65,7 +67,7 @@ enum Answers {
 }
 
 use Answers::{Always, ByPolicy};
-use Ask::{Change, Frame, Guarded, GuardedDelete, Ops, OpsDelete, Public};
+use Ask::{Change, Frame, Guarded, GuardedDelete, Ops, OpsChange, OpsDelete, Public};
 
 fn publish(topic: &str) -> Ask {
     Frame(json!({"op": "PUBLISH", "topic": topic, "payload": 1, "opts": {"key": "k"}}))
@@ -158,6 +160,7 @@ fn table() -> Vec<(Ask, Answers)> {
         (Guarded("/latest-by-key?topic=a&key=k"),      ByPolicy("-----------+-")),
         (Guarded("/revocations"),                      ByPolicy("-----------+-")),
         (Change("/revocations", json!({"sub": "x"})),  ByPolicy("-------------")),
+        (OpsChange("/revocations", json!({"sub": "x"})), ByPolicy("-------------")),
         (Guarded("/healthz"),                          ByPolicy("+++++++++++++")),
         (Guarded("/readyz"),                           ByPolicy("+++++++++++++")),
         // With ops:admin: removals.rs.
@@ -225,6 +228,7 @@ async fn answered(hub: &Hub, guarded: &Hub, ask: &Ask, token: &str) -> String {
         Guarded(path) => of(ops_as(guarded, path, token).await),
         Ops(path) => of(ops_as(hub, path, token).await),
         Change(path, body) => of(change(guarded, path, body, token).await),
+        OpsChange(path, body) => of(change(hub, path, body, token).await),
     }
 }
 
@@ -260,7 +264,8 @@ async fn every_way_in_asks_the_policy() {
                     Ops(path) => format!("{path} on the ops port"),
                     GuardedDelete(path) => format!("DELETE {path} on the ops port with a guard"),
                     OpsDelete(path) => format!("DELETE {path} on the ops port"),
-                    Change(path, _) => format!("POST {path} on the ops port"),
+                    Change(path, _) => format!("POST {path} on the ops port with a guard"),
+                    OpsChange(path, _) => format!("POST {path} on the ops port"),
                 };
                 wrong.push(format!("{ask} with {policy}: {answer}, not {expected}"));
             }
@@ -289,6 +294,7 @@ async fn without_a_token_nothing_is_answered() {
             Public(method, path) => assert_eq!(raw(hub.address(), &request(method, path, &[], b"1")).await.status, 401),
             Guarded("/healthz" | "/readyz") => {}
             Change(path, body) => assert_eq!(change(&guarded, path, &body, "").await.status, 401, "{path}"),
+            OpsChange(path, body) => assert_eq!(change(&hub, path, &body, "").await.status, 401, "{path}"),
             Guarded(path) => assert_eq!(ops(&guarded, path).await.status, 401, "{path}"),
             GuardedDelete(path) => assert_eq!(delete(&guarded, path, None).await.status, 401, "{path}"),
             // There is nothing of that name.
@@ -338,9 +344,13 @@ fn every_op_and_every_route_has_a_line_in_the_table() {
     for (ask, _) in &table {
         match ask {
             Frame(frame) => drop(ops.remove(frame["op"].as_str().unwrap())),
-            Public(_, path) | Guarded(path) | Ops(path) | Change(path, _) | GuardedDelete(path) | OpsDelete(path) => {
-                missing.retain(|route| !is_of(route, path));
-            }
+            Public(_, path)
+            | Guarded(path)
+            | Ops(path)
+            | Change(path, _)
+            | OpsChange(path, _)
+            | GuardedDelete(path)
+            | OpsDelete(path) => missing.retain(|route| !is_of(route, path)),
         }
     }
     missing.retain(|route| !WITHOUT_TOKEN.contains(&route.as_str()));

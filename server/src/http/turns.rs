@@ -33,7 +33,15 @@ pub(super) struct Turns {
 #[derive(Debug)]
 pub(super) struct Turn {
     _own: OwnedSemaphorePermit,
-    _one: OwnedSemaphorePermit,
+    /// Of all; none while it rests.
+    one: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    /// Gives its place among all to others, until [`Turns::go_on`]. Its subject's own it keeps.
+    pub(super) fn rest(&mut self) {
+        self.one = None;
+    }
 }
 
 impl Turns {
@@ -55,11 +63,24 @@ impl Turns {
                 format!("this token's subject has {} {} under way, as many as one may have", self.each, self.what);
             return Err(Failure::new(ErrorCode::RateLimited, message));
         };
-        let Ok(Ok(one)) = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await else {
+        Ok(Turn { _own: own, one: Some(self.one(deadline).await?) })
+    }
+
+    /// Ends the rest of a turn, at the latest after `patience`.
+    ///
+    /// # Errors
+    /// `overloaded` when there are no more.
+    pub(super) async fn go_on(&self, turn: &mut Turn, patience: Duration) -> Result<(), Failure> {
+        turn.one = Some(self.one(Instant::now() + patience).await?);
+        Ok(())
+    }
+
+    async fn one(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
+        let one = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await;
+        one.ok().and_then(Result::ok).ok_or_else(|| {
             let message = format!("the hub has as many {} under way as it allows", self.what);
-            return Err(Failure::new(ErrorCode::Overloaded, message));
-        };
-        Ok(Turn { _own: own, _one: one })
+            Failure::new(ErrorCode::Overloaded, message)
+        })
     }
 
     fn of(&self, subject: u64) -> Arc<Semaphore> {
@@ -98,6 +119,20 @@ mod tests {
         held.remove(0);
         assert_eq!(code(5).await, Ok(()), "free again");
         assert_eq!(code(1).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_rests_leaves_its_place_to_others_but_not_to_its_own() {
+        let turns = Turns::new("exports", 1);
+        let mut first = turns.take(1, SOON).await.unwrap();
+        assert!(turns.take(2, SOON).await.is_err());
+        first.rest();
+        assert!(turns.take(1, SOON).await.is_err());
+        let second = turns.take(2, SOON).await.unwrap();
+        assert!(turns.go_on(&mut first, SOON).await.is_err());
+        drop(second);
+        turns.go_on(&mut first, SOON).await.unwrap();
+        assert!(turns.take(2, SOON).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,8 +17,9 @@ use tokio::time::Instant;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So many groups at a time: each is a question to the store.
 const LOOK_AT: usize = 64;
-/// So long after it was asked for, what is not there was not made, or is gone.
-const MADE_BY: Duration = Duration::from_secs(2);
+/// So long after it was asked for, what is not there was not made, or is gone. A publish waits for room at the writer for
+/// less (10 s), and is committed or fails soon after.
+const MADE_BY: Duration = Duration::from_secs(15);
 /// So many names are not worth remembering.
 const FEW: usize = 64;
 

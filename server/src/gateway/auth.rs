@@ -81,8 +81,12 @@ impl Connection {
         };
         match self.session.authenticate(checked) {
             Outcome::Accepted(expires_in_ms) => {
-                if let Some((holder, mut share)) = share {
-                    share.subscriptions(self.subscriptions.len());
+                if let Some((holder, share)) = share {
+                    for (_, subscription) in self.subscriptions.iter_mut() {
+                        if let Some(place) = &mut subscription.place {
+                            share.adopt(place);
+                        }
+                    }
                     let whose = self.node.quotas.whose(holder, self.address);
                     self.pace = Some(self.node.quotas.pace(whose));
                     self.share = Some((holder, share));

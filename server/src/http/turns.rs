@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::web::Failure;
 
-/// Subjects that are remembered before those that have nothing under way are forgotten.
+/// Subjects that are remembered at the least before those that have nothing under way are forgotten.
 const KNOWN: usize = 4096;
 
 /// Turns of one kind of request.
@@ -26,7 +26,13 @@ pub(super) struct Turns {
     /// Most of one subject.
     each: usize,
     /// Those of subjects that have or await any.
-    subjects: Mutex<HashMap<u64, Weak<Semaphore>>>,
+    subjects: Mutex<Subjects>,
+}
+
+#[derive(Debug)]
+struct Subjects {
+    own: HashMap<u64, Weak<Semaphore>>,
+    sweep_at: usize,
 }
 
 /// A turn, until it is dropped.
@@ -47,7 +53,12 @@ impl Turn {
 impl Turns {
     /// At most `all` at a time, and a quarter of them of one subject.
     pub(super) fn new(what: &'static str, all: usize) -> Self {
-        Self { what, all: Arc::new(Semaphore::new(all)), each: all.div_ceil(4), subjects: Mutex::default() }
+        Self {
+            what,
+            all: Arc::new(Semaphore::new(all)),
+            each: all.div_ceil(4),
+            subjects: Mutex::new(Subjects { own: HashMap::new(), sweep_at: KNOWN }),
+        }
     }
 
     /// A turn for this subject (`Access::holder`), at the latest after `patience`.
@@ -84,13 +95,15 @@ impl Turns {
     }
 
     fn of(&self, subject: u64) -> Arc<Semaphore> {
-        let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
+        let Subjects { own: subjects, sweep_at } = &mut *guard;
         if let Some(known) = subjects.get(&subject).and_then(Weak::upgrade) {
             return known;
         }
-        if subjects.len() >= KNOWN {
-            // So many are never under way: most are long gone.
+        if subjects.len() >= *sweep_at {
             subjects.retain(|_, own| own.strong_count() > 0);
+            // Where many wait, not all of them are walked through for each that is new.
+            *sweep_at = KNOWN.max(subjects.len() * 2);
         }
         let new = Arc::new(Semaphore::new(self.each));
         subjects.insert(subject, Arc::downgrade(&new));
@@ -142,7 +155,7 @@ mod tests {
         for subject in 1..3 * KNOWN as u64 {
             turns.take(subject, SOON).await.unwrap();
         }
-        assert!(turns.subjects.lock().unwrap().len() <= KNOWN);
+        assert!(turns.subjects.lock().unwrap().own.len() <= KNOWN);
         let _second = turns.take(0, SOON).await.unwrap();
         assert!(turns.take(0, SOON).await.is_err(), "this one was not");
         drop(held);

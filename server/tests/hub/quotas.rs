@@ -382,6 +382,54 @@ async fn a_subject_is_in_so_many_groups_as_long_as_they_have_a_position() {
 }
 
 #[tokio::test]
+async fn subscriptions_asked_for_at_once_are_not_more_than_there_may_be() {
+    let hub = hub(Shares { subscriptions: 3, ..Shares::default() }).await;
+    let mut clients = Vec::new();
+    for _ in 0..32 {
+        clients.push(connect(&hub, "one").await);
+    }
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(json!({"op": "SUBSCRIBE", "topic": "a", "group": format!("g{n}")})).await;
+    }
+    let mut taken = 0;
+    for client in &mut clients {
+        taken += usize::from(client.next().await["op"] == "OK");
+    }
+    assert_eq!(taken, 3);
+}
+
+#[tokio::test]
+async fn a_subscription_that_the_hub_ends_is_given_back() {
+    let shares = Shares { subscriptions: 1, ..Shares::default() };
+    let limits = Limits { shares, followed_topics: 1, ..Limits::default() };
+    let hub = Hub::start(Config { limits, ..config() }).await.unwrap();
+    let mut one = connect(&hub, "one").await;
+    assert_eq!(one.ask(json!({"op": "SUBSCRIBE", "topic": "a.*"})).await["op"], "OK");
+    let mut publisher = connect(&hub, "two").await;
+    publisher.publish("a.1", json!(1)).await;
+    publisher.publish("a.2", json!(1)).await;
+    while one.next().await["op"] != "REVOKED" {}
+    assert_eq!(one.ask(json!({"op": "SUBSCRIBE", "topic": "b"})).await["op"], "OK");
+}
+
+#[tokio::test]
+async fn a_group_on_a_pattern_counts_as_long_as_it_has_members() {
+    let hub = hub(Shares { groups: 1, ..Shares::default() }).await;
+    let mut one = connect(&hub, "one").await;
+    let subscribe = |group: &str| json!({"op": "SUBSCRIBE", "topic": "none.*", "group": group});
+    assert_eq!(one.ask(subscribe("g")).await["op"], "OK");
+    // It has no topic, so no position. This is so long after it was asked for that it would be taken for gone.
+    let began = Instant::now();
+    until("it is old", async || {
+        assert_eq!(one.ask(subscribe("h")).await["code"], "rate_limited");
+        began.elapsed() >= Duration::from_secs(18)
+    })
+    .await;
+    assert_eq!(one.ask(json!({"op": "UNSUBSCRIBE", "topic": "none.*", "group": "g"})).await["op"], "OK");
+    until("nobody is in it", async || one.ask(subscribe("h")).await["op"] == "OK").await;
+}
+
+#[tokio::test]
 async fn bad_tokens_are_answered_late_after_many_and_good_ones_at_once() {
     let hub = hub(Shares { auth_failures: 1, ..Shares::default() }).await;
     let bad = json!({"op": "AUTH", "token": "nonsense"});

@@ -213,3 +213,38 @@ impl Drop for Share {
         self.subject.connections.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_a_small_part_of_a_share_is_forgotten() {
+        for (most, made, idle) in [(1, 0, true), (1, 1, false), (8, 1, true), (8, 2, false), (25_000, FEW, true)] {
+            let subject = Subject::default();
+            for n in 0..made {
+                assert!(subject.makes_topic(&Topic::new(&format!("t.{n}")).unwrap(), most, |_| false));
+            }
+            assert_eq!(subject.is_idle(most, 1), idle, "{made} of {most}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_is_looked_for_only_when_the_subject_has_left_it() {
+        let subject = Arc::new(Subject::default());
+        let share = Share::take(Arc::clone(&subject), 1).unwrap();
+        let (own, other) = (Group::new("own").unwrap(), Group::new("other").unwrap());
+        let mut place = share.place(2).unwrap();
+        assert!(place.joins(&own, 1));
+        tokio::time::advance(2 * MADE_BY).await;
+        assert_eq!(subject.full_of_groups(&other, 1), Some(Vec::new()));
+        subject.lost_groups(std::slice::from_ref(&own));
+        assert!(!share.place(2).unwrap().joins(&other, 1));
+        drop(place);
+        tokio::time::advance(2 * MADE_BY).await;
+        assert_eq!(subject.full_of_groups(&other, 1), Some(vec![own.clone()]));
+        subject.lost_groups(&[own]);
+        assert!(share.place(2).unwrap().joins(&other, 1));
+        assert_eq!(subject.subscriptions.load(Relaxed), 0);
+    }
+}

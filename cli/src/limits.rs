@@ -22,7 +22,7 @@
 //! [[limits.publish]]           # every rule that matches a topic counts
 //! topics = "heartbeat.**"
 //! events_per_second = 1000
-//! bytes_per_second = "1MiB"    # of payloads
+//! bytes_per_second = "1MiB"    # of whole events
 //! per = "subject"              # or connection, address, hub; default subject
 //! burst = "1s"                 # so much may be saved up; default 1s
 //! on_excess = "delay"          # or refuse; default delay
@@ -40,7 +40,8 @@ use serde::Deserialize;
 const NUMBER: RangeInclusive<usize> = 1..=1_000_000;
 /// What a time may be.
 const TIME: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
-/// What a rate of bytes may be: one that takes longer than a quarter of a minute for the largest event holds up too much.
+/// What a rate of bytes may be: one that takes longer than a quarter of a minute for the largest event holds its connection
+/// up for too long. Others wait for it for 5 s at the most.
 const BYTES: RangeInclusive<u64> = 64 * 1024..=1 << 40;
 
 #[derive(Debug, Default, Deserialize)]

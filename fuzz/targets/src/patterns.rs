@@ -117,11 +117,12 @@ pub(crate) fn segments_of<'a>(names: impl IntoIterator<Item = &'a str>) -> usize
 
 /// All topics of at most `length` segments that these names spell out, with one segment that none of them has.
 pub(crate) fn topics_of<'a>(names: impl IntoIterator<Item = &'a str>, length: usize) -> Vec<String> {
-    let mut segments = BTreeSet::from(["zz".to_owned()]);
-    let mut heads = BTreeSet::from(["$zz".to_owned()]);
-    for segment in names.into_iter().flat_map(|name| name.split('.')).filter(|segment| !segment.contains('*')) {
-        let to = if segment.starts_with('$') { &mut heads } else { &mut segments };
-        to.insert(segment.to_owned());
+    let spelt = names.into_iter().flat_map(|name| name.split('.')).filter(|segment| !segment.contains('*'));
+    let (mut heads, mut segments): (BTreeSet<_>, BTreeSet<_>) =
+        spelt.map(str::to_owned).partition(|segment| segment.starts_with('$'));
+    for (own, sign) in [(&mut heads, "$"), (&mut segments, "")] {
+        let other = (1..).map(|length| format!("{sign}{}", "z".repeat(length))).find(|name| !own.contains(name));
+        own.extend(other);
     }
     let mut layer: Vec<String> = heads.into_iter().chain(segments.iter().cloned()).collect();
     let mut all = layer.clone();

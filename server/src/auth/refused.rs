@@ -29,7 +29,7 @@ impl Refused {
     }
 
     /// `jwt_invalid` for a token whose time is over.
-    pub(super) fn expired(message: impl Into<String>) -> Self {
+    pub(crate) fn expired(message: impl Into<String>) -> Self {
         Self { expired: true, ..Self::invalid(message) }
     }
 

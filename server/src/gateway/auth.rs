@@ -33,7 +33,11 @@ impl Connection {
                 let (node, address) = (Arc::clone(&self.node), self.address);
                 async move {
                     let checked = access.await;
-                    tokio::time::sleep(node.keep_back(&checked, address)).await;
+                    let wait = node.keep_back(&checked, address);
+                    // A sleep of nothing lasts until the timer's next tick.
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
                     checked
                 }
                 .boxed()
@@ -51,6 +55,11 @@ impl Connection {
         batch: bool,
         corr: Option<&Text<'_>>,
     ) -> ControlFlow<End> {
+        // It may have been revoked between its check and now, and that change looked at before the session knew the token.
+        let checked = checked.and_then(|access| {
+            self.node.verifier.revocations().check(&access)?;
+            Ok(access)
+        });
         let holder = checked.as_ref().ok().map(|access| access.holder);
         let share = match holder {
             Some(holder) if self.share.as_ref().is_none_or(|(own, _)| *own != holder) => {
@@ -72,8 +81,12 @@ impl Connection {
         };
         match self.session.authenticate(checked) {
             Outcome::Accepted(expires_in_ms) => {
-                if let Some((holder, mut share)) = share {
-                    share.subscriptions(self.subscriptions.len());
+                if let Some((holder, share)) = share {
+                    for (_, subscription) in self.subscriptions.iter_mut() {
+                        if let Some(place) = &mut subscription.place {
+                            share.adopt(place);
+                        }
+                    }
                     let whose = self.node.quotas.whose(holder, self.address);
                     self.pace = Some(self.node.quotas.pace(whose));
                     self.share = Some((holder, share));

@@ -22,7 +22,7 @@ use tungstenite::{Message, Utf8Bytes, protocol::CloseFrame};
 
 use super::{
     out::Out,
-    publish::Publishes,
+    publish::{Ask, Publishes},
     session::Session,
     socket::{Incoming, Lost, Socket},
     subscriptions::{Source, Subscription, Subscriptions},
@@ -304,19 +304,24 @@ impl Connection {
         };
         match frame {
             ClientFrame::Publish(publish) => {
-                let bytes = publish.payload.get().len();
                 let mut pause = Duration::ZERO;
                 let by = self.session.subject();
-                self.publishes.add(&publish, corr, by, |topic, same| {
-                    rights::publish(policy, topic)?;
-                    if !same && let Some((_, share)) = &self.share {
-                        self.node.quotas.topic(share, topic, &self.node.topics)?;
-                    }
-                    if let Some(pace) = &mut self.pace {
-                        if !same {
-                            pace.select(topic);
+                self.publishes.add(&publish, corr, by, |ask| {
+                    match ask {
+                        Ask::Topic(topic, same) => {
+                            rights::publish(policy, topic)?;
+                            if !same && let Some((_, share)) = &self.share {
+                                self.node.quotas.topic(share, topic, &self.node.topics)?;
+                            }
+                            if !same && let Some(pace) = &mut self.pace {
+                                pace.select(topic);
+                            }
                         }
-                        pause = pace.take(bytes)?;
+                        Ask::Bytes(bytes) => {
+                            if let Some(pace) = &self.pace {
+                                pause = pace.take(bytes)?;
+                            }
+                        }
                     }
                     Ok(())
                 });

@@ -24,6 +24,15 @@ struct Waiting {
     refused: Option<Refusal>,
 }
 
+/// What is asked of a publish.
+#[derive(Debug)]
+pub(super) enum Ask<'a> {
+    /// Whether it may be on this topic, and whether that is the last one's.
+    Topic(&'a Topic, bool),
+    /// Whether an event of so many bytes may come now; asked last.
+    Bytes(usize),
+}
+
 /// The publishes of one connection that are not answered.
 #[derive(Debug)]
 pub(super) struct Publishes {
@@ -57,13 +66,13 @@ impl Publishes {
         self.last_topic = None;
     }
 
-    /// Takes on a publish of the subject `by`. `allowed` is asked once the topic is known, and told whether it is that of the last one.
+    /// Takes on a publish of the subject `by`. `allowed` is asked once the topic is known, and once all is.
     pub(super) fn add(
         &mut self,
         publish: &Publish<'_>,
         corr: Option<&Text<'_>>,
         by: Option<&str>,
-        allowed: impl FnMut(&Topic, bool) -> Result<(), Refusal>,
+        allowed: impl FnMut(Ask<'_>) -> Result<(), Refusal>,
     ) {
         let corr = corr.map(|corr| corr.as_str().into());
         match self.append(publish, by, allowed) {
@@ -95,7 +104,7 @@ impl Publishes {
         &mut self,
         publish: &Publish<'_>,
         by: Option<&str>,
-        mut allowed: impl FnMut(&Topic, bool) -> Result<(), Refusal>,
+        mut allowed: impl FnMut(Ask<'_>) -> Result<(), Refusal>,
     ) -> Result<Append, Refusal> {
         let (topic, same) = match &self.last_topic {
             Some(topic) if topic.as_str() == publish.topic.as_str() => (topic.clone(), true),
@@ -105,11 +114,13 @@ impl Publishes {
             // What is refused is not the last one: it is asked for anew.
             self.last_topic = None;
         }
-        allowed(&topic, same)?;
+        allowed(Ask::Topic(&topic, same))?;
         self.last_topic = Some(topic.clone());
         let payload = publish.payload.get();
         check_payload(payload)?;
-        Ok(Append::published_by(topic, &publish.options, by, payload))
+        let append = Append::published_by(topic, &publish.options, by, payload);
+        allowed(Ask::Bytes(append.body.len()))?;
+        Ok(append)
     }
 
     /// What was gathered since the last call, for the writer.
@@ -167,8 +178,8 @@ mod tests {
         let frame = format!(r#"{{"op":"PUBLISH","corr":"{corr}","topic":"{topic}","payload":1}}"#);
         let request = client::parse(&frame).unwrap_or_else(|bad| panic!("{bad:?}"));
         let ClientFrame::Publish(publish) = request.frame else { panic!("a PUBLISH") };
-        let allowed = |topic: &Topic, _| match topic.as_str() {
-            "forbidden" => Err(Refusal::new(ErrorCode::Forbidden, "no")),
+        let allowed = |ask: Ask<'_>| match ask {
+            Ask::Topic(topic, _) if topic.as_str() == "forbidden" => Err(Refusal::new(ErrorCode::Forbidden, "no")),
             _ => Ok(()),
         };
         publishes.add(&publish, request.corr.as_ref(), None, allowed);

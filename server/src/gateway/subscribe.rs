@@ -107,11 +107,13 @@ impl Connection {
                 corr,
             );
         }
-        if let Some((_, share)) = &self.share
-            && let Err(refusal) = self.node.quotas.subscribe(share, group.as_ref(), &*self.node.store).await
-        {
-            return self.refuse(&refusal, corr);
-        }
+        let place = match &self.share {
+            Some((_, share)) => match self.node.quotas.subscribe(share, group.as_ref(), &*self.node.store).await {
+                Ok(place) => Some(place),
+                Err(refusal) => return self.refuse(&refusal, corr),
+            },
+            None => None,
+        };
         let one_topic = matches!(target, TopicOrPattern::Topic(_));
         if !one_topic && matches!(options.from, StartFrom::AfterId(_) | StartFrom::AfterSeq(_)) {
             return self.error(
@@ -144,8 +146,7 @@ impl Connection {
             ..OkFrame::default()
         };
         self.send(&ServerFrame::Ok(ok));
-        self.subscriptions.insert(id, Subscription::new(target, group, source));
-        self.recount();
+        self.subscriptions.insert(id, Subscription::new(target, group, source, place));
         self.waiting_live.push_back(id);
     }
 
@@ -232,16 +233,8 @@ impl Connection {
         }
     }
 
-    /// Tells its share how many subscriptions there are.
-    fn recount(&mut self) {
-        if let Some((_, share)) = &mut self.share {
-            share.subscriptions(self.subscriptions.len());
-        }
-    }
-
     async fn remove(&mut self, id: MemberId) {
         let Some(subscription) = self.subscriptions.remove(id) else { return };
-        self.recount();
         match subscription.source {
             Source::Group { group, .. } => {
                 let (reply, left) = oneshot::channel();
@@ -256,7 +249,6 @@ impl Connection {
     /// Takes note that a group has ended a membership. What was to be settled for it is answered.
     pub(super) fn revoked(&mut self, id: MemberId, why: &'static str) {
         let Some(Subscription { target, group, source, .. }) = self.subscriptions.remove(id) else { return };
-        self.recount();
         if let Source::Group { group, settlements } = source {
             for corr in settlements.into_iter().filter_map(|settlement| settlement.corr) {
                 self.error(ErrorCode::NotSubscribed, "the subscription was revoked", Some(&Text::from(&*corr)));

@@ -7,7 +7,10 @@ use prom_protocol::{Group, TopicOrPattern, server::encode_event_head};
 use tokio::sync::mpsc;
 
 use super::feed::Feed;
-use crate::groups::{Settlement, ToGroup};
+use crate::{
+    groups::{Settlement, ToGroup},
+    quota::Place,
+};
 
 /// Where a subscription's events come from.
 #[derive(Debug)]
@@ -30,13 +33,15 @@ pub(super) struct Subscription {
     pub(super) head: Vec<u8>,
     pub(super) paused: bool,
     pub(super) source: Source,
+    /// Its part of what its subject may have, given back with it.
+    pub(super) place: Option<Place>,
 }
 
 impl Subscription {
-    pub(super) fn new(target: TopicOrPattern, group: Group, source: Source) -> Self {
+    pub(super) fn new(target: TopicOrPattern, group: Group, source: Source, place: Option<Place>) -> Self {
         let mut head = Vec::with_capacity(128);
         encode_event_head(&mut head, target.as_str(), group.as_str());
-        Self { target, group, head, paused: false, source }
+        Self { target, group, head, paused: false, source, place }
     }
 
     pub(super) fn is_live(&self) -> bool {

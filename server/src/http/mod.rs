@@ -22,11 +22,12 @@ use axum::{
     routing::{get, post},
 };
 use prom_protocol::Topic;
+use prom_store::wall_clock;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::turns::Turns;
 use crate::{
-    auth::Access,
+    auth::{Access, Refused},
     node::Node,
     rights,
     web::{Caller, Failure, bearer},
@@ -85,15 +86,22 @@ impl Http {
         };
         // Counted before the wait, which ends with the connection.
         let checked = checked.inspect_err(|refused| self.node.refused_token("HTTP", refused));
-        tokio::time::sleep(self.node.keep_back(&checked, caller.address())).await;
+        let wait = self.node.keep_back(&checked, caller.address());
+        // A sleep of nothing lasts until the timer's next tick.
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         let access = checked?;
         caller.is_known();
         Ok(access)
     }
 
-    /// Refuses a token that was revoked since its request began.
-    fn check_not_revoked(&self, access: &Access) -> Result<(), Failure> {
-        self.node.verifier.revocations().check(access).map_err(|refused| {
+    /// Refuses a token that was revoked since its request began, or whose time is over.
+    fn check_still_good(&self, access: &Access) -> Result<(), Failure> {
+        let over = access.ends_at_ms().is_some_and(|end| wall_clock() >= end);
+        let expired = || Err(Refused::expired("the token has expired since the request began"));
+        let checked = if over { expired() } else { self.node.verifier.revocations().check(access) };
+        checked.map_err(|refused| {
             self.node.refused_token("HTTP", &refused);
             refused.into()
         })

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::web::Failure;
 
-/// Subjects that are remembered before those that have nothing under way are forgotten.
+/// Subjects that are remembered at the least before those that have nothing under way are forgotten.
 const KNOWN: usize = 4096;
 
 /// Turns of one kind of request.
@@ -23,23 +23,39 @@ pub(super) struct Turns {
     /// What they are, for people.
     what: &'static str,
     all: Arc<Semaphore>,
+    /// Those who rest. They hold what they have read, so they are as many as may have a turn and no more.
+    resting: Arc<Semaphore>,
     /// Most of one subject.
     each: usize,
     /// Those of subjects that have or await any.
-    subjects: Mutex<HashMap<u64, Weak<Semaphore>>>,
+    subjects: Mutex<Subjects>,
+}
+
+#[derive(Debug)]
+struct Subjects {
+    own: HashMap<u64, Weak<Semaphore>>,
+    sweep_at: usize,
 }
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     _own: OwnedSemaphorePermit,
-    _one: OwnedSemaphorePermit,
+    /// Of all, or, while it rests, of those who rest.
+    one: OwnedSemaphorePermit,
 }
 
 impl Turns {
     /// At most `all` at a time, and a quarter of them of one subject.
     pub(super) fn new(what: &'static str, all: usize) -> Self {
-        Self { what, all: Arc::new(Semaphore::new(all)), each: all.div_ceil(4), subjects: Mutex::default() }
+        let turns = || Arc::new(Semaphore::new(all));
+        Self {
+            what,
+            all: turns(),
+            resting: turns(),
+            each: all.div_ceil(4),
+            subjects: Mutex::new(Subjects { own: HashMap::new(), sweep_at: KNOWN }),
+        }
     }
 
     /// A turn for this subject (`Access::holder`), at the latest after `patience`.
@@ -55,21 +71,46 @@ impl Turns {
                 format!("this token's subject has {} {} under way, as many as one may have", self.each, self.what);
             return Err(Failure::new(ErrorCode::RateLimited, message));
         };
-        let Ok(Ok(one)) = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await else {
-            let message = format!("the hub has as many {} under way as it allows", self.what);
-            return Err(Failure::new(ErrorCode::Overloaded, message));
-        };
-        Ok(Turn { _own: own, _one: one })
+        Ok(Turn { _own: own, one: self.one(deadline).await? })
+    }
+
+    /// Gives a turn's place among all to others, until [`Turns::go_on`]. Its subject's own it keeps.
+    ///
+    /// # Errors
+    /// `overloaded` when as many rest as may have a turn.
+    pub(super) fn rest(&self, turn: &mut Turn) -> Result<(), Failure> {
+        turn.one = Arc::clone(&self.resting).try_acquire_owned().map_err(|_| self.overloaded())?;
+        Ok(())
+    }
+
+    /// Ends the rest of a turn, at the latest after `patience`.
+    ///
+    /// # Errors
+    /// `overloaded` when there are no more.
+    pub(super) async fn go_on(&self, turn: &mut Turn, patience: Duration) -> Result<(), Failure> {
+        turn.one = self.one(Instant::now() + patience).await?;
+        Ok(())
+    }
+
+    async fn one(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
+        let one = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await;
+        one.ok().and_then(Result::ok).ok_or_else(|| self.overloaded())
+    }
+
+    fn overloaded(&self) -> Failure {
+        Failure::new(ErrorCode::Overloaded, format!("the hub has as many {} under way as it allows", self.what))
     }
 
     fn of(&self, subject: u64) -> Arc<Semaphore> {
-        let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
+        let Subjects { own: subjects, sweep_at } = &mut *guard;
         if let Some(known) = subjects.get(&subject).and_then(Weak::upgrade) {
             return known;
         }
-        if subjects.len() >= KNOWN {
-            // So many are never under way: most are long gone.
+        if subjects.len() >= *sweep_at {
             subjects.retain(|_, own| own.strong_count() > 0);
+            // Where many wait, not all of them are walked through for each that is new.
+            *sweep_at = KNOWN.max(subjects.len() * 2);
         }
         let new = Arc::new(Semaphore::new(self.each));
         subjects.insert(subject, Arc::downgrade(&new));
@@ -101,13 +142,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_turn_that_rests_leaves_its_place_to_others_but_not_to_its_own() {
+        let turns = Turns::new("exports", 1);
+        let mut first = turns.take(1, SOON).await.unwrap();
+        assert!(turns.take(2, SOON).await.is_err());
+        turns.rest(&mut first).unwrap();
+        assert!(turns.take(1, SOON).await.is_err());
+        let mut second = turns.take(2, SOON).await.unwrap();
+        assert!(turns.rest(&mut second).is_err(), "no more rest than may have a turn: each holds what it has read");
+        assert!(turns.go_on(&mut first, SOON).await.is_err());
+        drop(second);
+        turns.go_on(&mut first, SOON).await.unwrap();
+        assert!(turns.take(2, SOON).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn subjects_that_have_nothing_under_way_are_forgotten() {
         let turns = Turns::new("exports", 8);
         let held = turns.take(0, SOON).await.unwrap();
         for subject in 1..3 * KNOWN as u64 {
             turns.take(subject, SOON).await.unwrap();
         }
-        assert!(turns.subjects.lock().unwrap().len() <= KNOWN);
+        assert!(turns.subjects.lock().unwrap().own.len() <= KNOWN);
         let _second = turns.take(0, SOON).await.unwrap();
         assert!(turns.take(0, SOON).await.is_err(), "this one was not");
         drop(held);

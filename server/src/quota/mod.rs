@@ -35,7 +35,10 @@ use crate::{
 };
 
 pub use self::rates::{MAX_RATES, OnExcess, Per, Rate};
-pub(crate) use self::{rates::Pace, subject::Share};
+pub(crate) use self::{
+    rates::Pace,
+    subject::{Place, Share},
+};
 
 /// The longest that the answer to a bad token is kept back: less than the time for a first AUTH.
 const LATEST: Duration = Duration::from_secs(3);
@@ -146,7 +149,7 @@ impl Quotas {
     }
 
     fn subject(&self, subject: u64) -> Arc<Subject> {
-        self.subjects.of(subject, Subject::is_idle)
+        self.subjects.of(subject, |subject| subject.is_idle(self.most.topics, self.most.groups))
     }
 
     /// A connection of `subject`.
@@ -161,7 +164,8 @@ impl Quotas {
         })
     }
 
-    /// Refuses one more subscription than the subject of `share` may have, or one as a group that is one too many.
+    /// The place of one more subscription of the subject of `share`, as `group`. It is taken before the subscription is made,
+    /// so that those made at once are not too many.
     ///
     /// # Errors
     /// `rate_limited`.
@@ -170,13 +174,13 @@ impl Quotas {
         share: &Share,
         group: Option<&Group>,
         store: &dyn Store,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Place, Refusal> {
         let most = self.most.subscriptions;
-        if share.all_subscriptions() >= most {
+        let Some(mut place) = share.place(most) else {
             self.counts.subscriptions.add(1);
             return Err(self.excess("subscriptions", most));
-        }
-        let Some(group) = group else { return Ok(()) };
+        };
+        let Some(group) = group else { return Ok(place) };
         let most = self.most.groups;
         if let Some(groups) = share.subject.full_of_groups(group, most) {
             let mut gone = Vec::new();
@@ -184,11 +188,13 @@ impl Quotas {
                 if store.topics_of(&group).await.is_ok_and(|topics| topics.is_empty()) {
                     gone.push(group);
                 }
+                // The store may answer without a wait, and each answer may be a walk through all topics.
+                tokio::task::yield_now().await;
             }
             share.subject.lost_groups(&gone);
         }
-        if share.subject.joins_group(group, most) {
-            return Ok(());
+        if place.joins(group, most) {
+            return Ok(place);
         }
         self.counts.groups.add(1);
         Err(self.excess("groups", most))

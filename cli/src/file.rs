@@ -247,7 +247,7 @@ mod tests {
             ("[[limits.publish]]\ntopics = \"a..b\"\nevents_per_second = 1", "limits.publish[0].topics: "),
             (
                 "[[limits.publish]]\ntopics = \"a\"\nbytes_per_second = 1",
-                "limits.publish[0].bytes_per_second must be 64KiB to 1TiB",
+                "limits.publish[0].bytes_per_second must be 256KiB to 1TiB",
             ),
             (
                 "[[limits.publish]]\ntopics = \"a\"\nevents_per_second = 0",

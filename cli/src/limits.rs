@@ -40,9 +40,9 @@ use serde::Deserialize;
 const NUMBER: RangeInclusive<usize> = 1..=1_000_000;
 /// What a time may be.
 const TIME: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
-/// What a rate of bytes may be: one that takes longer than a quarter of a minute for the largest event holds its connection
-/// up for too long. Others wait for it for 5 s at the most.
-const BYTES: RangeInclusive<u64> = 64 * 1024..=1 << 40;
+/// What a rate of bytes may be: one that takes longer than four seconds for the largest event holds its connection up for so
+/// long that its client may take it for dead. Others wait for it for 5 s at the most.
+const BYTES: RangeInclusive<u64> = 256 * 1024..=1 << 40;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,7 +137,7 @@ impl PublishRule {
         let events = self.events_per_second.map(|given| number(&format!("{name}.events_per_second"), given));
         let bytes = self.bytes_per_second.map(|size| size.as_u64());
         if bytes.is_some_and(|bytes| !BYTES.contains(&bytes)) {
-            bail!("limits.{name}.bytes_per_second must be 64KiB to 1TiB");
+            bail!("limits.{name}.bytes_per_second must be 256KiB to 1TiB");
         }
         let burst = self.burst.as_deref().map(|given| time(&format!("{name}.burst"), given)).transpose()?;
         Ok(Rate {

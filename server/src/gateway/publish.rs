@@ -94,6 +94,8 @@ impl Publishes {
 
     /// Refuses the last `count` publishes that are not refused yet; they are answered in their turn.
     pub(super) fn refuse_last(&mut self, count: usize, refused: &Refusal) {
+        // What has not come to be is asked for anew.
+        self.last_topic = None;
         for waiting in self.waiting.iter_mut().rev().filter(|waiting| waiting.refused.is_none()).take(count) {
             self.bytes -= std::mem::take(&mut waiting.bytes);
             waiting.refused = Some(refused.clone());
@@ -111,15 +113,17 @@ impl Publishes {
             _ => (Topic::new(&publish.topic)?, false),
         };
         if !same {
-            // What is refused is not the last one: it is asked for anew.
+            // What is refused, for whatever reason, is not the last one: it is asked for anew, as it may never come to be.
             self.last_topic = None;
         }
         allowed(Ask::Topic(&topic, same))?;
-        self.last_topic = Some(topic.clone());
         let payload = publish.payload.get();
         check_payload(payload)?;
         let append = Append::published_by(topic, &publish.options, by, payload);
         allowed(Ask::Bytes(append.body.len()))?;
+        if !same {
+            self.last_topic = Some(append.topic.clone());
+        }
         Ok(append)
     }
 
@@ -183,6 +187,33 @@ mod tests {
             _ => Ok(()),
         };
         publishes.add(&publish, request.corr.as_ref(), None, allowed);
+    }
+
+    #[test]
+    fn a_topic_on_which_nothing_came_to_be_is_asked_for_again() {
+        // It was asked for once and then taken for made, however long it was not: more topics than one may make.
+        let mut publishes = Publishes::new(Arc::default());
+        let mut asks = Vec::new();
+        let mut publish = |publishes: &mut Publishes, payload: &str, passes: bool| {
+            let frame = format!(r#"{{"op":"PUBLISH","topic":"a","payload":{payload}}}"#);
+            let request = client::parse(&frame).unwrap_or_else(|bad| panic!("{bad:?}"));
+            let ClientFrame::Publish(publish) = request.frame else { panic!("a PUBLISH") };
+            publishes.add(&publish, None, None, |ask| {
+                match ask {
+                    Ask::Topic(_, same) => asks.push(same),
+                    Ask::Bytes(_) if !passes => return Err(Refusal::new(ErrorCode::RateLimited, "too fast")),
+                    Ask::Bytes(_) => {}
+                }
+                Ok(())
+            });
+        };
+        publish(&mut publishes, r#""\ud800""#, true);
+        publish(&mut publishes, "1", false);
+        publish(&mut publishes, "1", true);
+        publish(&mut publishes, "1", true);
+        publishes.refuse_last(1, &Refusal::new(ErrorCode::Overloaded, "full"));
+        publish(&mut publishes, "1", true);
+        assert_eq!(asks, [false, false, false, true, false]);
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Http {
         }
         self.node.quotas.topic_of(access.holder, &topic, &self.node.topics)?;
         // Slowed, not refused, like a publisher on the WebSocket.
-        let mut turn = self.publishes.take(access.holder, BODY_TIMEOUT).await?;
+        let turn = self.publishes.take(access.holder, BODY_TIMEOUT).await?;
         let bytes = read(headers, body).await?;
         let payload: &RawValue = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new(ErrorCode::BadJson, format!("the body must be one JSON value: {error}")))?;
@@ -93,19 +93,18 @@ impl Http {
         let whose = self.node.quotas.whose(access.holder, caller.address());
         let mut pace = self.node.quotas.pace(whose);
         pace.select(&topic);
-        let pause = pace.take(append.body.len())?;
-        if !pause.is_zero() {
-            // Few of its subject wait at a time, and none of the others for them. It has what it waits for already, so it
-            // waits to the end: one event and what others may owe, much less than a body may take.
-            self.publishes.rest(&mut turn)?;
-            tokio::time::sleep(pause).await;
-            self.publishes.go_on(&mut turn, BODY_TIMEOUT).await?;
-        }
         self.check_still_good(access)?;
         // Again: it counts from when it is made, and a body may take its time.
         self.node.quotas.topic_of(access.holder, &topic, &self.node.topics)?;
+        let pause = pace.take(append.body.len())?;
         let outcome = self.node.writer.commit(vec![append], Vec::new()).await?.pop();
         let outcome = outcome.ok_or_else(|| Failure::new(ErrorCode::Internal, "the writer gave no answer"))??;
+        if !pause.is_zero() {
+            // What is waited for here is the answer, so that who gives up has not waited in vain. Few of its subject wait at a
+            // time, and none of the others for them.
+            let _own = turn.rest();
+            tokio::time::sleep(pause).await;
+        }
         Ok(json(StatusCode::OK, &Published { id: &outcome.id, seq: outcome.seq, duplicate: outcome.duplicate }))
     }
 }

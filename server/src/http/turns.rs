@@ -23,8 +23,6 @@ pub(super) struct Turns {
     /// What they are, for people.
     what: &'static str,
     all: Arc<Semaphore>,
-    /// Those who rest. They hold what they have read, so they are as many as may have a turn and no more.
-    resting: Arc<Semaphore>,
     /// Most of one subject.
     each: usize,
     /// Those of subjects that have or await any.
@@ -40,19 +38,23 @@ struct Subjects {
 /// A turn, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
-    _own: OwnedSemaphorePermit,
-    /// Of all, or, while it rests, of those who rest.
-    one: OwnedSemaphorePermit,
+    own: OwnedSemaphorePermit,
+    _one: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    /// Gives its place among all to others. What is left is its subject's own.
+    pub(super) fn rest(self) -> OwnedSemaphorePermit {
+        self.own
+    }
 }
 
 impl Turns {
     /// At most `all` at a time, and a quarter of them of one subject.
     pub(super) fn new(what: &'static str, all: usize) -> Self {
-        let turns = || Arc::new(Semaphore::new(all));
         Self {
             what,
-            all: turns(),
-            resting: turns(),
+            all: Arc::new(Semaphore::new(all)),
             each: all.div_ceil(4),
             subjects: Mutex::new(Subjects { own: HashMap::new(), sweep_at: KNOWN }),
         }
@@ -71,34 +73,11 @@ impl Turns {
                 format!("this token's subject has {} {} under way, as many as one may have", self.each, self.what);
             return Err(Failure::new(ErrorCode::RateLimited, message));
         };
-        Ok(Turn { _own: own, one: self.one(deadline).await? })
-    }
-
-    /// Gives a turn's place among all to others, until [`Turns::go_on`]. Its subject's own it keeps.
-    ///
-    /// # Errors
-    /// `overloaded` when as many rest as may have a turn.
-    pub(super) fn rest(&self, turn: &mut Turn) -> Result<(), Failure> {
-        turn.one = Arc::clone(&self.resting).try_acquire_owned().map_err(|_| self.overloaded())?;
-        Ok(())
-    }
-
-    /// Ends the rest of a turn, at the latest after `patience`.
-    ///
-    /// # Errors
-    /// `overloaded` when there are no more.
-    pub(super) async fn go_on(&self, turn: &mut Turn, patience: Duration) -> Result<(), Failure> {
-        turn.one = self.one(Instant::now() + patience).await?;
-        Ok(())
-    }
-
-    async fn one(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
-        let one = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await;
-        one.ok().and_then(Result::ok).ok_or_else(|| self.overloaded())
-    }
-
-    fn overloaded(&self) -> Failure {
-        Failure::new(ErrorCode::Overloaded, format!("the hub has as many {} under way as it allows", self.what))
+        let Ok(Ok(one)) = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await else {
+            let message = format!("the hub has as many {} under way as it allows", self.what);
+            return Err(Failure::new(ErrorCode::Overloaded, message));
+        };
+        Ok(Turn { own, _one: one })
     }
 
     fn of(&self, subject: u64) -> Arc<Semaphore> {
@@ -144,16 +123,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_turn_that_rests_leaves_its_place_to_others_but_not_to_its_own() {
         let turns = Turns::new("exports", 1);
-        let mut first = turns.take(1, SOON).await.unwrap();
+        let first = turns.take(1, SOON).await.unwrap();
         assert!(turns.take(2, SOON).await.is_err());
-        turns.rest(&mut first).unwrap();
-        assert!(turns.take(1, SOON).await.is_err());
-        let mut second = turns.take(2, SOON).await.unwrap();
-        assert!(turns.rest(&mut second).is_err(), "no more rest than may have a turn: each holds what it has read");
-        assert!(turns.go_on(&mut first, SOON).await.is_err());
-        drop(second);
-        turns.go_on(&mut first, SOON).await.unwrap();
-        assert!(turns.take(2, SOON).await.is_err());
+        let rests = first.rest();
+        assert!(turns.take(1, SOON).await.is_err(), "of its subject it is one still");
+        turns.take(2, SOON).await.unwrap();
+        drop(rests);
+        turns.take(1, SOON).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -122,6 +122,17 @@ impl Subject {
         joins
     }
 
+    /// What was a group of its becomes another's. A token without `sub` is a subject of its own, and each renewal would leave
+    /// one behind that is remembered for its groups.
+    fn loses_group(&self, group: &Group) {
+        let groups = &mut self.made().groups;
+        if groups.names.get(group).is_some_and(|asked| asked.members <= 1) {
+            groups.names.remove(group);
+        } else if let Some(asked) = groups.names.get_mut(group) {
+            asked.members -= 1;
+        }
+    }
+
     fn leaves_group(&self, group: &Group) {
         if let Some(asked) = self.made().groups.names.get_mut(group) {
             *asked = Asked { at: Instant::now(), members: asked.members.saturating_sub(1) };
@@ -176,7 +187,10 @@ impl Share {
     /// Takes over a subscription that there is, however many the subject has: its connection has become the subject's.
     pub(crate) fn adopt(&self, place: &mut Place) {
         self.subject.subscriptions.fetch_add(1, Relaxed);
-        let group = place.group.clone();
+        let group = place.group.take();
+        if let Some(group) = &group {
+            place.subject.loses_group(group);
+        }
         *place = Place { subject: Arc::clone(&self.subject), group: None };
         if let Some(group) = group {
             place.joins(&group, usize::MAX);
@@ -249,5 +263,22 @@ mod tests {
         subject.lost_groups(&[own]);
         assert!(share.place(2).unwrap().joins(&other, 1));
         assert_eq!(subject.subscriptions.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn who_is_another_subject_now_leaves_nothing_behind() {
+        let (before, now) = (Arc::new(Subject::default()), Arc::new(Subject::default()));
+        let (first, second) = (Share::take(Arc::clone(&before), 2).unwrap(), Share::take(Arc::clone(&now), 2).unwrap());
+        let group = Group::new("own").unwrap();
+        let mut places: Vec<_> = (0..2).map(|_| first.place(9).unwrap()).collect();
+        for place in &mut places {
+            assert!(place.joins(&group, 1));
+        }
+        for place in &mut places {
+            second.adopt(place);
+        }
+        assert!(before.made().groups.names.is_empty());
+        assert_eq!(now.made().groups.names[&group].members, 2);
+        assert_eq!((before.subscriptions.load(Relaxed), now.subscriptions.load(Relaxed)), (0, 2));
     }
 }

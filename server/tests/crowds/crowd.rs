@@ -161,7 +161,7 @@ fn is_a_crowd() {
     // Its parent may have few files itself.
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-    let kind = Kind::ALL.into_iter().find(|own| format!("{own:?}") == kind).unwrap_or(Kind::Elsewhere);
+    let kind = Kind::ALL.into_iter().chain([Kind::Elsewhere]).find(|own| format!("{own:?}") == kind).unwrap();
     let hub = if kind == Kind::Elsewhere { elsewhere().to_string() } else { hub };
     let (hub, token): (SocketAddr, _) = (hub.parse().unwrap(), of("CROWD_TOKEN").unwrap_or_default());
     let mut held = Vec::new();

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use prom_protocol::{Group, Refusal, Topic};
-use prom_store::{Appended, Batch, Cursor, CursorPut, Durability, Record, StoreError, Stored};
+use prom_store::{Appended, Batch, Cursor, CursorPut, Durability, Record, StoreError, Stored, wall_clock};
 
 use crate::{
     disk::{Disk, DiskFile, read_exact},
@@ -121,8 +121,8 @@ impl Appender {
         let written = self.put(shared, &encoded.bytes);
         if has_events {
             match &written {
-                Ok(()) => shared.note_written(),
-                Err(error) if is_of_space(error) => shared.note_full(Lack::Write, cannot_write(error).to_string()),
+                Ok(()) => shared.full.written(),
+                Err(error) if is_of_space(error) => shared.full.note(Lack::Write, cannot_write(error).to_string()),
                 Err(_) => {}
             }
         }
@@ -222,6 +222,29 @@ impl Appender {
     pub(crate) fn make_room(&mut self, shared: &Shared, now: u64, bytes: usize) -> Result<(), StoreError> {
         let fits = u64::from(self.end) + bytes as u64 <= self.size;
         if fits && !self.abandoned { Ok(()) } else { self.roll(shared, now, bytes) }
+    }
+
+    /// [`Appender::make_room`] for a commit, which notes it when there is none for `events`.
+    fn make_room_for(&mut self, shared: &Shared, now: u64, bytes: usize, events: bool) -> Result<(), StoreError> {
+        self.make_room(shared, now, bytes).inspect_err(|error| {
+            if events {
+                shared.full.note(Lack::Disk(bytes), error.to_string());
+            }
+        })
+    }
+
+    /// Looks whether there is room again for what was refused.
+    pub(crate) fn look_for_room(&mut self, shared: &Shared) {
+        let Some(lack) = shared.full.lack() else { return };
+        let has_room = match lack {
+            Lack::Disk(bytes) => self.make_room(shared, wall_clock(), bytes).is_ok(),
+            Lack::Budget(bytes) => Plan::has_room(shared, &shared.read(), bytes),
+            Lack::Write => false,
+        };
+        // Only who has the appender notes something there.
+        if has_room {
+            shared.full.over();
+        }
     }
 
     /// Seals the active segment and goes on in a new one that has room for `bytes`.

@@ -1,16 +1,11 @@
-//! Whether events are refused for want of room, and finding out that they no longer are.
+//! Whether events are refused for want of room, and what for.
 //!
 //! A commit notes what it refuses (`append.rs`, `plan.rs`), and the upkeep looks from time to time whether there is room for
 //! it by now, in the way in which a commit would make it.
 
-use std::io::{self, ErrorKind};
-
-use prom_store::{StoreError, wall_clock};
-
-use crate::{
-    append::Appender,
-    plan::Plan,
-    shared::{Shared, lock},
+use std::{
+    io::{self, ErrorKind},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// What there was no room for.
@@ -24,67 +19,47 @@ pub(crate) enum Lack {
     Write,
 }
 
-/// Events are refused for want of room.
-#[derive(Debug)]
-pub(crate) struct Shortage {
-    lack: Lack,
-    reason: String,
-}
+/// For want of what events are refused, and in which words, if they are.
+#[derive(Debug, Default)]
+pub(crate) struct Shortage(Mutex<Option<(Lack, String)>>);
 
-impl Shared {
-    /// Why events are refused for want of room, if they are.
-    pub(crate) fn why_full(&self) -> Option<String> {
-        lock(&self.full).as_ref().map(|full| full.reason.clone())
+impl Shortage {
+    fn noted(&self) -> MutexGuard<'_, Option<(Lack, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why events are refused, if they are.
+    pub(crate) fn why(&self) -> Option<String> {
+        self.noted().as_ref().map(|(_, reason)| reason.clone())
+    }
+
+    /// What there was no room for.
+    pub(crate) fn lack(&self) -> Option<Lack> {
+        self.noted().as_ref().map(|(lack, _)| *lack)
     }
 
     /// Notes that events were refused. Of the same lack the largest stays: less room than that does not help whoever wanted it.
-    pub(crate) fn note_full(&self, lack: Lack, reason: String) {
-        let mut full = lock(&self.full);
-        let lack = match (full.as_ref().map(|full| full.lack), lack) {
+    pub(crate) fn note(&self, lack: Lack, reason: String) {
+        let mut noted = self.noted();
+        let lack = match (noted.as_ref().map(|(lack, _)| *lack), lack) {
             (Some(Lack::Disk(before)), Lack::Disk(now)) => Lack::Disk(before.max(now)),
             (Some(Lack::Budget(before)), Lack::Budget(now)) => Lack::Budget(before.max(now)),
             (_, now) => now,
         };
-        *full = Some(Shortage { lack, reason });
+        *noted = Some((lack, reason));
     }
 
     /// Notes that a commit of events was written.
-    pub(crate) fn note_written(&self) {
-        let mut full = lock(&self.full);
-        if full.as_ref().is_some_and(|full| full.lack == Lack::Write) {
-            *full = None;
+    pub(crate) fn written(&self) {
+        let mut noted = self.noted();
+        if matches!(*noted, Some((Lack::Write, _))) {
+            *noted = None;
         }
     }
-}
 
-impl Appender {
-    /// [`Appender::make_room`] for a commit, which notes it when there is none for `events`.
-    pub(crate) fn make_room_for(
-        &mut self,
-        shared: &Shared,
-        now: u64,
-        bytes: usize,
-        events: bool,
-    ) -> Result<(), StoreError> {
-        self.make_room(shared, now, bytes).inspect_err(|error| {
-            if events {
-                shared.note_full(Lack::Disk(bytes), error.to_string());
-            }
-        })
-    }
-
-    /// Looks whether there is room again for what was refused.
-    pub(crate) fn look_for_room(&mut self, shared: &Shared) {
-        let Some(lack) = lock(&shared.full).as_ref().map(|full| full.lack) else { return };
-        let has_room = match lack {
-            Lack::Disk(bytes) => self.make_room(shared, wall_clock(), bytes).is_ok(),
-            Lack::Budget(bytes) => Plan::has_room(shared, &shared.read(), bytes),
-            Lack::Write => false,
-        };
-        // Only who has the appender notes something there.
-        if has_room {
-            *lock(&shared.full) = None;
-        }
+    /// Notes that there is room again.
+    pub(crate) fn over(&self) {
+        *self.noted() = None;
     }
 }
 

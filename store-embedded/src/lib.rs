@@ -128,7 +128,7 @@ impl Store for EmbeddedStore {
     }
 
     fn full(&self) -> Option<String> {
-        self.log.shared.why_full()
+        self.log.shared.full.why()
     }
 
     async fn read(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Result<Page, StoreError> {

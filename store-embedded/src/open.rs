@@ -1,12 +1,13 @@
 //! Opening a store: find the log's end, cut a torn commit off, bring the index forward.
 
-use std::sync::{Arc, Mutex, RwLock, atomic::AtomicU64};
+use std::sync::{Arc, RwLock, atomic::AtomicU64};
 
 use crate::{
     append::{Appender, segment_name},
     check::{self, Known},
     disk::Disk,
     format::Position,
+    full::Shortage,
     ids::Cipher,
     index::{Index, Loaded, NAME},
     log::Log,
@@ -56,7 +57,7 @@ pub(crate) fn open_with(disk: &Arc<dyn Disk>, options: Options, repair: Option<K
         synced: AtomicU64::new(end.at.0),
         indexed: AtomicU64::new(indexed.0),
         bell: Bell::default(),
-        full: Mutex::default(),
+        full: Shortage::default(),
     };
     let appender = Appender { segment: end.segment, end: end.at.offset(), size, abandoned: false, closed: None };
     Ok(Arc::new(Log::new(shared, appender)))

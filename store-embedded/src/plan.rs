@@ -113,7 +113,7 @@ impl Plan {
             plan.outcomes.push(outcome);
         }
         if plan.refused > 0 {
-            shared.note_full(Lack::Budget(plan.refused), over_budget(shared));
+            shared.full.note(Lack::Budget(plan.refused), over_budget(shared));
         }
         // Events of a topic together, so that reading one topic reads few places.
         plan.events.sort_by_key(|event| event.topic);

@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     /// Wakes the upkeep.
     pub(crate) bell: Bell,
     /// Events are refused for want of room. Changed by whoever has the appender.
-    pub(crate) full: Mutex<Option<Shortage>>,
+    pub(crate) full: Shortage,
 }
 
 /// Wakes the threads of the upkeep.

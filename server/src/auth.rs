@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use prom_protocol::Policy;
+use prom_store::wall_clock;
 use serde::Serialize;
 
 pub(crate) use self::{
@@ -149,6 +150,11 @@ impl Access {
     /// When what was begun with the token ends, in milliseconds since the Unix epoch.
     pub(crate) fn ends_at_ms(&self) -> Option<u64> {
         self.expires_at_ms.map(|exp| exp.saturating_add(LEEWAY.as_millis() as u64))
+    }
+
+    /// Whether it has ended, and with it what was begun.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ends_at_ms().is_some_and(|end| wall_clock() >= end)
     }
 
     /// Whether both are the same subject's.

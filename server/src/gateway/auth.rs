@@ -13,7 +13,10 @@ use super::{
     publish::MAX_WAITING,
     session::Outcome,
 };
-use crate::auth::{Access, Check, Refused};
+use crate::{
+    auth::{Access, Check, Refused},
+    quota::pause,
+};
 
 impl Connection {
     pub(super) async fn auth(&mut self, token: &str, batch: bool, corr: Option<&Text<'_>>) -> ControlFlow<End> {
@@ -33,11 +36,7 @@ impl Connection {
                 let (node, address) = (Arc::clone(&self.node), self.address);
                 async move {
                     let checked = access.await;
-                    let wait = node.keep_back(&checked, address);
-                    // A sleep of nothing lasts until the timer's next tick.
-                    if !wait.is_zero() {
-                        tokio::time::sleep(wait).await;
-                    }
+                    pause(node.keep_back(&checked, address)).await;
                     checked
                 }
                 .boxed()

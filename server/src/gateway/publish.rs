@@ -108,22 +108,16 @@ impl Publishes {
         by: Option<&str>,
         mut allowed: impl FnMut(Ask<'_>) -> Result<(), Refusal>,
     ) -> Result<Append, Refusal> {
-        let (topic, same) = match &self.last_topic {
-            Some(topic) if topic.as_str() == publish.topic.as_str() => (topic.clone(), true),
-            _ => (Topic::new(&publish.topic)?, false),
-        };
-        if !same {
-            // What is refused, for whatever reason, is not the last one: it is asked for anew, as it may never come to be.
-            self.last_topic = None;
-        }
+        // What is refused, for whatever reason, is not the last one: it is asked for anew, as it may never come to be.
+        let last = self.last_topic.take().filter(|topic| topic.as_str() == publish.topic.as_str());
+        let same = last.is_some();
+        let topic = last.map_or_else(|| Topic::new(&publish.topic), Ok)?;
         allowed(Ask::Topic(&topic, same))?;
         let payload = publish.payload.get();
         check_payload(payload)?;
         let append = Append::published_by(topic, &publish.options, by, payload);
         allowed(Ask::Bytes(append.body.len()))?;
-        if !same {
-            self.last_topic = Some(append.topic.clone());
-        }
+        self.last_topic = Some(append.topic.clone());
         Ok(append)
     }
 
@@ -180,12 +174,16 @@ mod tests {
 
     fn add(publishes: &mut Publishes, corr: &str, topic: &str) {
         let frame = format!(r#"{{"op":"PUBLISH","corr":"{corr}","topic":"{topic}","payload":1}}"#);
-        let request = client::parse(&frame).unwrap_or_else(|bad| panic!("{bad:?}"));
-        let ClientFrame::Publish(publish) = request.frame else { panic!("a PUBLISH") };
         let allowed = |ask: Ask<'_>| match ask {
             Ask::Topic(topic, _) if topic.as_str() == "forbidden" => Err(Refusal::new(ErrorCode::Forbidden, "no")),
             _ => Ok(()),
         };
+        take_on(publishes, &frame, allowed);
+    }
+
+    fn take_on(publishes: &mut Publishes, frame: &str, allowed: impl FnMut(Ask<'_>) -> Result<(), Refusal>) {
+        let request = client::parse(frame).unwrap_or_else(|bad| panic!("{bad:?}"));
+        let ClientFrame::Publish(publish) = request.frame else { panic!("a PUBLISH") };
         publishes.add(&publish, request.corr.as_ref(), None, allowed);
     }
 
@@ -196,9 +194,7 @@ mod tests {
         let mut asks = Vec::new();
         let mut publish = |publishes: &mut Publishes, payload: &str, passes: bool| {
             let frame = format!(r#"{{"op":"PUBLISH","topic":"a","payload":{payload}}}"#);
-            let request = client::parse(&frame).unwrap_or_else(|bad| panic!("{bad:?}"));
-            let ClientFrame::Publish(publish) = request.frame else { panic!("a PUBLISH") };
-            publishes.add(&publish, None, None, |ask| {
+            take_on(publishes, &frame, |ask| {
                 match ask {
                     Ask::Topic(_, same) => asks.push(same),
                     Ask::Bytes(_) if !passes => return Err(Refusal::new(ErrorCode::RateLimited, "too fast")),

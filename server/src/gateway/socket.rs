@@ -125,7 +125,7 @@ impl Socket {
             return Poll::Ready(Err(Lost::Gone));
         }
         let most = self.allowance.map_or(TURN_BYTES, |left| left.bytes.min(TURN_BYTES));
-        let mut now = Now { peer: &mut self.peer, cx, most, read: 0 };
+        let mut now = Now::new(&mut self.peer, cx, most);
         let message = self.protocol.read(&mut now);
         let read = now.read;
         if let Some(left) = &mut self.allowance {
@@ -174,7 +174,7 @@ impl Wire for Socket {
     }
 
     fn send(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Lost> {
-        match self.protocol.write(&mut Now { peer: &mut self.peer, cx, most: 0, read: 0 }, message) {
+        match self.protocol.write(&mut Now::new(&mut self.peer, cx, 0), message) {
             Ok(()) => Ok(()),
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.blocked = true;
@@ -185,7 +185,7 @@ impl Wire for Socket {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
-        match self.protocol.flush(&mut Now { peer: &mut self.peer, cx, most: 0, read: 0 }) {
+        match self.protocol.flush(&mut Now::new(&mut self.peer, cx, 0)) {
             // Closed by both sides, and all that is to be said is said.
             Ok(()) | Err(Error::ConnectionClosed) => {
                 self.blocked = false;
@@ -204,6 +204,13 @@ struct Now<'a, 'b> {
     /// Bytes that may be read, and those that were.
     most: usize,
     read: usize,
+}
+
+impl<'a, 'b> Now<'a, 'b> {
+    /// Reads at most so many bytes.
+    fn new(peer: &'a mut Peer, cx: &'a mut Context<'b>, most: usize) -> Self {
+        Self { peer, cx, most, read: 0 }
+    }
 }
 
 fn now<T>(done: Poll<io::Result<T>>) -> io::Result<T> {

@@ -2,8 +2,6 @@
 
 use std::{fmt, sync::Arc};
 
-use prom_store::wall_clock;
-
 use crate::{
     auth::{Access, Changes},
     node::Node,
@@ -42,7 +40,7 @@ impl Holder {
     /// # Errors
     /// The token has expired, or was revoked.
     pub(super) fn check(&mut self) -> Result<(), Aborted> {
-        if self.access.ends_at_ms().is_some_and(|end| wall_clock() >= end) {
+        if self.access.has_ended() {
             return Err(Aborted("the token has expired"));
         }
         if !self.revocations.has_changed().unwrap_or(true) {

@@ -22,13 +22,13 @@ use axum::{
     routing::{get, post},
 };
 use prom_protocol::Topic;
-use prom_store::wall_clock;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::turns::Turns;
 use crate::{
     auth::{Access, Refused},
     node::Node,
+    quota::pause,
     rights,
     web::{Caller, Failure, bearer},
 };
@@ -86,11 +86,7 @@ impl Http {
         };
         // Counted before the wait, which ends with the connection.
         let checked = checked.inspect_err(|refused| self.node.refused_token("HTTP", refused));
-        let wait = self.node.keep_back(&checked, caller.address());
-        // A sleep of nothing lasts until the timer's next tick.
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
+        pause(self.node.keep_back(&checked, caller.address())).await;
         let access = checked?;
         caller.is_known();
         Ok(access)
@@ -98,9 +94,11 @@ impl Http {
 
     /// Refuses a token that was revoked since its request began, or whose time is over.
     fn check_still_good(&self, access: &Access) -> Result<(), Failure> {
-        let over = access.ends_at_ms().is_some_and(|end| wall_clock() >= end);
-        let expired = || Err(Refused::expired("the token has expired since the request began"));
-        let checked = if over { expired() } else { self.node.verifier.revocations().check(access) };
+        let checked = if access.has_ended() {
+            Err(Refused::expired("the token has expired since the request began"))
+        } else {
+            self.node.verifier.revocations().check(access)
+        };
         checked.map_err(|refused| {
             self.node.refused_token("HTTP", &refused);
             refused.into()

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Http;
 use crate::{
     auth::Access,
+    quota::pause,
     rights,
     web::{Caller, Failure, Params, json},
 };
@@ -89,22 +90,20 @@ impl Http {
         let payload: &RawValue = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new(ErrorCode::BadJson, format!("the body must be one JSON value: {error}")))?;
         check_payload(payload.get())?;
-        let append = Append::published_by(topic.clone(), &options, access.sub.as_deref(), payload.get());
+        let append = Append::published_by(topic, &options, access.sub.as_deref(), payload.get());
         let whose = self.node.quotas.whose(access.holder, caller.address());
         let mut pace = self.node.quotas.pace(whose);
-        pace.select(&topic);
+        pace.select(&append.topic);
         self.check_still_good(access)?;
         // Again: it counts from when it is made, and a body may take its time.
-        self.node.quotas.topic_of(access.holder, &topic, &self.node.topics)?;
-        let pause = pace.take(append.body.len())?;
+        self.node.quotas.topic_of(access.holder, &append.topic, &self.node.topics)?;
+        let wait = pace.take(append.body.len())?;
         let outcome = self.node.writer.commit(vec![append], Vec::new()).await?.pop();
         let outcome = outcome.ok_or_else(|| Failure::new(ErrorCode::Internal, "the writer gave no answer"))??;
-        if !pause.is_zero() {
-            // What is waited for here is the answer, so that who gives up has not waited in vain. Few of its subject wait at a
-            // time, and none of the others for them.
-            let _own = turn.rest();
-            tokio::time::sleep(pause).await;
-        }
+        // What is waited for here is the answer, so that who gives up has not waited in vain. Few of its subject wait at a
+        // time, and none of the others for them.
+        let _own = turn.rest();
+        pause(wait).await;
         Ok(json(StatusCode::OK, &Published { id: &outcome.id, seq: outcome.seq, duplicate: outcome.duplicate }))
     }
 }

@@ -1,10 +1,6 @@
 //! Who may have how much under way: so many at a time, and of these so many of one subject.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use prom_protocol::ErrorCode;
 use tokio::{
@@ -12,10 +8,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::web::Failure;
-
-/// Subjects that are remembered at the least before those that have nothing under way are forgotten.
-const KNOWN: usize = 4096;
+use crate::{quota::Table, web::Failure};
 
 /// Turns of one kind of request.
 #[derive(Debug)]
@@ -25,14 +18,8 @@ pub(super) struct Turns {
     all: Arc<Semaphore>,
     /// Most of one subject.
     each: usize,
-    /// Those of subjects that have or await any.
-    subjects: Mutex<Subjects>,
-}
-
-#[derive(Debug)]
-struct Subjects {
-    own: HashMap<u64, Weak<Semaphore>>,
-    sweep_at: usize,
+    /// Each subject's own.
+    subjects: Table<Semaphore>,
 }
 
 /// A turn, until it is dropped.
@@ -52,12 +39,7 @@ impl Turn {
 impl Turns {
     /// At most `all` at a time, and a quarter of them of one subject.
     pub(super) fn new(what: &'static str, all: usize) -> Self {
-        Self {
-            what,
-            all: Arc::new(Semaphore::new(all)),
-            each: all.div_ceil(4),
-            subjects: Mutex::new(Subjects { own: HashMap::new(), sweep_at: KNOWN }),
-        }
+        Self { what, all: Arc::new(Semaphore::new(all)), each: all.div_ceil(4), subjects: Table::default() }
     }
 
     /// A turn for this subject (`Access::holder`), at the latest after `patience`.
@@ -67,7 +49,8 @@ impl Turns {
     pub(super) async fn take(&self, subject: u64, patience: Duration) -> Result<Turn, Failure> {
         let deadline = Instant::now() + patience;
         // Its own first: while a subject waits for itself it takes nothing from the others.
-        let own = self.of(subject);
+        // Who has a turn, or waits for one, holds it.
+        let own = self.subjects.of_or(subject, |_| true, || Semaphore::new(self.each));
         let Ok(Ok(own)) = timeout_at(deadline, own.acquire_owned()).await else {
             let message =
                 format!("this token's subject has {} {} under way, as many as one may have", self.each, self.what);
@@ -79,22 +62,6 @@ impl Turns {
         };
         Ok(Turn { own, _one: one })
     }
-
-    fn of(&self, subject: u64) -> Arc<Semaphore> {
-        let mut guard = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
-        let Subjects { own: subjects, sweep_at } = &mut *guard;
-        if let Some(known) = subjects.get(&subject).and_then(Weak::upgrade) {
-            return known;
-        }
-        if subjects.len() >= *sweep_at {
-            subjects.retain(|_, own| own.strong_count() > 0);
-            // Where many wait, not all of them are walked through for each that is new.
-            *sweep_at = KNOWN.max(subjects.len() * 2);
-        }
-        let new = Arc::new(Semaphore::new(self.each));
-        subjects.insert(subject, Arc::downgrade(&new));
-        new
-    }
 }
 
 #[cfg(test)]
@@ -102,6 +69,8 @@ mod tests {
     use super::*;
 
     const SOON: Duration = Duration::from_millis(10);
+    /// More than are remembered of those that have nothing under way.
+    const KNOWN: usize = 4096;
 
     #[tokio::test(start_paused = true)]
     async fn one_subject_has_a_quarter_and_the_others_have_the_rest() {
@@ -139,7 +108,7 @@ mod tests {
         for subject in 1..3 * KNOWN as u64 {
             turns.take(subject, SOON).await.unwrap();
         }
-        assert!(turns.subjects.lock().unwrap().own.len() <= KNOWN);
+        assert!(turns.subjects.len() <= KNOWN);
         let _second = turns.take(0, SOON).await.unwrap();
         assert!(turns.take(0, SOON).await.is_err(), "this one was not");
         drop(held);

@@ -25,6 +25,25 @@ pub(crate) struct Guard {
     pub(super) loopback: bool,
 }
 
+/// What a route needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Right {
+    action: Action,
+    /// Nobody has it without a token, wherever the port can be reached.
+    always: bool,
+}
+
+impl Right {
+    /// To see how the hub fares.
+    pub(super) const READ: Self = Self { action: Action::OpsRead, always: false };
+    /// To see payloads.
+    pub(super) const READ_PAYLOADS: Self = Self { action: Action::OpsRead, always: true };
+    /// To change what is kept.
+    pub(super) const CHANGE: Self = Self { action: Action::OpsAdmin, always: false };
+    /// To lock others out. It lasts, so that no process of this machine does it without a token.
+    pub(super) const REVOKE: Self = Self { action: Action::OpsAdmin, always: true };
+}
+
 impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Guard").field("always", &self.always).field("loopback", &self.loopback).finish_non_exhaustive()
@@ -37,19 +56,15 @@ impl Guard {
         Self { always: asked || token.is_some() || !loopback, token, loopback }
     }
 
-    /// Refuses who may not do `action` here.
+    /// Refuses who may not do what needs `right` here.
     ///
     /// # Errors
     /// `no_token`, `jwt_invalid`, `forbidden`, or `overloaded` while a key set cannot be read.
-    pub(super) async fn check(&self, node: &Node, headers: &HeaderMap, action: Action) -> Result<(), Failure> {
-        if self.always { self.check_always(node, headers, action).await } else { Ok(()) }
-    }
-
-    /// The same for what nobody does without a token: to read payloads, to lock others out.
-    ///
-    /// # Errors
-    /// As [`Guard::check`].
-    pub(super) async fn check_always(&self, node: &Node, headers: &HeaderMap, action: Action) -> Result<(), Failure> {
+    pub(super) async fn check(&self, node: &Node, headers: &HeaderMap, right: Right) -> Result<(), Failure> {
+        if !self.always && !right.always {
+            return Ok(());
+        }
+        let action = right.action;
         let refused = |refused: Refused| {
             node.refused_token("the ops port", &refused);
             Failure::from(refused)

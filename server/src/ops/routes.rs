@@ -11,9 +11,8 @@ use axum::{
     routing::{delete, get, post},
 };
 
-use prom_protocol::Action;
-
 use super::{
+    guard::Right,
     reads::{self, Ops},
     removals, revocations,
 };
@@ -30,7 +29,7 @@ pub(crate) fn router(ops: Arc<Ops>) -> Router {
     let health = Router::new().route("/healthz", get(reads::healthz)).route("/readyz", get(reads::readyz));
     let payloads = Router::new()
         .route("/latest-by-key", get(reads::latest_by_key))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), payloads));
+        .route_layer(middleware::from_fn_with_state((Arc::clone(&ops), Right::READ_PAYLOADS), permitted));
     let reads = Router::new()
         .route("/topics", get(reads::topics))
         .route("/groups", get(reads::groups))
@@ -39,14 +38,14 @@ pub(crate) fn router(ops: Arc<Ops>) -> Router {
         .route("/outbox", get(reads::outbox))
         .route("/metrics", get(reads::metrics))
         .route("/revocations", get(revocations::list))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), operators));
+        .route_layer(middleware::from_fn_with_state((Arc::clone(&ops), Right::READ), permitted));
     let changes = Router::new()
         .route("/topics/{topic}", delete(removals::topic))
         .route("/groups/{group}", delete(removals::group))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), admins));
+        .route_layer(middleware::from_fn_with_state((Arc::clone(&ops), Right::CHANGE), permitted));
     let revokes = Router::new()
         .route("/revocations", post(revocations::revoke))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&ops), revokers));
+        .route_layer(middleware::from_fn_with_state((Arc::clone(&ops), Right::REVOKE), permitted));
     health
         .merge(payloads)
         .merge(reads)
@@ -58,37 +57,9 @@ pub(crate) fn router(ops: Arc<Ops>) -> Router {
         .with_state(ops)
 }
 
-/// Lets operators read.
-async fn operators(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
-    let Ops { node, guard, .. } = &*ops;
-    match guard.check(node, request.headers(), Action::OpsRead).await {
-        Ok(()) => next.run(request).await,
-        Err(refused) => refused.into_response(),
-    }
-}
-
-/// Lets operators change things.
-async fn admins(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
-    let Ops { node, guard, .. } = &*ops;
-    match guard.check(node, request.headers(), Action::OpsAdmin).await {
-        Ok(()) => next.run(request).await,
-        Err(refused) => refused.into_response(),
-    }
-}
-
-/// Lets operators lock others out. It lasts, so that no process of this machine does it without a token.
-async fn revokers(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
-    let Ops { node, guard, .. } = &*ops;
-    match guard.check_always(node, request.headers(), Action::OpsAdmin).await {
-        Ok(()) => next.run(request).await,
-        Err(refused) => refused.into_response(),
-    }
-}
-
-/// Lets operators read payloads.
-async fn payloads(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
-    let Ops { node, guard, .. } = &*ops;
-    match guard.check_always(node, request.headers(), Action::OpsRead).await {
+/// Lets through who has the right.
+async fn permitted(State((ops, right)): State<(Arc<Ops>, Right)>, request: Request, next: Next) -> Response {
+    match ops.guard.check(&ops.node, request.headers(), right).await {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
     }

@@ -1,18 +1,14 @@
 //! Token buckets that may go into debt.
 //!
 //! What is taken is had at once, and who takes more than there is waits afterwards until the debt is paid back. So an
-//! event of 1 MiB passes a bucket of 64 KiB a second, and one that several buckets are asked for is taken from none twice.
+//! event of 1 MiB passes a bucket of 256 KiB a second, and one that several buckets are asked for is taken from none twice.
 //! How deep the debt may be is for the caller: [`Bucket::lacks`] allows none, [`Bucket::exceeds`] a bounded one.
 //! Libraries of rate limits refuse what is larger than the bucket, and take from the first what the second refuses.
 //!
 //! A bucket is one number: when it will be full again. All times are nanoseconds since the hub began.
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -84,48 +80,14 @@ impl Bucket {
     }
 }
 
-/// Least number of buckets that are looked through for some to forget.
-const SWEEP_MIN: usize = 1024;
-
-/// Buckets of many, each by a hash of whose it is. One that is full and nobody's is forgotten.
-#[derive(Debug)]
-pub(super) struct Table<B>(Mutex<Known<B>>);
-
-#[derive(Debug)]
-struct Known<B> {
-    buckets: HashMap<u64, Arc<B>>,
-    sweep_at: usize,
-}
-
-impl<B> Default for Table<B> {
-    fn default() -> Self {
-        Self(Mutex::new(Known { buckets: HashMap::new(), sweep_at: SWEEP_MIN }))
-    }
-}
-
-impl<B: Default> Table<B> {
-    /// That of `whose`; `idle` says of one that nobody holds whether it can be forgotten.
-    pub(super) fn of(&self, whose: u64, idle: impl Fn(&B) -> bool) -> Arc<B> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = known.buckets.get(&whose) {
-            return Arc::clone(bucket);
-        }
-        if known.buckets.len() >= known.sweep_at {
-            known.buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !idle(bucket));
-            known.sweep_at = SWEEP_MIN.max(known.buckets.len() * 2);
-        }
-        Arc::clone(known.buckets.entry(whose).or_default())
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).buckets.len()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
+    use super::{
+        super::table::{SWEEP_MIN, Table},
+        *,
+    };
 
     const SECOND: u64 = 1_000_000_000;
     /// 10 a second, 20 when full.

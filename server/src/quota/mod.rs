@@ -5,10 +5,13 @@
 //!   PUBLISH ─────► Quotas::pace   ──► Pace       how fast, by topic (rates.rs, bucket.rs)
 //!   bad tokens ──► Quotas::failed ──► a wait     how late the answer comes, by address
 //! ```
+//!
+//! What is known of each subject and address is in tables (table.rs) that forget.
 
 mod bucket;
 mod rates;
 mod subject;
+mod table;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -21,7 +24,7 @@ use prom_protocol::{ErrorCode, Group, Refusal, Topic};
 use prom_store::Store;
 
 use self::{
-    bucket::{Bucket, Fill, Table},
+    bucket::{Bucket, Fill},
     rates::{Rates, Whose},
     subject::Subject,
 };
@@ -38,10 +41,11 @@ pub use self::rates::{MAX_RATES, OnExcess, Per, Rate};
 pub(crate) use self::{
     rates::Pace,
     subject::{Place, Share},
+    table::Table,
 };
 
 /// The longest that the answer to a bad token is kept back: less than the time for a first AUTH.
-const LATEST: Duration = Duration::from_secs(3);
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
 const MINUTE: Duration = Duration::from_secs(60);
 /// When to ask again for what frees itself when others end.
 const AGAIN_MS: u64 = 5_000;
@@ -110,6 +114,13 @@ impl Quotas {
         for (limit, counter) in all {
             line(out, format_args!("limited_total{{limit=\"{limit}\"}} {}", counter.value()));
         }
+    }
+}
+
+/// Waits for so long. A sleep of nothing would last until the timer's next tick.
+pub(crate) async fn pause(wait: Duration) {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -243,7 +254,7 @@ impl Quotas {
         let now = self.rates.now();
         let fill = Fill { units: self.most.auth_failures, per: MINUTE, burst: MINUTE };
         let bucket = self.failures.of(self.hasher.hash_one(address), |bucket| bucket.is_full(now));
-        let wait = bucket.lacks(fill, now, 1).min(LATEST);
+        let wait = bucket.lacks(fill, now, 1).min(LONGEST_WAIT);
         if wait.is_zero() {
             bucket.take(fill, now, 1);
         } else {

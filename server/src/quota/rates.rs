@@ -7,7 +7,10 @@ use prom_protocol::{ErrorCode, Refusal, Topic, TopicOrPattern};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, Fill, Table};
+use super::{
+    bucket::{Bucket, Fill},
+    table::Table,
+};
 use crate::{flow::metrics::Counter, sparing::Sparing};
 
 /// Most rules.
@@ -150,8 +153,7 @@ impl Pace {
         self.meant = rules.filter(|(_, (rate, _))| rate.topics.matches(topic)).fold(0, |bits, (at, _)| bits | 1 << at);
     }
 
-    /// Takes an event of so many bytes on the topic that was selected; after it, nothing more is to be
-    /// taken for so long.
+    /// Takes an event of so many bytes on the topic that was selected; after it, nothing more is to be taken for so long.
     ///
     /// # Errors
     /// `rate_limited`, with how long to wait: nothing was taken.

@@ -1,7 +1,7 @@
 //! What one subject has of what there is a limited number of.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     hash::Hash,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -79,7 +79,7 @@ impl Subject {
         if made.topics.names.len() >= most && !made.topics.names.contains_key(topic) && made.topics.may_look() {
             made.topics.names.retain(|topic, asked| asked.at.elapsed() < MADE_BY || exists(topic));
         }
-        made.topics.add(topic, most)
+        made.topics.add(topic, most).is_some()
     }
 
     /// Some of the groups it has and is not in, those not looked at for longest, if it may have no more than `most`, this one
@@ -114,12 +114,7 @@ impl Subject {
 
     /// Takes note of a group that it joins, until it leaves it; `false`: it has as many as it may.
     fn joins_group(&self, group: &Group, most: usize) -> bool {
-        let groups = &mut self.made().groups;
-        let joins = groups.add(group, most);
-        if joins && let Some(asked) = groups.names.get_mut(group) {
-            asked.members += 1;
-        }
-        joins
+        self.made().groups.add(group, most).map(|asked| asked.members += 1).is_some()
     }
 
     /// What was a group of its becomes another's. A token without `sub` is a subject of its own, and each renewal would leave
@@ -141,17 +136,16 @@ impl Subject {
 }
 
 impl<N: Clone + Eq + Hash> Names<N> {
-    fn add(&mut self, name: &N, most: usize) -> bool {
-        let at = Instant::now();
-        if let Some(asked) = self.names.get_mut(name) {
-            asked.at = at;
-            return true;
-        }
+    /// What is known of a name that is asked for now; none: it is new, and there are `most`.
+    fn add(&mut self, name: &N, most: usize) -> Option<&mut Asked> {
         let room = self.names.len() < most;
-        if room {
-            self.names.insert(name.clone(), Asked { at, members: 0 });
-        }
-        room
+        let asked = match self.names.entry(name.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) if room => new.insert(Asked { at: Instant::now(), members: 0 }),
+            Entry::Vacant(_) => return None,
+        };
+        asked.at = Instant::now();
+        Some(asked)
     }
 
     fn may_look(&mut self) -> bool {

@@ -80,8 +80,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Revocation>, RevocationsError> {
     Ok(entries)
 }
 
-/// Adds an entry to the file, which must be there; when this returns it is on the disk. One that hits the same tokens is
-/// replaced, those that have ended are left out. Answers how many entries there are now. Blocks, for at most a few seconds.
+/// Adds an entry to the file, which must be there; when this returns it is on the disk. Of those that hit the same tokens
+/// the one that ends last stays, those that have ended are left out. Answers how many entries there are now. Blocks, for at most a few seconds.
 ///
 /// # Errors
 /// The file cannot be used as it is, has no room, or cannot be written; it is as it was then, but with
@@ -97,11 +97,13 @@ fn revoke_and(path: &Path, entry: &Revocation, sync: fn(&File) -> io::Result<()>
     let path = fs::canonicalize(path).map_err(RevocationsError::Unreadable)?;
     let _lock = lock(&path)?;
     let mut entries = parse(&read(&path)?)?;
-    entries.retain(|own| own.hits() != entry.hits());
+    // One that has no end stays so, however often it is said again.
+    let same = entries.extract_if(.., |own| own.hits() == entry.hits());
+    let entry = same.chain([entry.clone()]).max_by_key(Revocation::ends_ms).unwrap_or_else(|| entry.clone());
     if entries.len() >= MAX_REVOCATIONS {
         return Err(RevocationsError::TooMany);
     }
-    entries.push(entry.clone());
+    entries.push(entry);
     let mut text = Vec::new();
     for entry in &entries {
         serde_json::to_writer(&mut text, entry).map_err(|error| RevocationsError::Unwritable(error.into()))?;
@@ -264,5 +266,22 @@ mod tests {
         assert_eq!(parse(&read(&path).unwrap()).unwrap(), [one("one")]);
         // Once more is the same.
         assert_eq!(added(&path, "one").unwrap(), 1);
+    }
+
+    #[test]
+    fn what_is_revoked_for_ever_stays_so_when_it_is_revoked_again() {
+        // The second word took the first one's place, and with it the end of all.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("revoked.jsonl");
+        let now = wall_clock() / 1000;
+        let ends = |at| Revocation { at, ..one("one") };
+        fs::write(&path, "{\"jti\":\"one\"}\n").unwrap();
+        assert_eq!(revoke(&path, &ends(Some(now))).unwrap(), 1);
+        assert_eq!(parse(&read(&path).unwrap()).unwrap(), [ends(None)]);
+        fs::write(&path, "").unwrap();
+        for at in [now - 10, now, now - 5] {
+            revoke(&path, &ends(Some(at))).unwrap();
+        }
+        assert_eq!(parse(&read(&path).unwrap()).unwrap(), [ends(Some(now))]);
     }
 }

@@ -154,7 +154,7 @@ impl CloseCode {
             Self::TooLarge => "frame too large",
             Self::Token => "token refused, expired or revoked",
             Self::Origin => "origin not allowed",
-            Self::AuthTimeout => "no AUTH in time",
+            Self::AuthTimeout => "no AUTH in time, or too much before it",
             Self::SlowConsumer => "the client does not read its answers",
             Self::ConnectionLimit => "too many connections",
         }

@@ -116,13 +116,24 @@ impl Writer {
     /// # Errors
     /// The store's error, or `Unavailable` when the queue stays full or the hub is ending.
     pub(crate) async fn commit(&self, appends: Vec<Append>, cursors: Vec<CursorPut>) -> Result<Outcomes, StoreError> {
+        self.commit_if(|| Ok(appends), cursors).await
+    }
+
+    /// The same for events that `appends` gives once there is room for them in the queue. It may have been waited for long,
+    /// and what was right before need not be so any more.
+    ///
+    /// # Errors
+    /// What `appends` gives, and as [`Writer::commit`].
+    pub(crate) async fn commit_if<E: From<StoreError>>(
+        &self,
+        appends: impl FnOnce() -> Result<Vec<Append>, E>,
+        cursors: Vec<CursorPut>,
+    ) -> Result<Outcomes, E> {
+        let full = || StoreError::Unavailable("the hub has more to write than it can queue".into());
+        let room = self.room().await.ok_or_else(full)?;
         let (reply, outcome) = oneshot::channel();
-        let write = Write { appends, cursors, reply: Reply::Once(reply) };
-        match self.room().await {
-            Some(permit) => drop(permit.send(write)),
-            None => return Err(StoreError::Unavailable("the hub has more to write than it can queue".into())),
-        }
-        outcome.await.unwrap_or_else(|_| Err(ending()))
+        room.send(Write { appends: appends()?, cursors, reply: Reply::Once(reply) });
+        Ok(outcome.await.unwrap_or_else(|_| Err(ending()))?)
     }
 
     /// Removes a topic, tells its listeners, and answers whether there was one: see
@@ -310,5 +321,35 @@ fn wake(topics: &Topics, names: &[Topic], outcomes: &Outcomes) {
     }
     if let Some((topic, tail)) = grown {
         topics.grown(topic, tail, events);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_is_asked_for_when_there_is_room_and_not_before() {
+        // A token may expire, or be revoked, while its publish waits for the writer.
+        let (writes, mut requests) = mpsc::channel(1);
+        let (removals, _wanted) = mpsc::channel(1);
+        let writer = Writer { writes, removals };
+        let (reply, _) = oneshot::channel();
+        writer.try_send(Write { appends: Vec::new(), cursors: Vec::new(), reply: Reply::Once(reply) }).unwrap();
+        let asked = AtomicBool::new(false);
+        let refuses = || {
+            asked.store(true, Relaxed);
+            Err(StoreError::Damaged("no".into()))
+        };
+        let mut commit = std::pin::pin!(writer.commit_if(refuses, Vec::new()));
+        assert!(futures_util::poll!(&mut commit).is_pending());
+        assert!(!asked.load(Relaxed));
+        requests.recv().await.unwrap();
+        commit.await.unwrap_err();
+        assert!(asked.load(Relaxed));
+        assert!(requests.try_recv().is_err(), "nothing of it is written, and its place is free again");
+        assert!(writer.room().await.is_some());
     }
 }

@@ -87,7 +87,7 @@ impl Connection {
                         }
                     }
                     let whose = self.node.quotas.whose(holder, self.address);
-                    self.pace = Some(self.node.quotas.pace(whose));
+                    self.publishes.pace = Some(self.node.quotas.pace(whose));
                     self.share = Some((holder, share));
                     self.publishes.forget_topic();
                 }

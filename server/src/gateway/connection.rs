@@ -22,7 +22,7 @@ use tungstenite::{Message, Utf8Bytes, protocol::CloseFrame};
 
 use super::{
     out::Out,
-    publish::{Ask, Publishes},
+    publish::Publishes,
     session::Session,
     socket::{Incoming, Lost, Socket},
     subscriptions::{Source, Subscription, Subscriptions},
@@ -35,7 +35,7 @@ use crate::{
     },
     groups::{ConsumerHandle, ToConsumer, ToGroup, Verdict},
     node::Node,
-    quota::{Pace, Share},
+    quota::Share,
     rights,
 };
 
@@ -45,8 +45,6 @@ pub(super) const BURST: usize = 512;
 const OUT_HIGH: usize = 1024 * 1024;
 /// How long the hub waits for a connection's publishes when it shuts down, and then for its peer to take what is left.
 const ENDING: Duration = Duration::from_secs(3);
-/// How long it waits for the peer's answer to a close frame.
-const DRAIN: Duration = Duration::from_secs(1);
 
 /// How long a peer that does not read has to read again, and find out that it was closed for that.
 pub(super) const PARTING: Duration = Duration::from_secs(30);
@@ -74,7 +72,7 @@ pub(super) async fn run(node: Arc<Node>, socket: Socket, address: IpAddr) {
         out: Out::new(socket),
         unread: None,
         checking: None,
-        publishes: Publishes::new(Arc::clone(&node.metrics)),
+        publishes: Publishes::new(Arc::clone(&node.metrics), node.quotas.held()),
         room: None,
         subscriptions: Subscriptions::default(),
         signals,
@@ -83,8 +81,6 @@ pub(super) async fn run(node: Arc<Node>, socket: Socket, address: IpAddr) {
         heard: Instant::now(),
         address,
         share: None,
-        pace: None,
-        paused: None,
         node: Arc::clone(&node),
     };
     let end = connection.serve(messages, signalled).await;
@@ -143,10 +139,6 @@ pub(super) struct Connection {
     pub(super) address: IpAddr,
     /// Its part of what its subject may have, and whose that is.
     pub(super) share: Option<(u64, Share)>,
-    /// How fast it may publish.
-    pub(super) pace: Option<Pace>,
-    /// It has published faster than it may: until then nothing is read.
-    paused: Option<Instant>,
 }
 
 impl Connection {
@@ -181,13 +173,18 @@ impl Connection {
             let stuck = self.out.progress() + self.node.limits.write_timeout;
             let writing = !self.out.is_idle();
             let unread = self.unread.is_some();
+            let next_publish = self.publishes.next_at();
             if reading && unread {
                 // They are at hand, without a wait that gives other tasks their turn.
                 tokio::task::yield_now().await;
             }
             // In no order: a client that never stops sending must not keep its events, or its token's end, from it.
             tokio::select! {
-                () = ending.cancelled(), if ended_at.is_none() => ended_at = Some(Instant::now()),
+                () = ending.cancelled(), if ended_at.is_none() => {
+                    // It would wait in vain: its client publishes it again.
+                    self.publishes.drop_held();
+                    ended_at = Some(Instant::now());
+                }
                 turn = poll_fn(|cx| poll_socket(&mut self.out, cx, reading && !unread, writing)),
                     if writing || reading && !unread =>
                 {
@@ -241,7 +238,7 @@ impl Connection {
                     self.out.control(Message::Ping(Bytes::new()));
                 }
                 () = sleep_until(auth_deadline) => return self.expired(),
-                () = sleep_until(self.paused), if self.paused.is_some() => self.paused = None,
+                () = sleep_until(next_publish), if next_publish.is_some() => self.publish_held(),
                 Ok(()) = revocations.changed() => {
                     if self.is_revoked() {
                         return self.token_revoked();
@@ -264,10 +261,10 @@ impl Connection {
         self.out.bytes() < OUT_HIGH && queued < BURST && self.may_take_frames()
     }
 
-    /// Whether the next frame may be handled: not while a publish would find no room or came too
-    /// soon, before an AUTH is answered, or while the answer to a ping waits.
+    /// Whether the next frame may be handled: not while a publish would find no room, before an AUTH is answered, or while
+    /// the answer to a ping waits.
     pub(super) fn may_take_frames(&self) -> bool {
-        self.publishes.have_room() && self.checking.is_none() && !self.out.owes_pong() && self.paused.is_none()
+        self.publishes.have_room() && self.checking.is_none() && !self.out.owes_pong()
     }
 
     /// Whether nothing was heard of the peer for three pings. While its socket is not read, silence proves nothing.
@@ -304,30 +301,13 @@ impl Connection {
         };
         match frame {
             ClientFrame::Publish(publish) => {
-                let mut pause = Duration::ZERO;
-                let by = self.session.subject();
-                self.publishes.add(&publish, corr, by, |ask| {
-                    match ask {
-                        Ask::Topic(topic, same) => {
-                            rights::publish(policy, topic)?;
-                            if !same && let Some((_, share)) = &self.share {
-                                self.node.quotas.topic(share, topic, &self.node.topics)?;
-                            }
-                            if !same && let Some(pace) = &mut self.pace {
-                                pace.select(topic);
-                            }
-                        }
-                        Ask::Bytes(bytes) => {
-                            if let Some(pace) = &self.pace {
-                                pause = pace.take(bytes)?;
-                            }
-                        }
+                self.publishes.add(&publish, corr, self.session.subject(), |topic, same| {
+                    rights::publish(policy, topic)?;
+                    match &self.share {
+                        Some((_, share)) if !same => self.node.quotas.topic(share, topic, &self.node.topics),
+                        _ => Ok(()),
                     }
-                    Ok(())
                 });
-                if !pause.is_zero() {
-                    self.paused = Instant::now().checked_add(pause);
-                }
                 self.answer_refused_publishes();
             }
             ClientFrame::Ack(settle) => self.settle(&settle, Verdict::Ack, corr),
@@ -361,6 +341,17 @@ impl Connection {
         }
     }
 
+    /// Hands on what was held because it came too fast, as far as its time has come.
+    fn publish_held(&mut self) {
+        let (share, node) = (&self.share, &self.node);
+        self.publishes.go_on(|topic| match share {
+            Some((_, share)) => node.quotas.topic(share, topic, &node.topics),
+            None => Ok(()),
+        });
+        self.answer_refused_publishes();
+        self.flush_publishes();
+    }
+
     /// The writer has room for the batch that is held back, or had none in time.
     fn send_held_back(&mut self, room: Room) {
         self.room = None;
@@ -368,7 +359,7 @@ impl Connection {
             (Some(room), Some(write)) => drop(room.send(write)),
             (None, Some(write)) => {
                 let refusal = Refusal::new(ErrorCode::Overloaded, "the hub has more to write than it can queue");
-                self.publishes.refuse_last(write.appends.len(), &refusal);
+                self.publishes.refuse_batch(write.appends.len(), &refusal);
                 self.answer_refused_publishes();
             }
             (_, None) => {}
@@ -482,11 +473,9 @@ impl Connection {
             written = tokio::time::timeout(patience, self.written()) => written,
             () = ending.cancelled(), if patience > ENDING => return,
         };
-        // Closed with unread bytes, the socket is reset, and the peer may lose the frame that tells it why. At a shutdown
-        // it connects again either way.
+        // At a shutdown it connects again either way.
         if matches!(written, Ok(Ok(()))) && code != CloseCode::Shutdown {
-            let drained = async { while poll_fn(|cx| self.out.socket.poll_next(cx)).await.is_ok() {} };
-            let _ = tokio::time::timeout(DRAIN, drained).await;
+            self.out.socket.hang_up().await;
         }
     }
 

@@ -111,14 +111,16 @@ fn refusal(node: &Node, headers: &HeaderMap) -> Option<CloseCode> {
 async fn close(mut socket: Socket, code: CloseCode) {
     let frame = CloseFrame { code: code.code().into(), reason: code.reason().into() };
     let mut frame = Some(Message::Close(Some(frame)));
-    // The peer may be gone already.
-    let _ = poll_fn(|cx| {
+    let sent = poll_fn(|cx| {
         if let Some(frame) = frame.take()
             && let Err(lost) = socket.send(cx, frame)
         {
             return std::task::Poll::Ready(Err(lost));
         }
         socket.poll_flush(cx)
-    })
-    .await;
+    });
+    // The peer may be gone already.
+    if sent.await.is_ok() {
+        socket.hang_up().await;
+    }
 }

@@ -1,19 +1,39 @@
 //! A connection's publishes: gathered per wake-up, answered in the order they were asked.
+//!
+//! Those that came faster than they may are held until their time has come. Meanwhile the connection reads on: what else
+//! it has to say does not wait for them.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use prom_protocol::{Refusal, ServerFrame, Text, Topic, check_payload, client::Publish, server::encode_published};
 use prom_store::Append;
+use tokio::time::Instant;
 
-use crate::flow::{
-    metrics::Metrics,
-    writer::{Answer, Outcomes, Reply, Write},
+use crate::{
+    flow::{
+        metrics::Metrics,
+        writer::{Answer, Outcomes, Reply, Write},
+    },
+    quota::{Pace, Pass},
 };
 
 /// Unanswered publishes of a connection beyond which the hub stops reading from it.
 pub(super) const MAX_WAITING: usize = 16 * 1024;
 /// Bytes of unanswered publishes beyond which it stops reading too.
 const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes that all connections of a hub may hold until their time has come. Beyond, those that hold some are not read.
+const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
+/// Most of them that are handed on between two turns of others.
+const TURN: usize = 512;
+/// What a held event takes beside its bytes.
+const HELD_EXTRA: usize = size_of::<Held>() + size_of::<Waiting>();
 
 /// A publish that has not been answered.
 #[derive(Debug)]
@@ -24,13 +44,12 @@ struct Waiting {
     refused: Option<Refusal>,
 }
 
-/// What is asked of a publish.
+/// A publish whose time has not come.
 #[derive(Debug)]
-pub(super) enum Ask<'a> {
-    /// Whether it may be on this topic, and whether that is the last one's.
-    Topic(&'a Topic, bool),
-    /// Whether an event of so many bytes may come now; asked last.
-    Bytes(usize),
+struct Held {
+    /// The how many-th of the connection it is.
+    number: u64,
+    append: Append,
 }
 
 /// The publishes of one connection that are not answered.
@@ -38,22 +57,54 @@ pub(super) enum Ask<'a> {
 pub(super) struct Publishes {
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// How many are answered.
+    answered: u64,
     batch: Vec<Append>,
     /// A batch the writer had no room for.
     pub(super) held_back: Option<Write>,
     /// The last topic published to, so that a stream to one topic shares its name.
     last_topic: Option<Topic>,
+    /// How fast they may come. None: not known who they are of.
+    pub(super) pace: Option<Pace>,
+    /// They came too fast: until then none passes.
+    paused: Option<Instant>,
+    /// The last of `waiting` that are not refused.
+    held: VecDeque<Held>,
+    /// What those take, and what is held by all connections.
+    held_bytes: usize,
+    all_held: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
 impl Publishes {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { waiting: VecDeque::new(), bytes: 0, batch: Vec::new(), held_back: None, last_topic: None, metrics }
+    pub(super) fn new(metrics: Arc<Metrics>, all_held: Arc<AtomicUsize>) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            bytes: 0,
+            answered: 0,
+            batch: Vec::new(),
+            held_back: None,
+            last_topic: None,
+            pace: None,
+            paused: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            all_held,
+            metrics,
+        }
     }
 
     /// Whether the connection may read on.
     pub(super) fn have_room(&self) -> bool {
-        self.held_back.is_none() && self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES
+        self.held_back.is_none()
+            && self.waiting.len() < MAX_WAITING
+            && self.bytes < MAX_WAITING_BYTES
+            && (self.held.is_empty() || self.all_held.load(Relaxed) < MAX_HELD_BYTES)
+    }
+
+    /// When to [go on](Self::go_on): not while those before them wait for the writer.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.paused.filter(|_| self.held_back.is_none())
     }
 
     /// Whether everything is answered.
@@ -66,23 +117,30 @@ impl Publishes {
         self.last_topic = None;
     }
 
-    /// Takes on a publish of the subject `by`. `allowed` is asked once the topic is known, and once all is.
+    /// Takes on a publish of the subject `by`. `allowed` is asked whether it may be on its topic, and told whether that is
+    /// the last one's.
     pub(super) fn add(
         &mut self,
         publish: &Publish<'_>,
         corr: Option<&Text<'_>>,
         by: Option<&str>,
-        allowed: impl FnMut(Ask<'_>) -> Result<(), Refusal>,
+        allowed: impl FnOnce(&Topic, bool) -> Result<(), Refusal>,
     ) {
-        let corr = corr.map(|corr| corr.as_str().into());
         match self.append(publish, by, allowed) {
             Ok(append) => {
                 let bytes = append.body.len();
                 self.bytes += bytes;
-                self.waiting.push_back(Waiting { corr, bytes, refused: None });
-                self.batch.push(append);
+                self.waiting.push_back(Waiting { corr: corr.map(|corr| corr.as_str().into()), bytes, refused: None });
+                let number = self.answered + self.waiting.len() as u64 - 1;
+                let publish = Held { number, append };
+                if self.paused.is_none() && self.held.is_empty() {
+                    self.pass(publish);
+                } else {
+                    self.count_held(&publish, true);
+                    self.held.push_back(publish);
+                }
             }
-            Err(refused) => self.waiting.push_back(Waiting { corr, bytes: 0, refused: Some(refused) }),
+            Err(refused) => self.refuse(corr, refused),
         }
     }
 
@@ -92,33 +150,106 @@ impl Publishes {
         self.waiting.push_back(Waiting { corr, bytes: 0, refused: Some(refusal) });
     }
 
-    /// Refuses the last `count` publishes that are not refused yet; they are answered in their turn.
-    pub(super) fn refuse_last(&mut self, count: usize, refused: &Refusal) {
-        // What has not come to be is asked for anew.
-        self.last_topic = None;
-        for waiting in self.waiting.iter_mut().rev().filter(|waiting| waiting.refused.is_none()).take(count) {
-            self.bytes -= std::mem::take(&mut waiting.bytes);
-            waiting.refused = Some(refused.clone());
-        }
-    }
-
     fn append(
         &mut self,
         publish: &Publish<'_>,
         by: Option<&str>,
-        mut allowed: impl FnMut(Ask<'_>) -> Result<(), Refusal>,
+        allowed: impl FnOnce(&Topic, bool) -> Result<(), Refusal>,
     ) -> Result<Append, Refusal> {
         // What is refused, for whatever reason, is not the last one: it is asked for anew, as it may never come to be.
         let last = self.last_topic.take().filter(|topic| topic.as_str() == publish.topic.as_str());
         let same = last.is_some();
         let topic = last.map_or_else(|| Topic::new(&publish.topic), Ok)?;
-        allowed(Ask::Topic(&topic, same))?;
+        allowed(&topic, same)?;
         let payload = publish.payload.get();
         check_payload(payload)?;
         let append = Append::published_by(topic, &publish.options, by, payload);
-        allowed(Ask::Bytes(append.body.len()))?;
         self.last_topic = Some(append.topic.clone());
         Ok(append)
+    }
+
+    /// The time of those that are held may have come: passes on what may pass. `allowed` is asked once more whether the
+    /// topic may be made, as others may have been made meanwhile.
+    pub(super) fn go_on(&mut self, allowed: impl Fn(&Topic) -> Result<(), Refusal>) {
+        self.paused = None;
+        for _ in 0..TURN {
+            let Some(publish) = self.held.pop_front() else { return };
+            self.count_held(&publish, false);
+            match allowed(&publish.append.topic) {
+                Ok(()) => self.pass(publish),
+                Err(refusal) => self.refuse_one(publish.number, refusal),
+            }
+            if self.paused.is_some() {
+                return;
+            }
+        }
+        // The rest is for the next turn.
+        self.paused = Some(Instant::now());
+    }
+
+    /// Lets go of what is held, without an answer, and of what came after it.
+    pub(super) fn drop_held(&mut self) {
+        let Some(first) = self.held.front() else { return };
+        let kept = usize::try_from(first.number - self.answered).unwrap_or(usize::MAX);
+        self.bytes -= self.waiting.drain(kept..).map(|waiting| waiting.bytes).sum::<usize>();
+        for publish in std::mem::take(&mut self.held) {
+            self.count_held(&publish, false);
+        }
+    }
+
+    /// Hands on a publish if its time has come, refuses it, or holds it before all others.
+    fn pass(&mut self, publish: Held) {
+        let pass = match &mut self.pace {
+            Some(pace) => pace.take(&publish.append.topic, publish.append.body.len()),
+            None => Ok(Pass::Taken(Duration::ZERO)),
+        };
+        let pause = match pass {
+            Ok(Pass::Taken(pause)) => {
+                self.batch.push(publish.append);
+                pause
+            }
+            Ok(Pass::Later(wait)) => {
+                self.count_held(&publish, true);
+                self.held.push_front(publish);
+                wait
+            }
+            Err(refusal) => return self.refuse_one(publish.number, refusal),
+        };
+        if !pause.is_zero() {
+            self.paused = Instant::now().checked_add(pause);
+        }
+    }
+
+    fn count_held(&mut self, publish: &Held, more: bool) {
+        let bytes = publish.append.body.len() + HELD_EXTRA;
+        if more {
+            self.held_bytes += bytes;
+            self.all_held.fetch_add(bytes, Relaxed);
+        } else {
+            self.held_bytes -= bytes;
+            self.all_held.fetch_sub(bytes, Relaxed);
+        }
+    }
+
+    /// Refuses the publish of this number, which is not answered; it is answered in its turn.
+    fn refuse_one(&mut self, number: u64, refused: Refusal) {
+        // What has not come to be is asked for anew.
+        self.last_topic = None;
+        let at = usize::try_from(number - self.answered).unwrap_or(usize::MAX);
+        if let Some(waiting) = self.waiting.get_mut(at) {
+            self.bytes -= std::mem::take(&mut waiting.bytes);
+            waiting.refused = Some(refused);
+        }
+    }
+
+    /// Refuses the batch of `count` that was held back, behind which are only those that are held.
+    pub(super) fn refuse_batch(&mut self, count: usize, refused: &Refusal) {
+        self.last_topic = None;
+        let open = self.waiting.iter_mut().rev().filter(|waiting| waiting.refused.is_none());
+        for waiting in open.skip(self.held.len()).take(count) {
+            self.bytes -= std::mem::take(&mut waiting.bytes);
+            waiting.refused = Some(refused.clone());
+        }
     }
 
     /// What was gathered since the last call, for the writer.
@@ -135,6 +266,7 @@ impl Publishes {
         for outcome in outcomes {
             self.answer_refused(&mut out);
             let Some(waiting) = self.waiting.pop_front() else { return };
+            self.answered += 1;
             self.bytes -= waiting.bytes;
             if let Err(refused) = &outcome {
                 self.metrics.refused(refused.code());
@@ -148,9 +280,16 @@ impl Publishes {
     pub(super) fn answer_refused(&mut self, out: &mut impl FnMut(Vec<u8>)) {
         while let Some(Waiting { refused: Some(_), .. }) = self.waiting.front() {
             let Some(Waiting { corr, refused: Some(refused), .. }) = self.waiting.pop_front() else { return };
+            self.answered += 1;
             self.metrics.refused(refused.code());
             out(encode(corr.as_deref(), Err(&refused)));
         }
+    }
+}
+
+impl Drop for Publishes {
+    fn drop(&mut self) {
+        self.all_held.fetch_sub(self.held_bytes, Relaxed);
     }
 }
 
@@ -165,51 +304,170 @@ fn encode(corr: Option<&str>, outcome: Result<(&str, u64, bool), &Refusal>) -> V
 
 #[cfg(test)]
 mod tests {
-    use prom_protocol::{ClientFrame, ErrorCode, client};
+    use std::net::Ipv4Addr;
 
+    use prom_protocol::{ClientFrame, ErrorCode, TopicOrPattern, client};
     use prom_store::Appended;
 
     use super::*;
-    use crate::groups::ConsumerHandle;
+    use crate::{
+        groups::ConsumerHandle,
+        quota::{OnExcess, Per, Quotas, Rate, Shares},
+    };
 
     fn add(publishes: &mut Publishes, corr: &str, topic: &str) {
         let frame = format!(r#"{{"op":"PUBLISH","corr":"{corr}","topic":"{topic}","payload":1}}"#);
-        let allowed = |ask: Ask<'_>| match ask {
-            Ask::Topic(topic, _) if topic.as_str() == "forbidden" => Err(Refusal::new(ErrorCode::Forbidden, "no")),
+        take_on(publishes, &frame, |topic, _| match topic.as_str() {
+            "forbidden" => Err(Refusal::new(ErrorCode::Forbidden, "no")),
             _ => Ok(()),
-        };
-        take_on(publishes, &frame, allowed);
+        });
     }
 
-    fn take_on(publishes: &mut Publishes, frame: &str, allowed: impl FnMut(Ask<'_>) -> Result<(), Refusal>) {
+    fn take_on(publishes: &mut Publishes, frame: &str, allowed: impl FnOnce(&Topic, bool) -> Result<(), Refusal>) {
         let request = client::parse(frame).unwrap_or_else(|bad| panic!("{bad:?}"));
         let ClientFrame::Publish(publish) = request.frame else { panic!("a PUBLISH") };
         publishes.add(&publish, request.corr.as_ref(), None, allowed);
     }
 
+    fn publishes(rates: Vec<Rate>) -> Publishes {
+        let quotas = Quotas::new(Shares { publish: rates, ..Shares::default() });
+        let mut publishes = Publishes::new(Arc::default(), quotas.held());
+        publishes.pace = Some(quotas.pace(quotas.whose(1, Ipv4Addr::LOCALHOST.into())));
+        publishes
+    }
+
+    /// One a second, one at once.
+    fn one_a_second(topics: &str, on_excess: OnExcess) -> Rate {
+        Rate {
+            topics: TopicOrPattern::new(topics).unwrap(),
+            per: Per::Subject,
+            events: Some(1),
+            bytes: None,
+            burst: Duration::from_secs(1),
+            on_excess,
+        }
+    }
+
+    fn answers_to(publishes: &mut Publishes, outcomes: Outcomes) -> Vec<String> {
+        let mut answers = Vec::new();
+        publishes.answer(outcomes, |bytes| answers.push(String::from_utf8(bytes).unwrap()));
+        answers
+    }
+
+    fn committed(seq: u64) -> Result<Appended, Refusal> {
+        Ok(Appended { id: "x".into(), seq, duplicate: false })
+    }
+
+    fn assert_answers(answers: &[String], expected: &[(&str, &str)]) {
+        assert_eq!(answers.len(), expected.len(), "{answers:?}");
+        for (answer, (what, corr)) in answers.iter().zip(expected) {
+            assert!(answer.contains(what) && answer.contains(&format!(r#""corr":"{corr}""#)), "{answer}");
+        }
+    }
+
     #[test]
     fn a_topic_on_which_nothing_came_to_be_is_asked_for_again() {
         // It was asked for once and then taken for made, however long it was not: more topics than one may make.
-        let mut publishes = Publishes::new(Arc::default());
+        let mut publishes = publishes(vec![one_a_second("b", OnExcess::Refuse)]);
         let mut asks = Vec::new();
-        let mut publish = |publishes: &mut Publishes, payload: &str, passes: bool| {
-            let frame = format!(r#"{{"op":"PUBLISH","topic":"a","payload":{payload}}}"#);
-            take_on(publishes, &frame, |ask| {
-                match ask {
-                    Ask::Topic(_, same) => asks.push(same),
-                    Ask::Bytes(_) if !passes => return Err(Refusal::new(ErrorCode::RateLimited, "too fast")),
-                    Ask::Bytes(_) => {}
-                }
+        let mut publish = |publishes: &mut Publishes, topic: &str, payload: &str| {
+            let frame = format!(r#"{{"op":"PUBLISH","topic":"{topic}","payload":{payload}}}"#);
+            take_on(publishes, &frame, |_, same| {
+                asks.push(same);
                 Ok(())
             });
         };
-        publish(&mut publishes, r#""\ud800""#, true);
-        publish(&mut publishes, "1", false);
-        publish(&mut publishes, "1", true);
-        publish(&mut publishes, "1", true);
-        publishes.refuse_last(1, &Refusal::new(ErrorCode::Overloaded, "full"));
-        publish(&mut publishes, "1", true);
-        assert_eq!(asks, [false, false, false, true, false]);
+        publish(&mut publishes, "a", r#""\ud800""#);
+        publish(&mut publishes, "a", "1");
+        publish(&mut publishes, "a", "1");
+        publishes.refuse_batch(1, &Refusal::new(ErrorCode::Overloaded, "full"));
+        publish(&mut publishes, "a", "1");
+        publish(&mut publishes, "b", "1");
+        // Too fast.
+        publish(&mut publishes, "b", "1");
+        publish(&mut publishes, "b", "1");
+        assert_eq!(asks, [false, false, true, false, false, true, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_too_fast_is_held_and_answered_in_its_turn() {
+        let rates = vec![one_a_second("slow", OnExcess::Delay), one_a_second("few", OnExcess::Refuse)];
+        let mut publishes = publishes(rates);
+        for (corr, topic) in ["slow", "slow", "slow", "forbidden", "few", "few", "free"].into_iter().enumerate() {
+            add(&mut publishes, &corr.to_string(), topic);
+        }
+        // One was there, and one was owed.
+        assert_eq!(publishes.batch.len(), 2);
+        assert_eq!(publishes.held.len(), 4);
+        assert!(publishes.have_room() && publishes.held_bytes > 0);
+        let due = publishes.next_at().unwrap() - Instant::now();
+        assert!(due > Duration::from_millis(990) && due <= Duration::from_secs(1), "{due:?}");
+        tokio::time::advance(due).await;
+        publishes.go_on(|_| Ok(()));
+        assert_eq!((publishes.batch.len(), publishes.held.len()), (3, 3), "until the third is paid for");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        publishes.go_on(|topic| match topic.as_str() {
+            "free" => Err(Refusal::new(ErrorCode::RateLimited, "too many topics")),
+            _ => Ok(()),
+        });
+        assert_eq!((publishes.batch.len(), publishes.held.len(), publishes.held_bytes), (4, 0, 0));
+        assert_eq!(publishes.all_held.load(Relaxed), 0);
+        let answers = answers_to(&mut publishes, (1..=4).map(committed).collect());
+        let limited = "rate_limited";
+        assert_answers(
+            &answers,
+            &[("OK", "0"), ("OK", "1"), ("OK", "2"), ("forbidden", "3"), ("OK", "4"), (limited, "5"), (limited, "6")],
+        );
+        assert!(publishes.is_empty() && publishes.bytes == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_some_is_not_read_while_all_hold_too_much() {
+        let quotas = Quotas::new(Shares { publish: vec![one_a_second("a", OnExcess::Delay)], ..Shares::default() });
+        let mut both: Vec<_> = (0..2)
+            .map(|n| {
+                let mut publishes = Publishes::new(Arc::default(), quotas.held());
+                publishes.pace = Some(quotas.pace(quotas.whose(n, Ipv4Addr::LOCALHOST.into())));
+                publishes
+            })
+            .collect();
+        for _ in 0..3 {
+            add(&mut both[0], "1", "a");
+        }
+        let others = MAX_HELD_BYTES - both[0].held_bytes;
+        quotas.held().fetch_add(others, Relaxed);
+        assert!(!both[0].have_room());
+        assert!(both[1].have_room(), "it holds nothing");
+        both[0].drop_held();
+        assert!(both[0].have_room());
+        assert_eq!(quotas.held().load(Relaxed), others);
+        // Those that were passed on before are answered, the one that was dropped is not.
+        assert_answers(&answers_to(&mut both[0], vec![committed(1), committed(2)]), &[("OK", "1"), ("OK", "1")]);
+        assert!(both[0].is_empty() && both[0].bytes == 0);
+        for _ in 0..3 {
+            add(&mut both[1], "1", "a");
+        }
+        drop(both);
+        assert_eq!(quotas.held().load(Relaxed), others, "who is gone holds nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_finds_no_room_is_refused_before_those_that_are_held() {
+        let (handle, _messages) = ConsumerHandle::new();
+        let handle: Arc<dyn Answer> = Arc::new(handle);
+        let mut publishes = publishes(vec![one_a_second("a", OnExcess::Delay)]);
+        for corr in ["1", "2", "3"] {
+            add(&mut publishes, corr, "a");
+        }
+        publishes.held_back = publishes.take_batch(&handle);
+        assert_eq!(publishes.held_back.as_ref().map(|write| write.appends.len()), Some(2));
+        assert_eq!(publishes.next_at(), None, "not before those before it");
+        publishes.held_back = None;
+        publishes.refuse_batch(2, &Refusal::new(ErrorCode::Overloaded, "full"));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        publishes.go_on(|_| Ok(()));
+        let answers = answers_to(&mut publishes, vec![committed(1)]);
+        assert_answers(&answers, &[("overloaded", "1"), ("overloaded", "2"), ("OK", "3")]);
     }
 
     #[test]
@@ -217,7 +475,7 @@ mod tests {
         // The refusals once went to the oldest publishes, which were committed later; the last ones got their OK.
         let (handle, _messages) = ConsumerHandle::new();
         let handle: Arc<dyn Answer> = Arc::new(handle);
-        let mut publishes = Publishes::new(Arc::default());
+        let mut publishes = publishes(Vec::new());
         add(&mut publishes, "1", "a");
         add(&mut publishes, "2", "a");
         assert_eq!(publishes.take_batch(&handle).map(|write| write.appends.len()), Some(2));
@@ -226,17 +484,11 @@ mod tests {
         add(&mut publishes, "5", "a");
         let parked = publishes.take_batch(&handle).unwrap();
         let refused = Refusal::new(ErrorCode::Overloaded, "full");
-        publishes.refuse_last(parked.appends.len(), &refused);
-        let mut answers = Vec::new();
-        publishes.answer_refused(&mut |bytes| answers.push(String::from_utf8(bytes).unwrap()));
-        assert!(answers.is_empty(), "those before are not answered yet");
-        let committed = |seq| Ok(Appended { id: "x".into(), seq, duplicate: false });
-        publishes.answer(vec![committed(1), committed(2)], |bytes| answers.push(String::from_utf8(bytes).unwrap()));
-        let expected = [("OK", "1"), ("OK", "2"), ("forbidden", "3"), ("overloaded", "4"), ("overloaded", "5")];
-        assert_eq!(answers.len(), expected.len());
-        for (answer, (what, corr)) in answers.iter().zip(expected) {
-            assert!(answer.contains(what) && answer.contains(&format!(r#""corr":"{corr}""#)), "{answer}");
-        }
+        publishes.refuse_batch(parked.appends.len(), &refused);
+        assert!(answers_to(&mut publishes, Vec::new()).is_empty(), "those before are not answered yet");
+        let answers = answers_to(&mut publishes, vec![committed(1), committed(2)]);
+        let overloaded = "overloaded";
+        assert_answers(&answers, &[("OK", "1"), ("OK", "2"), ("forbidden", "3"), (overloaded, "4"), (overloaded, "5")]);
         assert!(publishes.is_empty() && publishes.bytes == 0 && publishes.have_room());
     }
 }

@@ -4,6 +4,7 @@
 //! changed when the peer has said who it is.
 
 use std::{
+    future::poll_fn,
     io::{self, Read, Write},
     pin::Pin,
     task::{Context, Poll},
@@ -18,7 +19,7 @@ use axum::{
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use prom_protocol::limits;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tungstenite::{
     Error, Message,
     error::{CapacityError, ProtocolError},
@@ -42,6 +43,11 @@ const TURN_BYTES: usize = 256 * 1024;
 /// What a peer may send before it has said who it is: enough to be refused three times with the longest tokens, and to send
 /// the pings of any client meanwhile. What more costs is paid by those who have a token.
 const BEFORE_TRUST: Allowance = Allowance { bytes: 128 * 1024, messages: 64 };
+
+/// How long a peer has to answer a close frame.
+const DRAIN: Duration = Duration::from_secs(1);
+/// So much is read meanwhile of one whose bytes are no frames any more.
+const MOST_DISCARDED: usize = 4 * 1024 * 1024;
 
 /// What a peer may still send.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +123,33 @@ impl Socket {
     /// From now on it is asked to leave where others need its place.
     pub(super) fn distrust(&mut self) {
         self.peer.seat().wait();
+    }
+
+    /// Waits for a moment until the peer has its close frame, which was sent. Closed with unread bytes the socket is reset,
+    /// and the peer may lose the frame that tells it why.
+    pub(super) async fn hang_up(&mut self) {
+        let _ = tokio::time::timeout(DRAIN, async {
+            while !self.ended {
+                if let Err(Lost::Gone) = poll_fn(|cx| self.poll_next(cx)).await {
+                    return;
+                }
+            }
+            self.discard().await;
+        })
+        .await;
+    }
+
+    /// Reads what are no frames any more, until the peer has understood that it is closed.
+    async fn discard(&mut self) {
+        let _ = self.peer.shutdown().await;
+        let mut bytes = vec![0; 16 * 1024];
+        let mut left = MOST_DISCARDED;
+        while left > 0 {
+            match self.peer.read(&mut bytes).await {
+                Ok(0) | Err(_) => return,
+                Ok(read) => left = left.saturating_sub(read),
+            }
+        }
     }
 
     /// The next message.

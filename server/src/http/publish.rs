@@ -93,12 +93,15 @@ impl Http {
         let append = Append::published_by(topic, &options, access.sub.as_deref(), payload.get());
         let whose = self.node.quotas.whose(access.holder, caller.address());
         let mut pace = self.node.quotas.pace(whose);
-        pace.select(&append.topic);
-        self.check_still_good(access)?;
-        // Again: it counts from when it is made, and a body may take its time.
-        self.node.quotas.topic_of(access.holder, &append.topic, &self.node.topics)?;
-        let wait = pace.take(append.body.len())?;
-        let outcome = self.node.writer.commit(vec![append], Vec::new()).await?.pop();
+        let mut wait = Duration::ZERO;
+        let checked = || {
+            self.check_still_good(access)?;
+            // Again: it counts from when it is made, and a body may take its time.
+            self.node.quotas.topic_of(access.holder, &append.topic, &self.node.topics)?;
+            wait = pace.take_now(&append.topic, append.body.len())?;
+            Ok::<_, Failure>(vec![append])
+        };
+        let outcome = self.node.writer.commit_if(checked, Vec::new()).await?.pop();
         let outcome = outcome.ok_or_else(|| Failure::new(ErrorCode::Internal, "the writer gave no answer"))??;
         // What is waited for here is the answer, so that who gives up has not waited in vain. Few of its subject wait at a
         // time, and none of the others for them.

@@ -2,7 +2,8 @@
 //!
 //! What is taken is had at once, and who takes more than there is waits afterwards until the debt is paid back. So an
 //! event of 1 MiB passes a bucket of 256 KiB a second, and one that several buckets are asked for is taken from none twice.
-//! How deep the debt may be is for the caller: [`Bucket::lacks`] allows none, [`Bucket::exceeds`] a bounded one.
+//! How deep the debt may be is for the caller: [`Bucket::lacks`] allows none but that of what is large,
+//! [`Bucket::owes_more_than`] a bounded one.
 //! Libraries of rate limits refuse what is larger than the bucket, and take from the first what the second refuses.
 //!
 //! A bucket is one number: when it will be full again. All times are nanoseconds since the hub began.
@@ -41,28 +42,21 @@ impl Fill {
 }
 
 impl Bucket {
-    /// For how long `units` are not there yet. One that is full gives any number, so it is not longer than until then.
+    /// For how long `units` are not there yet. More than half of a burst counts as that half: what is large passes when the
+    /// bucket is half full, also where others take a little of it all the time.
     pub(super) fn lacks(&self, fill: Fill, now: u64, units: u64) -> Duration {
         let full_at = self.full_at.load(Relaxed);
         if full_at <= now {
             return Duration::ZERO;
         }
-        let then = full_at.saturating_add(fill.cost(units)).saturating_sub(fill.burst());
+        let then = full_at.saturating_add(fill.cost(units).min(fill.burst() / 2)).saturating_sub(fill.burst());
         Duration::from_nanos(then.min(full_at).saturating_sub(now))
     }
 
-    /// For how long `units` would be too much on top of what is owed, where `patience` may be owed. Who finds no debt may
-    /// take any number.
-    ///
-    /// However many it is, a number counts for at most four fifths of the patience: so the large wait for little debt, the
-    /// small get in before them, and none is shut out by the others' size.
-    pub(super) fn exceeds(&self, fill: Fill, now: u64, units: u64, patience: Duration) -> Duration {
+    /// For how long more than `most` is owed. How much comes on top does not count: the large has the same turn as the small.
+    pub(super) fn owes_more_than(&self, most: Duration, fill: Fill, now: u64) -> Duration {
         let owed = self.full_at.load(Relaxed).saturating_sub(now.saturating_add(fill.burst()));
-        if owed == 0 {
-            return Duration::ZERO;
-        }
-        let counts = Duration::from_nanos(fill.cost(units)).min(patience / 5 * 4);
-        Duration::from_nanos(owed).saturating_add(counts).saturating_sub(patience)
+        Duration::from_nanos(owed).saturating_sub(most)
     }
 
     /// Takes `units`; how long it then is in debt.
@@ -110,35 +104,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_bucket_passes_a_full_one_and_is_waited_for_afterwards() {
+    fn what_is_larger_than_the_bucket_passes_one_that_is_half_full_and_is_waited_for_afterwards() {
         let bucket = Bucket::default();
         assert_eq!(bucket.lacks(FILL, SECOND, 1000), Duration::ZERO);
         assert_eq!(bucket.take(FILL, SECOND, 1000), Duration::from_secs(98));
         assert_eq!(bucket.lacks(FILL, 99 * SECOND, 1), Duration::from_millis(100));
+        // Where a little is taken all the time it was once told to wait until the bucket is full, again and again.
+        assert_eq!(bucket.lacks(FILL, 99 * SECOND, 1000), Duration::from_secs(1));
+        assert_eq!(bucket.lacks(FILL, 100 * SECOND, 1000), Duration::ZERO);
     }
 
     #[test]
-    fn what_is_larger_than_the_bucket_is_told_to_wait_until_it_is_full_and_no_longer() {
+    fn debt_has_a_bound_and_the_large_have_the_same_turn_as_the_small() {
         let bucket = Bucket::default();
-        bucket.take(FILL, 0, 10);
-        assert_eq!(bucket.lacks(FILL, 0, 1000), Duration::from_secs(1));
-        assert_eq!(bucket.lacks(FILL, SECOND, 1000), Duration::ZERO);
-    }
-
-    #[test]
-    fn debt_has_a_bound_and_the_small_come_before_the_large() {
-        let patience = Duration::from_secs(5);
-        let bucket = Bucket::default();
-        let exceeds = |now, units| bucket.exceeds(FILL, now, units, patience);
-        assert_eq!(exceeds(0, 1000), Duration::ZERO);
+        let owes = |now| bucket.owes_more_than(Duration::from_secs(5), FILL, now);
+        assert_eq!(owes(0), Duration::ZERO);
         // 20 were there, 160 are owed.
         bucket.take(FILL, 0, 180);
-        assert_eq!(exceeds(0, 10), Duration::from_secs(12));
-        assert_eq!(exceeds(0, 1000), Duration::from_secs(15), "as if it were 40");
-        assert_eq!(exceeds(12 * SECOND, 10), Duration::ZERO);
-        bucket.take(FILL, 12 * SECOND, 10);
-        assert_eq!(exceeds(12 * SECOND, 1), Duration::from_millis(100));
-        assert_eq!(exceeds(16 * SECOND, 1000), Duration::ZERO, "however little comes all the time");
+        assert_eq!(owes(0), Duration::from_secs(11));
+        assert_eq!(owes(11 * SECOND), Duration::ZERO);
+        bucket.take(FILL, 11 * SECOND, 10);
+        assert_eq!(owes(11 * SECOND), Duration::from_secs(1));
     }
 
     #[test]

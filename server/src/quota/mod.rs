@@ -16,7 +16,7 @@ mod table;
 use std::{
     hash::{BuildHasher, RandomState},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -39,7 +39,7 @@ use crate::{
 
 pub use self::rates::{MAX_RATES, OnExcess, Per, Rate};
 pub(crate) use self::{
-    rates::Pace,
+    rates::{Pace, Pass},
     subject::{Place, Share},
     table::Table,
 };
@@ -132,6 +132,8 @@ pub(crate) struct Quotas {
     subjects: Table<Subject>,
     failures: Table<Bucket>,
     counts: Counts,
+    /// Bytes of publishes that are held until their time has come.
+    held: Arc<AtomicUsize>,
     warned: Sparing,
     hasher: RandomState,
 }
@@ -144,6 +146,7 @@ impl Quotas {
             subjects: Table::default(),
             failures: Table::default(),
             counts: Counts::default(),
+            held: Arc::default(),
             warned: Sparing::new(WARN_EVERY),
             hasher: RandomState::new(),
         })
@@ -157,6 +160,11 @@ impl Quotas {
     /// How fast `whose` publishes may come.
     pub(crate) fn pace(&self, whose: Whose) -> Pace {
         Pace::new(&self.rates, whose)
+    }
+
+    /// Bytes of publishes that connections hold because they came too fast, for who counts them.
+    pub(crate) fn held(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.held)
     }
 
     fn subject(&self, subject: u64) -> Arc<Subject> {

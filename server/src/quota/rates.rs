@@ -16,9 +16,11 @@ use crate::{flow::metrics::Counter, sparing::Sparing};
 /// Most rules.
 pub const MAX_RATES: usize = 64;
 const SECOND: Duration = Duration::from_secs(1);
-/// So much may be owed together with what comes; more is refused. Who publishes little next to those who publish too much
-/// waits no longer for them, and a connection that waits is not read: neither its ACKs nor the AUTH by which it goes on.
+/// Nothing is taken while more than this is owed: so an answer over HTTP, which waits for the debt, comes in time, and who
+/// opens connection after connection gets no more than others.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// So much later, and up to twice that, is asked again what was not taken: thousands may wait for one turn.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A limit to how fast may be published. Every rule that matches a topic counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +58,8 @@ pub enum Per {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnExcess {
-    /// It is taken, and nothing more is read of the connection until it would not be too much. `rate_limited` where others
-    /// owe so much that it would be for more than 5 s.
+    /// It is taken, and what comes next waits until it would not be too much. Over HTTP `rate_limited` where others owe so
+    /// much that it would be for more than 5 s.
     #[default]
     Delay,
     /// `rate_limited`, with `retry_after_ms`.
@@ -118,12 +120,21 @@ impl Rate {
     }
 }
 
+/// What became of an event that is within the rates, or waits for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// It was taken; after it, nothing more is to be taken for so long.
+    Taken(Duration),
+    /// Others owe too much: ask again after so long.
+    Later(Duration),
+}
+
 /// One publisher's buckets, a rule each.
 pub(crate) struct Pace {
     rates: Arc<Rates>,
     buckets: Vec<Arc<Buckets>>,
-    /// The rules that match the topic that was looked at last, a bit each.
-    meant: u64,
+    /// The topic that was asked for last, and the rules that match it, a bit each.
+    selected: Option<(Topic, u64)>,
 }
 
 impl fmt::Debug for Pace {
@@ -144,43 +155,67 @@ impl Pace {
             Per::Connection => Arc::default(),
         };
         let buckets = rates.rules.iter().map(of).collect();
-        Self { rates: Arc::clone(rates), buckets, meant: 0 }
+        Self { rates: Arc::clone(rates), buckets, selected: None }
     }
 
-    /// What is taken next is for `topic`.
-    pub(crate) fn select(&mut self, topic: &Topic) {
-        let rules = self.rates.rules.iter().enumerate();
-        self.meant = rules.filter(|(_, (rate, _))| rate.topics.matches(topic)).fold(0, |bits, (at, _)| bits | 1 << at);
-    }
-
-    /// Takes an event of so many bytes on the topic that was selected; after it, nothing more is to be taken for so long.
+    /// Takes an event of so many bytes on `topic`, or says when to ask again.
     ///
     /// # Errors
     /// `rate_limited`, with how long to wait: nothing was taken.
-    pub(crate) fn take(&self, bytes: usize) -> Result<Duration, Refusal> {
-        if self.meant == 0 {
-            return Ok(Duration::ZERO);
+    pub(crate) fn take(&mut self, topic: &Topic, bytes: usize) -> Result<Pass, Refusal> {
+        let meant = self.select(topic);
+        if meant == 0 {
+            return Ok(Pass::Taken(Duration::ZERO));
         }
         let now = self.rates.now();
-        // Between the look and the taking others may take too: as many as there are threads.
-        for (rate, buckets) in self.meant() {
+        let Some((wait, _)) = self.look(meant, bytes, now)? else {
+            return Ok(Pass::Taken(self.have(meant, bytes, now)));
+        };
+        let spread = fastrand::u64(..ASK_AGAIN.as_millis() as u64);
+        Ok(Pass::Later(wait.max(ASK_AGAIN + Duration::from_millis(spread))))
+    }
+
+    /// The same for who cannot ask again: after it, nothing more is to be taken for so long.
+    ///
+    /// # Errors
+    /// `rate_limited`, with how long to wait: nothing was taken.
+    pub(crate) fn take_now(&mut self, topic: &Topic, bytes: usize) -> Result<Duration, Refusal> {
+        let meant = self.select(topic);
+        let now = self.rates.now();
+        match self.look(meant, bytes, now)? {
+            Some((wait, rate)) => Err(self.refuse(rate, wait)),
+            None => Ok(self.have(meant, bytes, now)),
+        }
+    }
+
+    /// For how long nothing can be taken, and by which rule.
+    fn look(&self, meant: u64, bytes: usize, now: u64) -> Result<Option<(Duration, &Rate)>, Refusal> {
+        let mut longest: Option<(Duration, &Rate)> = None;
+        for (rate, buckets) in self.rules(meant) {
             let wait = rate.longest(buckets, bytes, |bucket, fill, units| match rate.on_excess {
-                OnExcess::Delay => bucket.exceeds(fill, now, units, PATIENCE),
+                OnExcess::Delay => bucket.owes_more_than(PATIENCE, fill, now),
                 OnExcess::Refuse => bucket.lacks(fill, now, units),
             });
-            if !wait.is_zero() {
-                self.rates.refused.add(1);
-                self.warn(rate);
-                let message = format!("more than {} publishes on {}", rate.words(), rate.topics);
-                let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
-                return Err(Refusal::new(ErrorCode::RateLimited, message).retry_after(wait));
+            if wait.is_zero() {
+                continue;
+            }
+            if rate.on_excess == OnExcess::Refuse {
+                return Err(self.refuse(rate, wait));
+            }
+            if longest.is_none_or(|(most, _)| wait > most) {
+                longest = Some((wait, rate));
             }
         }
+        Ok(longest)
+    }
+
+    /// Takes it. Between the look and this others may take too: as many as there are threads.
+    fn have(&self, meant: u64, bytes: usize, now: u64) -> Duration {
         let mut pause = Duration::ZERO;
         let mut slowest = None;
-        for (rate, buckets) in self.meant() {
+        for (rate, buckets) in self.rules(meant) {
             let debt = rate.longest(buckets, bytes, |bucket, fill, units| bucket.take(fill, now, units));
-            // A large event that a full bucket gave is not waited for here: the next one is refused.
+            // A large event that a rule gave which refuses is not waited for here: the next one is refused.
             if rate.on_excess == OnExcess::Delay && debt > pause {
                 (pause, slowest) = (debt, Some(rate));
             }
@@ -189,7 +224,32 @@ impl Pace {
             self.rates.delayed.add(1);
             self.warn(rate);
         }
-        Ok(pause)
+        pause
+    }
+
+    fn refuse(&self, rate: &Rate, wait: Duration) -> Refusal {
+        self.rates.refused.add(1);
+        self.warn(rate);
+        let message = format!("more than {} publishes on {}", rate.words(), rate.topics);
+        let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        Refusal::new(ErrorCode::RateLimited, message).retry_after(wait)
+    }
+
+    /// The rules that match `topic`, a bit each.
+    fn select(&mut self, topic: &Topic) -> u64 {
+        if self.buckets.is_empty() {
+            return 0;
+        }
+        match &self.selected {
+            Some((selected, meant)) if selected == topic => *meant,
+            _ => {
+                let rules = self.rates.rules.iter().enumerate();
+                let matching = rules.filter(|(_, (rate, _))| rate.topics.matches(topic));
+                let meant = matching.fold(0, |bits, (at, _)| bits | 1 << at);
+                self.selected = Some((topic.clone(), meant));
+                meant
+            }
+        }
     }
 
     fn warn(&self, rate: &Rate) {
@@ -199,9 +259,9 @@ impl Pace {
         }
     }
 
-    fn meant(&self) -> impl Iterator<Item = (&Rate, &Buckets)> {
+    fn rules(&self, meant: u64) -> impl Iterator<Item = (&Rate, &Buckets)> {
         let rules = self.rates.rules.iter().zip(&self.buckets).enumerate();
-        rules.filter(|(at, _)| self.meant >> at & 1 == 1).map(|(_, ((rate, _), buckets))| (rate, &**buckets))
+        rules.filter(move |(at, _)| meant >> at & 1 == 1).map(|(_, ((rate, _), buckets))| (rate, &**buckets))
     }
 }
 

@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
-use prom_hub::Hub;
-use prom_testkit::{Client, hub, in_time};
+use prom_hub::{Config, Hub};
+use prom_testkit::{Client, config, hub, in_time};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -38,9 +38,14 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
 
 /// A new WebSocket.
 async fn websocket(address: SocketAddr) -> TcpStream {
+    websocket_with(address, "").await
+}
+
+/// One that is asked for with more headers.
+async fn websocket_with(address: SocketAddr, more: &str) -> TcpStream {
     let mut stream = in_time(TcpStream::connect(address)).await.unwrap();
     let headers = "Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
-    let ask = format!("GET /ws HTTP/1.1\r\n{headers}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n");
+    let ask = format!("GET /ws HTTP/1.1\r\n{headers}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{more}\r\n");
     stream.write_all(ask.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -146,5 +151,32 @@ async fn a_message_in_parts_with_pings_between_them_is_one_message() {
     // Nobody else notices any of it.
     let mut client = Client::open(&hub).await;
     client.publish("a", json!(1)).await;
+    hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_is_closed_while_it_still_sends_is_told_why() {
+    // The socket was closed with unread bytes in it, which resets it: on most systems the peer loses what it did not read yet.
+    let hub = Hub::start(Config { origins: Some(Vec::new()), ..config() }).await.unwrap();
+    let flood = frame(FIN | PING, b"").repeat(100);
+    let large = frame(FIN | TEXT, &[b' '; 20_000]);
+    let reserved = frame(FIN | 0x40 | TEXT, b"{}");
+    let not_text = frame(FIN | TEXT, b"\xFF\xFF");
+    let ping = frame(FIN | PING, b"");
+    let foreign = "Origin: https://elsewhere.example\r\n";
+    let cases =
+        [(4408, "", flood), (1009, "", large), (1002, "", reserved), (1007, "", not_text), (4403, foreign, ping)];
+    for (code, headers, wrong) in cases {
+        let mut told = 0;
+        for _ in 0..10 {
+            let mut stream = websocket_with(hub.address(), headers).await;
+            stream.write_all(&[wrong.clone(), vec![0; 500_000]].concat()).await.unwrap();
+            let mut answer = Vec::new();
+            let ended = in_time(stream.read_to_end(&mut answer)).await;
+            let at = answer.windows(4).position(|four| four[0] == 0x88 && four[2..] == u16::to_be_bytes(code));
+            told += usize::from(at.is_some() && ended.is_ok());
+        }
+        assert_eq!(told, 10, "{code}");
+    }
     hub.shutdown().await;
 }

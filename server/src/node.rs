@@ -15,7 +15,7 @@ use crate::{
     auth::{Access, Refused, Verifier},
     flow::{metrics::Metrics, topics::Topics, writer::Writer},
     groups::Groups,
-    quota::{Quotas, Shares},
+    quota::{Quotas, Shares, pause},
     sparing::Sparing,
     web::Page,
 };
@@ -142,6 +142,26 @@ impl Node {
     pub(crate) fn refused_token(&self, by: &'static str, refused: &Refused) {
         self.metrics.auth_refused(refused.code());
         self.verifier.log(by, refused);
+    }
+
+    /// What the token of a request over HTTP from `address` stands for, or why there is none; too many bad ones come late.
+    ///
+    /// # Errors
+    /// That of `token`, and as [`Verifier::check`](crate::auth::Verifier::check).
+    pub(crate) async fn access(
+        &self,
+        by: &'static str,
+        token: Result<&str, Refused>,
+        address: IpAddr,
+    ) -> Result<Access, Refused> {
+        let checked = match token {
+            Ok(token) => self.verifier.check(token).done().await,
+            Err(refused) => Err(refused),
+        };
+        // Counted before the wait, which ends with the connection.
+        let checked = checked.inspect_err(|refused| self.refused_token(by, refused));
+        pause(self.keep_back(&checked, address)).await;
+        checked
     }
 
     /// How long to wait before a token's answer is given: for a refused one, if its address has sent many.

@@ -28,7 +28,6 @@ use self::turns::Turns;
 use crate::{
     auth::{Access, Refused},
     node::Node,
-    quota::pause,
     rights,
     web::{Caller, Failure, bearer},
 };
@@ -80,14 +79,7 @@ fn cors(node: &Arc<Node>) -> CorsLayer {
 impl Http {
     /// What the request's token stands for.
     async fn access(&self, caller: &Caller, headers: &HeaderMap) -> Result<Access, Failure> {
-        let checked = match bearer(headers, "") {
-            Ok(token) => self.node.verifier.check(token).done().await,
-            Err(refused) => Err(refused),
-        };
-        // Counted before the wait, which ends with the connection.
-        let checked = checked.inspect_err(|refused| self.node.refused_token("HTTP", refused));
-        pause(self.node.keep_back(&checked, caller.address())).await;
-        let access = checked?;
+        let access = self.node.access("HTTP", bearer(headers, ""), caller.address()).await?;
         caller.is_known();
         Ok(access)
     }

@@ -5,12 +5,13 @@
 //!   anywhere else      OPS_TOKEN, or a token with ops:read (what changes things: ops:admin)
 //! ```
 
+use std::net::IpAddr;
+
 use axum::http::HeaderMap;
 use prom_protocol::{Action, ErrorCode};
 use subtle::ConstantTimeEq;
 
 use crate::{
-    auth::Refused,
     node::Node,
     web::{Failure, bearer},
 };
@@ -60,21 +61,24 @@ impl Guard {
     ///
     /// # Errors
     /// `no_token`, `jwt_invalid`, `forbidden`, or `overloaded` while a key set cannot be read.
-    pub(super) async fn check(&self, node: &Node, headers: &HeaderMap, right: Right) -> Result<(), Failure> {
+    pub(super) async fn check(
+        &self,
+        node: &Node,
+        headers: &HeaderMap,
+        address: IpAddr,
+        right: Right,
+    ) -> Result<(), Failure> {
         if !self.always && !right.always {
             return Ok(());
         }
         let action = right.action;
-        let refused = |refused: Refused| {
-            node.refused_token("the ops port", &refused);
-            Failure::from(refused)
-        };
         let scope = if action == Action::OpsAdmin { "ops:admin" } else { "ops:read" };
-        let token = bearer(headers, &format!(": OPS_TOKEN, or a token with {scope}")).map_err(refused)?;
-        if self.token.as_ref().is_some_and(|own| own.as_bytes().ct_eq(token.as_bytes()).into()) {
+        let token = bearer(headers, &format!(": OPS_TOKEN, or a token with {scope}"));
+        let is_own = |own: &String| token.as_ref().is_ok_and(|token| own.as_bytes().ct_eq(token.as_bytes()).into());
+        if self.token.as_ref().is_some_and(is_own) {
             return Ok(());
         }
-        if node.verifier.check(token).done().await.map_err(refused)?.policy.may_operate(action) {
+        if node.access("the ops port", token, address).await?.policy.may_operate(action) {
             return Ok(());
         }
         Err(Failure::new(ErrorCode::Forbidden, format!("no operator permission: the token needs {scope}")))

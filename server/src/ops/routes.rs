@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, Uri, header},
     middleware::{self, Next},
@@ -16,7 +16,7 @@ use super::{
     reads::{self, Ops},
     removals, revocations,
 };
-use crate::web::Failure;
+use crate::web::{Caller, Failure};
 
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -58,8 +58,13 @@ pub(crate) fn router(ops: Arc<Ops>) -> Router {
 }
 
 /// Lets through who has the right.
-async fn permitted(State((ops, right)): State<(Arc<Ops>, Right)>, request: Request, next: Next) -> Response {
-    match ops.guard.check(&ops.node, request.headers(), right).await {
+async fn permitted(
+    State((ops, right)): State<(Arc<Ops>, Right)>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match ops.guard.check(&ops.node, request.headers(), caller.address(), right).await {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
     }

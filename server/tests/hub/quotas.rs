@@ -6,7 +6,7 @@ use prom_hub::{Config, Hub, Limits, OnExcess, Per, Rate, Shares};
 use prom_protocol::TopicOrPattern;
 use prom_testkit::{
     Client, config,
-    http::{Answer, get, ops, parse, post, raw, request},
+    http::{Answer, get, ops, ops_as, parse, post, raw, request},
     in_time, token, token_with, until,
 };
 use serde_json::{Value, json};
@@ -491,6 +491,9 @@ async fn bad_tokens_are_answered_late_after_many_and_good_ones_at_once() {
     let began = Instant::now();
     assert_eq!(get(&hub, "/replay?topic=a", "nonsense").await.status, 401);
     assert!(began.elapsed() >= Duration::from_millis(2900), "{:?}", began.elapsed());
+    let began = Instant::now();
+    assert_eq!(ops_as(&hub, "/latest-by-key?topic=a&key=k", "nonsense").await.status, 401);
+    assert!(began.elapsed() >= Duration::from_millis(2900), "on the ops port: {:?}", began.elapsed());
     assert!(limited(&hub, "auth_failures").await >= 2);
     // A token without a right is not a bad one.
     let mut unable = Client::connect(&hub).await;

@@ -81,7 +81,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Revocation>, RevocationsError> {
 }
 
 /// Adds an entry to the file, which must be there; when this returns it is on the disk. Of those that hit the same tokens
-/// the one that ends last stays, those that have ended are left out. Answers how many entries there are now. Blocks, for at most a few seconds.
+/// the one that ends last stays, those that have ended are left out. Answers how many entries there are now. Blocks, for at
+/// most a few seconds.
 ///
 /// # Errors
 /// The file cannot be used as it is, has no room, or cannot be written; it is as it was then, but with
@@ -99,7 +100,7 @@ fn revoke_and(path: &Path, entry: &Revocation, sync: fn(&File) -> io::Result<()>
     let mut entries = parse(&read(&path)?)?;
     // One that has no end stays so, however often it is said again.
     let same = entries.extract_if(.., |own| own.hits() == entry.hits());
-    let entry = same.chain([entry.clone()]).max_by_key(Revocation::ends_ms).unwrap_or_else(|| entry.clone());
+    let entry = same.fold(entry.clone(), |last, own| if own.ends_ms() > last.ends_ms() { own } else { last });
     if entries.len() >= MAX_REVOCATIONS {
         return Err(RevocationsError::TooMany);
     }

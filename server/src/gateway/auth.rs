@@ -87,9 +87,8 @@ impl Connection {
                         }
                     }
                     let whose = self.node.quotas.whose(holder, self.address);
-                    self.publishes.pace = Some(self.node.quotas.pace(whose));
+                    self.publishes.set_limits(self.node.quotas.pace(whose), self.node.quotas.backlog(&share));
                     self.share = Some((holder, share));
-                    self.publishes.forget_topic();
                 }
                 self.out.socket.trust();
                 self.send(&ServerFrame::Ok(OkFrame {

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use prom_delivery::{Delivery, Found, MemberId, Nack};
 use prom_protocol::{
-    ClientFrame, CloseCode, ErrorCode, Op, Refusal, ServerFrame, Text, client::BadRequest, server::encode_event_context,
+    ClientFrame, CloseCode, ErrorCode, Op, Refusal, ServerFrame, Text, Topic, client::BadRequest,
+    server::encode_event_context,
 };
 use prom_store::{StoreError, wall_clock};
 use tokio::{sync::mpsc, time::Instant};
@@ -72,7 +73,7 @@ pub(super) async fn run(node: Arc<Node>, socket: Socket, address: IpAddr) {
         out: Out::new(socket),
         unread: None,
         checking: None,
-        publishes: Publishes::new(Arc::clone(&node.metrics), node.quotas.held()),
+        publishes: Publishes::new(Arc::clone(&node.metrics)),
         room: None,
         subscriptions: Subscriptions::default(),
         signals,
@@ -303,10 +304,7 @@ impl Connection {
             ClientFrame::Publish(publish) => {
                 self.publishes.add(&publish, corr, self.session.subject(), |topic, same| {
                     rights::publish(policy, topic)?;
-                    match &self.share {
-                        Some((_, share)) if !same => self.node.quotas.topic(share, topic, &self.node.topics),
-                        _ => Ok(()),
-                    }
+                    if same { Ok(()) } else { may_make(&self.node, self.share.as_ref(), topic) }
                 });
                 self.answer_refused_publishes();
             }
@@ -343,11 +341,12 @@ impl Connection {
 
     /// Hands on what was held because it came too fast, as far as its time has come.
     fn publish_held(&mut self) {
-        let (share, node) = (&self.share, &self.node);
-        self.publishes.go_on(|topic| match share {
-            Some((_, share)) => node.quotas.topic(share, topic, &node.topics),
-            None => Ok(()),
-        });
+        if let Some(policy) = self.session.policy() {
+            self.publishes.go_on(|topic| {
+                rights::publish(policy, topic)?;
+                may_make(&self.node, self.share.as_ref(), topic)
+            });
+        }
         self.answer_refused_publishes();
         self.flush_publishes();
     }
@@ -437,6 +436,10 @@ impl Connection {
 
     /// Leaves the groups, sends what is left and closes.
     async fn end(&mut self, end: End) {
+        if !matches!(end, End::Closed) {
+            // Its client has no answer to it, and publishes it again.
+            self.publishes.drop_held();
+        }
         self.flush_settlements().await;
         for id in self.subscriptions.ids() {
             if let Some(Subscription { source: Source::Group { group, .. }, .. }) = self.subscriptions.remove(id) {
@@ -448,10 +451,30 @@ impl Connection {
             End::Closed => {
                 self.out.abandon();
                 let _ = tokio::time::timeout(ENDING, self.written()).await;
+                if self.publishes.has_more() {
+                    self.out.socket.leave().await;
+                    self.publish_rest().await;
+                }
             }
             End::Close(code) => {
                 self.node.metrics.closed(code);
                 self.say_why(code).await;
+            }
+        }
+    }
+
+    /// Publishes what its client sent before it closed, as fast as it may, as long as its token counts.
+    async fn publish_rest(&mut self) {
+        let ending = self.node.ending.clone();
+        let mut revocations = self.node.verifier.revocations().changes();
+        while self.publishes.has_more() && !self.is_revoked() {
+            let next_publish = self.publishes.next_at();
+            tokio::select! {
+                () = ending.cancelled() => return,
+                () = sleep_until(self.session.deadline) => return,
+                () = sleep_until(next_publish), if next_publish.is_some() => self.publish_held(),
+                room = async { self.room.as_mut()?.await }, if self.room.is_some() => self.send_held_back(room),
+                Ok(()) = revocations.changed() => {}
             }
         }
     }
@@ -495,6 +518,11 @@ fn poll_socket(out: &mut Out<Socket>, cx: &mut Context<'_>, reading: bool, writi
         return Poll::Ready(Turn::Written(written));
     }
     if reading { out.socket.poll_next(cx).map(Turn::Read) } else { Poll::Pending }
+}
+
+/// Refuses a publish by which its subject would make one more topic than it may.
+fn may_make(node: &Node, share: Option<&(u64, Share)>, topic: &Topic) -> Result<(), Refusal> {
+    share.map_or(Ok(()), |(_, share)| node.quotas.topic(share, topic, &node.topics))
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -119,8 +119,8 @@ async fn close(mut socket: Socket, code: CloseCode) {
         }
         socket.poll_flush(cx)
     });
-    // The peer may be gone already.
-    if sent.await.is_ok() {
+    // The peer may be gone already. At a shutdown it connects again either way.
+    if sent.await.is_ok() && code != CloseCode::Shutdown {
         socket.hang_up().await;
     }
 }

@@ -3,14 +3,7 @@
 //! Those that came faster than they may are held until their time has come. Meanwhile the connection reads on: what else
 //! it has to say does not wait for them.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use prom_protocol::{Refusal, ServerFrame, Text, Topic, check_payload, client::Publish, server::encode_published};
 use prom_store::Append;
@@ -21,33 +14,43 @@ use crate::{
         metrics::Metrics,
         writer::{Answer, Outcomes, Reply, Write},
     },
-    quota::{Pace, Pass},
+    quota::{Backlog, Pace, Pass},
 };
 
 /// Unanswered publishes of a connection beyond which the hub stops reading from it.
 pub(super) const MAX_WAITING: usize = 16 * 1024;
 /// Bytes of unanswered publishes beyond which it stops reading too.
 const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes that all connections of a hub may hold until their time has come. Beyond, those that hold some are not read.
-const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 /// Most of them that are handed on between two turns of others.
 const TURN: usize = 512;
-/// What a held event takes beside its bytes.
-const HELD_EXTRA: usize = size_of::<Held>() + size_of::<Waiting>();
+/// What one that waits while others are held takes beside its bytes, the names that are there a second time included.
+const EACH: usize = size_of::<Waiting>() + size_of::<Held>() + 256;
+/// Places for held publishes that are kept when there are none.
+const KEPT: usize = 1024;
 
 /// A publish that has not been answered.
 #[derive(Debug)]
 struct Waiting {
     corr: Option<Box<str>>,
+    /// Of the event, or of the answer that refuses it.
     bytes: usize,
     /// Refused before it came to the writer; its answer waits for those before it.
     refused: Option<Refusal>,
 }
 
+impl Waiting {
+    /// It is refused after all; how many bytes it had.
+    fn refuse(&mut self, refused: Refusal) -> usize {
+        let bytes = std::mem::replace(&mut self.bytes, refused.message().len());
+        self.refused = Some(refused);
+        bytes
+    }
+}
+
 /// A publish whose time has not come.
 #[derive(Debug)]
 struct Held {
-    /// The how many-th of the connection it is.
+    /// Its number among the connection's publishes, from 0 on.
     number: u64,
     append: Append,
 }
@@ -64,20 +67,18 @@ pub(super) struct Publishes {
     pub(super) held_back: Option<Write>,
     /// The last topic published to, so that a stream to one topic shares its name.
     last_topic: Option<Topic>,
-    /// How fast they may come. None: not known who they are of.
-    pub(super) pace: Option<Pace>,
+    /// How fast they may come, and what may wait for its time. None: not known who they are of.
+    limits: Option<(Pace, Backlog)>,
     /// They came too fast: until then none passes.
     paused: Option<Instant>,
-    /// The last of `waiting` that are not refused.
+    /// Those whose time has not come. From the first of them on, each of `waiting` that is not refused is one of them, in
+    /// this order.
     held: VecDeque<Held>,
-    /// What those take, and what is held by all connections.
-    held_bytes: usize,
-    all_held: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
 impl Publishes {
-    pub(super) fn new(metrics: Arc<Metrics>, all_held: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             waiting: VecDeque::new(),
             bytes: 0,
@@ -85,13 +86,18 @@ impl Publishes {
             batch: Vec::new(),
             held_back: None,
             last_topic: None,
-            pace: None,
+            limits: None,
             paused: None,
             held: VecDeque::new(),
-            held_bytes: 0,
-            all_held,
             metrics,
         }
+    }
+
+    /// It is known how fast the connection may publish; or it has become another's.
+    pub(super) fn set_limits(&mut self, pace: Pace, backlog: Backlog) {
+        self.limits = Some((pace, backlog));
+        self.last_topic = None;
+        self.count_held();
     }
 
     /// Whether the connection may read on.
@@ -99,7 +105,12 @@ impl Publishes {
         self.held_back.is_none()
             && self.waiting.len() < MAX_WAITING
             && self.bytes < MAX_WAITING_BYTES
-            && (self.held.is_empty() || self.all_held.load(Relaxed) < MAX_HELD_BYTES)
+            && !(self.paused.is_some() && self.limits.as_ref().is_some_and(|(_, backlog)| backlog.is_full()))
+    }
+
+    /// Whether some are held until their time has come, or until the writer has room.
+    pub(super) fn has_more(&self) -> bool {
+        !self.held.is_empty() || self.held_back.is_some()
     }
 
     /// When to [go on](Self::go_on): not while those before them wait for the writer.
@@ -110,11 +121,6 @@ impl Publishes {
     /// Whether everything is answered.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
-    }
-
-    /// The next topic counts as another one than the last.
-    pub(super) fn forget_topic(&mut self) {
-        self.last_topic = None;
     }
 
     /// Takes on a publish of the subject `by`. `allowed` is asked whether it may be on its topic, and told whether that is
@@ -136,9 +142,9 @@ impl Publishes {
                 if self.paused.is_none() && self.held.is_empty() {
                     self.pass(publish);
                 } else {
-                    self.count_held(&publish, true);
                     self.held.push_back(publish);
                 }
+                self.count_held();
             }
             Err(refused) => self.refuse(corr, refused),
         }
@@ -147,7 +153,10 @@ impl Publishes {
     /// Takes on a publish that cannot be carried out, to be answered in its turn.
     pub(super) fn refuse(&mut self, corr: Option<&Text<'_>>, refusal: Refusal) {
         let corr = corr.map(|corr| corr.as_str().into());
-        self.waiting.push_back(Waiting { corr, bytes: 0, refused: Some(refusal) });
+        let bytes = refusal.message().len();
+        self.bytes += bytes;
+        self.waiting.push_back(Waiting { corr, bytes, refused: Some(refusal) });
+        self.count_held();
     }
 
     fn append(
@@ -168,23 +177,27 @@ impl Publishes {
         Ok(append)
     }
 
-    /// The time of those that are held may have come: passes on what may pass. `allowed` is asked once more whether the
-    /// topic may be made, as others may have been made meanwhile.
+    /// The time of those that are held may have come: passes on what may pass. `allowed` is asked once more, as the token and
+    /// the topics may be others now.
     pub(super) fn go_on(&mut self, allowed: impl Fn(&Topic) -> Result<(), Refusal>) {
         self.paused = None;
         for _ in 0..TURN {
-            let Some(publish) = self.held.pop_front() else { return };
-            self.count_held(&publish, false);
+            let Some(publish) = self.held.pop_front() else { break };
             match allowed(&publish.append.topic) {
                 Ok(()) => self.pass(publish),
                 Err(refusal) => self.refuse_one(publish.number, refusal),
             }
             if self.paused.is_some() {
-                return;
+                break;
             }
         }
-        // The rest is for the next turn.
-        self.paused = Some(Instant::now());
+        if self.held.is_empty() {
+            self.held.shrink_to(KEPT);
+        } else if self.paused.is_none() {
+            // The rest is for the next turn.
+            self.paused = Some(Instant::now());
+        }
+        self.count_held();
     }
 
     /// Lets go of what is held, without an answer, and of what came after it.
@@ -192,15 +205,14 @@ impl Publishes {
         let Some(first) = self.held.front() else { return };
         let kept = usize::try_from(first.number - self.answered).unwrap_or(usize::MAX);
         self.bytes -= self.waiting.drain(kept..).map(|waiting| waiting.bytes).sum::<usize>();
-        for publish in std::mem::take(&mut self.held) {
-            self.count_held(&publish, false);
-        }
+        self.held = VecDeque::new();
+        self.count_held();
     }
 
-    /// Hands on a publish if its time has come, refuses it, or holds it before all others.
+    /// Hands on a publish if its time has come, refuses it, or puts it back at the front of those that are held.
     fn pass(&mut self, publish: Held) {
-        let pass = match &mut self.pace {
-            Some(pace) => pace.take(&publish.append.topic, publish.append.body.len()),
+        let pass = match &mut self.limits {
+            Some((pace, _)) => pace.take(&publish.append.topic, publish.append.body.len()),
             None => Ok(Pass::Taken(Duration::ZERO)),
         };
         let pause = match pass {
@@ -209,7 +221,6 @@ impl Publishes {
                 pause
             }
             Ok(Pass::Later(wait)) => {
-                self.count_held(&publish, true);
                 self.held.push_front(publish);
                 wait
             }
@@ -220,14 +231,12 @@ impl Publishes {
         }
     }
 
-    fn count_held(&mut self, publish: &Held, more: bool) {
-        let bytes = publish.append.body.len() + HELD_EXTRA;
-        if more {
-            self.held_bytes += bytes;
-            self.all_held.fetch_add(bytes, Relaxed);
-        } else {
-            self.held_bytes -= bytes;
-            self.all_held.fetch_sub(bytes, Relaxed);
+    /// Counts all that waits for those that are held, the refused among them and what is at the writer too.
+    fn count_held(&mut self) {
+        let Some((_, backlog)) = &mut self.limits else { return };
+        let bytes = if self.held.is_empty() { 0 } else { self.bytes + self.waiting.len() * EACH };
+        if bytes != backlog.bytes() {
+            backlog.set(bytes);
         }
     }
 
@@ -237,8 +246,8 @@ impl Publishes {
         self.last_topic = None;
         let at = usize::try_from(number - self.answered).unwrap_or(usize::MAX);
         if let Some(waiting) = self.waiting.get_mut(at) {
-            self.bytes -= std::mem::take(&mut waiting.bytes);
-            waiting.refused = Some(refused);
+            let before = waiting.refuse(refused);
+            self.bytes = self.bytes - before + waiting.bytes;
         }
     }
 
@@ -247,8 +256,8 @@ impl Publishes {
         self.last_topic = None;
         let open = self.waiting.iter_mut().rev().filter(|waiting| waiting.refused.is_none());
         for waiting in open.skip(self.held.len()).take(count) {
-            self.bytes -= std::mem::take(&mut waiting.bytes);
-            waiting.refused = Some(refused.clone());
+            let before = waiting.refuse(refused.clone());
+            self.bytes = self.bytes - before + waiting.bytes;
         }
     }
 
@@ -274,6 +283,7 @@ impl Publishes {
             out(encode(waiting.corr.as_deref(), outcome.as_ref().map(|a| (&*a.id, a.seq, a.duplicate))));
         }
         self.answer_refused(&mut out);
+        self.count_held();
     }
 
     /// Answers the refused publishes at the front of the queue, up to the first that waits for the writer.
@@ -281,15 +291,10 @@ impl Publishes {
         while let Some(Waiting { refused: Some(_), .. }) = self.waiting.front() {
             let Some(Waiting { corr, refused: Some(refused), .. }) = self.waiting.pop_front() else { return };
             self.answered += 1;
+            self.bytes -= refused.message().len();
             self.metrics.refused(refused.code());
             out(encode(corr.as_deref(), Err(&refused)));
         }
-    }
-}
-
-impl Drop for Publishes {
-    fn drop(&mut self) {
-        self.all_held.fetch_sub(self.held_bytes, Relaxed);
     }
 }
 
@@ -331,9 +336,18 @@ mod tests {
 
     fn publishes(rates: Vec<Rate>) -> Publishes {
         let quotas = Quotas::new(Shares { publish: rates, ..Shares::default() });
-        let mut publishes = Publishes::new(Arc::default(), quotas.held());
-        publishes.pace = Some(quotas.pace(quotas.whose(1, Ipv4Addr::LOCALHOST.into())));
+        of(&quotas, 1)
+    }
+
+    fn of(quotas: &Quotas, subject: u64) -> Publishes {
+        let mut publishes = Publishes::new(Arc::default());
+        let share = quotas.share(subject).unwrap();
+        publishes.set_limits(quotas.pace(quotas.whose(subject, Ipv4Addr::LOCALHOST.into())), quotas.backlog(&share));
         publishes
+    }
+
+    fn counted(publishes: &Publishes) -> usize {
+        publishes.limits.as_ref().map_or(0, |(_, backlog)| backlog.bytes())
     }
 
     /// One a second, one at once.
@@ -399,7 +413,8 @@ mod tests {
         // One was there, and one was owed.
         assert_eq!(publishes.batch.len(), 2);
         assert_eq!(publishes.held.len(), 4);
-        assert!(publishes.have_room() && publishes.held_bytes > 0);
+        assert!(publishes.have_room());
+        assert_eq!(counted(&publishes), publishes.bytes + 7 * EACH, "the refused one and those at the writer too");
         let due = publishes.next_at().unwrap() - Instant::now();
         assert!(due > Duration::from_millis(990) && due <= Duration::from_secs(1), "{due:?}");
         tokio::time::advance(due).await;
@@ -410,8 +425,7 @@ mod tests {
             "free" => Err(Refusal::new(ErrorCode::RateLimited, "too many topics")),
             _ => Ok(()),
         });
-        assert_eq!((publishes.batch.len(), publishes.held.len(), publishes.held_bytes), (4, 0, 0));
-        assert_eq!(publishes.all_held.load(Relaxed), 0);
+        assert_eq!((publishes.batch.len(), publishes.held.len(), counted(&publishes)), (4, 0, 0));
         let answers = answers_to(&mut publishes, (1..=4).map(committed).collect());
         let limited = "rate_limited";
         assert_answers(
@@ -422,33 +436,49 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_holds_some_is_not_read_while_all_hold_too_much() {
+    async fn who_is_slowed_is_not_read_while_its_subject_holds_too_much() {
         let quotas = Quotas::new(Shares { publish: vec![one_a_second("a", OnExcess::Delay)], ..Shares::default() });
-        let mut both: Vec<_> = (0..2)
-            .map(|n| {
-                let mut publishes = Publishes::new(Arc::default(), quotas.held());
-                publishes.pace = Some(quotas.pace(quotas.whose(n, Ipv4Addr::LOCALHOST.into())));
-                publishes
-            })
-            .collect();
+        let (mut one, mut other) = (of(&quotas, 1), of(&quotas, 2));
         for _ in 0..3 {
-            add(&mut both[0], "1", "a");
+            add(&mut one, "1", "a");
+            add(&mut other, "1", "a");
         }
-        let others = MAX_HELD_BYTES - both[0].held_bytes;
-        quotas.held().fetch_add(others, Relaxed);
-        assert!(!both[0].have_room());
-        assert!(both[1].have_room(), "it holds nothing");
-        both[0].drop_held();
-        assert!(both[0].have_room());
-        assert_eq!(quotas.held().load(Relaxed), others);
+        let mut greedy = quotas.backlog(&quotas.share(1).unwrap());
+        greedy.set(64 * 1024 * 1024 / 4 - counted(&one));
+        assert!(!one.have_room());
+        assert!(other.have_room(), "another's");
+        one.drop_held();
+        assert!(one.have_room() && !one.has_more() && counted(&one) == 0);
         // Those that were passed on before are answered, the one that was dropped is not.
-        assert_answers(&answers_to(&mut both[0], vec![committed(1), committed(2)]), &[("OK", "1"), ("OK", "1")]);
-        assert!(both[0].is_empty() && both[0].bytes == 0);
+        assert_answers(&answers_to(&mut one, vec![committed(1), committed(2)]), &[("OK", "1"), ("OK", "1")]);
+        assert!(one.is_empty() && one.bytes == 0);
+        // Nothing of its own waits, but what it sends now would.
+        greedy.set(64 * 1024 * 1024 / 4);
+        assert!(one.next_at().is_some() && !one.have_room());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        one.go_on(|_| Ok(()));
+        assert!(one.have_room());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_behind_one_that_is_held_are_bounded_too() {
+        // They counted for nothing: 16,384 of them, each some hundred bytes, for as long as one before them was held.
+        let mut publishes = publishes(vec![one_a_second("a", OnExcess::Delay)]);
+        let message = "m".repeat(1000);
         for _ in 0..3 {
-            add(&mut both[1], "1", "a");
+            add(&mut publishes, "1", "a");
         }
-        drop(both);
-        assert_eq!(quotas.held().load(Relaxed), others, "who is gone holds nothing");
+        let mut refused = 0;
+        while publishes.have_room() {
+            publishes.refuse(None, Refusal::new(ErrorCode::Forbidden, message.clone()));
+            refused += 1;
+        }
+        assert!((4000..=4 * 1024 * 1024 / 1000 + 1).contains(&refused), "{refused}");
+        assert_eq!(counted(&publishes), publishes.bytes + (3 + refused) * EACH);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        publishes.go_on(|_| Ok(()));
+        assert_eq!(answers_to(&mut publishes, (1..=3).map(committed).collect()).len(), 3 + refused);
+        assert_eq!((publishes.bytes, counted(&publishes)), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -47,7 +47,7 @@ const BEFORE_TRUST: Allowance = Allowance { bytes: 128 * 1024, messages: 64 };
 /// How long a peer has to answer a close frame.
 const DRAIN: Duration = Duration::from_secs(1);
 /// So much is read meanwhile of one whose bytes are no frames any more.
-const MOST_DISCARDED: usize = 4 * 1024 * 1024;
+const MOST_DISCARDED: usize = 1024 * 1024;
 
 /// What a peer may still send.
 #[derive(Debug, Clone, Copy)]
@@ -139,16 +139,24 @@ impl Socket {
         .await;
     }
 
+    /// Ends the connection with a peer that has closed it, while there is still work for it. Others may take its place.
+    pub(super) async fn leave(&mut self) {
+        self.ended = true;
+        self.distrust();
+        self.hang_up().await;
+    }
+
     /// Reads what are no frames any more, until the peer has understood that it is closed.
     async fn discard(&mut self) {
         let _ = self.peer.shutdown().await;
-        let mut bytes = vec![0; 16 * 1024];
+        let mut bytes = vec![0; 32 * 1024];
         let mut left = MOST_DISCARDED;
         while left > 0 {
             match self.peer.read(&mut bytes).await {
                 Ok(0) | Err(_) => return,
                 Ok(read) => left = left.saturating_sub(read),
             }
+            tokio::task::yield_now().await;
         }
     }
 

@@ -98,7 +98,7 @@ impl Http {
             self.check_still_good(access)?;
             // Again: it counts from when it is made, and a body may take its time.
             self.node.quotas.topic_of(access.holder, &append.topic, &self.node.topics)?;
-            wait = pace.take_now(&append.topic, append.body.len())?;
+            wait = pace.take_or_refuse(&append.topic, append.body.len())?;
             Ok::<_, Failure>(vec![append])
         };
         let outcome = self.node.writer.commit_if(checked, Vec::new()).await?.pop();

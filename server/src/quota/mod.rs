@@ -3,11 +3,13 @@
 //! ```text
 //!   AUTH ────────► Quotas::share  ──► Share      a connection of its subject's, its subscriptions (subject.rs)
 //!   PUBLISH ─────► Quotas::pace   ──► Pace       how fast, by topic (rates.rs, bucket.rs)
+//!                  Quotas::backlog ─► Backlog    what waits for its time (backlog.rs)
 //!   bad tokens ──► Quotas::failed ──► a wait     how late the answer comes, by address
 //! ```
 //!
 //! What is known of each subject and address is in tables (table.rs) that forget.
 
+mod backlog;
 mod bucket;
 mod rates;
 mod subject;
@@ -16,7 +18,7 @@ mod table;
 use std::{
     hash::{BuildHasher, RandomState},
     net::IpAddr,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,6 +26,7 @@ use prom_protocol::{ErrorCode, Group, Refusal, Topic};
 use prom_store::Store;
 
 use self::{
+    backlog::Backlogs,
     bucket::{Bucket, Fill},
     rates::{Rates, Whose},
     subject::Subject,
@@ -39,6 +42,7 @@ use crate::{
 
 pub use self::rates::{MAX_RATES, OnExcess, Per, Rate};
 pub(crate) use self::{
+    backlog::Backlog,
     rates::{Pace, Pass},
     subject::{Place, Share},
     table::Table,
@@ -114,6 +118,13 @@ impl Quotas {
         for (limit, counter) in all {
             line(out, format_args!("limited_total{{limit=\"{limit}\"}} {}", counter.value()));
         }
+        head(
+            out,
+            "publish_held_bytes",
+            "gauge",
+            "Publishes that wait for their rate, and what is kept to answer them.",
+        );
+        line(out, format_args!("publish_held_bytes {}", self.backlogs.bytes()));
     }
 }
 
@@ -132,8 +143,7 @@ pub(crate) struct Quotas {
     subjects: Table<Subject>,
     failures: Table<Bucket>,
     counts: Counts,
-    /// Bytes of publishes that are held until their time has come.
-    held: Arc<AtomicUsize>,
+    backlogs: Arc<Backlogs>,
     warned: Sparing,
     hasher: RandomState,
 }
@@ -146,7 +156,7 @@ impl Quotas {
             subjects: Table::default(),
             failures: Table::default(),
             counts: Counts::default(),
-            held: Arc::default(),
+            backlogs: Backlogs::new(Sparing::new(WARN_EVERY)),
             warned: Sparing::new(WARN_EVERY),
             hasher: RandomState::new(),
         })
@@ -162,9 +172,9 @@ impl Quotas {
         Pace::new(&self.rates, whose)
     }
 
-    /// Bytes of publishes that connections hold because they came too fast, for who counts them.
-    pub(crate) fn held(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.held)
+    /// What a connection of the subject of `share` holds of publishes that came too fast: nothing yet.
+    pub(crate) fn backlog(&self, share: &Share) -> Backlog {
+        Backlog::new(&self.backlogs, &share.subject)
     }
 
     fn subject(&self, subject: u64) -> Arc<Subject> {

@@ -16,8 +16,7 @@ use crate::{flow::metrics::Counter, sparing::Sparing};
 /// Most rules.
 pub const MAX_RATES: usize = 64;
 const SECOND: Duration = Duration::from_secs(1);
-/// Nothing is taken while more than this is owed: so an answer over HTTP, which waits for the debt, comes in time, and who
-/// opens connection after connection gets no more than others.
+/// Nothing is taken while more than this is owed, so that an answer over HTTP, which waits for the debt, comes in time.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// So much later, and up to twice that, is asked again what was not taken: thousands may wait for one turn.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -58,8 +57,8 @@ pub enum Per {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnExcess {
-    /// It is taken, and what comes next waits until it would not be too much. Over HTTP `rate_limited` where others owe so
-    /// much that it would be for more than 5 s.
+    /// It waits until it is not too much. Over HTTP it is taken, and its answer waits; `rate_limited` where more than 5 s are
+    /// owed.
     #[default]
     Delay,
     /// `rate_limited`, with `retry_after_ms`.
@@ -168,23 +167,24 @@ impl Pace {
             return Ok(Pass::Taken(Duration::ZERO));
         }
         let now = self.rates.now();
-        let Some((wait, _)) = self.look(meant, bytes, now)? else {
-            return Ok(Pass::Taken(self.have(meant, bytes, now)));
+        let Some((wait, rate)) = self.look(meant, bytes, now)? else {
+            return Ok(Pass::Taken(self.charge(meant, bytes, now)));
         };
         let spread = fastrand::u64(..ASK_AGAIN.as_millis() as u64);
-        Ok(Pass::Later(wait.max(ASK_AGAIN + Duration::from_millis(spread))))
+        self.warn(rate);
+        Ok(Pass::Later(wait.max(ASK_AGAIN) + Duration::from_millis(spread)))
     }
 
     /// The same for who cannot ask again: after it, nothing more is to be taken for so long.
     ///
     /// # Errors
     /// `rate_limited`, with how long to wait: nothing was taken.
-    pub(crate) fn take_now(&mut self, topic: &Topic, bytes: usize) -> Result<Duration, Refusal> {
+    pub(crate) fn take_or_refuse(&mut self, topic: &Topic, bytes: usize) -> Result<Duration, Refusal> {
         let meant = self.select(topic);
         let now = self.rates.now();
         match self.look(meant, bytes, now)? {
             Some((wait, rate)) => Err(self.refuse(rate, wait)),
-            None => Ok(self.have(meant, bytes, now)),
+            None => Ok(self.charge(meant, bytes, now)),
         }
     }
 
@@ -210,7 +210,7 @@ impl Pace {
     }
 
     /// Takes it. Between the look and this others may take too: as many as there are threads.
-    fn have(&self, meant: u64, bytes: usize, now: u64) -> Duration {
+    fn charge(&self, meant: u64, bytes: usize, now: u64) -> Duration {
         let mut pause = Duration::ZERO;
         let mut slowest = None;
         for (rate, buckets) in self.rules(meant) {

@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So many groups at a time: each is a question to the store, which may go through all topics for it.
 const LOOK_AT: usize = 8;
 /// So long after it was asked for, what is not there was not made, or is gone. A publish waits for room at the writer for
-/// less (10 s), and is committed or fails soon after.
+/// less (10 s), and is committed or fails soon after; one that waits for its rate is asked for again when its time has come.
 const MADE_BY: Duration = Duration::from_secs(15);
 /// So many names, or an eighth of what there may be, are not worth remembering.
 const FEW: usize = 64;
@@ -32,6 +32,8 @@ fn few(most: usize) -> usize {
 pub(super) struct Subject {
     connections: AtomicUsize,
     subscriptions: AtomicUsize,
+    /// Bytes of publishes that wait for their time.
+    pub(super) held: AtomicUsize,
     made: Mutex<Made>,
 }
 

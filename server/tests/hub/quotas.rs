@@ -189,6 +189,41 @@ async fn what_waits_for_its_rate_holds_up_nothing_else_of_its_connection() {
 }
 
 #[tokio::test]
+async fn what_was_sent_before_a_clean_close_is_published_as_fast_as_it_may() {
+    // The original client publishes, looks at no answer, and closes: what was held was lost.
+    let hub = hub(Shares { publish: vec![rate("slow", 20, OnExcess::Delay)], ..Shares::default() }).await;
+    let mut client = connect(&hub, "one").await;
+    client.send_all(publishes("slow", 60)).await;
+    client.close().await;
+    until("all are there", async || {
+        let replay = get(&hub, "/replay?topic=slow&limit=100", &of("two")).await;
+        replay.status == 200 && replay.json()["events"].as_array().is_some_and(|events| events.len() == 60)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_held_is_published_only_while_its_token_may() {
+    // It was held against the topic quota alone, and came out for hours under rights that its connection had no more.
+    let hub = hub(Shares { publish: vec![rate("slow", 1, OnExcess::Delay)], ..Shares::default() }).await;
+    let mut client = connect(&hub, "one").await;
+    client.send_all(publishes("slow", 20)).await;
+    let lesser = token_with(json!({"sub": "one", "scopes": ["publish:other"]}));
+    client.send(json!({"op": "AUTH", "token": lesser, "corr": "t"})).await;
+    let mut answers = Vec::new();
+    while answers.len() < 21 {
+        answers.push(client.next().await);
+    }
+    let agreed = answers.iter().position(|answer| answer["corr"] == "t").unwrap();
+    assert_eq!(answers[agreed]["op"], "OK");
+    // At most one was on its way to the writer.
+    for answer in &answers[agreed + 2..] {
+        assert_eq!(answer["code"], "forbidden", "{answer}");
+    }
+    assert!(agreed < 18, "{agreed}");
+}
+
+#[tokio::test]
 async fn what_others_owe_is_waited_for_by_the_large_and_the_small() {
     let rule = Rate { bytes: Some(512 * 1024), events: None, per: Per::Hub, ..rate("a", 1, OnExcess::Delay) };
     let hub = hub(Shares { publish: vec![rule], ..Shares::default() }).await;

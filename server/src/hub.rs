@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -196,7 +196,8 @@ impl Hub {
             page: config.page,
             tasks: tasks.clone(),
             ending: ending.clone(),
-            connections: AtomicUsize::new(0),
+            connections: Arc::default(),
+            admitted: Arc::default(),
             refused: RefusedConnections::default(),
         });
         let server = public_port(listener, &node, sockets, public_tls, ending.clone()).map_err(listen)?;

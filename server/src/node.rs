@@ -27,7 +27,7 @@ pub(crate) const WRITE_GRACE: Duration = Duration::from_secs(4);
 /// What connections and requests may take.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// WebSocket connections; default 20000. Fewer where the open files of the process do not suffice for as many.
+    /// WebSocket connections that have a token; default 20000. Fewer where the open files of the process do not suffice for as many.
     pub connections: usize,
     /// Sockets of the public port, whatever they speak; default 25000. Fewer where the open files of the process do not
     /// suffice for as many: a tenth of them, at least 64, is the store's.
@@ -113,8 +113,9 @@ pub(crate) struct Node {
     pub(crate) tasks: TaskTracker,
     /// The hub has begun to end.
     pub(crate) ending: CancellationToken,
-    /// How many connections there are now.
-    pub(crate) connections: AtomicUsize,
+    /// How many connections there are now, and of them those that have a token.
+    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) admitted: Arc<AtomicUsize>,
     /// Warnings of connections that were not taken.
     pub(crate) refused: RefusedConnections,
 }

@@ -9,7 +9,7 @@ use prom_protocol::{
 };
 
 use super::{
-    connection::{Checking, Connection, End},
+    connection::{Checking, Connection, Counted, End},
     publish::MAX_WAITING,
     session::Outcome,
 };
@@ -59,6 +59,16 @@ impl Connection {
             self.node.verifier.revocations().check(&access)?;
             Ok(access)
         });
+        if checked.is_ok() && self.place.is_none() {
+            // Not before it has a token: who has none must not keep out those who have.
+            self.place = Counted::within(&self.node.admitted, self.node.limits.connections);
+            if self.place.is_none() {
+                if let Some(left_out) = self.node.refused.too_many.turn() {
+                    tracing::warn!(limit = self.node.limits.connections, left_out, "connection refused: too many");
+                }
+                return ControlFlow::Break(End::Close(CloseCode::ConnectionLimit));
+            }
+        }
         let holder = checked.as_ref().ok().map(|access| access.holder);
         let share = match holder {
             Some(holder) if self.share.as_ref().is_none_or(|(own, _)| *own != holder) => {

@@ -5,7 +5,10 @@ use std::{
     future::poll_fn,
     net::IpAddr,
     ops::ControlFlow,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -62,7 +65,7 @@ pub(super) enum End {
 
 /// Serves `socket` until either side ends it.
 pub(super) async fn run(node: Arc<Node>, socket: Socket, address: IpAddr) {
-    let _counted = Counted::new(&node);
+    let _counted = Counted::within(&node.connections, usize::MAX);
     let (handle, messages) = ConsumerHandle::new();
     let (signals, signalled) = mpsc::unbounded_channel();
     let session = Session::new(node.limits.auth_timeout);
@@ -82,25 +85,28 @@ pub(super) async fn run(node: Arc<Node>, socket: Socket, address: IpAddr) {
         heard: Instant::now(),
         address,
         share: None,
+        place: None,
         node: Arc::clone(&node),
     };
     let end = connection.serve(messages, signalled).await;
     connection.end(end).await;
 }
 
-/// Counts the connection for as long as it is served.
-struct Counted<'a>(&'a Node);
+/// Counts the connection for as long as this lives.
+pub(super) struct Counted(Arc<AtomicUsize>);
 
-impl<'a> Counted<'a> {
-    fn new(node: &'a Node) -> Self {
-        node.connections.fetch_add(1, Ordering::Relaxed);
-        Self(node)
+impl Counted {
+    /// One more; none: there are `most`.
+    pub(super) fn within(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let more = |count: usize| (count < most).then_some(count + 1);
+        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self(Arc::clone(count)))
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -138,6 +144,8 @@ pub(super) struct Connection {
     pub(super) heard: Instant,
     /// The peer's.
     pub(super) address: IpAddr,
+    /// Its place among the connections that have a token; none: it has none yet.
+    pub(super) place: Option<Counted>,
     /// Its part of what its subject may have, and whose that is.
     pub(super) share: Option<(u64, Share)>,
 }

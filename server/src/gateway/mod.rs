@@ -29,7 +29,7 @@ mod subscriptions;
 use std::{
     future::poll_fn,
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -98,12 +98,6 @@ fn refusal(node: &Node, headers: &HeaderMap) -> Option<CloseCode> {
             tracing::warn!(?origin, left_out, "connection refused: origin not on the list");
         }
         return Some(CloseCode::Origin);
-    }
-    if node.connections.load(Ordering::Relaxed) >= node.limits.connections {
-        if let Some(left_out) = node.refused.too_many.turn() {
-            tracing::warn!(limit = node.limits.connections, left_out, "connection refused: too many");
-        }
-        return Some(CloseCode::ConnectionLimit);
     }
     node.ending.is_cancelled().then_some(CloseCode::Shutdown)
 }

@@ -275,6 +275,39 @@ async fn sockets_without_a_token_make_room_for_those_that_have_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn strangers_do_not_use_up_the_connections_of_those_who_have_a_token() {
+    // Each WebSocket counted from its first byte on, and as fewer of them may be than sockets, none was asked to leave for
+    // another: who opened as many and said nothing kept everybody out.
+    let mut config = config();
+    config.ops_port = Some(0);
+    config.limits.connections = 4;
+    config.limits.sockets = 40;
+    let hub = Hub::start(config).await.unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..30 {
+        strangers.push(websocket(hub.address()).await);
+    }
+    until("they are there", async || metric(&hub, "ws_connections").await == 30).await;
+    let mut good = Vec::new();
+    for _ in 0..4 {
+        good.push(Client::open(&hub).await);
+    }
+    // A new token is no new connection, and one that ends leaves its place to another.
+    assert_eq!(good[0].ask(json!({"op": "AUTH", "token": all()})).await["op"], "OK");
+    let mut fifth = Client::connect(&hub).await;
+    fifth.send(json!({"op": "AUTH", "token": all()})).await;
+    assert_eq!(fifth.closed().await, 4429);
+    good.pop().unwrap().close().await;
+    until("there is a place", async || {
+        let mut sixth = Client::connect(&hub).await;
+        sixth.send(json!({"op": "AUTH", "token": all()})).await;
+        sixth.next_within(Duration::from_secs(5)).await.is_some_and(|answer| answer["op"] == "OK")
+    })
+    .await;
+    hub.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hub_full_of_tokens_says_so() {
     let mut config = config();
     config.ops_port = Some(0);
@@ -284,7 +317,9 @@ async fn a_hub_full_of_tokens_says_so() {
     for _ in 0..15 {
         good.push(Client::open(&hub).await);
     }
-    assert_eq!(Client::connect(&hub).await.closed().await, 4429);
+    let mut more = Client::connect(&hub).await;
+    more.send(json!({"op": "AUTH", "token": all()})).await;
+    assert_eq!(more.closed().await, 4429);
     assert_eq!(get(&hub, "/replay?topic=a", &all()).await.status, 200, "HTTP has room");
     for client in &mut good {
         client.quiet().await;

@@ -456,6 +456,7 @@ async fn limits_on_connections_and_subscriptions_hold() {
     let mut one = Client::open(&hub).await;
     let _two = Client::open(&hub).await;
     let mut three = Client::connect(&hub).await;
+    three.send(json!({"op": "AUTH", "token": token(&["*:**"])})).await;
     assert_eq!(three.closed().await, 4429);
     for i in 0..3 {
         one.subscribe("a", &format!("g{i}"), json!({})).await;

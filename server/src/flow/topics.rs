@@ -180,9 +180,11 @@ impl Topics {
                 let mut inner = lock(&self.inner);
                 inner.unfollow(target, signals);
                 inner.patterns.push((target.clone(), signals.clone()));
-                let meant =
-                    |state: &&Arc<TopicState>| pattern.matches(&state.topic) && !state.gone.load(Ordering::SeqCst);
-                inner.topics.values().filter(meant).map(Arc::clone).collect()
+                let mut states: Vec<_> = inner.topics.values().map(Arc::clone).collect();
+                // Every publish takes the lock too, and there may be very many topics to look at.
+                drop(inner);
+                states.retain(|state| pattern.matches(&state.topic) && !state.gone.load(Ordering::SeqCst));
+                states
             }
         }
     }

@@ -13,6 +13,8 @@ use super::{
     publish::MAX_WAITING,
     session::Outcome,
 };
+use tokio::time::Instant;
+
 use crate::{
     auth::{Access, Check, Refused},
     quota::pause,
@@ -149,6 +151,12 @@ impl Connection {
 
     pub(super) fn is_revoked(&self) -> bool {
         self.session.access().is_some_and(|access| self.node.verifier.revocations().check(access).is_err())
+    }
+
+    /// Whether the token counts no more. Nothing more is read then, so that the connection is closed for it.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.over |= self.session.deadline.is_some_and(|deadline| deadline <= Instant::now()) || self.is_revoked();
+        self.over
     }
 
     /// The session's token counts no more. What waits to be sent is not its holder's any more either.

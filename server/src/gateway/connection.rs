@@ -86,6 +86,7 @@ pub(super) async fn run(node: Arc<Node>, socket: Socket, address: IpAddr) {
         address,
         share: None,
         place: None,
+        over: false,
         node: Arc::clone(&node),
     };
     let end = connection.serve(messages, signalled).await;
@@ -144,6 +145,8 @@ pub(super) struct Connection {
     pub(super) heard: Instant,
     /// The peer's.
     pub(super) address: IpAddr,
+    /// Its token counts no more, which was found while frames were handled.
+    pub(super) over: bool,
     /// Its place among the connections that have a token; none: it has none yet.
     pub(super) place: Option<Counted>,
     /// Its part of what its subject may have, and whose that is.
@@ -169,6 +172,9 @@ impl Connection {
                 && let Some(Err(_)) = poll_fn(|cx| self.out.poll_write(cx)).now_or_never()
             {
                 return End::Gone;
+            }
+            if self.over && self.is_revoked() {
+                return self.token_revoked();
             }
             self.release().await;
             self.pump_live();
@@ -273,7 +279,7 @@ impl Connection {
     /// Whether the next frame may be handled: not while a publish would find no room, before an AUTH is answered, or while
     /// the answer to a ping waits.
     pub(super) fn may_take_frames(&self) -> bool {
-        self.publishes.have_room() && self.checking.is_none() && !self.out.owes_pong()
+        self.publishes.have_room() && self.checking.is_none() && !self.out.owes_pong() && !self.over
     }
 
     /// Whether nothing was heard of the peer for three pings. While its socket is not read, silence proves nothing.
@@ -533,7 +539,7 @@ fn may_make(node: &Node, share: Option<&(u64, Share)>, topic: &Topic) -> Result<
     share.map_or(Ok(()), |(_, share)| node.quotas.topic(share, topic, &node.topics))
 }
 
-async fn sleep_until(at: Option<Instant>) {
+pub(super) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -15,7 +15,7 @@ use prom_store::{StartError, start_after};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    connection::Connection,
+    connection::{Connection, sleep_until},
     feed::Feed,
     subscriptions::{Source, Subscription},
 };
@@ -80,6 +80,9 @@ impl Connection {
     }
 
     pub(super) async fn subscribe(&mut self, subscribe: Subscribe, corr: Option<&Text<'_>>) {
+        if self.is_over() {
+            return;
+        }
         self.flush_settlements().await;
         let Subscribe { topic: target, group, options } = subscribe;
         let group_name = group.as_ref().map(Group::as_str);
@@ -167,6 +170,9 @@ impl Connection {
             // A pattern over very many topics must not keep the others of this thread waiting.
             if begun % BURST == BURST - 1 {
                 tokio::task::yield_now().await;
+                if self.is_over() {
+                    return Err(over());
+                }
             }
             // Before the position, which may be of a log that is then removed.
             let removals = state.removals();
@@ -204,6 +210,7 @@ impl Connection {
         target: &TopicOrPattern,
         options: SubscribeOptions,
     ) -> Result<mpsc::Sender<ToGroup>, Refusal> {
+        let mut revocations = self.node.verifier.revocations().changes();
         for _ in 0..3 {
             let sender = self.node.groups.open(group);
             let (reply, joined) = oneshot::channel();
@@ -212,7 +219,15 @@ impl Connection {
             if sender.send(ToGroup::Join(Box::new(join))).await.is_err() {
                 continue;
             }
-            match tokio::time::timeout(GROUP_TIMEOUT, joined).await {
+            let mut joined = std::pin::pin!(tokio::time::timeout(GROUP_TIMEOUT, joined));
+            let joined = loop {
+                tokio::select! {
+                    joined = &mut joined => break joined,
+                    () = sleep_until(self.session.deadline) => return Err(over()),
+                    Ok(()) = revocations.changed() => if self.is_over() { return Err(over()) },
+                }
+            };
+            match joined {
                 Ok(Ok(Ok(()))) => return Ok(sender),
                 Ok(Ok(Err(refused))) => return Err(refused),
                 Ok(Err(_)) => {}
@@ -294,6 +309,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// A subscription does not begin, as its connection is about to be closed.
+fn over() -> Refusal {
+    Refusal::new(ErrorCode::Unauthorized, "the token's time is over")
 }
 
 /// A name for a subscription, unique while the hub runs.

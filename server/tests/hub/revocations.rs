@@ -148,6 +148,35 @@ async fn a_live_connection_stays_that_of_its_subject() {
 }
 
 #[tokio::test]
+async fn subscriptions_that_take_long_to_begin_break_off() {
+    // The connection looked at nothing else until the last of all that was read at once had begun.
+    const TOPICS: usize = 4000;
+    const ASKED: usize = 50;
+    let (_folder, path) = file("");
+    let hub = hub_of(&path).await;
+    let hit = token(SUB, "one", now_secs());
+    let mut client = Client::open_as(&hub, &hit).await;
+    client.send_all((0..TOPICS).map(|n| json!({"op": "PUBLISH", "topic": format!("t.{n}"), "payload": n}))).await;
+    for _ in 0..TOPICS {
+        assert_eq!(client.next().await["op"], "OK");
+    }
+    let options = json!({"from": "earliest"});
+    let asked = |n| json!({"op": "SUBSCRIBE", "topic": "t.*", "corr": format!("s{n}"), "opts": options});
+    client.send_all((0..ASKED).map(asked)).await;
+    assert_eq!(revoke_at(&hub, &json!({"sub": SUB})).await.status, 200);
+    let mut begun = 0;
+    loop {
+        let frame = client.next().await;
+        if frame["code"] == "token_expired" {
+            break;
+        }
+        begun += usize::from(frame["corr"].is_string());
+    }
+    assert!(begun < ASKED, "all had begun");
+    assert_eq!(in_time(client.closed()).await, 4401);
+}
+
+#[tokio::test]
 async fn what_is_being_sent_breaks_off() {
     for path in ["/export?topic=a&ndjson=1", "/replay?topic=a&limit=1000"] {
         let (_folder, file) = file("");

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use prom_sdk::{Client, ClientBuilder};
 
 use crate::{
-    filled::{ca_file, filled_if_set, path},
+    filled::{ca_file, path},
     secret,
 };
 
@@ -24,6 +24,9 @@ pub(crate) struct Connection {
     /// its processes [default: one made with the secret of the `prom dev` that runs in this folder]
     #[arg(long, env = "PROM_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// File with the token, instead.
+    #[arg(long, env = "PROM_TOKEN_FILE", value_parser = path())]
+    pub(crate) token_file: Option<PathBuf>,
     /// Authorities to trust instead of the system's, PEM, for a hub whose certificate is of one's own making.
     #[arg(long, env = "PROM_CA_FILE", value_parser = path())]
     pub(crate) ca_file: Option<PathBuf>,
@@ -49,15 +52,21 @@ pub(crate) fn trusting(builder: ClientBuilder, ca_file: Option<&Path>) -> Client
 impl Connection {
     /// A token for `scopes`: the one that was given, or one made with the secret of `prom dev`.
     pub(crate) fn token(&self, scopes: &[String]) -> anyhow::Result<String> {
-        match filled_if_set("PROM_TOKEN", self.token.as_ref())? {
-            Some(token) => Ok(token.clone()),
+        match self.own_token()? {
+            Some(token) => Ok(token),
             None => secret::mint(&self.secret()?, scopes, TTL, None),
         }
     }
 
+    fn own_token(&self) -> anyhow::Result<Option<String>> {
+        secret::given_by("token", "PROM_TOKEN", self.token.clone(), self.token_file.clone())
+    }
+
     fn secret(&self) -> anyhow::Result<String> {
         let Some(secret) = secret::load(&self.data)? else {
-            bail!("no token: give one with --token or PROM_TOKEN, or run this where `prom dev` has its data folder");
+            bail!(
+                "no token: give one by PROM_TOKEN or PROM_TOKEN_FILE, or run this where `prom dev` has its data folder"
+            );
         };
         Ok(secret)
     }
@@ -65,8 +74,8 @@ impl Connection {
     /// Connects, with a token for `scope` if it has to make one.
     pub(crate) async fn open(&self, scope: &str) -> anyhow::Result<Client> {
         let ca_file = ca_file(self.ca_file.as_ref())?;
-        let builder = match filled_if_set("PROM_TOKEN", self.token.as_ref())? {
-            Some(token) => Client::builder(&self.url).token(token.clone()),
+        let builder = match self.own_token()? {
+            Some(token) => Client::builder(&self.url).token(token),
             None => {
                 let secret = self.secret()?;
                 let scopes = vec![scope.to_owned()];

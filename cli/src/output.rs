@@ -68,7 +68,7 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// The same JSON, with what could steer a terminal written as escapes. It can only stand in strings.
-fn escaped(json: &str) -> String {
+pub(crate) fn escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         if steers(c) {

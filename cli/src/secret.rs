@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use crate::filled::filled;
+use crate::filled::{filled, filled_if_set};
 
 const FILE: &str = "dev-secret";
 /// Largest file that is taken for a secret.
@@ -22,16 +22,21 @@ const FILE_BYTES: u64 = 64 * 1024;
 /// The secret that is given by the variable `name` or its flag, or by the file that `<name>_FILE` or its flag names; none:
 /// by neither. One that comes by the flag is warned of.
 pub(crate) fn given(name: &str, value: Option<String>, file: Option<PathBuf>) -> anyhow::Result<Option<String>> {
+    given_by(&name.to_ascii_lowercase().replace('_', "-"), name, value, file)
+}
+
+/// The same where the flag has a name of its own.
+pub(crate) fn given_by(
+    flag: &str,
+    name: &str,
+    value: Option<String>,
+    file: Option<PathBuf>,
+) -> anyhow::Result<Option<String>> {
     let secret = match (value, file) {
         (Some(_), Some(_)) => bail!("{name} and {name}_FILE are both set; a secret has one place"),
         (None, None) => return Ok(None),
         (Some(secret), None) => {
-            if std::env::var_os(name).as_deref() != Some(OsStr::new(&secret)) {
-                let flag = name.to_ascii_lowercase().replace('_', "-");
-                tracing::warn!(
-                    "--{flag} is readable by every user of this machine, in the list of its processes; use {name} or {name}_FILE"
-                );
-            }
+            warn_of_flag(flag, name, &secret, &format!("{name} or {name}_FILE"));
             secret
         }
         (None, Some(file)) => {
@@ -41,6 +46,23 @@ pub(crate) fn given(name: &str, value: Option<String>, file: Option<PathBuf>) ->
     };
     filled(name, &secret)?;
     Ok(Some(secret))
+}
+
+/// The URL of a MongoDB, which may have a password in it.
+pub(crate) fn mongo_url(value: Option<String>) -> anyhow::Result<Option<String>> {
+    let url = filled_if_set("MONGO_URL", value)?;
+    if let Some(url) = url.as_ref().filter(|url| url.contains('@')) {
+        warn_of_flag("mongo-url", "MONGO_URL", url, "MONGO_URL");
+    }
+    Ok(url)
+}
+
+fn warn_of_flag(flag: &str, name: &str, value: &str, instead: &str) {
+    if std::env::var_os(name).as_deref() != Some(OsStr::new(value)) {
+        tracing::warn!(
+            "--{flag} is readable by every user of this machine, in the list of its processes; use {instead}"
+        );
+    }
 }
 
 /// The text of a file, without the line break that editors and `echo` put at its end.

@@ -144,7 +144,7 @@ impl Listen {
         config.expire_groups = expire_groups;
         self.tls.apply(certificates, &mut config)?;
         options.retention = Retention::new(rules).with_own();
-        config.store = match (self.memory_mb, filled_if_set("MONGO_URL", self.mongo_url)?) {
+        config.store = match (self.memory_mb, secret::mongo_url(self.mongo_url)?) {
             (Some(_), Some(_)) => bail!("MONGO_URL and PROM_MEMORY_MB are both set; a hub has one store"),
             (Some(mb), None) => StoreConfig::Memory(mb.saturating_mul(1024 * 1024)),
             #[cfg(feature = "mongodb")]

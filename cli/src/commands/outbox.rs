@@ -11,7 +11,7 @@ use prom_outbox::{Filter, MongoOutbox, OutboxStore, Row, Status, StoreError};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{filled::filled_if_set, output::printable, settings};
+use crate::{output::printable, secret, settings};
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Examples:
@@ -371,7 +371,7 @@ struct Outbox {
 
 impl Location {
     async fn open(self) -> anyhow::Result<Outbox> {
-        let Some(url) = filled_if_set("MONGO_URL", self.mongo_url)? else {
+        let Some(url) = secret::mongo_url(self.mongo_url)? else {
             bail!("MONGO_URL is not set; it, or --mongo-url, says in which MongoDB the outbox is");
         };
         let names = settings::outboxes(&self.outbox)?;

@@ -1,7 +1,7 @@
 //! `prom store`: what is done with a data folder while no hub uses it.
 
 use std::{
-    io::{BufWriter, Write},
+    io::{BufWriter, IsTerminal, Write},
     path::PathBuf,
 };
 
@@ -17,7 +17,7 @@ use prom_hub::{
 use prom_protocol::TopicOrPattern;
 use serde::Serialize;
 
-use crate::file;
+use crate::{file, output::escaped};
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Examples:
@@ -184,9 +184,16 @@ fn stats(args: &Looking) -> anyhow::Result<()> {
 
 fn dump(args: &Dump) -> anyhow::Result<()> {
     let topics = TopicOrPattern::new(&args.topic).map_err(|error| anyhow::anyhow!("--topic: {error}"))?;
-    let mut out = BufWriter::with_capacity(256 * 1024, std::io::stdout().lock());
+    let stdout = std::io::stdout();
+    // As they are stored, but where people look at them.
+    let shown = stdout.is_terminal();
+    let mut out = BufWriter::with_capacity(256 * 1024, stdout.lock());
     tools::dump(&args.folder.data, &topics, args.after_seq, |event| {
-        out.write_all(&event.json)?;
+        if shown {
+            out.write_all(escaped(&String::from_utf8_lossy(&event.json)).as_bytes())?;
+        } else {
+            out.write_all(&event.json)?;
+        }
         out.write_all(b"\n")
     })??;
     out.flush()?;

@@ -1,6 +1,6 @@
 //! What `prom` refuses, with what words, and that it says so instead of hanging or panicking.
 
-use std::net::TcpListener;
+use std::{fs, net::TcpListener};
 
 use crate::common::{Folder, prom};
 
@@ -155,6 +155,18 @@ fn a_secret_on_the_command_line_is_warned_of() {
     let output = prom(&["token", "mint", "--jwt-secret", SECRET.1], &[], &folder.0);
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("--jwt-secret is readable by every user"));
+    // Clients, and a password in a URL.
+    let nowhere = ["pub", "a", "1", "--url", "ws://127.0.0.1:1/ws", "--timeout", "100ms"];
+    refused(&[&nowhere[..], &["--token", "try-me"]].concat(), &[], &["--token", "PROM_TOKEN_FILE", warned[0]]);
+    let file = folder.0.join("token");
+    fs::write(&file, "try-me\n").unwrap();
+    let given = [("PROM_TOKEN_FILE", file.to_str().unwrap())];
+    let output = prom(&nowhere, &given, &folder.0);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("readable by every user") && said.contains("cannot connect to"), "{said}");
+    refused(&[&nowhere[..], &["--token", "try-me"]].concat(), &given, &["PROM_TOKEN and PROM_TOKEN_FILE are both set"]);
+    let url = "mongodb://user:password@127.0.0.1:1/x?serverSelectionTimeoutMS=100";
+    refused(&["outbox", "list", "--mongo-url", url], &[], &["--mongo-url", warned[0]]);
 }
 
 #[test]

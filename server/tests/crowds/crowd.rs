@@ -19,8 +19,12 @@ pub(crate) enum Kind {
     Kept,
     /// Its head never ends: 15 KiB of it.
     Head,
+    /// Its request for a WebSocket never ends.
+    Upgrade,
     /// A WebSocket without AUTH.
     Stranger,
+    /// A WebSocket with two bad tokens: a third would end it.
+    Guess,
     /// A WebSocket that sends all of its first frame but a byte, and it says that it is of 1 MiB.
     Frame,
     /// A WebSocket that pings and reads nothing.
@@ -29,6 +33,8 @@ pub(crate) enum Kind {
     Brief,
     /// A page of `/replay` that it does not read.
     Unread,
+    /// An export that it does not read.
+    Export,
     /// A body of which half comes.
     Body,
     /// Does not come to the hub but to a port of the crowd's own: what a crowd costs the machine, whoever answers it.
@@ -38,16 +44,23 @@ pub(crate) enum Kind {
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
 
+fn get(path: &str, token: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n")
+}
+
 impl Kind {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Silent,
         Self::Kept,
         Self::Head,
+        Self::Upgrade,
         Self::Stranger,
+        Self::Guess,
         Self::Frame,
         Self::Pings,
         Self::Brief,
         Self::Unread,
+        Self::Export,
         Self::Body,
     ];
 
@@ -62,9 +75,17 @@ impl Kind {
             Self::Head => {
                 stream.write_all(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(15_000)).as_bytes())?;
             }
+            Self::Upgrade => stream.write_all(&UPGRADE.as_bytes()[..UPGRADE.len() - 2])?,
             Self::Stranger => {
                 stream.write_all(UPGRADE.as_bytes())?;
                 stream.read_exact(&mut [0; 64])?;
+            }
+            Self::Guess => {
+                stream.write_all(UPGRADE.as_bytes())?;
+                stream.read_exact(&mut [0; 64])?;
+                let guess = br#"{"op":"AUTH","token":"a.b.c"}"#;
+                let frame = [&[0x81, 0x80 | guess.len() as u8, 0, 0, 0, 0], &guess[..]].concat();
+                stream.write_all(&frame.repeat(2))?;
             }
             Self::Frame => {
                 stream.write_all(UPGRADE.as_bytes())?;
@@ -88,10 +109,9 @@ impl Kind {
             }
             Self::Brief => stream.shutdown(Shutdown::Both)?,
             Self::Unread => {
-                let ask =
-                    format!("GET /replay?topic=large HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n");
-                stream.write_all(ask.as_bytes())?;
+                stream.write_all(get("/replay?topic=large", token).as_bytes())?;
             }
+            Self::Export => stream.write_all(get("/export?topic=large&ndjson=1", token).as_bytes())?,
             Self::Body => {
                 let ask = format!(
                     "POST /publish/bad HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\nAuthorization: Bearer {token}\r\n\r\n"
@@ -112,11 +132,12 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    pub(crate) fn start(kind: Kind, count: usize, hub: SocketAddr, token: &str) -> Self {
+    /// `tokens` are used in turn.
+    pub(crate) fn start(kind: Kind, count: usize, hub: SocketAddr, tokens: &[String]) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "crowd::is_a_crowd", "--nocapture"])
             .envs([("CROWD_KIND", format!("{kind:?}")), ("CROWD_COUNT", count.to_string())])
-            .envs([("CROWD_HUB", hub.to_string()), ("CROWD_TOKEN", token.to_owned())])
+            .envs([("CROWD_HUB", hub.to_string()), ("CROWD_TOKENS", tokens.join(" "))])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -163,14 +184,14 @@ fn is_a_crowd() {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let kind = Kind::ALL.into_iter().chain([Kind::Elsewhere]).find(|own| format!("{own:?}") == kind).unwrap();
     let hub = if kind == Kind::Elsewhere { elsewhere().to_string() } else { hub };
-    let (hub, token): (SocketAddr, _) = (hub.parse().unwrap(), of("CROWD_TOKEN").unwrap_or_default());
+    let (hub, tokens): (SocketAddr, _) = (hub.parse().unwrap(), of("CROWD_TOKENS").unwrap_or_default());
     let mut held = Vec::new();
-    for _ in 0..count.parse().unwrap() {
+    for token in tokens.split(' ').cycle().take(count.parse().unwrap()) {
         let mut stream = TcpStream::connect(hub).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
         // It may be hung up on, which is what the hub is for.
-        let _ = kind.act(&mut stream, &token);
+        let _ = kind.act(&mut stream, token);
         held.push(stream);
     }
     println!("the crowd is there");

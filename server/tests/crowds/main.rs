@@ -24,7 +24,7 @@ use prom_hub::{Hub, StoreConfig, embedded::Options, store::Durability};
 use prom_testkit::{
     Client, config,
     http::{ops, post},
-    token, until,
+    token, token_with, until,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
@@ -108,7 +108,10 @@ async fn publishes(hub: &Arc<Hub>, least: usize, going: &Arc<AtomicBool>) -> Far
 /// How a good client fares while a crowd of this kind comes, and then while it is there.
 async fn beside(hub: &Arc<Hub>, kind: Kind, count: usize) -> (Fared, Fared) {
     let going = Arc::new(AtomicBool::new(true));
-    let mut crowd = Crowd::start(kind, count, hub.address(), &token(&["*:**", "crowd"]));
+    // Of as many subjects as it takes to have all that is shared.
+    let of = |n| token_with(json!({"sub": format!("crowd-{n}"), "scopes": ["*:**"]}));
+    let tokens: Vec<_> = (0..8).map(of).collect();
+    let mut crowd = Crowd::start(kind, count, hub.address(), &tokens);
     let arriving = async {
         crowd.arrived().await;
         going.store(false, Relaxed);
@@ -126,7 +129,8 @@ async fn besiege(count: usize) {
     let mut config = config();
     config.store = StoreConfig::Embedded(folder.path().to_owned(), Options::default());
     config.ops_port = Some(0);
-    config.limits.replays = 16;
+    config.limits.replays = 8;
+    config.limits.publishes = 64;
     let hub = Arc::new(Hub::start(config).await.unwrap());
     let all = token(&["*:**"]);
     let payload = json!("x".repeat(900_000)).to_string();
@@ -178,7 +182,7 @@ async fn a_crowd_that_takes_all_files_does_not_stop_the_log() {
     config.ops_port = Some(0);
     let hub = Hub::start(config).await.unwrap();
     let mut client = Client::open(&hub).await;
-    let mut crowd = Crowd::start(Kind::Silent, 600, hub.address(), "");
+    let mut crowd = Crowd::start(Kind::Silent, 600, hub.address(), &[]);
     crowd.arrived().await;
     // Each two of these are a new log file.
     for _ in 0..60 {

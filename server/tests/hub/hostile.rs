@@ -341,3 +341,37 @@ async fn a_group_of_that_name_on_other_topics_changes_nothing() {
     }
     hub.shutdown().await;
 }
+
+#[tokio::test]
+async fn subscriptions_to_very_many_topics_leave_others_their_turn() {
+    // Three clients that subscribed to a pattern over and over froze everybody: each took on all topics without a pause.
+    const TOPICS: usize = 5000;
+    const ASKED: usize = 13;
+    let hub = hub().await;
+    let mut victim = Client::open(&hub).await;
+    victim.send_all((0..TOPICS).map(|n| json!({"op": "PUBLISH", "topic": format!("t.{n}"), "payload": n}))).await;
+    for _ in 0..TOPICS {
+        assert_eq!(victim.next().await["op"], "OK");
+    }
+    let mut greedy = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::open(&hub).await;
+        client.send_all((0..ASKED).map(|_| json!({"op": "SUBSCRIBE", "topic": "t.*"}))).await;
+        greedy.push(tokio::spawn(async move {
+            for _ in 0..ASKED {
+                assert_eq!(client.next().await["op"], "OK");
+            }
+        }));
+    }
+    let mut published = 0;
+    while !greedy.iter().all(tokio::task::JoinHandle::is_finished) {
+        victim.publish("own", json!(published)).await;
+        published += 1;
+    }
+    // All tasks take turns here, so this counts turns and no time: without a pause there are two for each client.
+    assert!(published > 3 * ASKED, "{published}");
+    for client in greedy {
+        client.await.unwrap();
+    }
+    hub.shutdown().await;
+}

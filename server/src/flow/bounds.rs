@@ -1,9 +1,12 @@
 //! Limits of the hub that are not the share of one subject: how often each was reached, and a line in the log that names
 //! what sets it.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
-use super::{exposition::line, metrics::Counter};
+use super::exposition::line;
 use crate::sparing::Sparing;
 
 /// One warning of a kind in so long.
@@ -63,11 +66,11 @@ impl Limit {
 
 /// How often each limit was reached.
 #[derive(Debug)]
-pub(crate) struct Bounds([(Counter, Sparing); Limit::ALL.len()]);
+pub(crate) struct Bounds([(AtomicU64, Sparing); Limit::ALL.len()]);
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| (Counter::default(), Sparing::new(WARN_EVERY))))
+        Self(std::array::from_fn(|_| (AtomicU64::new(0), Sparing::new(WARN_EVERY))))
     }
 }
 
@@ -78,7 +81,7 @@ impl Bounds {
             return;
         }
         let (counter, warnings) = &self.0[limit as usize];
-        counter.add(refused);
+        counter.fetch_add(refused, Relaxed);
         if let Some(left_out) = warnings.turn() {
             tracing::warn!(limit = most, left_out, "{}", limit.warning());
         }
@@ -87,7 +90,7 @@ impl Bounds {
     /// Appends their lines of the metric.
     pub(crate) fn render(&self, out: &mut String) {
         for (limit, (counter, _)) in Limit::ALL.iter().zip(&self.0) {
-            line(out, format_args!("limited_total{{limit=\"{}\"}} {}", limit.as_str(), counter.value()));
+            line(out, format_args!("limited_total{{limit=\"{}\"}} {}", limit.as_str(), counter.load(Relaxed)));
         }
     }
 }

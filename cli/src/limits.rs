@@ -6,6 +6,7 @@
 //! sockets_per_address = 200    # none unless it is set
 //! connections = 20000          # WebSockets
 //! subscriptions = 128          # of one connection
+//! followed_topics = 200000     # of one connection's subscriptions without a group together
 //! head_timeout = "10s"         # for the head of an HTTP request
 //! idle_timeout = "60s"         # between two of them
 //! auth_timeout = "5s"
@@ -51,6 +52,7 @@ pub(crate) struct Limits {
     sockets_per_address: Option<usize>,
     connections: Option<usize>,
     subscriptions: Option<usize>,
+    followed_topics: Option<usize>,
     exports: Option<usize>,
     replays: Option<usize>,
     publishes: Option<usize>,
@@ -90,6 +92,7 @@ impl Limits {
             ("sockets", self.sockets, &mut limits.sockets),
             ("connections", self.connections, &mut limits.connections),
             ("subscriptions", self.subscriptions, &mut limits.subscriptions),
+            ("followed_topics", self.followed_topics, &mut limits.followed_topics),
             ("exports", self.exports, &mut limits.exports),
             ("replays", self.replays, &mut limits.replays),
             ("publishes", self.publishes, &mut limits.publishes),

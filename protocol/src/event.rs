@@ -208,12 +208,17 @@ pub fn check_id(name: &str, id: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Checks the `sub` of a token, which becomes [`Event::by`] of what is published with it.
+/// Checks the `sub` of a token, which becomes [`Event::by`] of what is published with it. Names that start with `$` are the
+/// hub's: by them one can tell what it writes itself.
 ///
 /// # Errors
 /// `bad_frame`, with `name` and the limit.
 pub fn check_subject(name: &str, subject: &str) -> Result<(), Refusal> {
-    check_text(name, subject, limits::SUBJECT_BYTES)
+    check_text(name, subject, limits::SUBJECT_BYTES)?;
+    if subject.starts_with('$') {
+        return Err(Refusal::bad_frame(format!("{name} must not start with `$`")));
+    }
+    Ok(())
 }
 
 fn own_id(field: Field<'_>) -> Result<Option<Text<'_>>, Refusal> {
@@ -253,7 +258,7 @@ pub struct Event<'a> {
     #[serde(borrow, default, deserialize_with = "one_or_list", skip_serializing_if = "Vec::is_empty")]
     pub caused_by: Vec<Text<'a>>,
     /// Who published it: the `sub` of the publisher's token, at most 512 bytes. The hub writes it, a client cannot. None
-    /// where there was no such claim, and for what the hub writes itself.
+    /// where there was no such claim. One that starts with `$` is the hub itself: `$process-projector` on `process.state`.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Text<'a>>,
     /// The payload: one JSON value, as the publisher wrote it.

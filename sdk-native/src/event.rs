@@ -33,7 +33,7 @@ pub struct Event {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub caused_by: Vec<String>,
     /// Who published it: the `sub` of the publisher's token, at most 512 bytes, written by the hub. None where the token
-    /// has no such claim, on what the hub writes itself, and on rows that it drained from an outbox.
+    /// has no such claim, and on rows that the hub drained from an outbox. A name that starts with `$` is the hub's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     payload: Box<RawValue>,

@@ -331,7 +331,6 @@ fn public_port(
         times: Times { head: head_timeout, idle: idle_timeout, write: write_timeout + WRITE_GRACE },
         tls,
         files: web::room().map(|room| room.below),
-        keeps_requests: false,
         ending: ENDING,
     };
     Port::start(listener, doors::router(Arc::clone(node)), bounds, ending)

@@ -1,14 +1,23 @@
 //! What strangers at the door leave in the log of a hub.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
+use serde_json::{Value, json};
 use tokio_tungstenite::{
     connect_async,
     tungstenite::{Message, client::IntoClientRequest},
 };
 
-use crate::common::{Folder, hub::Hub, wire::Connection};
+use crate::common::{
+    Folder,
+    hub::{Hub, request},
+    wire::Connection,
+};
 
 /// Least time between two lines of a kind.
 const EVERY: Duration = Duration::from_secs(10);
@@ -59,4 +68,61 @@ async fn refused_origins_and_connections_are_in_the_log_escaped_and_few() {
     let metrics = hub.ask("/metrics").body;
     assert!(metrics.contains("ws_closed_total{code=\"4403\"} 100\n"), "{metrics}");
     hub.terminate();
+}
+
+/// What was refused here was neither in the log nor in a metric.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_limit_refuses_is_in_the_log_by_its_setting_and_counted() {
+    let folder = Folder::new("limits");
+    let config = folder.0.join("prom.toml");
+    std::fs::write(&config, "[limits]\nsubscriptions = 2\nfollowed_topics = 1\nexports = 1\n").unwrap();
+    let hub = Hub::start(&folder.0.join("data"), &[("PROM_CONFIG", config.to_str().unwrap())]);
+    let mut client = Connection::open(&hub.address).await;
+    let large = "x".repeat(500_000);
+    for n in 0..20 {
+        let topic = if n == 0 { "b" } else { "a" };
+        assert_eq!(ask(&mut client, json!({"op": "PUBLISH", "topic": topic, "payload": large})).await, "OK");
+    }
+    let began = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(ask(&mut client, json!({"op": "SUBSCRIBE", "topic": "*"})).await, "bad_frame");
+    }
+    lines(&hub, "limits.followed_topics", began);
+    for group in ["g", "h"] {
+        assert_eq!(ask(&mut client, json!({"op": "SUBSCRIBE", "topic": "none", "group": group})).await, "OK");
+    }
+    let began = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(ask(&mut client, json!({"op": "SUBSCRIBE", "topic": "none", "group": "i"})).await, "bad_frame");
+    }
+    lines(&hub, "limits.subscriptions", began);
+    // One that nobody reads to its end is under way.
+    let mut unread = TcpStream::connect(("127.0.0.1", hub.address.port)).unwrap();
+    let bearer = &hub.address.token;
+    write!(unread, "GET /export?topic=a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {bearer}\r\n\r\n")
+        .unwrap();
+    unread.read_exact(&mut [0; 12]).unwrap();
+    let began = Instant::now();
+    for _ in 0..50 {
+        let refused = request(hub.address.port, "/export?topic=a", Some(bearer)).unwrap();
+        assert_eq!(refused.status, 429, "{}", refused.body);
+    }
+    lines(&hub, "limits.exports", began);
+    let metrics = hub.ask("/metrics").body;
+    for limit in ["followed_topics", "subscriptions_of_connection", "exports"] {
+        assert!(metrics.contains(&format!("limited_total{{limit=\"{limit}\"}} 50\n")), "{limit}: {metrics}");
+    }
+    hub.terminate();
+}
+
+/// `OK`, or the code of a refusal.
+async fn ask(client: &mut Connection, mut frame: Value) -> String {
+    frame["corr"] = json!("asked");
+    assert!(client.send(&frame).await);
+    loop {
+        let answer = client.next().await.unwrap();
+        if answer["corr"] == "asked" {
+            return answer["code"].as_str().unwrap_or("OK").to_owned();
+        }
+    }
 }

@@ -262,6 +262,7 @@ mod tests {
             (json!({"sub": ""}), "sub must be 1 to 512 bytes"),
             (json!({"sub": "s".repeat(513)}), "sub must be 1 to 512 bytes"),
             (json!({"sub": "a\nb"}), "sub must not hold control characters"),
+            (json!({"sub": "$a"}), "sub must not start with `$`"),
             (json!({"jti": "j".repeat(513)}), "jti must be 1 to 512 bytes"),
             (json!({"scopes": ["*:**", 5]}), "scopes must be a string or a list of strings"),
             (json!({"scopes": null}), "scopes must be a string or a list of strings"),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   check a token ──► find(kid) ──► a key                        no wait: the set is in memory
-//!                        └─ unknown ──► wanted() ──► the task reads the set, one read for all who wait
+//!                        └─ unknown, or the token names none and fits none
+//!                               └─► wanted() ──► the task reads the set, one read for all who wait
 //!                                          └─ at most every 30 s: then the answer is what the set says now
 //!   the task ──► reads at the start, when the set gets old, when a key is wanted; again and again while it fails
 //! ```
@@ -96,7 +97,7 @@ impl Source {
         self.state.borrow().keys.clone()
     }
 
-    /// A key is not there, or no set is.
+    /// A key is not there, as far as one can say, or no set is.
     pub(super) fn wanted(&self) -> Wanted {
         let state = self.state.borrow();
         if state.keys.is_none() {

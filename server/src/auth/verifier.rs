@@ -234,18 +234,21 @@ impl Jwts {
         let source = self.source(token)?;
         let keys = source.keys();
         let found = keys.as_deref().map_or(Find::Unknown, |keys: &Keys| keys.find(token.kid.as_deref(), algorithm));
-        match found {
-            Find::Key(key) if token.is_signed_with(key, algorithm) => Ok(()),
-            Find::Key(_) => Err(wrong()),
-            Find::Unfit => Err(Refused::invalid("the key that the token's kid names is not for its algorithm").into()),
-            Find::Unnamed => {
-                Err(Refused::invalid("the token names no key (kid), and not exactly one of the key set fits").into())
+        let why = match found {
+            Find::Key(key) if token.is_signed_with(key, algorithm) => return Ok(()),
+            Find::Key(_) if token.kid.is_some() => return Err(wrong()),
+            Find::Unfit => {
+                return Err(Refused::invalid("the key that the token's kid names is not for its algorithm").into());
             }
-            Find::Unknown => match if may_ask { source.wanted() } else { source.settled() } {
-                Wanted::Read(read) => Err(Stop::Read(Arc::clone(source), read)),
-                Wanted::Settled => Err(Refused::invalid("the key set has no key of the token's kid").into()),
-                Wanted::Unavailable(wait) => Err(Refused::unchecked(wait).into()),
-            },
+            // A token that names no key may be signed with one that came since the set was read.
+            Find::Key(_) => "the token's signature does not match",
+            Find::Unnamed => "the token names no key (kid), and not exactly one of the key set fits",
+            Find::Unknown => "the key set has no key of the token's kid",
+        };
+        match if may_ask { source.wanted() } else { source.settled() } {
+            Wanted::Read(read) => Err(Stop::Read(Arc::clone(source), read)),
+            Wanted::Settled => Err(Refused::invalid(why).into()),
+            Wanted::Unavailable(wait) => Err(Refused::unchecked(wait).into()),
         }
     }
 

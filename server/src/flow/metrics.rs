@@ -15,7 +15,10 @@ use std::{
 
 use prom_protocol::{CloseCode, ErrorCode, Group, Topic};
 
-use super::exposition::{Escaped, head, line, single};
+use super::{
+    bounds::Bounds,
+    exposition::{Escaped, head, line, single},
+};
 
 /// Most series of a family that go by their own name.
 pub(crate) const SERIES: usize = 1000;
@@ -156,6 +159,8 @@ pub(crate) struct Metrics {
     auth_refused: Box<[Counter]>,
     /// By index in [`CloseCode::ALL`].
     closed: Box<[Counter]>,
+    /// Limits that were reached; shown with what subjects and addresses wanted beyond their share.
+    pub bounds: Bounds,
 }
 
 impl Default for Metrics {
@@ -177,6 +182,7 @@ impl Default for Metrics {
             refused: ErrorCode::ALL.iter().map(|_| Counter::default()).collect(),
             auth_refused: ErrorCode::ALL.iter().map(|_| Counter::default()).collect(),
             closed: CloseCode::ALL.iter().map(|_| Counter::default()).collect(),
+            bounds: Bounds::default(),
         }
     }
 }

@@ -7,6 +7,7 @@
 //!                                                           └──► metrics
 //! ```
 
+pub(crate) mod bounds;
 pub(crate) mod exposition;
 pub(crate) mod metrics;
 mod room;

@@ -10,11 +10,12 @@ use std::{
 };
 
 use prom_protocol::{ErrorCode, Group, Refusal, Topic};
-use prom_store::{Append, Appended, Batch, CursorPut, Store, StoreError, Tail, wall_clock};
+use prom_store::{Append, Appended, Batch, CursorPut, MAX_TOPICS, Store, StoreError, Tail, wall_clock};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    bounds::Limit,
     metrics::Metrics,
     room::{Fullness, Tell},
     topics::Topics,
@@ -257,6 +258,7 @@ async fn run(
             (Ok(_), _) => {}
         }
         look(&mut room, &*store, names.len().min(refused(&committed)));
+        metrics.bounds.reached(Limit::Topics, MAX_TOPICS, without_topic(&committed));
         // Before the answers: a client that has its answer and then subscribes must start behind that event.
         if let Ok(outcomes) = &committed {
             wake(&topics, &names, outcomes);
@@ -271,6 +273,14 @@ fn refused(committed: &Result<Outcomes, StoreError>) -> usize {
         outcome.as_ref().is_err_and(|refused| refused.code() == ErrorCode::StoreUnavailable)
     };
     committed.as_ref().map_or(usize::MAX, |outcomes| outcomes.iter().filter(|outcome| for_now(outcome)).count())
+}
+
+/// How many events were refused because they would have made one more topic than a hub may have.
+fn without_topic(committed: &Result<Outcomes, StoreError>) -> u64 {
+    let refused = |outcome: &&Result<Appended, Refusal>| {
+        outcome.as_ref().is_err_and(|refused| refused.code() == ErrorCode::Overloaded)
+    };
+    committed.as_ref().map_or(0, |outcomes| outcomes.iter().filter(refused).count() as u64)
 }
 
 /// Says in the log that the store is full, and that it is not any more.
@@ -328,7 +338,37 @@ fn wake(topics: &Topics, names: &[Topic], outcomes: &Outcomes) {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+    use prom_protocol::EventOptions;
+    use prom_store::MemoryStore;
+
     use super::*;
+
+    #[tokio::test]
+    async fn one_topic_too_many_is_counted() {
+        let (store, metrics) = (Arc::new(MemoryStore::new(1 << 30)), Arc::<Metrics>::default());
+        let over = CancellationToken::new();
+        let (writer, writing) = Writer::start(store, Arc::default(), Arc::clone(&metrics), over.clone());
+        let writing = tokio::spawn(writing);
+        let publish = async |topics: std::ops::Range<usize>| {
+            let append = |n| Append::new(Topic::new(&format!("t.{n}")).unwrap(), &EventOptions::default(), "1");
+            writer.commit(topics.map(append).collect(), Vec::new()).await.unwrap()
+        };
+        for from in (0..MAX_TOPICS).step_by(BATCH_EVENTS) {
+            let outcomes = publish(from..MAX_TOPICS.min(from + BATCH_EVENTS)).await;
+            assert!(outcomes.iter().all(Result::is_ok));
+        }
+        let counted = || {
+            let mut text = String::new();
+            metrics.bounds.render(&mut text);
+            text.lines()
+                .find_map(|line| line.strip_prefix("limited_total{limit=\"topics_of_hub\"} ")?.parse::<u64>().ok())
+        };
+        assert_eq!(counted(), Some(0));
+        assert!(publish(MAX_TOPICS - 1..MAX_TOPICS + 2).await[1..].iter().all(Result::is_err));
+        assert_eq!(counted(), Some(2));
+        over.cancel();
+        writing.await.unwrap();
+    }
 
     #[tokio::test]
     async fn what_is_written_is_asked_for_when_there_is_room_and_not_before() {

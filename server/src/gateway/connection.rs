@@ -166,6 +166,7 @@ impl Connection {
         let mut ended_at: Option<Instant> = None;
         // From before the first AUTH on: what is revoked while a token is being checked is a change still to be seen.
         let mut revocations = self.node.verifier.revocations().changes();
+        let seat = Arc::clone(self.out.socket.seat());
         loop {
             // One write of all the last wake-up produced; what the socket does not take now is waited for below.
             if !self.out.is_idle()
@@ -245,6 +246,8 @@ impl Connection {
                         return end;
                     }
                 }
+                // Its socket, which would tell the same, is not read before that AUTH is answered.
+                () = seat.evicted(), if self.checking.is_some() => return End::Gone,
                 _ = ping.tick() => {
                     if self.is_silent(reading) {
                         tracing::debug!("connection silent, taken for dead");

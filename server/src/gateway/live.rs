@@ -12,7 +12,7 @@ use super::{
     feed,
     subscriptions::{Source, Subscription},
 };
-use crate::flow::topics::Signal;
+use crate::flow::{bounds::Limit, topics::Signal};
 
 /// Bytes waiting to be written beyond which nothing is read or sent.
 const LIVE_HIGH: usize = 256 * 1024;
@@ -66,9 +66,10 @@ impl Connection {
         self.send(&ServerFrame::Revoked { topic, group, code, msg: self.followed_limit().into() });
     }
 
-    /// What is said to a client that follows too many topics.
+    /// Counts that a client would follow too many topics; what is said to it.
     pub(super) fn followed_limit(&self) -> String {
         let limit = self.node.limits.followed_topics;
+        self.node.metrics.bounds.reached(Limit::FollowedTopics, limit, 1);
         format!("a connection's subscriptions without a group may have at most {limit} topics together")
     }
 

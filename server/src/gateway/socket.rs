@@ -7,6 +7,7 @@ use std::{
     future::poll_fn,
     io::{self, Read, Write},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -27,7 +28,7 @@ use tungstenite::{
     protocol::{Role, WebSocketConfig, WebSocketContext},
 };
 
-use crate::web::Peer;
+use crate::web::{Peer, Seat};
 
 /// Bytes of a connection's own read buffer, which it has also while it is idle. What reads far ahead is below it: see
 /// `web/read_ahead.rs`.
@@ -118,6 +119,11 @@ impl Socket {
             config.max_message_size = Some(limits::FRAME_BYTES);
             config.max_frame_size = Some(limits::FRAME_BYTES);
         });
+    }
+
+    /// Its place among the sockets of its port.
+    pub(super) fn seat(&self) -> &Arc<Seat> {
+        self.peer.seat()
     }
 
     /// From now on it is asked to leave where others need its place.

@@ -20,6 +20,7 @@ use super::{
     subscriptions::{Source, Subscription},
 };
 use crate::{
+    flow::bounds::Limit,
     groups::{Join, Settlement, ToGroup, Verdict},
     rights,
 };
@@ -103,6 +104,7 @@ impl Connection {
         }
         let limit = self.node.limits.subscriptions;
         if self.subscriptions.len() >= limit {
+            self.node.metrics.bounds.reached(Limit::Subscriptions, limit, 1);
             return self.error(
                 // Not `overloaded`: it would be refused for as long as the others last, however often it is tried.
                 ErrorCode::BadFrame,

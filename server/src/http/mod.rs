@@ -27,6 +27,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use self::turns::Turns;
 use crate::{
     auth::{Access, Refused},
+    flow::bounds::Limit,
     node::Node,
     rights,
     web::{Caller, Failure, bearer},
@@ -46,9 +47,10 @@ struct Http {
 
 /// The routes.
 pub(crate) fn router(node: Arc<Node>) -> Router {
-    let exports = Turns::new("exports", node.limits.exports);
-    let replays = Turns::new("replays", node.limits.replays);
-    let publishes = Turns::new("publishes", node.limits.publishes);
+    let turns = |what, most, limit| Turns::new(what, most, limit, Arc::clone(&node.metrics));
+    let exports = turns("exports", node.limits.exports, Limit::Exports);
+    let replays = turns("replays", node.limits.replays, Limit::Replays);
+    let publishes = turns("publishes", node.limits.publishes, Limit::Publishes);
     let http = Arc::new(Http { node, exports, replays, publishes });
     let reads = Router::new()
         .route("/replay", get(replay::replay))

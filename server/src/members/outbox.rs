@@ -119,6 +119,48 @@ mod tests {
     use super::*;
     use crate::flow::topics::Topics;
 
+    /// What a row may do, which comes without a token: what the widest wildcard allows.
+    #[tokio::test]
+    async fn a_row_may_be_of_any_topic_but_the_hubs_own_dead_letters_and_states() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(1024 * 1024));
+        let topics = Arc::new(Topics::load(&*store, Arc::default()).await.unwrap());
+        let over = CancellationToken::new();
+        let (writer, writing) = Writer::start(Arc::clone(&store), topics, Arc::default(), over.clone());
+        let writing = tokio::spawn(writing);
+        let own = Own { writer, policy: Policy::open() };
+        for (topic, allowed) in [
+            ("a", true),
+            ("secret.plans", true),
+            ("heartbeat.received", true),
+            ("process.states", true),
+            ("process.state.x", true),
+            ("dlqs.a", true),
+            ("process.state", false),
+            ("dlq.a", false),
+            ("dlq.dlq.a", false),
+            ("dlq.process.state", false),
+            ("$audit", false),
+            ("$process-projector", false),
+        ] {
+            let payload = RawValue::from_string("1".into()).unwrap();
+            let done = match OutboxEvent::new(topic, "1".into(), EventOptions::default(), payload) {
+                Ok(event) => {
+                    let outcome = own.publish(&[event], Duration::from_secs(60)).await.remove(0);
+                    matches!(outcome, Outcome::Published(Published { seq: 1, duplicate: false }))
+                }
+                Err(_) => false,
+            };
+            assert_eq!(done, allowed, "{topic}");
+            let topic = Topic::new(topic).unwrap();
+            // And if a row came to be for it all the same.
+            assert_eq!(rights::publish(&own.policy, &topic).is_ok(), allowed, "{topic}");
+            assert_eq!(store.tail(&topic).await.unwrap().is_some(), allowed, "{topic}");
+        }
+        drop(own);
+        over.cancel();
+        writing.await.unwrap();
+    }
+
     /// Whoever may write rows could publish the states of processes, although nobody named them for it.
     #[tokio::test]
     async fn rows_of_topics_that_no_wildcard_reaches_are_refused_for_good_and_hold_nothing_up() {

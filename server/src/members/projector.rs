@@ -45,7 +45,7 @@ const STORED: Duration = Duration::from_secs(5);
 /// How long a group that was lost may take to end: as long as a commit that was under way. One that has members on this
 /// hub goes on.
 const ENDED: Duration = Duration::from_secs(30);
-/// The hub's own group.
+/// The hub's own group. It is also the name under which states are published, which no token's `sub` may have.
 const GROUP: &str = "$process-projector";
 /// What it was called when clients could join it.
 const FORMER_GROUP: &str = "process-projector";
@@ -220,16 +220,14 @@ impl Projector {
         Ok(())
     }
 
-    /// Reads back what was alive, from what a hub can have written: whoever may publish here may write anything.
+    /// Reads back what was alive, from what a hub has written: whoever may publish here may write anything.
     async fn restore(&mut self) -> Result<(), StoreError> {
         self.alive.clear();
         let mut after: Option<Box<str>> = None;
         loop {
             let page = self.store.latest_page(&self.states, after.as_deref(), u64::MAX, PAGE, PAGE_BYTES).await?;
             for record in &page.events {
-                if let Some(state) = written_by_a_hub(record)
-                    && state.status == ProcessStatus::Alive
-                {
+                if let Some(state) = self.written_by_a_hub(record).await? {
                     self.alive.insert(state.process_id.clone(), state);
                 }
             }
@@ -238,6 +236,25 @@ impl Projector {
                 _ => return Ok(()),
             }
         }
+    }
+
+    /// The state in an event of `process.state`, if a process is alive by it and a hub has written it.
+    async fn written_by_a_hub(&self, record: &Stored) -> Result<Option<ProcessState>, StoreError> {
+        let Some((state, written)) = alive(record) else { return Ok(None) };
+        match written {
+            Written::Marked => Ok(Some(state)),
+            // The hub did not write its name yet, or a token without a `sub` did this: true it is if its heartbeat says so.
+            Written::After(cause) => Ok(self.heartbeat_says(&cause, &state).await?.then_some(state)),
+        }
+    }
+
+    /// Whether the heartbeat of this id is there, and what follows from it is `state`.
+    async fn heartbeat_says(&self, id: &str, state: &ProcessState) -> Result<bool, StoreError> {
+        let Some(seq) = self.store.seq_of(&self.heartbeats, id).await? else { return Ok(false) };
+        let page = self.store.read(&self.heartbeats, seq - 1, 1, PAGE_BYTES).await?;
+        let Some(record) = page.events.first().filter(|record| *record.id == *id) else { return Ok(false) };
+        let Ok(beat) = heartbeat(record.text()) else { return Ok(false) };
+        Ok(ProcessState::alive(beat, record.ts) == *state)
     }
 
     /// Publishes the states that follow from heartbeats, and returns how to settle those.
@@ -303,23 +320,37 @@ impl Projector {
             ..EventOptions::default()
         };
         let payload = serde_json::to_string(state).unwrap_or_default();
-        Append::new(self.states.clone(), &options, &payload)
+        Append::published_by(self.states.clone(), &options, Some(GROUP), &payload)
     }
 }
 
-/// The state in an event of `process.state`, if it is one as a hub writes them. The time of its last heartbeat is not
-/// later than the event: one from the future would hide the heartbeats that come.
-fn written_by_a_hub(record: &Stored) -> Option<ProcessState> {
+/// How one can tell that a hub wrote a state.
+enum Written {
+    /// It says so, as nobody else can.
+    Marked,
+    /// Nobody says who wrote it. It names this heartbeat.
+    After(String),
+}
+
+/// The state of a process that is alive in an event of `process.state`, if it is of the shape in which hubs write them and
+/// no client's. The time of its last heartbeat is not later than the event: one from the future would hide the heartbeats
+/// that come.
+fn alive(record: &Stored) -> Option<(ProcessState, Written)> {
     let event = Event::parse(record.text()).ok()?;
+    let written = match (event.by.as_deref(), &*event.caused_by) {
+        (Some(GROUP), _) => Written::Marked,
+        (None, [cause]) => Written::After(cause.as_str().to_owned()),
+        _ => return None,
+    };
     let mut state: ProcessState = serde_json::from_str(event.payload.get()).ok()?;
     let key = Some(Text::from(state.process_id.as_str()));
     let options = EventOptions { key, sid: state.sid.as_deref().map(Text::from), ..EventOptions::default() };
     let is_own = record.key.as_deref() == Some(state.process_id.as_str()) && state.is_named_after_its_process();
-    if !is_own || options.check().is_err() {
+    if !is_own || state.status != ProcessStatus::Alive || options.check().is_err() {
         return None;
     }
     state.last_seen_ts = state.last_seen_ts.min(record.ts).min(wall_clock());
-    Some(state)
+    Some((state, written))
 }
 
 /// The heartbeat in an event, if it is one.

@@ -441,3 +441,51 @@ async fn states_that_no_hub_has_written_are_not_taken_for_the_projectors_own() {
     let states = world.states().await;
     assert_eq!(states[4..], ["h:n:1"], "the heartbeat alone is published, and nothing stale that was not alive");
 }
+
+/// What is taken back and was not seen for long is published as stale. Any state of the right shape was taken back, whoever
+/// had written it.
+#[tokio::test(start_paused = true)]
+async fn a_state_is_taken_back_where_the_hub_wrote_it_or_its_heartbeat_says_the_same() {
+    let world = World::new();
+    let commit = async |append| world.context.writer.commit(vec![append], Vec::new()).await.unwrap().remove(0).unwrap();
+    let mut beats = Vec::new();
+    for pid in 0..9 {
+        let payload = format!(r#"{{"pid":{pid},"name":"n","host":"h","cpu_pct":1,"mem_mb":1}}"#);
+        let options = EventOptions { ts: Some(1_000), ..EventOptions::default() };
+        beats.push(commit(Append::new(Topic::new(topics::HEARTBEAT).unwrap(), &options, &payload)).await.id);
+    }
+    let (heartbeats, group) = (Topic::new(topics::HEARTBEAT).unwrap(), Group::stored("$process-projector").unwrap());
+    let epoch = world.store.tail(&heartbeats).await.unwrap().unwrap().epoch;
+    let cursor = Cursor { epoch, floor: 9, delivered: 9, ..Cursor::default() };
+    world.context.writer.commit(Vec::new(), vec![CursorPut { topic: heartbeats, group, cursor }]).await.unwrap();
+    let state = async |pid: usize, cpu: u32, by: Option<&str>, cause: Option<&str>| {
+        let key = format!("h:n:{pid}");
+        let payload = serde_json::json!({
+            "processId": key, "name": "n", "host": "h", "pid": pid, "cpu_pct": cpu, "mem_mb": 1, "last_seen_ts": 1_000,
+            "status": "alive",
+        });
+        let options = EventOptions {
+            key: Some(key.as_str().into()),
+            caused_by: cause.map(Into::into).into_iter().collect(),
+            ..EventOptions::default()
+        };
+        let topic = Topic::new(topics::STATE).unwrap();
+        commit(Append::published_by(topic, &options, by, &payload.to_string())).await;
+    };
+    // Its own: the heartbeat may be gone by then.
+    state(0, 7, Some("$process-projector"), Some("gone")).await;
+    // That of a hub which did not write its name yet.
+    state(1, 1, None, Some(&beats[1])).await;
+    // A client's, whose token has a subject, and one's without: of no heartbeat, of one that is not there, of another
+    // process's, and of its own that says otherwise.
+    state(2, 1, Some("mallory"), Some(&beats[2])).await;
+    state(3, 1, Some("process-projector"), None).await;
+    state(4, 1, None, None).await;
+    state(5, 1, None, Some("gone")).await;
+    state(6, 1, None, Some(&beats[1])).await;
+    state(7, 2, None, Some(&beats[7])).await;
+    world.project();
+    let mut stale = world.states().await.split_off(8);
+    stale.sort_unstable();
+    assert_eq!(stale, ["h:n:0", "h:n:1"]);
+}

@@ -315,7 +315,7 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response<Body> {
     };
     let mut text = ops.node.metrics.render(&now);
     key_sets::render(&mut text, &ops.node.verifier.key_sets());
-    ops.node.quotas.render(&mut text);
+    ops.node.quotas.render(&mut text, &ops.node.metrics.bounds);
     certificates::render(&mut text, &ops.certificates);
     revoked::render(&mut text, ops.node.verifier.revocations().told_if_kept());
     outboxes::render(&mut text, &ops.outbox_reports().await);

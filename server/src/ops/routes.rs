@@ -65,7 +65,11 @@ async fn permitted(
     next: Next,
 ) -> Response {
     match ops.guard.check(&ops.node, request.headers(), caller.address(), right).await {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            caller.is_known();
+            next.run(request).await
+        }
+        // Perhaps late, and until then its socket makes room for others.
         Err(refused) => refused.into_response(),
     }
 }

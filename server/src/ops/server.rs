@@ -50,7 +50,6 @@ pub(crate) fn start(
         tls,
         // Its few sockets may take from what others leave.
         files: None,
-        keeps_requests: true,
         ending: ENDING,
     };
     Ok(Running { port: Port::start(listener, router, bounds, stop.clone())?, stop })

@@ -33,6 +33,7 @@ use self::{
 };
 use crate::{
     flow::{
+        bounds::Bounds,
         exposition::{head, line},
         metrics::Counter,
         topics::Topics,
@@ -102,8 +103,8 @@ pub(crate) struct Counts {
 }
 
 impl Quotas {
-    /// Appends the metric.
-    pub(crate) fn render(&self, out: &mut String) {
+    /// Appends the metric, with what the limits of all add to it.
+    pub(crate) fn render(&self, out: &mut String, bounds: &Bounds) {
         let Counts { connections, subscriptions, topics, groups, failures } = &self.counts;
         let all = [
             ("publish_delayed", &self.rates.delayed),
@@ -114,10 +115,11 @@ impl Quotas {
             ("groups", groups),
             ("auth_failures", failures),
         ];
-        head(out, "limited_total", "counter", "How often a subject or an address wanted more than its share.");
+        head(out, "limited_total", "counter", "How often more was wanted than a limit allows.");
         for (limit, counter) in all {
             line(out, format_args!("limited_total{{limit=\"{limit}\"}} {}", counter.value()));
         }
+        bounds.render(out);
         head(
             out,
             "publish_held_bytes",

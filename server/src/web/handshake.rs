@@ -3,7 +3,7 @@
 //! It happens in the connection's own task and within the time that the first request's head has, so whoever says nothing
 //! costs no more than whoever begins a head and does not end it.
 
-use std::{fmt, future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,11 +27,10 @@ const ANSWER: &str = r#"{"error":"this port speaks TLS: use https:// or wss://",
 /// The socket under TLS, by `by` at the latest; none: it is closed, and counted if that was not the peer's own wish.
 pub(super) async fn shake(stream: TcpStream, write: Duration, tls: &Current, seat: &Seat, by: Instant) -> Option<Wire> {
     let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
-    let evicted = poll_fn(|cx| if seat.poll_evicted(cx) { Poll::Ready(()) } else { Poll::Pending });
     let shaken = tokio::select! {
         shaken = timeout_at(by, under_tls(stream, write, &acceptor)) => shaken,
         // Counted by who asked it to leave.
-        () = evicted => return None,
+        () = seat.evicted() => return None,
     };
     match shaken {
         Ok(Ok(wire)) => Some(wire),

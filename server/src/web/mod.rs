@@ -34,7 +34,7 @@ pub(crate) use self::{
     params::Params,
     peer::{Peer, Times},
     server::{Bounds, Caller, Port},
-    sockets::{Cut, Sockets},
+    sockets::{Cut, Seat, Sockets},
 };
 pub use self::{
     certificates::{Tls, TlsError, TlsFault},

@@ -63,8 +63,6 @@ pub(crate) struct Bounds {
     pub(crate) tls: Option<Current>,
     /// Open files of the process that sockets leave alone; none where that is not known.
     pub(crate) files: Option<u64>,
-    /// A request protects its socket from being asked to leave, even without a token.
-    pub(crate) keeps_requests: bool,
     /// How long requests may take to end when the port does.
     pub(crate) ending: Duration,
 }
@@ -76,7 +74,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// It has a good token: its socket is not asked to leave before it is answered.
+    /// It may do what it asks for: its socket is not asked to leave before it is answered.
     pub(crate) fn is_known(&self) {
         self.seat.keep();
     }
@@ -222,7 +220,7 @@ fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY not set");
     }
-    let Bounds { times, keeps_requests: keeps, ending, .. } = *bounds;
+    let Bounds { times, ending, .. } = *bounds;
     let tls = bounds.tls.clone();
     let head_by = Instant::now() + times.head;
     async move {
@@ -239,13 +237,17 @@ fn connection(
         };
         let exchange = Arc::new(Exchange::new());
         let peer = Peer::new(wire, Arc::clone(&exchange), Arc::clone(&seat), times, head_by);
-        let service = Connected { router, exchange, seat, keeps };
+        let service = Connected { router, exchange, seat: Arc::clone(&seat) };
         let mut http = http1::Builder::new();
         // The time that heads may take is the peer's matter.
         http.header_read_timeout(None).max_header_size(HEAD_BYTES).max_headers(HEADERS).max_buf_size(BUFFER);
         let mut connection = pin!(http.serve_connection(TokioIo::new(peer), service).with_upgrades());
         let ended = tokio::select! {
+            // The connection first: whether it may be asked to leave changes in there.
+            biased;
             ended = connection.as_mut() => ended,
+            // Its socket may not be read meanwhile, which would tell it the same: while a body waits to be asked for.
+            () = seat.evicted() => return,
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::time::timeout(ending, connection).await.unwrap_or(Ok(()))
@@ -262,7 +264,6 @@ struct Connected {
     router: TowerToHyperService<Router>,
     exchange: Arc<Exchange>,
     seat: Arc<Seat>,
-    keeps: bool,
 }
 
 impl Service<Request<Incoming>> for Connected {
@@ -274,9 +275,6 @@ impl Service<Request<Incoming>> for Connected {
         let body = request.body().size_hint().exact();
         let exchange = Arc::clone(&self.exchange);
         exchange.begin(body, request.headers().contains_key(header::UPGRADE));
-        if self.keeps {
-            self.seat.keep();
-        }
         let seat = Arc::clone(&self.seat);
         let refused = strict(request.headers(), request.version());
         request.extensions_mut().insert(Caller { seat: Arc::clone(&seat) });

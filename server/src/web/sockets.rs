@@ -1,16 +1,18 @@
 //! How many sockets a port has, and which of them goes when there is no room.
 //!
-//! A socket has a [`Seat`]. Whoever holds a good token keeps theirs; the others may be asked to leave, the one that sits
-//! there longest first. So sockets that only wait never keep out those that have something to say.
+//! A socket has a [`Seat`]. Whoever may do what it asks for keeps theirs; the others may be asked to leave, the one that sits
+//! there longest first, also while a bad token of theirs waits for its answer. So sockets that only wait never keep out
+//! those that have something to say.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    future::poll_fn,
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::Context,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -267,6 +269,11 @@ impl Seat {
         self.is_evicted()
     }
 
+    /// Returns when it is asked to leave. Not for another task than the one that serves the socket: one is woken.
+    pub(crate) async fn evicted(&self) {
+        poll_fn(|cx| if self.poll_evicted(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
     pub(crate) fn is_evicted(&self) -> bool {
         self.place.evicted.load(Relaxed)
     }
@@ -306,12 +313,7 @@ mod tests {
 
     /// Leaves as a socket does: when it is woken.
     fn leaves(seat: Arc<Seat>) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(async move {
-            std::future::poll_fn(|cx| {
-                if seat.poll_evicted(cx) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-            })
-            .await;
-        })
+        tokio::spawn(async move { seat.evicted().await })
     }
 
     #[tokio::test]

@@ -128,6 +128,33 @@ async fn a_new_key_is_read_when_a_token_names_it() {
 }
 
 #[tokio::test]
+async fn a_new_key_is_read_when_a_token_without_a_name_fits_none() {
+    // Such tokens were refused until the set got old, up to an hour after the key had been changed.
+    let unnamed = json!({"alg": "ES256"});
+    let [old, new, third] = ["old", "new", "third"].map(SigningKey::es256);
+    for (before, after) in [
+        // The one key gave way to the other.
+        (vec![old.jwk()], vec![new.jwk()]),
+        // There was none for the algorithm.
+        (vec![SigningKey::eddsa("ed").jwk()], vec![new.jwk()]),
+        // There were two, and nobody could say which was meant.
+        (vec![old.jwk(), third.jwk()], vec![new.jwk()]),
+    ] {
+        let provider = Provider::start(Told::keys(&before)).await;
+        let hub = hub_of(&[&provider]).await;
+        until("the set to be read", async || not_ready(&hub).await.is_none()).await;
+        provider.tell(Told::keys(&after));
+        accepts(&hub, &new.token_under(&unnamed, &json!({}))).await;
+        accepts(&hub, &new.token_under(&unnamed, &json!({}))).await;
+        assert_eq!(provider.asked(), 2);
+        // The next that fits none is too soon to ask for.
+        refuses(&hub, &third.token_under(&unnamed, &json!({})), "signature does not match").await;
+        assert_eq!(provider.asked(), 2);
+        hub.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn a_hub_starts_without_its_provider_and_takes_tokens_when_that_comes() {
     let key = SigningKey::eddsa("k");
     let provider = Provider::start(Told::Gone).await;

@@ -16,6 +16,7 @@ mod quotas;
 mod removals;
 mod revocations;
 mod rights;
+mod seats;
 mod sockets;
 mod tls;
 mod two_hubs;

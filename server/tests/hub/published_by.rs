@@ -129,7 +129,7 @@ async fn a_dead_letter_tells_who_published_what_became_one() {
 
 /// A state is the hub's: it says which heartbeat it was made from, and that one says who sent it.
 #[tokio::test]
-async fn what_the_hub_writes_itself_is_nobodys() {
+async fn what_the_hub_writes_itself_has_a_name_that_no_token_may_have() {
     let hub = hub().await;
     let mut alice = publisher(&hub, "alice").await;
     let beat = json!({"pid": 1, "name": "worker", "host": "here", "cpu_pct": 1.0, "mem_mb": 1.0});
@@ -137,8 +137,15 @@ async fn what_the_hub_writes_itself_is_nobodys() {
     let mut watch = Client::open(&hub).await;
     watch.subscribe("process.state", "g", json!({"from": "earliest"})).await;
     let state = watch.events(1).await.remove(0);
-    assert_eq!((&state["event"]["caused_by"], &state["event"]["by"]), (&json!([id]), &Value::Null), "{state}");
+    let own = json!("$process-projector");
+    assert_eq!((&state["event"]["caused_by"], &state["event"]["by"]), (&json!([id]), &own), "{state}");
     assert_eq!(by(&hub, "heartbeat.received").await, ["alice"]);
+    let message = "sub must not start with `$`";
+    for sub in ["$process-projector", "$"] {
+        let refused = Client::connect(&hub).await.ask(json!({"op": "AUTH", "token": token_of(sub)})).await;
+        assert_eq!((&refused["code"], &refused["msg"]), (&json!("jwt_invalid"), &json!(message)), "{sub:?}");
+        post(&hub, "/publish/t", &token_of(sub), b"2").await.refused(401, message);
+    }
     hub.shutdown().await;
 }
 

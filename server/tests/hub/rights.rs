@@ -1,4 +1,4 @@
-//! Every way into the hub, with every kind of policy. What is not in the table fails: an op, a route.
+//! Every way into the hub, with every kind of policy. What is not in the table fails: an op, a method of a route.
 //!
 //! Rows of an outbox have no token; what they may do is tested beside their publisher, in `server/src/members/outbox.rs`.
 //! The command line only brings tokens to these same ways in; `cli/tests/prom/rights.rs` walks it.
@@ -9,13 +9,13 @@ use prom_hub::{Config, Hub};
 use prom_protocol::Op;
 use prom_testkit::{
     Client, config,
-    http::{Answer, ops, ops_as, raw, request},
+    http::{Answer, raw, request},
     token, token_with,
 };
 use serde_json::{Value, json};
 
 /// The kinds of policy, in the order of the table's columns.
-fn tokens() -> [(&'static str, String); 13] {
+fn tokens() -> [(&'static str, String); 14] {
     let policy = |rules: Value| token_with(json!({"policy": {"rules": rules}}));
     let all = || json!({"effect": "allow", "action": "*", "topics": ["**"]});
     [
@@ -34,28 +34,21 @@ fn tokens() -> [(&'static str, String); 13] {
         ("the hub's own", token(&["*:**", "*:$audit"])),
         ("states", token(&["*:**", "publish:process.state"])),
         ("operator", token(&["ops:read"])),
+        ("operator who may change things", token(&["ops:admin"])),
         ("everything", token(&["*:**"])),
     ]
 }
 
 /// What is asked.
 enum Ask {
-    /// POST of JSON on an ops port that asks for a token: what needs `ops:admin`, and then says that no file is configured.
-    Change(&'static str, Value),
-    /// The same where it does not ask for one.
-    OpsChange(&'static str, Value),
     /// A frame on a connection that has authenticated.
     Frame(Value),
     /// A request on the public port.
     Public(&'static str, &'static str),
     /// A request on the ops port of a hub that asks for a token there.
-    Guarded(&'static str),
+    Guarded(&'static str, &'static str),
     /// The same where it does not.
-    Ops(&'static str),
-    /// DELETE on the ops port of a hub that asks for a token there.
-    GuardedDelete(&'static str),
-    /// The same where it does not.
-    OpsDelete(&'static str),
+    Ops(&'static str, &'static str),
 }
 
 /// What comes of it.
@@ -67,7 +60,7 @@ enum Answers {
 }
 
 use Answers::{Always, ByPolicy};
-use Ask::{Change, Frame, Guarded, GuardedDelete, Ops, OpsChange, OpsDelete, Public};
+use Ask::{Frame, Guarded, Ops, Public};
 
 fn publish(topic: &str) -> Ask {
     Frame(json!({"op": "PUBLISH", "topic": topic, "payload": 1, "opts": {"key": "k"}}))
@@ -91,42 +84,45 @@ fn of_another(op: &str, more: &Value) -> Ask {
 #[rustfmt::skip]
 fn table() -> Vec<(Ask, Answers)> {
     //  n none  p publish  r read  s subscribe  c one group  T deny of a topic  W deny of a wildcard  G deny of any group
-    //  d dead letters  o the hub's own  t states  x operator  a everything
+    //  d dead letters  o the hub's own  t states  x operator  m operator who may change things  a everything
     let watch = |topic: &str, keys: Value| Frame(json!({"op": "SUBSCRIBE", "topic": topic, "opts": {"from": "snapshot", "filter": {"keys": keys}}}));
     let past = |topic: &str| Frame(json!({"op": "SUBSCRIBE", "topic": topic, "opts": {"from": "earliest"}}));
     vec![
-        //                                                       nprscTWGdotxa
-        (Frame(json!({"op": "PING"})),                 ByPolicy("+++++++++++++")),
+        //                                                       nprscTWGdotxma
+        (Frame(json!({"op": "PING"})),                 ByPolicy("++++++++++++++")),
         (Frame(json!({"op": "AUTH", "token": "x"})),   Always("jwt_invalid")),
 
-        (publish("a"),                                 ByPolicy("-+---+++-++-+")),
-        (publish("heartbeat.received"),                ByPolicy("-+---+++-++-+")),
-        (publish("secret.plans"),                      ByPolicy("-+----++-++-+")),
-        (publish("process.state"),                     ByPolicy("----------+--")),
-        (publish("dlq.a"),                             ByPolicy("-------------")),
-        (publish("dlq.dlq.a"),                         ByPolicy("-------------")),
-        (publish("$audit"),                            ByPolicy("-------------")),
+        (publish("a"),                                 ByPolicy("-+---+++-++--+")),
+        (publish("heartbeat.received"),                ByPolicy("-+---+++-++--+")),
+        (publish("secret.plans"),                      ByPolicy("-+----++-++--+")),
+        (publish("process.state"),                     ByPolicy("----------+---")),
+        (publish("dlq.a"),                             ByPolicy("--------------")),
+        (publish("dlq.dlq.a"),                         ByPolicy("--------------")),
+        (publish("dlq.process.state"),                 ByPolicy("--------------")),
+        (publish("$audit"),                            ByPolicy("--------------")),
 
-        (read("a"),                                    ByPolicy("--++-+++-++-+")),
-        (read("**"),                                   ByPolicy("--++---+-++-+")),
-        (read("secret.plans"),                         ByPolicy("--++---+-++-+")),
-        (read("secret.*"),                             ByPolicy("--++---+-++-+")),
-        (read("dlq.secret.plans"),                     ByPolicy("--++---++++-+")),
-        (read("dlq.**"),                               ByPolicy("--++---++++-+")),
-        (read("$audit"),                               ByPolicy("---------+---")),
-        (past("secret.plans"),                         ByPolicy("--++---+-++-+")),
-        (watch("process.state", json!([])),            ByPolicy("--++-+++-++-+")),
-        (watch("secret.plans", json!(["k"])),          ByPolicy("--++---+-++-+")),
-        (watch("secret.**", json!(["k"])),             ByPolicy("--++---+-++-+")),
+        (read("a"),                                    ByPolicy("--++-+++-++--+")),
+        (read("**"),                                   ByPolicy("--++---+-++--+")),
+        (read("secret.plans"),                         ByPolicy("--++---+-++--+")),
+        (read("secret.*"),                             ByPolicy("--++---+-++--+")),
+        (read("dlq.secret.plans"),                     ByPolicy("--++---++++--+")),
+        (read("dlq.**"),                               ByPolicy("--++---++++--+")),
+        (read("$audit"),                               ByPolicy("---------+----")),
+        (past("secret.plans"),                         ByPolicy("--++---+-++--+")),
+        (watch("process.state", json!([])),            ByPolicy("--++-+++-++--+")),
+        (watch("secret.plans", json!(["k"])),          ByPolicy("--++---+-++--+")),
+        (watch("secret.**", json!(["k"])),             ByPolicy("--++---+-++--+")),
 
-        (join("a", "g"),                               ByPolicy("---++++--++-+")),
-        (join("a", "h"),                               ByPolicy("---+-++--++-+")),
-        (join("**", "g"),                              ByPolicy("---++----++-+")),
-        (join("secret.plans", "g"),                    ByPolicy("---++----++-+")),
-        (join("dlq.secret.plans", "g"),                ByPolicy("---++---+++-+")),
-        (join("dlq.**", "g"),                          ByPolicy("---++---+++-+")),
-        (join("$audit", "g"),                          ByPolicy("---------+---")),
+        (join("a", "g"),                               ByPolicy("---++++--++--+")),
+        (join("a", "h"),                               ByPolicy("---+-++--++--+")),
+        (join("**", "g"),                              ByPolicy("---++----++--+")),
+        (join("secret.plans", "g"),                    ByPolicy("---++----++--+")),
+        (join("dlq.secret.plans", "g"),                ByPolicy("---++---+++--+")),
+        (join("dlq.**", "g"),                          ByPolicy("---++---+++--+")),
+        (join("$audit", "g"),                          ByPolicy("---------+----")),
         (join("heartbeat.received", "$process-projector"), Always("bad_topic")),
+        (join("dlq.heartbeat.received", "$process-projector"), Always("bad_topic")),
+        (join("$audit", "$mine"),                      Always("bad_topic")),
 
         (of_another("ACK", &json!({"id": "one"})),      Always("not_subscribed")),
         (of_another("NACK", &json!({"id": "one", "dead": true})), Always("not_subscribed")),
@@ -135,115 +131,140 @@ fn table() -> Vec<(Ask, Answers)> {
         (of_another("RESUME", &json!({})),              Always("not_subscribed")),
         (of_another("UNSUBSCRIBE", &json!({})),         Always("not_subscribed")),
 
-        //                                                       nprscTWGdotxa
-        (Public("POST", "/publish/a"),                 ByPolicy("-+---+++-++-+")),
-        (Public("POST", "/publish/secret.plans"),      ByPolicy("-+----++-++-+")),
-        (Public("POST", "/publish/process.state"),     ByPolicy("----------+--")),
-        (Public("POST", "/publish/dlq.a"),             ByPolicy("-------------")),
-        (Public("POST", "/publish/$audit"),            ByPolicy("-------------")),
-        (Public("GET", "/replay?topic=a"),             ByPolicy("--++-+++-++-+")),
-        (Public("GET", "/replay?topic=secret.plans"),  ByPolicy("--++---+-++-+")),
-        (Public("GET", "/replay?topic=dlq.secret.plans"), ByPolicy("--++---++++-+")),
-        (Public("GET", "/replay?topic=$audit"),        ByPolicy("---------+---")),
-        (Public("GET", "/export?topic=a"),             ByPolicy("--++-+++-++-+")),
-        (Public("GET", "/export?topic=secret.plans"),  ByPolicy("--++---+-++-+")),
-        (Public("GET", "/export?topic=dlq.secret.plans"), ByPolicy("--++---++++-+")),
-        (Public("GET", "/export?topic=$audit"),        ByPolicy("---------+---")),
+        //                                                       nprscTWGdotxma
+        (Public("POST", "/publish/a"),                 ByPolicy("-+---+++-++--+")),
+        (Public("POST", "/publish/secret.plans"),      ByPolicy("-+----++-++--+")),
+        (Public("POST", "/publish/process.state"),     ByPolicy("----------+---")),
+        (Public("POST", "/publish/dlq.a"),             ByPolicy("--------------")),
+        (Public("POST", "/publish/dlq.dlq.a"),         ByPolicy("--------------")),
+        (Public("POST", "/publish/$audit"),            ByPolicy("--------------")),
+        (Public("GET", "/replay?topic=a"),             ByPolicy("--++-+++-++--+")),
+        (Public("GET", "/replay?topic=secret.plans"),  ByPolicy("--++---+-++--+")),
+        (Public("GET", "/replay?topic=dlq.secret.plans"), ByPolicy("--++---++++--+")),
+        (Public("GET", "/replay?topic=$audit"),        ByPolicy("---------+----")),
+        (Public("GET", "/export?topic=a"),             ByPolicy("--++-+++-++--+")),
+        (Public("GET", "/export?topic=secret.plans"),  ByPolicy("--++---+-++--+")),
+        (Public("GET", "/export?topic=dlq.secret.plans"), ByPolicy("--++---++++--+")),
+        (Public("GET", "/export?topic=$audit"),        ByPolicy("---------+----")),
 
-        //                                                       nprscTWGdotxa
-        (Guarded("/topics"),                           ByPolicy("-----------+-")),
-        (Guarded("/groups"),                           ByPolicy("-----------+-")),
-        (Guarded("/cursors?topic=a"),                  ByPolicy("-----------+-")),
-        (Guarded("/lag?topic=a&group=g"),              ByPolicy("-----------+-")),
-        (Guarded("/outbox"),                           ByPolicy("-----------+-")),
-        (Guarded("/metrics"),                          ByPolicy("-----------+-")),
-        (Guarded("/latest-by-key?topic=a&key=k"),      ByPolicy("-----------+-")),
-        (Guarded("/revocations"),                      ByPolicy("-----------+-")),
-        (Change("/revocations", json!({"sub": "x"})),  ByPolicy("-------------")),
-        (OpsChange("/revocations", json!({"sub": "x"})), ByPolicy("-------------")),
-        (Guarded("/healthz"),                          ByPolicy("+++++++++++++")),
-        (Guarded("/readyz"),                           ByPolicy("+++++++++++++")),
-        // With ops:admin: removals.rs.
-        (GuardedDelete("/topics/a?dryRun=1"),          ByPolicy("-------------")),
-        (GuardedDelete("/groups/g?dryRun=1"),          ByPolicy("-------------")),
-        (OpsDelete("/topics/a?dryRun=1"),              ByPolicy("+++++++++++++")),
-        (OpsDelete("/groups/g?dryRun=1"),              ByPolicy("+++++++++++++")),
-        (Ops("/topics"),                               ByPolicy("+++++++++++++")),
-        (Ops("/groups"),                               ByPolicy("+++++++++++++")),
-        (Ops("/cursors?topic=a"),                      ByPolicy("+++++++++++++")),
-        (Ops("/lag?topic=a&group=g"),                  ByPolicy("+++++++++++++")),
-        (Ops("/outbox"),                               ByPolicy("+++++++++++++")),
-        (Ops("/metrics"),                              ByPolicy("+++++++++++++")),
-        (Ops("/latest-by-key?topic=a&key=k"),          ByPolicy("-----------+-")),
+        //                                                       nprscTWGdotxma
+        (Guarded("GET", "/topics"),                    ByPolicy("-----------++-")),
+        (Guarded("GET", "/groups"),                    ByPolicy("-----------++-")),
+        (Guarded("GET", "/cursors?topic=a"),           ByPolicy("-----------++-")),
+        (Guarded("GET", "/lag?topic=a&group=g"),       ByPolicy("-----------++-")),
+        (Guarded("GET", "/outbox"),                    ByPolicy("-----------++-")),
+        (Guarded("GET", "/metrics"),                   ByPolicy("-----------++-")),
+        (Guarded("GET", "/latest-by-key?topic=a&key=k"),ByPolicy("-----------++-")),
+        (Guarded("GET", "/revocations"),               ByPolicy("-----------++-")),
+        (Guarded("POST", "/revocations"),              ByPolicy("------------+-")),
+        (Ops("POST", "/revocations"),                  ByPolicy("------------+-")),
+        (Guarded("GET", "/healthz"),                   ByPolicy("++++++++++++++")),
+        (Guarded("GET", "/readyz"),                    ByPolicy("++++++++++++++")),
+        (Guarded("DELETE", "/topics/a?dryRun=1"),      ByPolicy("------------+-")),
+        (Guarded("DELETE", "/groups/g?dryRun=1"),      ByPolicy("------------+-")),
+        (Ops("DELETE", "/topics/a?dryRun=1"),          ByPolicy("++++++++++++++")),
+        (Ops("DELETE", "/groups/g?dryRun=1"),          ByPolicy("++++++++++++++")),
+        (Ops("GET", "/topics"),                        ByPolicy("++++++++++++++")),
+        (Ops("GET", "/groups"),                        ByPolicy("++++++++++++++")),
+        (Ops("GET", "/cursors?topic=a"),               ByPolicy("++++++++++++++")),
+        (Ops("GET", "/lag?topic=a&group=g"),           ByPolicy("++++++++++++++")),
+        (Ops("GET", "/outbox"),                        ByPolicy("++++++++++++++")),
+        (Ops("GET", "/metrics"),                       ByPolicy("++++++++++++++")),
+        (Ops("GET", "/revocations"),                   ByPolicy("++++++++++++++")),
+        (Ops("GET", "/healthz"),                       ByPolicy("++++++++++++++")),
+        (Ops("GET", "/readyz"),                        ByPolicy("++++++++++++++")),
+        (Ops("GET", "/latest-by-key?topic=a&key=k"),   ByPolicy("-----------++-")),
     ]
 }
 
 /// What needs no token because nothing comes of it: the page, and the WebSocket before AUTH.
-const WITHOUT_TOKEN: [&str; 2] = ["/", "/ws"];
+const WITHOUT_TOKEN: [(&str, &str); 2] = [("GET", "/"), ("GET", "/ws")];
 
-fn with_ops(guarded: bool) -> Config {
-    Config { ops_port: Some(0), ops_auth: guarded, ..config() }
+/// Two hubs whose ops ports are as [`Ops`] and [`Guarded`] say. Both have in them what is asked for.
+struct Hubs {
+    open: Hub,
+    guarded: Hub,
+    /// They have the delivery and the membership that others have no part in.
+    _owners: [Client; 2],
+    /// What they keep revocations in.
+    _files: [tempfile::NamedTempFile; 2],
 }
 
-async fn delete(hub: &Hub, path: &str, token: Option<&str>) -> Answer {
-    let bearer = token.map(|token| format!("Bearer {token}"));
-    let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
-    raw(hub.ops_address().unwrap(), &request("DELETE", path, &headers, b"")).await
-}
-
-/// POST of JSON on the ops port.
-async fn change(hub: &Hub, path: &str, body: &Value, token: &str) -> Answer {
-    let bearer = format!("Bearer {token}");
-    let headers = [("Content-Type", "application/json"), ("Authorization", &bearer)];
-    let address = hub.ops_address().unwrap();
-    raw(address, &request("POST", path, &headers, body.to_string().as_bytes())).await
-}
-
-/// `OK`, or the code of a refusal.
-async fn answered(hub: &Hub, guarded: &Hub, ask: &Ask, token: &str) -> String {
-    let of = |answer: Answer| match answer.status {
-        200 => "OK".to_owned(),
-        _ => answer.json()["code"].as_str().unwrap_or("no code").to_owned(),
-    };
-    match ask {
-        Frame(frame) => {
-            let mut client = Client::connect(hub).await;
-            assert_eq!(client.ask(json!({"op": "AUTH", "token": token})).await["op"], "OK");
-            let mut frame = frame.clone();
-            frame["corr"] = json!("asked");
-            let answer = client.ask(frame).await;
-            assert_eq!(answer["corr"], "asked", "{answer}");
-            match answer["op"].as_str().unwrap() {
-                "OK" | "PONG" => "OK".to_owned(),
-                _ => answer["code"].as_str().unwrap().to_owned(),
+impl Hubs {
+    async fn start() -> Self {
+        let files = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+        let hub = async |ops_auth: bool| {
+            let file = Some(files[usize::from(ops_auth)].path().to_owned());
+            let hub =
+                Hub::start(Config { ops_port: Some(0), ops_auth, revocations_file: file, ..config() }).await.unwrap();
+            let mut owner = Client::open(&hub).await;
+            for topic in ["a", "secret.plans"] {
+                let opts = json!({"id": "one", "key": "k"});
+                owner.ask(json!({"op": "PUBLISH", "topic": topic, "payload": 1, "opts": opts})).await;
             }
+            owner.subscribe("a", "g", json!({"from": "earliest", "maxInFlight": 1})).await;
+            assert_eq!(owner.next().await["event"]["id"], "one");
+            (hub, owner)
+        };
+        let ((open, first), (guarded, second)) = (hub(false).await, hub(true).await);
+        Self { open, guarded, _owners: [first, second], _files: files }
+    }
+
+    async fn end(self) {
+        self.open.shutdown().await;
+        self.guarded.shutdown().await;
+    }
+
+    /// `OK`, or the code of a refusal.
+    async fn answer(&self, ask: &Ask, token: &str) -> String {
+        let Frame(frame) = ask else {
+            let answer = self.over_http(ask, Some(token)).await;
+            return match answer.status {
+                200 => "OK".to_owned(),
+                _ => answer.json()["code"].as_str().unwrap_or("no code").to_owned(),
+            };
+        };
+        let mut client = Client::connect(&self.open).await;
+        assert_eq!(client.ask(json!({"op": "AUTH", "token": token})).await["op"], "OK");
+        let mut frame = frame.clone();
+        frame["corr"] = json!("asked");
+        let answer = client.ask(frame).await;
+        assert_eq!(answer["corr"], "asked", "{answer}");
+        match answer["op"].as_str().unwrap() {
+            "OK" | "PONG" => "OK".to_owned(),
+            _ => answer["code"].as_str().unwrap().to_owned(),
         }
-        Public(method, path) => {
-            let bearer = format!("Bearer {token}");
-            let body: &[u8] = if *method == "POST" { b"1" } else { b"" };
-            of(raw(hub.address(), &request(method, path, &[("Authorization", &bearer)], body)).await)
+    }
+
+    async fn over_http(&self, ask: &Ask, token: Option<&str>) -> Answer {
+        let (address, method, path, body) = match ask {
+            Frame(_) => unreachable!("asked over the WebSocket"),
+            Public(method, path) => (self.open.address(), method, path, "1"),
+            Guarded(method, path) => (self.guarded.ops_address().unwrap(), method, path, r#"{"sub":"x"}"#),
+            Ops(method, path) => (self.open.ops_address().unwrap(), method, path, r#"{"sub":"x"}"#),
+        };
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let mut headers = vec![("Content-Type", "application/json")];
+        headers.extend(bearer.iter().map(|bearer| ("Authorization", bearer.as_str())));
+        let body: &[u8] = if *method == "POST" { body.as_bytes() } else { b"" };
+        raw(address, &request(method, path, &headers, body)).await
+    }
+}
+
+impl std::fmt::Display for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Frame(frame) => write!(f, "{frame}"),
+            Public(method, path) => write!(f, "{method} {path}"),
+            Guarded(method, path) => write!(f, "{method} {path} on the ops port with a guard"),
+            Ops(method, path) => write!(f, "{method} {path} on the ops port"),
         }
-        GuardedDelete(path) => of(delete(guarded, path, Some(token)).await),
-        OpsDelete(path) => of(delete(hub, path, Some(token)).await),
-        Guarded(path) => of(ops_as(guarded, path, token).await),
-        Ops(path) => of(ops_as(hub, path, token).await),
-        Change(path, body) => of(change(guarded, path, body, token).await),
-        OpsChange(path, body) => of(change(hub, path, body, token).await),
     }
 }
 
 #[tokio::test]
 async fn every_way_in_asks_the_policy() {
-    let revocations = tempfile::NamedTempFile::new().unwrap();
-    let with_file = Config { revocations_file: Some(revocations.path().to_owned()), ..with_ops(true) };
-    let (hub, guarded) = (Hub::start(with_ops(false)).await.unwrap(), Hub::start(with_file).await.unwrap());
-    let mut owner = Client::open(&hub).await;
-    for topic in ["a", "secret.plans"] {
-        owner.ask(json!({"op": "PUBLISH", "topic": topic, "payload": 1, "opts": {"id": "one", "key": "k"}})).await;
-    }
-    // The delivery and the membership that others have no part in.
-    owner.subscribe("a", "g", json!({"from": "earliest", "maxInFlight": 1})).await;
-    assert_eq!(owner.next().await["event"]["id"], "one");
+    let hubs = Hubs::start().await;
     let tokens = tokens();
     let mut wrong = Vec::new();
     for (ask, answers) in table() {
@@ -255,105 +276,135 @@ async fn every_way_in_asks_the_policy() {
                     if row.as_bytes()[column] == b'+' { "OK" } else { "forbidden" }
                 }
             };
-            let answer = answered(&hub, &guarded, &ask, token).await;
+            let answer = hubs.answer(&ask, token).await;
             if answer != expected {
-                let ask = match &ask {
-                    Frame(frame) => frame.to_string(),
-                    Public(method, path) => format!("{method} {path}"),
-                    Guarded(path) => format!("{path} on the ops port with a guard"),
-                    Ops(path) => format!("{path} on the ops port"),
-                    GuardedDelete(path) => format!("DELETE {path} on the ops port with a guard"),
-                    OpsDelete(path) => format!("DELETE {path} on the ops port"),
-                    Change(path, _) => format!("POST {path} on the ops port with a guard"),
-                    OpsChange(path, _) => format!("POST {path} on the ops port"),
-                };
                 wrong.push(format!("{ask} with {policy}: {answer}, not {expected}"));
             }
         }
     }
-    // No column of the table has it: with it the same is done.
-    let admin = change(&guarded, "/revocations", &json!({"sub": "x"}), &token(&["ops:admin"])).await;
-    assert_eq!(admin.status, 200, "{admin:?}");
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
-    hub.shutdown().await;
-    guarded.shutdown().await;
+    hubs.end().await;
 }
 
 #[tokio::test]
 async fn without_a_token_nothing_is_answered() {
-    let (hub, guarded) = (Hub::start(with_ops(false)).await.unwrap(), Hub::start(with_ops(true)).await.unwrap());
+    let hubs = Hubs::start().await;
     for (ask, _) in table() {
-        match ask {
+        let expected = match &ask {
             Frame(frame) => {
                 let op = frame["op"].as_str().unwrap().to_owned();
                 if op != "PING" && op != "AUTH" {
-                    let answer = Client::connect(&hub).await.ask(frame).await;
+                    let answer = Client::connect(&hubs.open).await.ask(frame.clone()).await;
                     assert_eq!(answer["code"], "unauthorized", "{op}");
                 }
+                continue;
             }
-            Public(method, path) => assert_eq!(raw(hub.address(), &request(method, path, &[], b"1")).await.status, 401),
-            Guarded("/healthz" | "/readyz") => {}
-            Change(path, body) => assert_eq!(change(&guarded, path, &body, "").await.status, 401, "{path}"),
-            OpsChange(path, body) => assert_eq!(change(&hub, path, &body, "").await.status, 401, "{path}"),
-            Guarded(path) => assert_eq!(ops(&guarded, path).await.status, 401, "{path}"),
-            GuardedDelete(path) => assert_eq!(delete(&guarded, path, None).await.status, 401, "{path}"),
-            // There is nothing of that name.
-            OpsDelete(path) => assert_eq!(delete(&hub, path, None).await.status, 404, "{path}"),
-            Ops(path) => {
-                let payloads = path.starts_with("/latest-by-key");
-                assert_eq!(ops(&hub, path).await.status, if payloads { 401 } else { 200 }, "{path}");
-            }
-        }
+            // Payloads, and to lock others out: nobody has that without a token.
+            Ops("GET", path) if path.starts_with("/latest-by-key") => 401,
+            Ops("POST", "/revocations") => 401,
+            Ops(..) | Guarded("GET", "/healthz" | "/readyz") => 200,
+            Public(..) | Guarded(..) => 401,
+        };
+        assert_eq!(hubs.over_http(&ask, None).await.status, expected, "{ask}");
     }
-    hub.shutdown().await;
-    guarded.shutdown().await;
+    hubs.end().await;
 }
 
-/// The paths of all routes, as they stand in the code: a new one is found wherever it is.
-fn routes(folder: &Path, found: &mut BTreeSet<String>) {
+/// Methods of routes, as they are called in the code.
+const METHODS: [&str; 8] = ["get", "post", "put", "delete", "patch", "head", "options", "trace"];
+
+/// Method and path of all routes, as they stand in the code: a new one is found wherever it is.
+fn routes(folder: &Path, found: &mut BTreeSet<(String, String)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             routes(&path, found);
-            continue;
+        } else {
+            routes_of(&fs::read_to_string(&path).unwrap(), &path.display().to_string(), found);
         }
-        let text = fs::read_to_string(&path).unwrap();
-        for other in [".nest(", ".nest_service(", ".route_service("] {
-            assert!(!text.contains(other), "{}: {other} is not looked through here", path.display());
+    }
+}
+
+fn routes_of(text: &str, place: &str, found: &mut BTreeSet<(String, String)>) {
+    for other in [".nest(", ".nest_service(", ".route_service("] {
+        assert!(!text.contains(other), "{place}: {other} is not looked through here");
+    }
+    for at in text.split(".route(").skip(1) {
+        let (arguments, _) = closed(at).unwrap_or_else(|| panic!("{place}: a route without an end"));
+        let literal = arguments.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'));
+        let (route, methods) = literal.unwrap_or_else(|| panic!("{place}: a route that is no literal"));
+        let mut rest = methods.trim_start_matches(',').trim();
+        while !rest.is_empty() {
+            let (method, handler) = rest.split_once('(').unwrap_or_else(|| panic!("{place}: {route} has no method"));
+            let method = method.trim().trim_start_matches('.');
+            assert!(METHODS.contains(&method), "{place}: {method}() of {route} is not looked through here");
+            found.insert((method.to_uppercase(), route.to_owned()));
+            let (_, after) = closed(handler).unwrap_or_else(|| panic!("{place}: {route} has no handler"));
+            rest = after.trim().trim_end_matches(',').trim();
         }
-        for at in text.split(".route(").skip(1) {
-            let literal = at.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'));
-            let (route, _) = literal.unwrap_or_else(|| panic!("{}: a route that is no literal", path.display()));
-            found.insert(route.to_owned());
+    }
+}
+
+/// What stands before the parenthesis that closes one which is open, and what behind it.
+fn closed(text: &str) -> Option<(&str, &str)> {
+    let mut open = 1;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'(' => open += 1,
+            b')' => open -= 1,
+            _ => {}
         }
+        if open == 0 {
+            return Some((&text[..at], &text[at + 1..]));
+        }
+    }
+    None
+}
+
+/// Whether a request for `path` comes to the route: they have the same parts, but for its parameters.
+fn is_of(route: &str, path: &str) -> bool {
+    let path = path.split('?').next().unwrap();
+    let same = |(own, part): (&str, &str)| own == part || own.starts_with('{') && !part.is_empty();
+    route.split('/').count() == path.split('/').count() && route.split('/').zip(path.split('/')).all(same)
+}
+
+#[test]
+fn a_line_of_the_table_is_of_its_own_method_and_route_alone() {
+    // A new DELETE beside a GET passed unseen, and so did what stood below a parameter.
+    let mut found = BTreeSet::new();
+    let text = r#".route("/revocations", get(list).delete(forget))
+        .route(
+            "/topics/{topic}/purge",
+            post(move |state| purge(state, (1, 2))),
+        )"#;
+    routes_of(text, "here", &mut found);
+    let route = |method: &str, path: &str| (method.to_owned(), path.to_owned());
+    let all = [("GET", "/revocations"), ("DELETE", "/revocations"), ("POST", "/topics/{topic}/purge")];
+    assert_eq!(found, all.map(|(method, path)| route(method, path)).into());
+    assert!(is_of("/topics/{topic}", "/topics/a?dryRun=1") && is_of("/", "/"));
+    for other in ["/topics", "/topics/b", "/topics/{topic}/purge", "/topics/{topic}/{what}", "/", "/{any}"] {
+        assert!(!is_of(other, "/topics/a"), "{other}");
     }
 }
 
 #[test]
 fn every_op_and_every_route_has_a_line_in_the_table() {
     let mut ops: BTreeSet<&str> = Op::ALL.iter().map(|op| op.as_str()).collect();
-    let mut missing = BTreeSet::new();
-    routes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut missing);
-    assert!(missing.len() > 10, "{missing:?}");
-    let table = table();
-    // A path is that of a route if it is the same up to the route's first parameter.
-    let is_of = |route: &str, path: &str| {
-        let path = path.split('?').next().unwrap();
-        route.split_once('{').map_or(route == path, |(start, _)| path.starts_with(start))
-    };
-    for (ask, _) in &table {
+    let mut found = BTreeSet::new();
+    routes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert!(found.len() > 10, "{found:?}");
+    let mut missing = found.clone();
+    for (ask, _) in &table() {
         match ask {
             Frame(frame) => drop(ops.remove(frame["op"].as_str().unwrap())),
-            Public(_, path)
-            | Guarded(path)
-            | Ops(path)
-            | Change(path, _)
-            | OpsChange(path, _)
-            | GuardedDelete(path)
-            | OpsDelete(path) => missing.retain(|route| !is_of(route, path)),
+            Public(method, path) | Guarded(method, path) | Ops(method, path) => {
+                let own = |(of, route): &(String, String)| of == method && is_of(route, path);
+                assert!(found.iter().any(own), "{ask}: there is no such route");
+                missing.retain(|route| !own(route));
+            }
         }
     }
-    missing.retain(|route| !WITHOUT_TOKEN.contains(&route.as_str()));
+    missing.retain(|(method, route)| !WITHOUT_TOKEN.contains(&(method.as_str(), route.as_str())));
     assert!(ops.is_empty() && missing.is_empty(), "nothing is said of who may use {ops:?} {missing:?}");
 }
 
@@ -361,7 +412,13 @@ fn every_op_and_every_route_has_a_line_in_the_table() {
 async fn an_ops_port_that_others_can_reach_asks_for_a_token() {
     let own = "an-operators-token";
     let everywhere = Ipv4Addr::UNSPECIFIED.into();
-    let far = Config { ops_bind: everywhere, ops_token: Some(own.into()), allow_plaintext: true, ..with_ops(false) };
+    let far = Config {
+        ops_port: Some(0),
+        ops_bind: everywhere,
+        ops_token: Some(own.into()),
+        allow_plaintext: true,
+        ..config()
+    };
     let hub = Hub::start(far).await.unwrap();
     let address = (Ipv4Addr::LOCALHOST, hub.ops_address().unwrap().port()).into();
     let ask = async |path: &str, bearer: &str| {

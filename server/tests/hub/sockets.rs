@@ -25,12 +25,12 @@ fn impatient() -> Config {
     config
 }
 
-fn all() -> String {
+pub(crate) fn all() -> String {
     token(&["*:**"])
 }
 
 /// Connects and sends this.
-async fn sends(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+pub(crate) async fn sends(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = in_time(TcpStream::connect(address)).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     stream
@@ -60,7 +60,7 @@ async fn answer(stream: &mut TcpStream) -> prom_testkit::http::Answer {
 }
 
 /// A WebSocket, down to its bytes.
-async fn websocket(address: SocketAddr) -> TcpStream {
+pub(crate) async fn websocket(address: SocketAddr) -> TcpStream {
     let headers = "Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
     let ask = format!("GET /ws HTTP/1.1\r\n{headers}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n");
     let mut stream = sends(address, ask.as_bytes()).await;
@@ -122,7 +122,7 @@ async fn pings_whose_answers_nobody_reads_are_not_piled_up() {
 }
 
 /// A client's text frame.
-fn text_frame(text: &str) -> Vec<u8> {
+pub(crate) fn text_frame(text: &str) -> Vec<u8> {
     [frame_head(0x81, text.len() as u64), text.as_bytes().to_vec()].concat()
 }
 

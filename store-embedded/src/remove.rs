@@ -150,6 +150,7 @@ mod tests {
         for _ in 0..60 {
             for again in [&own, &log(&SimDisk::with(&disk.contents())), &without_index(&disk)] {
                 assert_eq!(known(again, "gone"), None);
+                assert_eq!(again.shared.read().count(), 1);
                 assert!(
                     known(again, "kept")
                         .is_some_and(|(tail, newest, floor)| { tail >= 40 && newest == Some(tail) && floor.is_none() })
@@ -161,6 +162,7 @@ mod tests {
         assert_eq!(publish(&own, "gone", 10), 1);
         for again in [&own, &log(&SimDisk::with(&disk.contents())), &without_index(&disk)] {
             assert_eq!(known(again, "gone"), Some((1, Some(1), None)));
+            assert_eq!(again.shared.read().count(), 2);
         }
     }
 

@@ -752,18 +752,26 @@ pub async fn cursors_that_are_removed_hold_nothing_back(store: &Arc<dyn Store>) 
     assert_eq!(store.cursor(&t, &group("g")).await.unwrap().map(|own| own.floor), Some(taken));
 }
 
+/// Commits what there are very many of. A store whose upkeep is behind takes nothing until it is not.
+async fn commit_patiently(store: &Arc<dyn Store>, batch: impl Fn() -> Batch) -> Vec<Result<Appended, Refusal>> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match store.commit(batch()).await {
+            Ok(outcomes) => return outcomes,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// All topics there may be were made by one token, and nobody could ever make another. For a store that has room for all of
 /// them, so it is none of [`store_conformance!`](crate::store_conformance).
 pub async fn topics_that_are_removed_make_room_for_others(store: &Arc<dyn Store>) {
+    commit(store, Vec::new(), vec![put("one.more", "g", 0), put("two.more", "g", 0)]).await;
     for from in (0..crate::MAX_TOPICS).step_by(500) {
-        let appends = || (from..from + 500).map(|i| event(&format!("t{i}"), None, None, "1"));
-        // A store whose upkeep is behind takes nothing until it is not.
-        let outcomes = loop {
-            match store.commit(Batch { now: 1_000, appends: appends().collect(), cursors: Vec::new() }).await {
-                Ok(outcomes) => break outcomes,
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
-            }
-        };
+        let appends = || (from..from + 500).map(|i| event(&format!("t{i}"), None, None, "1")).collect();
+        let batch = || Batch { now: 1_000, appends: appends(), cursors: Vec::new() };
+        let outcomes = commit_patiently(store, batch).await;
         assert!(outcomes.iter().all(Result::is_ok));
     }
     let one_more = async || commit(store, vec![event("one.more", None, None, "1")], Vec::new()).await.remove(0);
@@ -771,7 +779,26 @@ pub async fn topics_that_are_removed_make_room_for_others(store: &Arc<dyn Store>
     assert!(refused.code().temporary() && refused.message().contains("100000 topics"), "{refused:?}");
     assert!(publish(store, "t7", None, "2").await.seq == 2, "those that are there go on");
     assert_eq!(store.remove_topic(&topic("t7"), None).await, Ok(true));
-    assert_eq!(one_more().await.map(|appended| appended.seq), Ok(1));
+    let appends = vec![event("one.more", None, None, "1"), event("two.more", None, None, "1")];
+    let outcomes = commit(store, appends, Vec::new()).await;
+    assert_eq!(outcomes[0].as_ref().map(|appended| appended.seq), Ok(1));
+    assert!(outcomes[1].is_err(), "it took its place");
     let refused = commit(store, vec![event("two.more", None, None, "1")], Vec::new()).await.remove(0);
     assert!(refused.is_err(), "it took its place");
+}
+
+/// Whoever might only subscribe made topics without end, and nobody could publish to a new one, also after restarts. For a
+/// store that has room for so many positions, so it is none of [`store_conformance!`](crate::store_conformance).
+pub async fn positions_alone_use_no_topics_up(store: &Arc<dyn Store>) {
+    for from in (0..crate::MAX_TOPICS).step_by(500) {
+        let cursors = || (from..from + 500).map(|i| put(&format!("t{i}"), "g", 0)).collect();
+        commit_patiently(store, || Batch { now: 1_000, appends: Vec::new(), cursors: cursors() }).await;
+    }
+    // On one that is nowhere yet, and on one that has a position.
+    for on in ["fresh", "t7"] {
+        let outcome = commit(store, vec![event(on, None, None, "1")], Vec::new()).await.remove(0);
+        assert_eq!(outcome.map(|appended| appended.seq), Ok(1), "{on}");
+    }
+    let topics: Vec<_> = store.topics().await.unwrap().into_iter().map(|(topic, _)| topic).collect();
+    assert_eq!(topics, [topic("fresh"), topic("t7")]);
 }

@@ -11,6 +11,12 @@ async fn topics_that_are_removed_make_room_for_others() {
     prom_store::conformance::topics_that_are_removed_make_room_for_others(&store).await;
 }
 
+#[tokio::test]
+async fn positions_alone_use_no_topics_up() {
+    let store = open(&fresh().await).await as Arc<dyn Store>;
+    prom_store::conformance::positions_alone_use_no_topics_up(&store).await;
+}
+
 /// One hub removes what another one has in memory, and publishes there again.
 #[tokio::test]
 async fn a_hub_that_does_not_know_of_a_removal_writes_to_the_new_log() {

@@ -158,7 +158,7 @@ impl World {
             let (reply, joined) = oneshot::channel();
             let options = SubscribeOptions { from: StartFrom::Earliest, ..SubscribeOptions::default() };
             let target = TopicOrPattern::new(target).unwrap();
-            let join = Join { id, target, options, consumer: consumer.clone(), reply };
+            let join = Join { id, target, options, consumer: consumer.clone(), positions: None, reply };
             if group.send(ToGroup::Join(Box::new(join))).await.is_err() {
                 continue;
             }

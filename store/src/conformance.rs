@@ -46,6 +46,7 @@ macro_rules! store_conformance {
             the_newest_of_each_key_pages_at_a_fixed_seq
             cursors_come_back_as_they_were_stored
             a_cursor_alone_makes_no_topic
+            positions_are_found_where_nobody_has_published_and_go_with_the_last
             the_epoch_stays
             readers_see_a_commit_whole_or_not_at_all
             a_trim_takes_settled_events_from_the_front
@@ -484,6 +485,33 @@ pub async fn a_cursor_alone_makes_no_topic(store: &Arc<dyn Store>) {
     assert_eq!(store.topics().await, Ok(Vec::new()));
     assert_eq!(publish(store, "t", None, "1").await.seq, 1);
     assert_eq!(store.tail(&topic("t")).await.unwrap().map(|tail| tail.seq), Some(1));
+}
+
+pub async fn positions_are_found_where_nobody_has_published_and_go_with_the_last(store: &Arc<dyn Store>) {
+    let all = async || -> Vec<_> {
+        let all = store.all_topics().await.unwrap().into_iter();
+        all.map(|(topic, tail)| (topic.as_str().to_owned(), tail.first, tail.seq)).collect()
+    };
+    assert_eq!(all().await, []);
+    publish(store, "t", None, "1").await;
+    commit(store, Vec::new(), vec![put("t", "g", 0), put("quiet", "g", 0), put("quiet", "h", 0), put("z", "g", 0)])
+        .await;
+    let (quiet, t) = (("quiet".to_owned(), 1, 0), ("t".to_owned(), 1, 1));
+    assert_eq!(all().await, [quiet.clone(), t.clone(), ("z".to_owned(), 1, 0)]);
+    assert_eq!(store.topics().await.unwrap().len(), 1);
+    let of_g = ["t", "quiet", "z"].map(|on| (topic(on), group("g")));
+    store.remove_cursors(&of_g).await.unwrap();
+    assert_eq!(all().await, [quiet, t.clone()], "`h` has a position there");
+    store.remove_cursors(&[(topic("quiet"), group("h")), (topic("quiet"), group("h"))]).await.unwrap();
+    assert_eq!(all().await, std::slice::from_ref(&t));
+    assert_eq!(store.remove_topic(&topic("quiet"), None).await, Ok(false), "nothing is left of it");
+    // It may come again, either way.
+    commit(store, Vec::new(), vec![put("quiet", "g", 0)]).await;
+    assert_eq!(all().await.len(), 2);
+    assert_eq!((publish(store, "z", None, "1").await.seq, publish(store, "quiet", None, "1").await.seq), (1, 1));
+    assert_eq!(all().await, [("quiet".to_owned(), 1, 1), t, ("z".to_owned(), 1, 1)]);
+    store.remove_cursors(&[(topic("quiet"), group("g"))]).await.unwrap();
+    assert_eq!(seqs(store, "quiet", 0).await, [1], "with events it stays");
 }
 
 pub async fn the_epoch_stays(store: &Arc<dyn Store>) {

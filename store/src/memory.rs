@@ -283,6 +283,10 @@ impl Store for MemoryStore {
         Ok(tails.filter(|(_, tail)| tail.seq > 0).map(|(topic, tail)| (topic.clone(), tail)).collect())
     }
 
+    async fn all_topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
+        Ok(self.read_lock().topics.iter().map(|(topic, log)| (topic.clone(), log.tail())).collect())
+    }
+
     async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
         Ok(self.read_lock().topics.get(topic).and_then(|log| log.ids.get(id)).copied())
     }

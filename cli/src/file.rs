@@ -178,6 +178,7 @@ mod tests {
             sockets_per_address = 7
             head_timeout = "2s"
             topics_per_subject = 3
+            positions_per_subject = 9
             auth_failures_per_minute = 4
             [[limits.publish]]
             topics = "logs.**"
@@ -209,8 +210,8 @@ mod tests {
         assert_eq!(certificates, tls::InFile::default());
         assert_eq!((limits.sockets, limits.sockets_per_address, limits.exports), (500, Some(7), 32));
         assert_eq!(limits.head_timeout, Duration::from_secs(2));
-        let prom_hub::Shares { topics, auth_failures, publish, .. } = limits.shares;
-        assert_eq!((topics, auth_failures), (3, 4));
+        let prom_hub::Shares { topics, positions, auth_failures, publish, .. } = limits.shares;
+        assert_eq!((topics, positions, auth_failures), (3, 9, 4));
         let own = |rate: &Rate| (rate.per, rate.events, rate.bytes, rate.burst.as_secs(), rate.on_excess);
         assert_eq!(own(&publish[0]), (Per::Address, None, Some(1 << 20), 1, OnExcess::Refuse));
         assert_eq!(own(&publish[1]), (Per::Subject, Some(5), None, 2, OnExcess::Delay));

@@ -18,6 +18,7 @@
 //! subscriptions_per_subject = 100000
 //! topics_per_subject = 25000   # that it makes
 //! groups_per_subject = 10000
+//! positions_per_subject = 250000   # that its groups make, one in each topic
 //! auth_failures_per_minute = 100   # of one address; then answers to bad tokens come late
 //!
 //! [[limits.publish]]           # every rule that matches a topic counts
@@ -64,6 +65,7 @@ pub(crate) struct Limits {
     subscriptions_per_subject: Option<usize>,
     topics_per_subject: Option<usize>,
     groups_per_subject: Option<usize>,
+    positions_per_subject: Option<usize>,
     auth_failures_per_minute: Option<usize>,
     #[serde(default)]
     publish: Vec<PublishRule>,
@@ -100,6 +102,7 @@ impl Limits {
             ("subscriptions_per_subject", self.subscriptions_per_subject, &mut limits.shares.subscriptions),
             ("topics_per_subject", self.topics_per_subject, &mut limits.shares.topics),
             ("groups_per_subject", self.groups_per_subject, &mut limits.shares.groups),
+            ("positions_per_subject", self.positions_per_subject, &mut limits.shares.positions),
         ] {
             if let Some(given) = given {
                 *limit = number(name, given)?;

@@ -150,7 +150,7 @@ impl Appender {
         if state.records > shared.options.flush_records.saturating_mul(BEHIND) {
             return Err(StoreError::Unavailable("the index is too far behind the log".into()));
         }
-        Ok((Plan::new(shared, &state, batch, full)?, reserve))
+        Ok((Plan::new(shared, &state, batch, full), reserve))
     }
 
     /// Writes one commit at the end of the log and makes it as durable as

@@ -149,12 +149,11 @@ impl Store for EmbeddedStore {
     }
 
     async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
-        let state = self.log.shared.read();
-        let written = state.topics.iter().filter(|log| log.tail > 0);
-        let mut topics: Vec<_> = written.map(|log| (log.topic.clone(), log.tail())).collect();
-        drop(state);
-        topics.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(topics)
+        Ok(self.log.shared.topics(|log| log.tail > 0))
+    }
+
+    async fn all_topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
+        Ok(self.log.shared.topics(|log| log.tail > 0 || !log.cursors.is_empty()))
     }
 
     async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {

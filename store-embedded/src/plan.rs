@@ -9,7 +9,7 @@ use std::{
 };
 
 use prom_protocol::{ErrorCode, Group, Refusal, Topic};
-use prom_store::{Append, Appended, Batch, CursorPut, StoreError, admit_append, admit_topic, is_exempt, new_id};
+use prom_store::{Append, Appended, Batch, CursorPut, admit_append, admit_topic, is_exempt, new_id};
 
 use crate::{
     full::Lack,
@@ -62,6 +62,8 @@ pub(crate) struct Plan {
     new_by_name: HashMap<Topic, u32>,
     /// By topic number: its tail with the events of this batch.
     tails: HashMap<u32, u64, BuildHasherDefault<Identity>>,
+    /// How many topics get their first event with this batch.
+    begun: usize,
     /// With the numbers of their topics.
     pub(crate) cursors: Vec<(u32, CursorPut)>,
     /// Seqs of the ids that publishers chose in this batch, by topic number.
@@ -82,11 +84,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan for a batch. `full`: why the disk takes no events, if it does not.
-    ///
-    /// # Errors
-    /// `Unavailable` if a cursor's topic cannot be made. An event that is refused is no error: see
-    /// [`Plan::outcomes`].
-    pub(crate) fn new(shared: &Shared, state: &State, batch: Batch, full: Option<String>) -> Result<Self, StoreError> {
+    pub(crate) fn new(shared: &Shared, state: &State, batch: Batch, full: Option<String>) -> Self {
         let Batch { now, appends, cursors } = batch;
         let mut plan = Self { bytes: state.bytes, full, ..Self::default() };
         for put in cursors {
@@ -96,9 +94,7 @@ impl Plan {
                 tracing::debug!(topic = %put.topic, group = %put.group, "a position in a topic that was removed");
                 continue;
             }
-            let topic = plan
-                .topic(state, &put.topic, true)
-                .map_err(|refused| StoreError::Unavailable(refused.message().to_owned()))?;
+            let topic = plan.number(state, &put.topic).unwrap_or_else(|| plan.make(state, &put.topic));
             plan.floors.entry(topic).or_default().insert(put.group.clone(), put.cursor.floor);
             plan.cursors.push((topic, put));
         }
@@ -117,7 +113,7 @@ impl Plan {
         }
         // Events of a topic together, so that reading one topic reads few places.
         plan.events.sort_by_key(|event| event.topic);
-        Ok(plan)
+        plan
     }
 
     /// Whether an event of so many bytes would be taken within `max_bytes`.
@@ -130,17 +126,13 @@ impl Plan {
         self.events.is_empty() && self.cursors.is_empty() && self.trims.is_empty()
     }
 
-    /// The number of a topic, which is made if there is none of that name.
-    fn topic(&mut self, state: &State, topic: &Topic, exempt: bool) -> Result<u32, Refusal> {
-        if let Some(number) = self.number(state, topic) {
-            return Ok(number);
-        }
-        admit_topic(state.count() + self.new_topics.len(), exempt)?;
+    /// Makes a topic; its number.
+    fn make(&mut self, state: &State, topic: &Topic) -> u32 {
         let number = state.free_number(self.new_topics.len());
         let epoch = fastrand::u64(1..=prom_protocol::limits::TS_MAX);
         self.new_topics.push((number, topic.clone(), epoch));
         self.new_by_name.insert(topic.clone(), number);
-        Ok(number)
+        number
     }
 
     /// The number of a topic that is there or new in this batch.
@@ -179,7 +171,16 @@ impl Plan {
             self.refused = self.refused.max(bytes);
             return Err(Refusal::new(ErrorCode::StoreUnavailable, over_budget(shared)));
         }
-        self.topic(state, &append.topic, exempt)
+        let number = self.number(state, &append.topic);
+        if number.is_none_or(|number| !self.has_events(state, number)) {
+            admit_topic(state.count() + self.begun, exempt)?;
+        }
+        Ok(number.unwrap_or_else(|| self.make(state, &append.topic)))
+    }
+
+    /// Whether a topic has or had events, those of this batch too. One that has not may be there for its groups alone.
+    fn has_events(&self, state: &State, topic: u32) -> bool {
+        state.topics.get(topic as usize).is_some_and(|log| log.tail > 0) || self.tails.contains_key(&topic)
     }
 
     /// Gives an append its seq and id.
@@ -188,6 +189,7 @@ impl Plan {
         let log = || state.topics.get(topic as usize).filter(|log| !log.is_removed());
         let before = || log().map_or(0, |log| log.tail);
         let tail = self.tails.entry(topic).or_insert_with(before);
+        self.begun += usize::from(*tail == 0);
         *tail += 1;
         let seq = *tail;
         let (id, listed) = match append.id {

@@ -3,7 +3,7 @@
 use std::{ops::Bound, sync::Arc};
 
 use prom_protocol::Topic;
-use prom_store::{LatestPage, Page, StoreError, Stored};
+use prom_store::{LatestPage, Page, StoreError, Stored, Tail};
 
 use crate::{
     format::{Position, decode_record, record_length},
@@ -36,6 +36,16 @@ struct Block {
 }
 
 impl Shared {
+    /// The topics that `are` so with their tails, in name order.
+    pub(crate) fn topics(&self, are: impl Fn(&TopicLog) -> bool) -> Vec<(Topic, Tail)> {
+        let state = self.read();
+        let mut topics: Vec<_> =
+            state.topics.iter().filter(|log| are(log)).map(|log| (log.topic.clone(), log.tail())).collect();
+        drop(state);
+        topics.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        topics
+    }
+
     /// The page if it can be had from memory alone.
     pub(crate) fn read_cached(&self, topic: &Topic, after: u64, limit: usize, max_bytes: usize) -> Option<Page> {
         let state = self.read();

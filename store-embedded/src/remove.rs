@@ -8,7 +8,11 @@
 //! segment is gone the record is copied forward like any that is wanted; with it goes the number of a topic, which can then
 //! be given again.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use prom_protocol::{Group, Topic};
 use prom_store::{StoreError, Tail, wall_clock};
@@ -17,6 +21,7 @@ use crate::{
     append::Appender,
     record::{NO_TOPIC, TopicRecord, gone},
     shared::Shared,
+    topic_log::TopicLog,
 };
 
 impl Appender {
@@ -32,17 +37,7 @@ impl Appender {
             let state = shared.read();
             let as_asked = |log: &Tail, groups: usize| only.is_none_or(|only| *log == only && groups == 0);
             match state.topic(topic).filter(|log| as_asked(&log.tail(), log.cursors.len())) {
-                Some(log) => {
-                    let name = log.topic.as_str().to_owned().into();
-                    TopicRecord {
-                        number: log.number,
-                        name,
-                        epoch: NO_TOPIC,
-                        first: 1,
-                        tail: 0,
-                        holes: Cow::Borrowed(&[]),
-                    }
-                }
+                Some(log) => no_topic(log),
                 None => return Ok(false),
             }
         };
@@ -55,15 +50,29 @@ impl Appender {
     /// See [`Store::remove_cursors`](prom_store::Store::remove_cursors).
     pub(crate) fn remove_cursors(&mut self, shared: &Shared, cursors: &[(Topic, Group)]) -> Result<(), StoreError> {
         self.is_open()?;
-        let records: Vec<_> = {
+        let (mut topics, mut records) = (Vec::new(), Vec::new());
+        {
             let state = shared.read();
-            let own = cursors.iter().filter_map(|(topic, group)| {
-                let log = state.topic(topic)?;
-                let record = Arc::new(gone());
-                log.cursors.contains_key(group).then(|| (log.number, group.clone(), record))
-            });
-            own.collect()
-        };
+            let mut own: BTreeMap<u32, BTreeSet<&Group>> = BTreeMap::new();
+            for (topic, group) in cursors {
+                if let Some(log) = state.topic(topic).filter(|log| log.cursors.contains_key(group)) {
+                    own.entry(log.number).or_default().insert(group);
+                }
+            }
+            for (number, groups) in own {
+                let log = &state.topics[number as usize];
+                // It was made for these positions alone, and takes them with it.
+                if log.tail == 0 && groups.len() == log.cursors.len() {
+                    topics.push(no_topic(log));
+                } else {
+                    records.extend(groups.into_iter().map(|group| (number, group.clone(), Arc::new(gone()))));
+                }
+            }
+        }
+        self.put_topics(shared, wall_clock(), &topics)?;
+        if !topics.is_empty() {
+            shared.bell.ring();
+        }
         self.put_cursors(shared, wall_clock(), &records)
     }
 
@@ -73,6 +82,12 @@ impl Appender {
             None => Ok(()),
         }
     }
+}
+
+/// What says that a topic was removed.
+fn no_topic(log: &TopicLog) -> TopicRecord<'static> {
+    let name = log.topic.as_str().to_owned().into();
+    TopicRecord { number: log.number, name, epoch: NO_TOPIC, first: 1, tail: 0, holes: Cow::Borrowed(&[]) }
 }
 
 #[cfg(test)]
@@ -150,6 +165,7 @@ mod tests {
         for _ in 0..60 {
             for again in [&own, &log(&SimDisk::with(&disk.contents())), &without_index(&disk)] {
                 assert_eq!(known(again, "gone"), None);
+                assert_eq!(again.shared.read().count(), 1);
                 assert!(
                     known(again, "kept")
                         .is_some_and(|(tail, newest, floor)| { tail >= 40 && newest == Some(tail) && floor.is_none() })
@@ -161,6 +177,7 @@ mod tests {
         assert_eq!(publish(&own, "gone", 10), 1);
         for again in [&own, &log(&SimDisk::with(&disk.contents())), &without_index(&disk)] {
             assert_eq!(known(again, "gone"), Some((1, Some(1), None)));
+            assert_eq!(again.shared.read().count(), 2);
         }
     }
 
@@ -189,6 +206,48 @@ mod tests {
         assert!(numbers < 150, "{numbers} numbers for one topic");
         assert_eq!(own.shared.read().count(), 1);
         assert_eq!(known(&without_index(&disk), "kept"), Some((1, Some(1), None)));
+    }
+
+    /// Topics of which nobody had ever published stayed for ever, and nobody saw them.
+    #[test]
+    fn a_topic_that_was_made_for_positions_goes_with_the_last_of_them() {
+        let disk = SimDisk::default();
+        let mut own = log(&disk);
+        let g = Group::new("g").unwrap();
+        publish(&own, "kept", 10);
+        settle(&own, "kept", 0);
+        for round in 0..500 {
+            let name = format!("t{round}");
+            settle(&own, &name, 0);
+            let second = CursorPut { topic: topic(&name), group: Group::new("h").unwrap(), cursor: Cursor::default() };
+            own.appender()
+                .commit(&own.shared, Batch { now: 1_000, appends: Vec::new(), cursors: vec![second] })
+                .unwrap();
+            let both = [g.clone(), Group::new("h").unwrap()].map(|group| (topic(&name), group));
+            if round % 2 == 0 {
+                own.appender().remove_cursors(&own.shared, &both[..1]).unwrap();
+                assert_eq!(known(&own, &name), Some((0, None, Some(0))), "one is left");
+                own.appender().remove_cursors(&own.shared, &both[1..]).unwrap();
+            } else {
+                own.appender().remove_cursors(&own.shared, &[&both[..], &both[..]].concat()).unwrap();
+            }
+            assert_eq!(known(&own, &name), None);
+            if round % 10 == 0 {
+                upkeep(&own);
+            }
+            if round % 100 == 50 {
+                own = if round % 200 == 50 { log(&SimDisk::with(&disk.contents())) } else { without_index(&disk) };
+                assert_eq!(own.shared.topics(|log| !log.is_removed()).len(), 1, "also when it was opened again");
+                own = log(&disk);
+            }
+        }
+        upkeep(&own);
+        let numbers = own.shared.read().topics.len();
+        assert!(numbers < 150, "{numbers} numbers for one topic");
+        assert_eq!(own.shared.read().by_name.len(), 1);
+        // With events it stays without groups.
+        own.appender().remove_cursors(&own.shared, &[(topic("kept"), g)]).unwrap();
+        assert_eq!(known(&own, "kept"), Some((1, Some(1), None)));
     }
 
     #[test]

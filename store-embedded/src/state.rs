@@ -52,6 +52,8 @@ pub(crate) struct State {
     /// By number.
     pub(crate) topics: Vec<TopicLog>,
     pub(crate) by_name: HashMap<Topic, u32>,
+    /// How many topics have or had events.
+    published: usize,
     pub(crate) segments: Segments,
     /// Chosen ids of the active segment.
     pub(crate) ids: IdMap,
@@ -83,6 +85,7 @@ impl State {
         Self {
             topics: Vec::new(),
             by_name: HashMap::new(),
+            published: 0,
             segments: Segments::default(),
             ids: IdMap::default(),
             end: Position::default(),
@@ -104,9 +107,9 @@ impl State {
         self.by_name.get(topic).map(|number| &self.topics[*number as usize])
     }
 
-    /// How many topics there are.
+    /// How many topics have or had events. Whoever may only subscribe makes none of these, however many names it thinks of.
     pub(crate) fn count(&self) -> usize {
-        self.by_name.len()
+        self.published
     }
 
     /// A number for a topic to be made, beside the `taken` ones: that of a removed one of which nothing can be in the log any
@@ -167,7 +170,7 @@ impl State {
                 log.epoch = record.epoch;
                 log.holes = record.holes.to_vec();
             }
-            log.tail = log.tail.max(record.tail);
+            self.published += usize::from(log.reach(record.tail));
             self.bytes -= log.trim(record.first).min(self.bytes);
             return Ok(());
         }
@@ -177,6 +180,7 @@ impl State {
         }
         if !removed {
             self.by_name.insert(topic.clone(), record.number);
+            self.published += usize::from(record.tail > 0);
         }
         self.topics.push(TopicLog::new(topic, record, at));
         Ok(())
@@ -197,6 +201,7 @@ impl State {
             return Err(format!("topic {topic} has number {} and another", record.number));
         }
         self.by_name.insert(topic.clone(), record.number);
+        self.published += usize::from(record.tail > 0);
         self.free.remove(&record.number);
         self.topics[record.number as usize] = TopicLog::new(topic, record, at);
         Ok(())
@@ -209,6 +214,7 @@ impl State {
         self.cache_bytes -= cached;
         self.bytes -= log.bytes.min(self.bytes);
         self.by_name.remove(&log.topic);
+        self.published -= usize::from(log.tail > 0);
         *log = TopicLog::removed(log.topic.clone(), record.number, at);
         self.dirty_latest.remove(&record.number);
         self.dirty_cursors.retain(|(topic, _)| *topic != record.number);
@@ -242,7 +248,7 @@ impl State {
     pub(crate) fn apply_event(&mut self, topic: u32, event: Stored, committed: u64, at: Position, bytes: u64) {
         self.records += 1;
         let Some(log) = self.topics.get_mut(topic as usize) else { return };
-        log.tail = event.seq;
+        self.published += usize::from(log.reach(event.seq));
         self.bytes += bytes;
         log.bytes += bytes;
         log.add_event(event.seq, event.ts, committed, at, bytes);
@@ -305,7 +311,7 @@ impl State {
         if log.is_removed() {
             return Ok(());
         }
-        log.tail = log.tail.max(event.seq);
+        self.published += usize::from(log.reach(event.seq));
         if let Some(key) = event.key {
             let own = match log.latest.get(key) {
                 Some(own) => Some(*own),
@@ -330,7 +336,7 @@ impl State {
             if log.is_removed() {
                 continue;
             }
-            log.tail = log.tail.max(run.last);
+            self.published += usize::from(log.reach(run.last));
             if run.last >= log.first {
                 if run.first < log.first {
                     run.cut_front(log.first);

@@ -78,6 +78,21 @@ async fn topics_that_are_removed_make_room_for_others() {
     prom_store::conformance::topics_that_are_removed_make_room_for_others(&store).await;
 }
 
+/// They did also when the hub was restarted.
+#[tokio::test]
+async fn positions_alone_use_no_topics_up() {
+    let sim = SimDisk::default();
+    let disk = Arc::new(sim.clone()) as Arc<dyn Disk>;
+    let options = Options { segment_bytes: 1 << 20, ..Options::default() };
+    let store = Arc::new(EmbeddedStore::open_on(&disk, options.clone()).unwrap()) as Arc<dyn Store>;
+    prom_store::conformance::positions_alone_use_no_topics_up(&store).await;
+    let again = EmbeddedStore::open_on(&(Arc::new(SimDisk::with(&sim.contents())) as Arc<dyn Disk>), options).unwrap();
+    let append = Append::new(topic("later"), &prom_protocol::EventOptions::default(), "1");
+    let batch = Batch { now: 1_000, appends: vec![append], cursors: Vec::new() };
+    assert_eq!(again.commit(batch).await.unwrap().remove(0).map(|appended| appended.seq), Ok(1));
+    assert_eq!(again.log.shared.read().count(), 3);
+}
+
 /// A store without threads of its own: what they do is done when a test says so.
 struct Quiet {
     disk: SimDisk,

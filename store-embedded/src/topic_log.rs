@@ -143,6 +143,13 @@ impl TopicLog {
         self.epoch == NO_TOPIC
     }
 
+    /// Notes that it has or had events up to `tail`; whether these are the first.
+    pub(crate) fn reach(&mut self, tail: u64) -> bool {
+        let first = self.tail == 0 && tail > 0;
+        self.tail = self.tail.max(tail);
+        first
+    }
+
     pub(crate) fn tail(&self) -> Tail {
         Tail { epoch: self.epoch, first: self.first, seq: self.tail }
     }

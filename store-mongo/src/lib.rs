@@ -337,6 +337,10 @@ impl Store for MongoStore {
         self.inner.topics().await
     }
 
+    async fn all_topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
+        self.inner.all_topics().await
+    }
+
     async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
         self.inner.seq_of(topic, id).await
     }

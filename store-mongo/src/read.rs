@@ -160,6 +160,29 @@ impl Inner {
         Ok(all.into_iter().map(|(topic, known)| (topic, known.tail())).collect())
     }
 
+    /// See [`Store::all_topics`](prom_store::Store::all_topics).
+    pub(super) async fn all_topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
+        let all = async {
+            let mut session = self.session().await?;
+            let find = self.topics.find(doc! { REMOVED: { "$exists": false } }).sort(doc! { "_id": 1 });
+            let mut found = find.projection(doc! { "epoch": 1, "first": 1, "seq": 1 }).session(&mut session).await?;
+            let mut topics = Vec::new();
+            while found.advance(&mut session).await? {
+                let document = found.current();
+                let number = |name: &str| whole(document, name);
+                let tail = Tail {
+                    epoch: number("epoch").unwrap_or(0),
+                    first: number("first").unwrap_or(1),
+                    seq: number("seq").unwrap_or(0),
+                };
+                let name = document.get_str("_id").ok().and_then(|name| Topic::new(name).ok());
+                topics.extend(name.map(|name| (name, tail)));
+            }
+            Ok(topics)
+        };
+        self.reading(all).await
+    }
+
     /// Topics with events, in name order.
     pub(super) async fn load_topics(&self, filter: Document) -> Result<Vec<(Topic, Known)>, Error> {
         Ok(self.load_all(filter).await?.0)

@@ -9,14 +9,14 @@
 //! deleted is never of another log. A hub that ends in between leaves the rest to the next pass of any hub.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{MutexGuard, PoisonError},
     time::Duration,
 };
 
 use mongodb::{
     ClientSession,
-    bson::{Document, doc},
+    bson::{Bson, Document, doc},
     error::{Error, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
     options::{ReadConcern, ReadPreference, SelectionCriteria},
 };
@@ -39,6 +39,8 @@ const AT_ONCE: i64 = 2_000;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Cursors that are looked at or deleted at once.
 const CURSORS: usize = 1_000;
+/// Topics that are looked at at once, each with a condition of its own.
+const TOPICS: usize = 100;
 /// How long the writer waits for a small topic's events to be deleted; those of a large one go behind its answer.
 const AT_ONCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one large topic's events are deleted before the next one's are.
@@ -258,6 +260,45 @@ impl Inner {
             let ids: Vec<String> = some.iter().map(|(topic, group)| cursor::id(topic, group)).collect();
             let deleted = async { self.cursors.delete_many(doc! { "_id": { "$in": ids } }).await };
             self.reading(deleted).await?;
+        }
+        for some in cursors.chunks(TOPICS) {
+            let names = some.iter().map(|(topic, _)| topic.as_str()).collect();
+            self.reading(self.delete_unused(names)).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes those of some topics' documents that were made for positions alone, and whose last one is gone. Each says how
+    /// many groups ever began: if one begins between the looks, it is another document.
+    async fn delete_unused(&self, names: Vec<&str>) -> Result<(), Error> {
+        let mut session = self.session().await?;
+        let quiet = doc! { "_id": { "$in": names }, "seq": { "$exists": false }, REMOVED: { "$exists": false } };
+        let mut found = self.topics.find(quiet).session(&mut session).await?;
+        let mut quiet = BTreeMap::new();
+        while found.advance(&mut session).await? {
+            let document = found.current();
+            if let Some(topic) = document.get_str("_id").ok().and_then(|name| Topic::new(name).ok()) {
+                quiet.insert(topic, document.get_i32("groups").map_or(Bson::Null, Bson::Int32));
+            }
+        }
+        if quiet.is_empty() {
+            return Ok(());
+        }
+        let positions: Vec<Document> = quiet.keys().map(cursor::of_topic).collect();
+        let left = self.cursors.find(doc! { "$or": positions }).projection(doc! { "_id": 1 });
+        let mut left = left.session(&mut session).await?;
+        while left.advance(&mut session).await? {
+            let id = left.current().get_str("_id").ok();
+            let name = id.and_then(|id| Topic::new(id.split_once(cursor::BETWEEN)?.0).ok());
+            name.and_then(|name| quiet.remove(&name));
+        }
+        let unused = quiet.into_iter().map(|(topic, groups)| {
+            let never = doc! { "$exists": false };
+            doc! { "_id": topic.as_str(), "groups": groups, "seq": never.clone(), REMOVED: never }
+        });
+        let unused: Vec<Document> = unused.collect();
+        if !unused.is_empty() {
+            self.topics.delete_many(doc! { "$or": unused }).await?;
         }
         Ok(())
     }

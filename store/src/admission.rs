@@ -4,7 +4,8 @@ use prom_protocol::{ErrorCode, Refusal, limits};
 
 use crate::values::Append;
 
-/// Most topics of a hub at a time.
+/// Most topics of a hub at a time that have or had events. One in which groups have positions alone does not count: who may
+/// only subscribe must not use topics up.
 pub const MAX_TOPICS: usize = 100_000;
 
 /// Longest id of an event, in bytes: those of publishers are shorter, the hub's own are not.
@@ -44,7 +45,7 @@ pub fn is_exempt(append: &Append) -> bool {
     append.id.as_ref().is_some_and(|id| id.starts_with('$'))
 }
 
-/// Whether one more topic may come beside the `topics` there are.
+/// Whether one more topic may get its first event beside the `topics` that have or had some.
 ///
 /// # Errors
 /// `overloaded`: there are [`MAX_TOPICS`] already, and the append is not [exempt](is_exempt). Topics can be removed, so it

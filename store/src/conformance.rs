@@ -46,6 +46,7 @@ macro_rules! store_conformance {
             the_newest_of_each_key_pages_at_a_fixed_seq
             cursors_come_back_as_they_were_stored
             a_cursor_alone_makes_no_topic
+            positions_are_found_where_nobody_has_published_and_go_with_the_last
             the_epoch_stays
             readers_see_a_commit_whole_or_not_at_all
             a_trim_takes_settled_events_from_the_front
@@ -486,6 +487,33 @@ pub async fn a_cursor_alone_makes_no_topic(store: &Arc<dyn Store>) {
     assert_eq!(store.tail(&topic("t")).await.unwrap().map(|tail| tail.seq), Some(1));
 }
 
+pub async fn positions_are_found_where_nobody_has_published_and_go_with_the_last(store: &Arc<dyn Store>) {
+    let all = async || -> Vec<_> {
+        let all = store.all_topics().await.unwrap().into_iter();
+        all.map(|(topic, tail)| (topic.as_str().to_owned(), tail.first, tail.seq)).collect()
+    };
+    assert_eq!(all().await, []);
+    publish(store, "t", None, "1").await;
+    commit(store, Vec::new(), vec![put("t", "g", 0), put("quiet", "g", 0), put("quiet", "h", 0), put("z", "g", 0)])
+        .await;
+    let (quiet, t) = (("quiet".to_owned(), 1, 0), ("t".to_owned(), 1, 1));
+    assert_eq!(all().await, [quiet.clone(), t.clone(), ("z".to_owned(), 1, 0)]);
+    assert_eq!(store.topics().await.unwrap().len(), 1);
+    let of_g = ["t", "quiet", "z"].map(|on| (topic(on), group("g")));
+    store.remove_cursors(&of_g).await.unwrap();
+    assert_eq!(all().await, [quiet, t.clone()], "`h` has a position there");
+    store.remove_cursors(&[(topic("quiet"), group("h")), (topic("quiet"), group("h"))]).await.unwrap();
+    assert_eq!(all().await, std::slice::from_ref(&t));
+    assert_eq!(store.remove_topic(&topic("quiet"), None).await, Ok(false), "nothing is left of it");
+    // It may come again, either way.
+    commit(store, Vec::new(), vec![put("quiet", "g", 0)]).await;
+    assert_eq!(all().await.len(), 2);
+    assert_eq!((publish(store, "z", None, "1").await.seq, publish(store, "quiet", None, "1").await.seq), (1, 1));
+    assert_eq!(all().await, [("quiet".to_owned(), 1, 1), t, ("z".to_owned(), 1, 1)]);
+    store.remove_cursors(&[(topic("quiet"), group("g"))]).await.unwrap();
+    assert_eq!(seqs(store, "quiet", 0).await, [1], "with events it stays");
+}
+
 pub async fn the_epoch_stays(store: &Arc<dyn Store>) {
     publish(store, "t", None, "1").await;
     let epoch = async || store.tail(&topic("t")).await.unwrap().unwrap().epoch;
@@ -752,18 +780,26 @@ pub async fn cursors_that_are_removed_hold_nothing_back(store: &Arc<dyn Store>) 
     assert_eq!(store.cursor(&t, &group("g")).await.unwrap().map(|own| own.floor), Some(taken));
 }
 
+/// Commits what there are very many of. A store whose upkeep is behind takes nothing until it is not.
+async fn commit_patiently(store: &Arc<dyn Store>, batch: impl Fn() -> Batch) -> Vec<Result<Appended, Refusal>> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match store.commit(batch()).await {
+            Ok(outcomes) => return outcomes,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// All topics there may be were made by one token, and nobody could ever make another. For a store that has room for all of
 /// them, so it is none of [`store_conformance!`](crate::store_conformance).
 pub async fn topics_that_are_removed_make_room_for_others(store: &Arc<dyn Store>) {
+    commit(store, Vec::new(), vec![put("one.more", "g", 0), put("two.more", "g", 0)]).await;
     for from in (0..crate::MAX_TOPICS).step_by(500) {
-        let appends = || (from..from + 500).map(|i| event(&format!("t{i}"), None, None, "1"));
-        // A store whose upkeep is behind takes nothing until it is not.
-        let outcomes = loop {
-            match store.commit(Batch { now: 1_000, appends: appends().collect(), cursors: Vec::new() }).await {
-                Ok(outcomes) => break outcomes,
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
-            }
-        };
+        let appends = || (from..from + 500).map(|i| event(&format!("t{i}"), None, None, "1")).collect();
+        let batch = || Batch { now: 1_000, appends: appends(), cursors: Vec::new() };
+        let outcomes = commit_patiently(store, batch).await;
         assert!(outcomes.iter().all(Result::is_ok));
     }
     let one_more = async || commit(store, vec![event("one.more", None, None, "1")], Vec::new()).await.remove(0);
@@ -771,7 +807,26 @@ pub async fn topics_that_are_removed_make_room_for_others(store: &Arc<dyn Store>
     assert!(refused.code().temporary() && refused.message().contains("100000 topics"), "{refused:?}");
     assert!(publish(store, "t7", None, "2").await.seq == 2, "those that are there go on");
     assert_eq!(store.remove_topic(&topic("t7"), None).await, Ok(true));
-    assert_eq!(one_more().await.map(|appended| appended.seq), Ok(1));
+    let appends = vec![event("one.more", None, None, "1"), event("two.more", None, None, "1")];
+    let outcomes = commit(store, appends, Vec::new()).await;
+    assert_eq!(outcomes[0].as_ref().map(|appended| appended.seq), Ok(1));
+    assert!(outcomes[1].is_err(), "it took its place");
     let refused = commit(store, vec![event("two.more", None, None, "1")], Vec::new()).await.remove(0);
     assert!(refused.is_err(), "it took its place");
+}
+
+/// Whoever might only subscribe made topics without end, and nobody could publish to a new one, also after restarts. For a
+/// store that has room for so many positions, so it is none of [`store_conformance!`](crate::store_conformance).
+pub async fn positions_alone_use_no_topics_up(store: &Arc<dyn Store>) {
+    for from in (0..crate::MAX_TOPICS).step_by(500) {
+        let cursors = || (from..from + 500).map(|i| put(&format!("t{i}"), "g", 0)).collect();
+        commit_patiently(store, || Batch { now: 1_000, appends: Vec::new(), cursors: cursors() }).await;
+    }
+    // On one that is nowhere yet, and on one that has a position.
+    for on in ["fresh", "t7"] {
+        let outcome = commit(store, vec![event(on, None, None, "1")], Vec::new()).await.remove(0);
+        assert_eq!(outcome.map(|appended| appended.seq), Ok(1), "{on}");
+    }
+    let topics: Vec<_> = store.topics().await.unwrap().into_iter().map(|(topic, _)| topic).collect();
+    assert_eq!(topics, [topic("fresh"), topic("t7")]);
 }

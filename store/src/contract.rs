@@ -77,8 +77,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The end of the topic's log; `None` for a topic nobody has published to.
     async fn tail(&self, topic: &Topic) -> Result<Option<Tail>, StoreError>;
 
-    /// Every topic with its tail, in name order.
+    /// Every topic that has or had events, with its tail, in name order.
     async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError>;
+
+    /// Beside [`topics`](Store::topics) those that have no events and in which groups have positions, in name order: their
+    /// tail is at seq 0. Once their last position is removed they are not there any more.
+    async fn all_topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError>;
 
     /// The seq of the event of that id, if it stands on `topic` and is retained.
     async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError>;

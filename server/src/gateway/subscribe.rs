@@ -216,8 +216,9 @@ impl Connection {
         for _ in 0..3 {
             let sender = self.node.groups.open(group);
             let (reply, joined) = oneshot::channel();
-            let join =
-                Join { id, target: target.clone(), options: options.clone(), consumer: self.handle.clone(), reply };
+            let (target, options, consumer) = (target.clone(), options.clone(), self.handle.clone());
+            let positions = self.share.as_ref().map(|(_, share)| self.node.quotas.positions(share));
+            let join = Join { id, target, options, consumer, positions, reply };
             if sender.send(ToGroup::Join(Box::new(join))).await.is_err() {
                 continue;
             }

@@ -4,6 +4,8 @@
 //! It never waits for a consumer, and a consumer never waits for anything that waits for it: consumer → group → writer is
 //! the only direction in which anybody waits.
 
+mod patterns;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{
@@ -16,6 +18,7 @@ use prom_protocol::{ErrorCode, Group, Refusal, ServerFrame, StartFrom, Subscribe
 use prom_store::{Cursor, CursorPut, Page, Store, StoreError, start, wall_clock};
 use tokio::{sync::mpsc, time::Instant};
 
+use self::patterns::Pattern;
 use super::{
     consumer::{ConsumerHandle, ToConsumer},
     context::Context,
@@ -23,7 +26,10 @@ use super::{
     message::{Join, Remove, Settlement, ToGroup, Verdict},
     tally::Tally,
 };
-use crate::flow::topics::{Link, ListenerKey, Signal, SignalSender, TopicState};
+use crate::{
+    flow::topics::{Link, ListenerKey, Signal, SignalSender, TopicState},
+    quota::Positions,
+};
 
 /// Messages that may wait for a group.
 pub(super) const QUEUE: usize = 1024;
@@ -33,8 +39,6 @@ const DELIVERIES_PER_PUMP: usize = 4096;
 const READ_BYTES: usize = 1024 * 1024;
 /// How long a group without members keeps its state in memory.
 const LINGER: Duration = Duration::from_secs(30);
-/// Patterns a group may follow before it looks which of them are still wanted.
-const PATTERNS: usize = 64;
 /// Cursors that are looked up at once for a pattern of many topics: a store may be a network away.
 const CURSOR_LOOKUPS: usize = 32;
 /// How long what is being stored may take before a removal is given up.
@@ -86,7 +90,9 @@ pub(super) struct Actor {
     owed: Vec<(usize, ConsumerHandle, Box<str>)>,
     storing: Vec<(usize, ConsumerHandle, Box<str>)>,
     /// Patterns that new topics are signalled for.
-    patterns: Vec<TopicOrPattern>,
+    patterns: Vec<Pattern>,
+    /// Topics of them could not be taken on for want of positions: when to try again.
+    behind: Option<Instant>,
     outbound: HashMap<MemberId, Vec<Delivery>>,
     tally: Tally,
     started: Instant,
@@ -114,6 +120,7 @@ impl Actor {
             owed: Vec::new(),
             storing: Vec::new(),
             patterns: Vec::new(),
+            behind: None,
             outbound: HashMap::new(),
             tally,
             started: Instant::now(),
@@ -146,6 +153,9 @@ impl Actor {
                 Some(signal) = self.signalled.recv() => self.signal(signal).await,
                 Some(done) = self.work.next() => self.done(done),
                 () = tokio::time::sleep(timer) => {}
+                () = tokio::time::sleep_until(self.behind.unwrap_or(idle_since)), if self.behind.is_some() => {
+                    self.catch_up().await;
+                }
                 () = tokio::task::yield_now(), if more => {}
                 () = tokio::time::sleep_until(idle_since + LINGER), if self.consumers.is_empty() && !over => over = true,
                 // The hub is shutting down: nobody will come back.
@@ -172,10 +182,11 @@ impl Actor {
         let now = self.now();
         match message {
             ToGroup::Join(join) => {
-                let Join { id, target, options, consumer, reply } = *join;
-                let joined = self.prepare(&target, &options).await;
+                let Join { id, target, options, consumer, positions, reply } = *join;
+                let joined = self.prepare(&target, &options, positions.as_ref()).await;
                 if joined.is_ok() {
                     self.dismissed = false;
+                    self.pays(&target, positions);
                     self.engine.join(id, target, options);
                     self.consumers.insert(id, consumer);
                 }
@@ -248,7 +259,7 @@ impl Actor {
         }
         if only.is_none() {
             for pattern in self.patterns.drain(..) {
-                self.context.topics.unfollow(&pattern, &self.signals);
+                self.context.topics.unfollow(&pattern.target, &self.signals);
             }
         }
         topics.sort_unstable();
@@ -300,11 +311,16 @@ impl Actor {
     }
 
     /// Makes sure the engine has a track for each topic that `target` means now, and that each has a stored cursor.
-    async fn prepare(&mut self, target: &TopicOrPattern, options: &SubscribeOptions) -> Result<(), Refusal> {
+    async fn prepare(
+        &mut self,
+        target: &TopicOrPattern,
+        options: &SubscribeOptions,
+        payer: Option<&Positions>,
+    ) -> Result<(), Refusal> {
         if options.from == StartFrom::Snapshot {
             return Err(Refusal::bad_frame("opts.from \"snapshot\" is for subscriptions without a group"));
         }
-        self.follow(target);
+        self.follow(target, payer);
         let topics = self.context.topics.follow(target, &self.signals);
         let new: Vec<_> = topics.into_iter().filter(|state| self.engine.track_of(&state.topic).is_none()).collect();
         let cursors = stream::iter(new).map(|state| {
@@ -316,30 +332,11 @@ impl Actor {
             }
         });
         let missing = cursors.buffered(CURSOR_LOOKUPS).try_collect().await?;
-        self.adopt(missing).await.map_err(|error| Refusal::from(&error))
-    }
-
-    /// Forgets patterns that members had who left long ago. Until then new topics are taken on for them too, so that
-    /// a member that comes back has missed none.
-    fn follow(&mut self, target: &TopicOrPattern) {
-        if matches!(target, TopicOrPattern::Topic(_)) || self.patterns.contains(target) {
-            return;
-        }
-        if self.patterns.len() >= PATTERNS {
-            let (topics, signals, engine) = (&self.context.topics, &self.signals, &self.engine);
-            self.patterns.retain(|own| {
-                let wanted = engine.has_member_of(own);
-                if !wanted {
-                    topics.unfollow(own, signals);
-                }
-                wanted
-            });
-        }
-        self.patterns.push(target.clone());
+        self.adopt(missing, payer).await
     }
 
     /// Stores the cursors that are new, so that the group exists from now on whatever happens, and takes them all on.
-    async fn adopt(&mut self, new: Vec<Found>) -> Result<(), StoreError> {
+    async fn adopt(&mut self, new: Vec<Found>, payer: Option<&Positions>) -> Result<(), Refusal> {
         let puts: Vec<CursorPut> = new
             .iter()
             .filter(|(.., (_, is_new))| *is_new)
@@ -350,7 +347,16 @@ impl Actor {
             })
             .collect();
         if !puts.is_empty() {
-            self.context.writer.commit(Vec::new(), puts).await?;
+            let count = puts.len();
+            if let Some(payer) = payer {
+                payer.make(&self.group, count, &*self.context.store).await?;
+            }
+            if let Err(error) = self.context.writer.commit(Vec::new(), puts).await {
+                if let Some(payer) = payer {
+                    payer.unmake(&self.group, count);
+                }
+                return Err(Refusal::from(&error));
+            }
         }
         for (state, removals, (cursor, _)) in new {
             let index = self.engine.add_topic(state.topic.clone(), cursor, state.tail());
@@ -365,7 +371,7 @@ impl Actor {
             self.topics[index] = Some(Followed { state, link, removals });
             if gone {
                 self.removed(index);
-                return Err(StoreError::Unavailable("the topic was removed meanwhile".into()));
+                return Err(Refusal::from(&StoreError::Unavailable("the topic was removed meanwhile".into())));
             }
         }
         Ok(())
@@ -381,33 +387,7 @@ impl Actor {
                 }
                 self.engine.tail(topic, followed.state.tail());
             }
-            Signal::New(state) => {
-                // It may be an old signal: of a pattern that is not the group's any more.
-                let meant = self.patterns.iter().any(|pattern| pattern.matches(&state.topic));
-                if self.engine.track_of(&state.topic).is_some() || !meant {
-                    return;
-                }
-                // A topic that comes while a pattern is subscribed is received from its start.
-                let removals = state.removals();
-                let adopted =
-                    match stored_or_new_cursor(&*self.context.store, &self.group, &state.topic, &StartFrom::Earliest)
-                        .await
-                    {
-                        Ok(cursor) => self
-                            .adopt(vec![(Arc::clone(&state), removals, cursor)])
-                            .await
-                            .map_err(|error| error.to_string()),
-                        Err(refused) => Err(refused.message().to_owned()),
-                    };
-                if let Err(error) = adopted {
-                    tracing::warn!(topic = %state.topic, group = %self.group, error, "cannot take on a new topic yet");
-                    let signals = self.signals.clone();
-                    self.context.tasks.spawn(async move {
-                        tokio::time::sleep(RETRY).await;
-                        let _ = signals.send(Signal::New(state));
-                    });
-                }
-            }
+            Signal::New(state) => self.appeared(state).await,
         }
     }
 

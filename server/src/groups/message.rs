@@ -8,6 +8,7 @@ use prom_store::StoreError;
 use tokio::sync::oneshot;
 
 use super::consumer::ConsumerHandle;
+use crate::quota::Positions;
 
 /// What a member wants to be done with one delivery.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ pub(crate) struct Join {
     pub options: SubscribeOptions,
     /// Where its events go.
     pub consumer: ConsumerHandle,
+    /// Whose the positions are that it makes; none: nobody's, it is the hub's own.
+    pub positions: Option<Positions>,
     /// Answered when the group's cursors are stored and the member takes part.
     pub reply: oneshot::Sender<Result<(), Refusal>>,
 }

@@ -121,7 +121,7 @@ impl Expiry {
     async fn groups(&self, idle: &mut Since<Group, ()>) -> Result<(), StoreError> {
         let Some(after) = self.expire_groups else { return Ok(()) };
         let mut now: BTreeMap<Group, ()> = BTreeMap::new();
-        for (topic, _) in self.store.topics().await? {
+        for (topic, _) in self.store.all_topics().await? {
             now.extend(self.store.cursors(&topic).await?.into_iter().map(|(group, _)| (group, ())));
             tokio::task::yield_now().await;
         }

@@ -158,7 +158,7 @@ impl Projector {
             ..SubscribeOptions::default()
         };
         let target = TopicOrPattern::Topic(self.heartbeats.clone());
-        let join = Join { id: MEMBER, target, options, consumer: consumer.clone(), reply };
+        let join = Join { id: MEMBER, target, options, consumer: consumer.clone(), positions: None, reply };
         let gone = || StoreError::Unavailable("the projector's group has ended".into());
         group.send(ToGroup::Join(Box::new(join))).await.map_err(|_| gone())?;
         joined.await.map_err(|_| gone())?.map_err(|refused| StoreError::Unavailable(refused.message().to_owned()))?;

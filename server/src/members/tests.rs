@@ -74,6 +74,9 @@ impl Store for Flaky {
     async fn topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
         self.inner.topics().await
     }
+    async fn all_topics(&self) -> Result<Vec<(Topic, Tail)>, StoreError> {
+        self.inner.all_topics().await
+    }
     async fn seq_of(&self, topic: &Topic, id: &str) -> Result<Option<u64>, StoreError> {
         self.inner.seq_of(topic, id).await
     }
@@ -158,7 +161,7 @@ impl World {
             let (reply, joined) = oneshot::channel();
             let options = SubscribeOptions { from: StartFrom::Earliest, ..SubscribeOptions::default() };
             let target = TopicOrPattern::new(target).unwrap();
-            let join = Join { id, target, options, consumer: consumer.clone(), reply };
+            let join = Join { id, target, options, consumer: consumer.clone(), positions: None, reply };
             if group.send(ToGroup::Join(Box::new(join))).await.is_err() {
                 continue;
             }

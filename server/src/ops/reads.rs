@@ -140,9 +140,11 @@ pub(super) async fn groups(State(ops): State<Arc<Ops>>, uri: Uri) -> Answer {
     let after = params.value("after")?.map(Group::stored).transpose()?;
     let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let mut groups: BTreeMap<Group, Vec<GroupTopic>> = BTreeMap::new();
-    for (topic, tail) in ops.store().topics().await? {
+    for (topic, tail) in ops.store().all_topics().await? {
         for (group, cursor) in ops.store().cursors(&topic).await? {
-            if !cursor.is_retired() && std::ops::RangeBounds::contains(&(after, Bound::Unbounded), &group) {
+            // The hub's own are there before anybody has published.
+            let waits = tail.seq == 0 && group.is_reserved();
+            if !cursor.is_retired() && !waits && std::ops::RangeBounds::contains(&(after, Bound::Unbounded), &group) {
                 let lag_events = unsettled(&cursor, &tail);
                 let row = GroupTopic { topic: topic.clone(), last_seq: cursor.floor, lag_events };
                 groups.entry(group).or_default().push(row);

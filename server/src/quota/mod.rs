@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   AUTH ────────► Quotas::share  ──► Share      a connection of its subject's, its subscriptions (subject.rs)
+//!   SUBSCRIBE ───► Quotas::positions ► Positions what its group leaves in the store (positions.rs)
 //!   PUBLISH ─────► Quotas::pace   ──► Pace       how fast, by topic (rates.rs, bucket.rs)
 //!                  Quotas::backlog ─► Backlog    what waits for its time (backlog.rs)
 //!   bad tokens ──► Quotas::failed ──► a wait     how late the answer comes, by address
@@ -11,6 +12,7 @@
 
 mod backlog;
 mod bucket;
+mod positions;
 mod rates;
 mod subject;
 mod table;
@@ -44,6 +46,7 @@ use crate::{
 pub use self::rates::{MAX_RATES, OnExcess, Per, Rate};
 pub(crate) use self::{
     backlog::Backlog,
+    positions::Positions,
     rates::{Pace, Pass},
     subject::{Place, Share},
     table::Table,
@@ -68,6 +71,9 @@ pub struct Shares {
     pub topics: usize,
     /// Groups that one subject may be in, as long as they have a position; default 10000. Counted from the hub's start on.
     pub groups: usize,
+    /// Positions that one subject's subscriptions may make, one for each group and topic, as long as they are there; default
+    /// 250000. Counted from the hub's start on.
+    pub positions: usize,
     /// Bad tokens of one address a minute, and at once, before their answers come late; default 100.
     pub auth_failures: u64,
     /// How fast may be published; default: as fast as the hub takes it.
@@ -81,6 +87,7 @@ impl Default for Shares {
             subscriptions: 100_000,
             topics: 25_000,
             groups: 10_000,
+            positions: 250_000,
             auth_failures: 100,
             publish: Vec::new(),
         }
@@ -98,6 +105,8 @@ pub(crate) struct Counts {
     pub(crate) topics: Counter,
     /// Subscriptions refused because of their group.
     pub(crate) groups: Counter,
+    /// Subscriptions refused because of the positions they would make, and topics not taken on by a pattern.
+    pub(crate) positions: Counter,
     /// Answers to bad tokens that were kept back.
     pub(crate) failures: Counter,
 }
@@ -105,7 +114,7 @@ pub(crate) struct Counts {
 impl Quotas {
     /// Appends the metric, with what the limits of all add to it.
     pub(crate) fn render(&self, out: &mut String, bounds: &Bounds) {
-        let Counts { connections, subscriptions, topics, groups, failures } = &self.counts;
+        let Counts { connections, subscriptions, topics, groups, positions, failures } = &self.counts;
         let all = [
             ("publish_delayed", &self.rates.delayed),
             ("publish_refused", &self.rates.refused),
@@ -113,6 +122,7 @@ impl Quotas {
             ("subscriptions", subscriptions),
             ("topics", topics),
             ("groups", groups),
+            ("positions", positions),
             ("auth_failures", failures),
         ];
         head(out, "limited_total", "counter", "How often more was wanted than a limit allows.");
@@ -180,7 +190,7 @@ impl Quotas {
     }
 
     fn subject(&self, subject: u64) -> Arc<Subject> {
-        self.subjects.of(subject, |subject| subject.is_idle(self.most.topics, self.most.groups))
+        self.subjects.of(subject, |subject| subject.is_idle(self.most.topics, self.most.groups, self.most.positions))
     }
 
     /// A connection of `subject`.
@@ -231,6 +241,11 @@ impl Quotas {
         Err(self.excess("groups", most))
     }
 
+    /// Whose the positions are that a subscription of the subject of `share` makes.
+    pub(crate) fn positions(self: &Arc<Self>, share: &Share) -> Positions {
+        Positions::new(Arc::clone(self), Arc::clone(&share.subject))
+    }
+
     /// Refuses a publish by which the subject of `share` would make one more topic than it may.
     ///
     /// # Errors
@@ -256,7 +271,7 @@ impl Quotas {
         Err(self.excess("topics", most))
     }
 
-    fn excess(&self, what: &'static str, most: usize) -> Refusal {
+    fn warn(&self, what: &'static str, most: usize) {
         if let Some(left_out) = self.warned.turn() {
             tracing::warn!(
                 what,
@@ -265,6 +280,10 @@ impl Quotas {
                 "a subject wants more than its share: limits.{what}_per_subject"
             );
         }
+    }
+
+    fn excess(&self, what: &'static str, most: usize) -> Refusal {
+        self.warn(what, most);
         let message = format!("this token's subject has {most} {what}, as many as one may have");
         Refusal::new(ErrorCode::RateLimited, message).retry_after(AGAIN_MS)
     }

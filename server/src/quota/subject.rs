@@ -42,6 +42,10 @@ pub(super) struct Subject {
 struct Made {
     topics: Names<Topic>,
     groups: Names<Group>,
+    /// Positions of its groups, together.
+    positions: usize,
+    /// When it was looked how many of them are still there.
+    counted: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -50,6 +54,17 @@ struct Asked {
     at: Instant,
     /// Subscriptions as a group. As long as there are any it is not gone.
     members: usize,
+    /// Positions that its subscriptions as a group have made, and that are still there for all that is known.
+    positions: usize,
+    /// When the last ones were made, or looked for.
+    counted: Instant,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { at: now, members: 0, positions: 0, counted: now }
+    }
 }
 
 #[derive(Debug)]
@@ -70,15 +85,18 @@ impl Subject {
     }
 
     /// Whether so little is known of it that it may be forgotten: many subjects come once and make one group or topic.
-    pub(super) fn is_idle(&self, most_topics: usize, most_groups: usize) -> bool {
+    pub(super) fn is_idle(&self, most_topics: usize, most_groups: usize, most_positions: usize) -> bool {
         let made = self.made();
-        made.topics.names.len() <= few(most_topics) && made.groups.names.len() <= few(most_groups)
+        made.topics.names.len() <= few(most_topics)
+            && made.groups.names.len() <= few(most_groups)
+            && made.positions <= few(most_positions)
     }
 
     /// Takes note of a topic that it makes; `false`: it has made `most` that still exist.
     pub(super) fn makes_topic(&self, topic: &Topic, most: usize, exists: impl Fn(&Topic) -> bool) -> bool {
         let mut made = self.made();
-        if made.topics.names.len() >= most && !made.topics.names.contains_key(topic) && made.topics.may_look() {
+        if made.topics.names.len() >= most && !made.topics.names.contains_key(topic) && is_due(&mut made.topics.looked)
+        {
             made.topics.names.retain(|topic, asked| asked.at.elapsed() < MADE_BY || exists(topic));
         }
         made.topics.add(topic, most).is_some()
@@ -88,29 +106,71 @@ impl Subject {
     /// is none of them, and it is time to look whether they still exist.
     pub(super) fn full_of_groups(&self, group: &Group, most: usize) -> Option<Vec<Group>> {
         let groups = &mut self.made().groups;
-        if groups.names.len() < most || groups.names.contains_key(group) || !groups.may_look() {
+        if groups.names.len() < most || groups.names.contains_key(group) || !is_due(&mut groups.looked) {
             return None;
         }
-        let is_old = |asked: &Asked| asked.members == 0 && asked.at.elapsed() >= MADE_BY;
-        let mut old: Vec<_> = groups.names.iter_mut().filter(|(_, asked)| is_old(asked)).collect();
-        old.sort_unstable_by_key(|(_, asked)| asked.at);
-        old.truncate(LOOK_AT);
-        let now = Instant::now();
-        let look = |(group, asked): (&Group, &mut Asked)| {
-            asked.at = now;
-            group.clone()
-        };
-        Some(old.into_iter().map(look).collect())
+        Some(groups.oldest(|asked| (asked.members == 0).then_some(&mut asked.at), Instant::now()))
     }
 
     /// Groups that are not there any more.
     pub(super) fn lost_groups(&self, gone: &[Group]) {
-        let groups = &mut self.made().groups;
+        let mut made = self.made();
         for group in gone {
             // It may have been joined again while it was looked for.
-            if groups.names.get(group).is_some_and(|asked| asked.members == 0) {
-                groups.names.remove(group);
+            if made.groups.names.get(group).is_some_and(|asked| asked.members == 0) {
+                made.forget(group);
             }
+        }
+    }
+
+    /// Takes note of `new` positions that it makes as `group`; an error: how many it has, for these would be more than `most`.
+    pub(super) fn makes_positions(&self, group: &Group, new: usize, most: usize) -> Result<(), usize> {
+        let made = &mut *self.made();
+        if made.positions.saturating_add(new) > most {
+            return Err(made.positions);
+        }
+        if let Some(asked) = made.groups.add(group, usize::MAX) {
+            asked.positions += new;
+            asked.counted = asked.at;
+            made.positions += new;
+        }
+        Ok(())
+    }
+
+    /// So many of them were not made after all.
+    pub(super) fn unmakes_positions(&self, group: &Group, count: usize) {
+        let made = &mut *self.made();
+        if let Some(asked) = made.groups.names.get_mut(group) {
+            let gone = asked.positions.min(count);
+            asked.positions -= gone;
+            made.positions -= gone;
+        }
+    }
+
+    /// How many positions it has made that still count.
+    pub(super) fn positions(&self) -> usize {
+        self.made().positions
+    }
+
+    /// Some of the groups whose positions count, those not looked at for longest, and when that was noted, if it is time to
+    /// look how many of them are still there.
+    pub(super) fn groups_to_count(&self) -> Option<(Vec<Group>, Instant)> {
+        let mut made = self.made();
+        let now = Instant::now();
+        is_due(&mut made.counted)
+            .then(|| (made.groups.oldest(|asked| (asked.positions > 0).then_some(&mut asked.counted), now), now))
+    }
+
+    /// A group has so many positions now, of whoever made them. `looked`: when it was chosen to be looked at; what it has made
+    /// since then may not be in the store yet, and all of it counts.
+    pub(super) fn has_positions(&self, group: &Group, there: usize, looked: Instant) {
+        let made = &mut *self.made();
+        if let Some(asked) = made.groups.names.get_mut(group)
+            && asked.counted == looked
+        {
+            let gone = asked.positions.saturating_sub(there);
+            asked.positions -= gone;
+            made.positions -= gone;
         }
     }
 
@@ -120,21 +180,42 @@ impl Subject {
     }
 
     /// What was a group of its becomes another's. A token without `sub` is a subject of its own, and each renewal would leave
-    /// one behind that is remembered for its groups.
-    fn loses_group(&self, group: &Group) {
-        let groups = &mut self.made().groups;
-        if groups.names.get(group).is_some_and(|asked| asked.members <= 1) {
-            groups.names.remove(group);
-        } else if let Some(asked) = groups.names.get_mut(group) {
+    /// one behind that is remembered for its groups. Answers how many positions go with it.
+    fn loses_group(&self, group: &Group) -> usize {
+        let mut made = self.made();
+        if made.groups.names.get(group).is_some_and(|asked| asked.members <= 1) {
+            return made.forget(group);
+        }
+        if let Some(asked) = made.groups.names.get_mut(group) {
             asked.members -= 1;
         }
+        0
     }
 
     fn leaves_group(&self, group: &Group) {
         if let Some(asked) = self.made().groups.names.get_mut(group) {
-            *asked = Asked { at: Instant::now(), members: asked.members.saturating_sub(1) };
+            asked.at = Instant::now();
+            asked.members = asked.members.saturating_sub(1);
         }
     }
+}
+
+impl Made {
+    /// Forgets a group; how many positions count no more.
+    fn forget(&mut self, group: &Group) -> usize {
+        let positions = self.groups.names.remove(group).map_or(0, |asked| asked.positions);
+        self.positions -= positions;
+        positions
+    }
+}
+
+/// Whether it is time to look again, which is noted.
+fn is_due(looked: &mut Option<Instant>) -> bool {
+    let due = looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
+    if due {
+        *looked = Some(Instant::now());
+    }
+    due
 }
 
 impl<N: Clone + Eq + Hash> Names<N> {
@@ -143,19 +224,24 @@ impl<N: Clone + Eq + Hash> Names<N> {
         let room = self.names.len() < most;
         let asked = match self.names.entry(name.clone()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) if room => new.insert(Asked { at: Instant::now(), members: 0 }),
+            Entry::Vacant(new) if room => new.insert(Asked::default()),
             Entry::Vacant(_) => return None,
         };
         asked.at = Instant::now();
         Some(asked)
     }
 
-    fn may_look(&mut self) -> bool {
-        let due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
-        if due {
-            self.looked = Some(Instant::now());
-        }
-        due
+    /// Some of those of which there is a time, and it is long ago, the longest first; it is `now` then.
+    fn oldest(&mut self, time: impl Fn(&mut Asked) -> Option<&mut Instant>, now: Instant) -> Vec<N> {
+        let times = self.names.iter_mut().filter_map(|(name, asked)| Some((name, time(asked)?)));
+        let mut old: Vec<_> = times.filter(|(_, at)| now.duration_since(**at) >= MADE_BY).collect();
+        old.sort_unstable_by_key(|(_, at)| **at);
+        old.truncate(LOOK_AT);
+        let look = |(name, at): (&N, &mut Instant)| {
+            *at = now;
+            name.clone()
+        };
+        old.into_iter().map(look).collect()
     }
 }
 
@@ -184,12 +270,11 @@ impl Share {
     pub(crate) fn adopt(&self, place: &mut Place) {
         self.subject.subscriptions.fetch_add(1, Relaxed);
         let group = place.group.take();
-        if let Some(group) = &group {
-            place.subject.loses_group(group);
-        }
+        let positions = group.as_ref().map_or(0, |group| place.subject.loses_group(group));
         *place = Place { subject: Arc::clone(&self.subject), group: None };
         if let Some(group) = group {
             place.joins(&group, usize::MAX);
+            let _ = self.subject.makes_positions(&group, positions, usize::MAX);
         }
     }
 }
@@ -238,8 +323,11 @@ mod tests {
             for n in 0..made {
                 assert!(subject.makes_topic(&Topic::new(&format!("t.{n}")).unwrap(), most, |_| false));
             }
-            assert_eq!(subject.is_idle(most, 1), idle, "{made} of {most}");
+            assert_eq!(subject.is_idle(most, 1, 1), idle, "{made} of {most}");
         }
+        let subject = Subject::default();
+        subject.makes_positions(&Group::new("g").unwrap(), FEW, 25_000).unwrap();
+        assert!(subject.is_idle(25_000, 8, 25_000) && !subject.is_idle(25_000, 8, 8));
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,6 +349,33 @@ mod tests {
         assert_eq!(subject.subscriptions.load(Relaxed), 0);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn positions_count_as_long_as_they_are_there() {
+        let subject = Subject::default();
+        let [g, h] = ["g", "h"].map(|name| Group::new(name).unwrap());
+        assert_eq!(subject.makes_positions(&g, 6, 10), Ok(()));
+        assert_eq!(subject.makes_positions(&h, 5, 10), Err(6));
+        assert_eq!(subject.makes_positions(&h, 4, 10), Ok(()));
+        subject.unmakes_positions(&h, 1);
+        assert_eq!(subject.positions(), 9);
+        // What was made just now may not be in the store yet.
+        assert_eq!(subject.groups_to_count().map(|(groups, _)| groups), Some(Vec::new()));
+        tokio::time::advance(MADE_BY).await;
+        let (mut groups, looked) = subject.groups_to_count().unwrap();
+        groups.sort_unstable();
+        assert_eq!(groups, [g.clone(), h.clone()]);
+        assert_eq!(subject.groups_to_count(), None, "not so soon");
+        // Others may have made some of them.
+        subject.has_positions(&g, 100, looked);
+        tokio::time::advance(LOOK_EVERY).await;
+        subject.makes_positions(&h, 1, 10).unwrap();
+        subject.has_positions(&h, 0, looked);
+        assert_eq!(subject.positions(), 10, "one more of its is under way");
+        subject.has_positions(&g, 2, looked);
+        subject.lost_groups(&[h]);
+        assert_eq!(subject.positions(), 2);
+    }
+
     #[test]
     fn who_is_another_subject_now_leaves_nothing_behind() {
         let (before, now) = (Arc::new(Subject::default()), Arc::new(Subject::default()));
@@ -270,10 +385,12 @@ mod tests {
         for place in &mut places {
             assert!(place.joins(&group, 1));
         }
+        before.makes_positions(&group, 7, 9).unwrap();
         for place in &mut places {
             second.adopt(place);
         }
         assert!(before.made().groups.names.is_empty());
+        assert_eq!((before.positions(), now.positions()), (0, 7));
         assert_eq!(now.made().groups.names[&group].members, 2);
         assert_eq!((before.subscriptions.load(Relaxed), now.subscriptions.load(Relaxed)), (0, 2));
     }

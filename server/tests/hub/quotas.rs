@@ -454,6 +454,78 @@ async fn a_subject_is_in_so_many_groups_as_long_as_they_have_a_position() {
     until("a place is free", async || one.ask(subscribe("i")).await["op"] == "OK").await;
 }
 
+/// One SUBSCRIBE on a pattern left a position in each topic, for ever, and only groups were counted.
+#[tokio::test]
+async fn a_subject_makes_so_many_positions_as_long_as_they_are_there() {
+    let hub = hub(Shares { positions: 3, ..Shares::default() }).await;
+    let (mut one, mut two) = (connect(&hub, "one").await, connect(&hub, "two").await);
+    for topic in ["a.1", "a.2", "b"] {
+        two.publish(topic, json!(1)).await;
+    }
+    let subscribe = |topic: &str, group: &str| json!({"op": "SUBSCRIBE", "topic": topic, "group": group});
+    assert_eq!(one.ask(subscribe("a.*", "g")).await["op"], "OK");
+    let answer = one.ask(subscribe("a.*", "h")).await;
+    assert_eq!(answer["code"], "rate_limited", "{answer}");
+    let told = "2 positions of this group would be new, and this token's subject has 2 of 3, as many as one may have \
+                (positions_per_subject)";
+    assert_eq!(answer["msg"], told, "{answer}");
+    // A topic that nobody has published to costs one too.
+    assert_eq!(one.ask(subscribe("none", "h")).await["op"], "OK");
+    assert_eq!(one.ask(subscribe("b", "h")).await["code"], "rate_limited");
+    // What is there already costs nothing, and others have their share.
+    let mut again = connect(&hub, "one").await;
+    assert_eq!(again.ask(subscribe("a.*", "g")).await["op"], "OK");
+    assert_eq!(two.ask(subscribe("a.*", "h")).await["op"], "OK");
+    drop((one, again));
+    let mut one = connect(&hub, "one").await;
+    assert_eq!(one.ask(subscribe("b", "h")).await["code"], "rate_limited", "they are there without members too");
+    for path in ["/groups/g?topic=a.1&force=1", "/topics/a.2?force=1"] {
+        let delete = request("DELETE", path, &[("host", "localhost")], b"");
+        assert_eq!(raw(hub.ops_address().unwrap(), &delete).await.status, 200);
+    }
+    // Asked for again and again, which must not put off the look at what is there.
+    until("there is room", async || one.ask(subscribe("b", "h")).await["op"] == "OK").await;
+    assert_eq!(one.ask(subscribe("b", "g")).await["op"], "OK", "two of them are gone");
+    assert!(limited(&hub, "positions").await >= 3);
+}
+
+/// A pattern over no topics cost nothing, and got a position in each that was made later.
+#[tokio::test]
+async fn a_pattern_takes_on_later_topics_only_within_the_share_of_who_subscribed() {
+    let hub = hub(Shares { positions: 3, ..Shares::default() }).await;
+    let (mut one, mut two) = (connect(&hub, "one").await, connect(&hub, "two").await);
+    let subscribe = |topic: &str, group: &str| json!({"op": "SUBSCRIBE", "topic": topic, "group": group});
+    assert_eq!(one.ask(subscribe("other", "h")).await["op"], "OK");
+    assert_eq!(one.ask(subscribe("a.*", "g")).await["op"], "OK");
+    for topic in ["a.1", "a.2", "a.3", "a.4"] {
+        two.publish(topic, json!(1)).await;
+    }
+    let mut topics = Vec::new();
+    while topics.len() < 2 {
+        let event = one.next().await;
+        assert_eq!(event["op"], "EVENT", "{event}");
+        one.ack(&event).await;
+        topics.push(event["event"]["topic"].as_str().unwrap().to_owned());
+    }
+    until("there is none for the others", async || limited(&hub, "positions").await >= 2).await;
+    let positions = ops(&hub, "/groups").await.json();
+    let row = positions["groups"].as_array().unwrap().iter().find(|row| row["group"] == "g").unwrap();
+    assert_eq!(row["topics"].as_array().unwrap().len(), 2, "{row}");
+    // What was there is received from its start as soon as there is room.
+    let delete = request("DELETE", "/groups/h?force=1", &[("host", "localhost")], b"");
+    assert_eq!(raw(hub.ops_address().unwrap(), &delete).await.status, 200);
+    while topics.len() < 3 {
+        let frame = one.next().await;
+        if frame["op"] == "EVENT" {
+            assert_eq!(frame["event"]["seq"], 1, "{frame}");
+            topics.push(frame["event"]["topic"].as_str().unwrap().to_owned());
+        }
+    }
+    topics.sort_unstable();
+    topics.dedup();
+    assert_eq!(topics.len(), 3, "{topics:?}");
+}
+
 #[tokio::test]
 async fn subscriptions_asked_for_at_once_are_not_more_than_there_may_be() {
     let hub = hub(Shares { subscriptions: 3, ..Shares::default() }).await;

@@ -8,7 +8,7 @@ use prom_protocol::TopicOrPattern;
 use prom_testkit::{
     Client, config,
     http::{Answer, ops, raw, request},
-    token, until_some,
+    token, until, until_some,
 };
 use serde_json::{Value, json};
 
@@ -247,6 +247,17 @@ async fn what_nobody_uses_any_more_expires_where_that_is_wanted() {
         );
     }
     assert_eq!(member.ask(json!({"op": "UNSUBSCRIBE", "topic": "left.a", "group": "gone"})).await["op"], "OK");
+    // Nobody saw a group on names that no topic has, and it stayed for ever.
+    member.subscribe("silent.a", "nowhere", json!({})).await;
+    let groups = ops(&hub, "/groups").await.json();
+    let row = groups["groups"].as_array().unwrap().iter().find(|row| row["group"] == "nowhere");
+    assert_eq!(row.unwrap()["topics"], json!([{"topic": "silent.a", "lastSeq": 0, "lagEvents": 0}]));
+    let ask = json!({"op": "UNSUBSCRIBE", "topic": "silent.a", "group": "nowhere"});
+    assert_eq!(member.ask(ask).await["op"], "OK");
+    until("its position goes", async || {
+        ops(&hub, "/lag?topic=silent.a&group=nowhere").await.json()["lagEvents"].is_null()
+    })
+    .await;
     // A full segment is sealed, and what is in it can go.
     let names = async || -> Vec<String> {
         let topics = ops(&hub, "/topics").await.json();

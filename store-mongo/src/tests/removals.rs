@@ -11,6 +11,39 @@ async fn topics_that_are_removed_make_room_for_others() {
     prom_store::conformance::topics_that_are_removed_make_room_for_others(&store).await;
 }
 
+#[tokio::test]
+async fn positions_alone_use_no_topics_up() {
+    let store = open(&fresh().await).await as Arc<dyn Store>;
+    prom_store::conformance::positions_alone_use_no_topics_up(&store).await;
+}
+
+/// What was made for the positions of one group is deleted with them, but not where another group begins at that moment.
+#[tokio::test]
+async fn a_group_that_begins_while_the_last_position_goes_is_found() {
+    const TOPICS: usize = 100;
+    let options = fresh().await;
+    let (here, there) = (open(&options).await, open(&options).await);
+    let puts = |group| (0..TOPICS).map(move |n| put(&format!("t{n}"), group, 0));
+    commit(&here, Vec::new(), puts("g").collect()).await;
+    let removed = async {
+        for n in 0..TOPICS {
+            here.remove_cursors(&[(topic(&format!("t{n}")), Group::new("g").unwrap())]).await.unwrap();
+        }
+    };
+    let begun = async {
+        for one in puts("h") {
+            commit(&there, Vec::new(), vec![one]).await;
+        }
+    };
+    tokio::join!(removed, begun);
+    let found = here.all_topics().await.unwrap();
+    assert_eq!(found.len(), TOPICS);
+    for (topic, _) in found {
+        let groups: Vec<_> = here.cursors(&topic).await.unwrap().into_iter().map(|(group, _)| group).collect();
+        assert_eq!(groups, [Group::new("h").unwrap()], "{topic}");
+    }
+}
+
 /// One hub removes what another one has in memory, and publishes there again.
 #[tokio::test]
 async fn a_hub_that_does_not_know_of_a_removal_writes_to_the_new_log() {

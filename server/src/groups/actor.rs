@@ -18,7 +18,6 @@ use prom_protocol::{ErrorCode, Group, Refusal, ServerFrame, StartFrom, Subscribe
 use prom_store::{Cursor, CursorPut, Page, Store, StoreError, start, wall_clock};
 use tokio::{sync::mpsc, time::Instant};
 
-use self::patterns::Pattern;
 use super::{
     consumer::{ConsumerHandle, ToConsumer},
     context::Context,
@@ -98,6 +97,13 @@ pub(super) struct Actor {
     started: Instant,
     /// See [`ToGroup::End`].
     dismissed: bool,
+}
+
+/// A pattern that new topics are signalled for.
+struct Pattern {
+    target: TopicOrPattern,
+    /// Whose the positions in new topics are: of who subscribed to it last.
+    payer: Option<Positions>,
 }
 
 impl Actor {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use prom_protocol::{ErrorCode, StartFrom, TopicOrPattern};
 use tokio::time::Instant;
 
-use super::{Actor, RETRY, stored_or_new_cursor};
+use super::{Actor, Pattern, RETRY, stored_or_new_cursor};
 use crate::{
     flow::topics::{Signal, TopicState},
     quota::Positions,
@@ -15,13 +15,6 @@ use crate::{
 const PATTERNS: usize = 64;
 /// How long it waits to take on what there was no share of positions for.
 const CATCH_UP: Duration = Duration::from_secs(5);
-
-/// A pattern that new topics are signalled for.
-pub(super) struct Pattern {
-    pub(super) target: TopicOrPattern,
-    /// Whose the positions in new topics are: of who subscribed to it last.
-    payer: Option<Positions>,
-}
 
 impl Actor {
     /// Forgets patterns that members had who left long ago. Until then new topics are taken on for them too, so that

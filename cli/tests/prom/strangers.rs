@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::{
     connect_async,
@@ -15,18 +15,21 @@ use tokio_tungstenite::{
 
 use crate::common::{
     Folder,
-    hub::{Hub, request},
+    hub::{Address, Hub, request},
     wire::Connection,
 };
 
 /// Least time between two lines of a kind.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Connects from a page of this origin, and the code that it is closed with.
-async fn closed_with(port: u16, origin: &str) -> u16 {
-    let mut request = format!("ws://127.0.0.1:{port}/ws").into_client_request().unwrap();
+/// Connects from a page of this origin and says who it is, and the code that it is closed with.
+async fn closed_with(address: &Address, origin: &str) -> u16 {
+    let mut request = format!("ws://127.0.0.1:{}/ws", address.port).into_client_request().unwrap();
     request.headers_mut().insert("origin", origin.parse().unwrap());
     let (mut socket, _) = connect_async(request).await.unwrap();
+    let auth = json!({"op": "AUTH", "token": address.token});
+    // It may be closed already.
+    let _ = socket.send(Message::text(auth.to_string())).await;
     match socket.next().await.unwrap().unwrap() {
         Message::Close(Some(frame)) => frame.code.into(),
         other => panic!("{other:?}"),
@@ -55,14 +58,14 @@ async fn refused_origins_and_connections_are_in_the_log_escaped_and_few() {
     let began = Instant::now();
     let origin = format!("https://evil.example.com/\" INFO all is well \\{}", "x".repeat(5_000));
     for _ in 0..100 {
-        assert_eq!(closed_with(hub.address.port, &origin).await, 4403);
+        assert_eq!(closed_with(&hub.address, &origin).await, 4403);
     }
     let said = lines(&hub, "origin not on the list", began);
     assert!(said[0].contains(r#"https://evil.example.com/\" INFO all is well \\x"#), "{}", said[0]);
     let _one = Connection::open(&hub.address).await;
     let began = Instant::now();
     for _ in 0..100 {
-        assert_eq!(closed_with(hub.address.port, "https://app.example.com").await, 4429);
+        assert_eq!(closed_with(&hub.address, "https://app.example.com").await, 4429);
     }
     lines(&hub, "connection refused: too many", began);
     let metrics = hub.ask("/metrics").body;

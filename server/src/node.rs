@@ -27,7 +27,8 @@ pub(crate) const WRITE_GRACE: Duration = Duration::from_secs(4);
 /// What connections and requests may take.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// WebSocket connections that have a token; default 20000. Fewer where the open files of the process do not suffice for as many.
+    /// WebSocket connections that have a token; default 20000. Fewer where the open files of the process do not suffice for
+    /// as many.
     pub connections: usize,
     /// Sockets of the public port, whatever they speak; default 25000. Fewer where the open files of the process do not
     /// suffice for as many: a tenth of them, at least 64, is the store's.

@@ -257,30 +257,21 @@ async fn run(
             }
             (Ok(_), _) => {}
         }
-        look(&mut room, &*store, names.len().min(refused(&committed)));
-        metrics.bounds.reached(Limit::Topics, MAX_TOPICS, without_topic(&committed));
+        let refused = |outcomes: &Outcomes| refused_with(outcomes, ErrorCode::StoreUnavailable);
+        look(&mut room, &*store, committed.as_ref().map_or(names.len(), refused));
         // Before the answers: a client that has its answer and then subscribes must start behind that event.
         if let Ok(outcomes) = &committed {
+            let without_topic = refused_with(outcomes, ErrorCode::Overloaded);
+            metrics.bounds.reached(Limit::Topics, MAX_TOPICS, without_topic as u64);
             wake(&topics, &names, outcomes);
         }
         answer(replies, committed);
     }
 }
 
-/// How many events a store refused for the moment, if they were as many: all of a commit that failed.
-fn refused(committed: &Result<Outcomes, StoreError>) -> usize {
-    let for_now = |outcome: &Result<Appended, Refusal>| {
-        outcome.as_ref().is_err_and(|refused| refused.code() == ErrorCode::StoreUnavailable)
-    };
-    committed.as_ref().map_or(usize::MAX, |outcomes| outcomes.iter().filter(|outcome| for_now(outcome)).count())
-}
-
-/// How many events were refused because they would have made one more topic than a hub may have.
-fn without_topic(committed: &Result<Outcomes, StoreError>) -> u64 {
-    let refused = |outcome: &&Result<Appended, Refusal>| {
-        outcome.as_ref().is_err_and(|refused| refused.code() == ErrorCode::Overloaded)
-    };
-    committed.as_ref().map_or(0, |outcomes| outcomes.iter().filter(refused).count() as u64)
+/// How many events were refused with this code.
+fn refused_with(outcomes: &Outcomes, code: ErrorCode) -> usize {
+    outcomes.iter().filter(|outcome| outcome.as_ref().is_err_and(|refused| refused.code() == code)).count()
 }
 
 /// Says in the log that the store is full, and that it is not any more.

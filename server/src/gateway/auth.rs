@@ -7,14 +7,13 @@ use prom_protocol::{
     CloseCode, ErrorCode, ServerFrame, Text, VERSION, limits,
     server::{ErrFrame, OkFrame},
 };
+use tokio::time::Instant;
 
 use super::{
     connection::{Checking, Connection, Counted, End},
     publish::MAX_WAITING,
     session::Outcome,
 };
-use tokio::time::Instant;
-
 use crate::{
     auth::{Access, Check, Refused},
     quota::pause,

@@ -39,7 +39,7 @@ use crate::{
     },
     groups::{ConsumerHandle, ToConsumer, ToGroup, Verdict},
     node::Node,
-    quota::Share,
+    quota::{Share, one_more},
     rights,
 };
 
@@ -99,9 +99,7 @@ pub(super) struct Counted(Arc<AtomicUsize>);
 impl Counted {
     /// One more; none: there are `most`.
     pub(super) fn within(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let more = |count: usize| (count < most).then_some(count + 1);
-        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Self(Arc::clone(count)))
+        one_more(count, most).then(|| Self(Arc::clone(count)))
     }
 }
 

@@ -39,11 +39,12 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// It is refused after all; how many bytes it had.
-    fn refuse(&mut self, refused: Refusal) -> usize {
-        let bytes = std::mem::replace(&mut self.bytes, refused.message().len());
+    /// It is refused after all; `all` is what all that wait have.
+    fn refuse(&mut self, refused: Refusal, all: &mut usize) {
+        let bytes = refused.message().len();
+        *all = *all - self.bytes + bytes;
+        self.bytes = bytes;
         self.refused = Some(refused);
-        bytes
     }
 }
 
@@ -246,8 +247,7 @@ impl Publishes {
         self.last_topic = None;
         let at = usize::try_from(number - self.answered).unwrap_or(usize::MAX);
         if let Some(waiting) = self.waiting.get_mut(at) {
-            let before = waiting.refuse(refused);
-            self.bytes = self.bytes - before + waiting.bytes;
+            waiting.refuse(refused, &mut self.bytes);
         }
     }
 
@@ -256,8 +256,7 @@ impl Publishes {
         self.last_topic = None;
         let open = self.waiting.iter_mut().rev().filter(|waiting| waiting.refused.is_none());
         for waiting in open.skip(self.held.len()).take(count) {
-            let before = waiting.refuse(refused.clone());
-            self.bytes = self.bytes - before + waiting.bytes;
+            waiting.refuse(refused.clone(), &mut self.bytes);
         }
     }
 

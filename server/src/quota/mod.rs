@@ -48,7 +48,7 @@ pub(crate) use self::{
     backlog::Backlog,
     positions::Positions,
     rates::{Pace, Pass},
-    subject::{Place, Share},
+    subject::{Place, Share, one_more},
     table::Table,
 };
 
@@ -140,6 +140,17 @@ impl Quotas {
     }
 }
 
+/// Looks in the store how many positions each of some groups has. One of which it does not say is left out.
+async fn each(groups: Vec<Group>, store: &dyn Store, mut found: impl FnMut(Group, usize)) {
+    for group in groups {
+        if let Ok(topics) = store.topics_of(&group).await {
+            found(group, topics.len());
+        }
+        // The store may answer without a wait, and each answer may be a walk through all topics.
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Waits for so long. A sleep of nothing would last until the timer's next tick.
 pub(crate) async fn pause(wait: Duration) {
     if !wait.is_zero() {
@@ -225,13 +236,12 @@ impl Quotas {
         let most = self.most.groups;
         if let Some(groups) = share.subject.full_of_groups(group, most) {
             let mut gone = Vec::new();
-            for group in groups {
-                if store.topics_of(&group).await.is_ok_and(|topics| topics.is_empty()) {
+            each(groups, store, |group, positions| {
+                if positions == 0 {
                     gone.push(group);
                 }
-                // The store may answer without a wait, and each answer may be a walk through all topics.
-                tokio::task::yield_now().await;
-            }
+            })
+            .await;
             share.subject.lost_groups(&gone);
         }
         if place.joins(group, most) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use prom_protocol::{ErrorCode, Group, Refusal};
 use prom_store::Store;
 
-use super::{AGAIN_MS, Quotas, subject::Subject};
+use super::{AGAIN_MS, Quotas, each, subject::Subject};
 
 /// Whose share the positions count for that a subscription makes, now and later.
 #[derive(Debug, Clone)]
@@ -60,13 +60,7 @@ impl Positions {
     /// Looks how many positions some of the subject's groups still have, if it is time to; whether it was.
     async fn count(&self, store: &dyn Store) -> bool {
         let Some((groups, looked)) = self.subject.groups_to_count() else { return false };
-        for group in groups {
-            if let Ok(topics) = store.topics_of(&group).await {
-                self.subject.has_positions(&group, topics.len(), looked);
-            }
-            // The store may answer without a wait, and each answer may be a walk through all topics.
-            tokio::task::yield_now().await;
-        }
+        each(groups, store, |group, there| self.subject.has_positions(&group, there, looked)).await;
         true
     }
 }

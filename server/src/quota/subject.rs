@@ -245,6 +245,11 @@ impl<N: Clone + Eq + Hash> Names<N> {
     }
 }
 
+/// Counts one more; `false`: there are `most`.
+pub(crate) fn one_more(count: &AtomicUsize, most: usize) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |count| (count < most).then_some(count + 1)).is_ok()
+}
+
 /// A connection's share of its subject's.
 #[derive(Debug)]
 pub(crate) struct Share {
@@ -254,16 +259,13 @@ pub(crate) struct Share {
 impl Share {
     /// One more connection; none: there are `most`.
     pub(super) fn take(subject: Arc<Subject>, most: usize) -> Option<Self> {
-        let more = |connections: usize| (connections < most).then_some(connections + 1);
-        subject.connections.fetch_update(Relaxed, Relaxed, more).ok()?;
-        Some(Self { subject })
+        // Made only then: dropped, it would count one less.
+        one_more(&subject.connections, most).then(|| Self { subject })
     }
 
     /// One more subscription; none: the subject has `most`.
     pub(super) fn place(&self, most: usize) -> Option<Place> {
-        let more = |subscriptions: usize| (subscriptions < most).then_some(subscriptions + 1);
-        self.subject.subscriptions.fetch_update(Relaxed, Relaxed, more).ok()?;
-        Some(Place { subject: Arc::clone(&self.subject), group: None })
+        one_more(&self.subject.subscriptions, most).then(|| Place { subject: Arc::clone(&self.subject), group: None })
     }
 
     /// Takes over a subscription that there is, however many the subject has: its connection has become the subject's.

@@ -13,6 +13,7 @@ mod ops;
 mod original_client;
 mod published_by;
 mod quotas;
+mod rates;
 mod removals;
 mod revocations;
 mod rights;
